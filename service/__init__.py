@@ -1,0 +1,1 @@
+"""todochat: users, todos, conversations, messages and their links, kept in PostgreSQL for todo chatbots."""

@@ -1,0 +1,164 @@
+"""The application: everything put together, and the one list of every route."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, cast
+
+import msgspec
+from litestar import Litestar, Request
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from service import health, sign_in, todos, users
+from service.auth import Tokens
+from service.db import Database
+from service.docs import REVALIDATE, docs_files, file_etag
+from service.edge import App, Draining, Edge, StartupError
+from service.endpoint import Answer, Route, Services, allow, file_handler, litestar_handler, options_handler
+from service.errors import Problem
+from service.metrics import CONTENT_TYPE, Metrics, may_read_metrics
+from service.migrate import known_ids
+from service.openapi import openapi_document
+from service.passwords import Passwords
+from service.settings import Settings
+
+ROUTES: Sequence[Route] = (
+    Route("GET", "/health/live", health.get_live, public=True),
+    Route("GET", "/health/ready", health.get_ready, public=True),
+    # Sign-in
+    Route(
+        "POST",
+        "/v1/auth/register",
+        sign_in.register,
+        public=True,
+        status=201,
+        location="/v1/users/me",
+        problems=("email_taken", "username_taken"),
+    ),
+    Route(
+        "POST",
+        "/v1/auth/token",
+        sign_in.create_token,
+        public=True,
+        problems=("bad_credentials", "account_inactive", "rate_limited"),
+    ),
+    Route(
+        "POST",
+        "/v1/auth/refresh",
+        sign_in.refresh_token,
+        public=True,
+        problems=("invalid_token", "token_expired", "account_inactive"),
+    ),
+    Route("POST", "/v1/auth/logout-everywhere", sign_in.logout_everywhere),
+    # Users
+    Route("PUT", "/v1/users/me/password", sign_in.change_password, problems=("bad_credentials", "rate_limited")),
+    Route("GET", "/v1/users/me", users.get_me),
+    Route("PATCH", "/v1/users/me", users.update_me, problems=("username_taken", "active_todos_assigned")),
+    Route("DELETE", "/v1/users/me", users.delete_me, problems=("user_has_records",)),
+    Route("GET", "/v1/users", users.list_users, problems=("invalid_cursor",)),
+    # Todos
+    Route("GET", "/v1/todos", todos.list_todos, problems=("invalid_cursor",)),
+    Route("POST", "/v1/todos", todos.create_todo, status=201, location="/v1/todos/{id}"),
+    Route(
+        "POST",
+        "/v1/todos/batch",
+        todos.batch_todos,
+        body_bytes=todos.BATCH_BYTES,
+        problems=("not_found", "forbidden", "invalid_transition"),
+    ),
+    Route("GET", "/v1/todos/{todo_id}", todos.get_todo),
+    Route("PATCH", "/v1/todos/{todo_id}", todos.update_todo, problems=("forbidden", "invalid_transition")),
+    Route("DELETE", "/v1/todos/{todo_id}", todos.delete_todo, problems=("forbidden",)),
+)
+
+
+def create_app(settings: Settings) -> Edge:
+    """The ASGI application; its lifespan connects to the database and refuses a login that isn't safe to serve with.
+
+    ``settings`` must name a database and a secret.
+    """
+    if settings.database_url is None or settings.jwt_secret is None:
+        raise StartupError("DATABASE_URL and JWT_SECRET are needed")
+    metrics = Metrics()
+    draining = Draining()
+    database = Database(settings, metrics.observe_query)
+    metrics.pool = database.stats
+    passwords = Passwords()
+    tokens = Tokens(
+        settings.jwt_secret.value,
+        settings.jwt_secret_previous and settings.jwt_secret_previous.value,
+        settings.access_token_seconds,
+        settings.refresh_token_seconds,
+    )
+    readiness = health.Readiness(draining, known_ids())
+    services = Services(database, tokens, {"passwords": passwords, "readiness": readiness})
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncGenerator[None]:
+        await database.open()
+        try:
+            try:
+                await database.ping()
+                await health.refuse_unsafe_login(database)
+            except Problem as problem:
+                raise StartupError(
+                    f"the database can't be used ({problem.detail.rstrip('.')}): check DATABASE_URL, and that it runs"
+                ) from problem
+            yield
+        finally:
+            passwords.close()
+            await database.close()
+
+    def read_metrics(scope: dict[str, Any]) -> Answer:
+        client = scope.get("client")
+        if not may_read_metrics(settings.metrics_token, client and client[0], scope["headers"], tokens.is_access):
+            raise Problem("unauthenticated", "Send Authorization: Bearer and METRICS_TOKEN, or an access token.")
+        return Answer(200, [(b"content-type", CONTENT_TYPE.encode())], metrics.render())
+
+    document = msgspec.json.encode(openapi_document(ROUTES))
+    files = {**docs_files(), "/schema/openapi.json": ("application/json", document)}
+    methods: dict[str, set[str]] = {path: {"GET"} for path in ("/metrics", *files)}
+    for route in ROUTES:
+        methods.setdefault(route.path, set()).add(route.method)
+    litestar = Litestar(
+        route_handlers=[
+            # Before the others of their path, or Litestar adds its own, which knows the first method only.
+            *(options_handler(path, found) for path, found in methods.items()),
+            *(litestar_handler(route, services) for route in ROUTES),
+            file_handler("/metrics", read_metrics),
+            *(file_handler(path, _file(kind, body)) for path, (kind, body) in files.items()),
+        ],
+        lifespan=[lifespan],
+        openapi_config=None,
+        exception_handlers={Exception: _raise_problem},
+        logging_config=None,
+        debug=False,
+    )
+    return Edge(cast(App, litestar), settings, metrics, draining)
+
+
+def _file(kind: str, body: bytes) -> Any:
+    headers = [
+        (b"content-type", kind.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"etag", file_etag(body)),
+        REVALIDATE,
+    ]
+
+    def answer(scope: dict[str, Any]) -> Answer:
+        if dict(scope["headers"]).get(b"if-none-match") == file_etag(body):
+            return Answer(304, headers[2:])
+        return Answer(200, headers, body)
+
+    return answer
+
+
+def _raise_problem(_: Request[Any, Any, Any], error: Exception) -> NoReturn:
+    """What no route answers goes on to the edge: routing's refusals as problems, the rest to be logged there."""
+    if isinstance(error, NotFoundException):
+        raise Problem("not_found") from None
+    if isinstance(error, MethodNotAllowedException):
+        allowed = set((error.headers or {}).get("allow", "").split(", "))
+        raise Problem("method_not_allowed", headers={"Allow": allow(allowed)}) from None
+    if isinstance(error, HTTPException) and error.status_code < 500:
+        raise Problem("malformed_request", "The request can't be read.") from None
+    raise error

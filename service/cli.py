@@ -1,0 +1,309 @@
+"""The command line: `python -m service COMMAND`, or `todochat COMMAND` where the package is installed.
+
+Settings come from the environment. Every mistake that can be expected ends with exit status 1 and one line on standard
+error that says what to do. Modules are imported by the command that needs them, so that `--help` is quick.
+"""
+
+import argparse
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
+
+from service.settings import SECRET_MIN_BYTES, Secret, Settings, SettingsError
+
+if TYPE_CHECKING:
+    from service.embedded import EmbeddedPostgres
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+SCHEMA_PATH = Path("sql/schema.sql")
+SERVICE_LOGIN = "todochat_service"
+GENERATED_PASSWORD_BYTES = 24
+
+
+class CommandError(Exception):
+    """The command can't be done; the message is one line that says what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the process's exit status."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except SettingsError as error:
+        for mistake in error.mistakes:
+            _say(mistake)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `todochat users list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except _expected_errors() as error:
+        _say(str(error))
+    return 1
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message is for the user, of the modules that the command came to import."""
+    found = [(sys.modules[module], name) for module, name in _EXPECTED if module in sys.modules]
+    return (CommandError, *(getattr(module, name) for module, name in found))
+
+
+_EXPECTED = (
+    ("service.accounts", "AccountError"),
+    ("service.edge", "StartupError"),
+    ("service.embedded.account", "EmbeddedPostgresError"),
+    ("service.logins", "LoginError"),
+    ("service.migrate", "MigrationError"),
+    ("service.queries", "QueryError"),
+)
+
+
+def _say(line: str) -> None:
+    print(f"todochat: {line}", file=sys.stderr)
+
+
+# Commands
+
+
+def _serve(_: argparse.Namespace) -> int:
+    """Serve over HTTP; starts and migrates the embedded PostgreSQL when DATABASE_URL is unset."""
+    settings = Settings.from_environ(os.environ)
+    from service import server
+
+    server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
+    with contextlib.ExitStack() as stack:
+        if settings.database_url is None:
+            from service.embedded import development
+
+            embedded = stack.enter_context(_embedded(settings))
+            urls = development.prepare_database(embedded)
+            if applied := development.migrate_database(embedded, urls):
+                _say(f"applied {len(applied)} migration{'s' * (len(applied) > 1)}")
+            database_url = Secret(urls.service)
+            settings = msgspec.structs.replace(settings, database_url=database_url)
+            if settings.jwt_secret is None:
+                settings = msgspec.structs.replace(settings, jwt_secret=_development_secret(settings.embedded_data_dir))
+        return server.run(settings, on_ready=_greet)
+
+
+def _greet(url: str) -> None:
+    account = '{"email": "ada@example.com", "password": "correct horse battery"}'
+    _say(f"serving {url}, documentation at {url}/schema; to begin with:")
+    print(f"  curl {url}/v1/auth/register -H 'Content-Type: application/json' -d '{account}'", file=sys.stderr)
+
+
+def _migrate(_: argparse.Namespace) -> int:
+    """Apply the pending migrations."""
+    from service import migrate
+
+    with _owner_url() as url:
+        applied = migrate.upgrade(url)
+    for migration in applied:
+        print(f"applied {migration}")
+    if not applied:
+        print("nothing to do: every migration is applied")
+    return 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    """Take the latest migrations back."""
+    from service import migrate
+
+    with _owner_url() as url:
+        for migration in migrate.rollback(url, options.count):
+            print(f"rolled back {migration}")
+    return 0
+
+
+def _status(_: argparse.Namespace) -> int:
+    """Say which migrations are applied; exit status 1 if one was edited or lost since."""
+    from service import migrate
+
+    with _owner_url() as url:
+        found = migrate.status(url)
+    for migration in found:
+        applied_at = f"{migration.applied_at:%Y-%m-%d %H:%M:%S} UTC" if migration.applied_at else ""
+        print(f"{migration.state:8} {migration.id:50} {applied_at}".rstrip())
+    return 1 if any(migration.state in ("changed", "missing") for migration in found) else 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    """Write what the migrations make, as SQL for reviewers; taken from an empty database on the embedded server."""
+    from service import migrate
+    from service.embedded import development
+
+    with _embedded(_database_settings()) as embedded, development.scratch_database(embedded) as url:
+        migrate.upgrade(url)
+        text = migrate.dump_schema(url, embedded.bin_dir / "pg_dump")
+    path: Path = options.output
+    if str(path) == "-":
+        print(text, end="")
+    else:
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"can't write {path}: {error.strerror}") from error
+        print(f"wrote {path}")
+    return 0
+
+
+def _create_login(options: argparse.Namespace) -> int:
+    """Make the service's login, or mend it and set its password anew, and print the DATABASE_URL for it."""
+    from service import logins
+
+    if options.password_file is None:
+        password = secrets.token_urlsafe(GENERATED_PASSWORD_BYTES)
+    else:
+        try:
+            file: Path = options.password_file
+            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"can't read the password from {options.password_file}: {error}") from error
+        password = text.rstrip("\r\n")
+    with _owner_url() as url:
+        service_url = logins.create_service_login(url, options.name, password)
+    if options.password_file is not None:  # whoever has it need not see it again
+        service_url = service_url.replace(f":{quote(password, safe='')}@", ":PASSWORD@", 1)
+    print(f"DATABASE_URL={service_url}")
+    return 0
+
+
+def _list_users(_: argparse.Namespace) -> int:
+    """List the accounts, oldest first."""
+    from service import accounts
+
+    with _owner_url() as url:
+        for account in accounts.list_accounts(url):
+            state = "active" if account.is_active else "inactive"
+            line = f"{account.created_at:%Y-%m-%d}  {state:8}  {account.id}  {account.email}  {account.username or ''}"
+            print(line.rstrip())
+    return 0
+
+
+def _set_active(options: argparse.Namespace) -> int:
+    """Activate or deactivate the account of an e-mail address."""
+    from service import accounts
+
+    with _owner_url() as url:
+        accounts.set_active(url, options.email, is_active=options.is_active)
+    print(f"{options.email} is {'active' if options.is_active else 'inactive'}")
+    return 0
+
+
+def _queries(_: argparse.Namespace) -> int:
+    """List the named queries: file, parameters, what they return, the index they ride on."""
+    from service.queries import TEXTS
+
+    for query in TEXTS.values():
+        parameters = ", ".join(f"{name} {kind}" for name, kind in query.parameters.items())
+        print(f"{query.name}({parameters}) -> {query.cardinality} {query.row}".rstrip())
+        print(f"    {query.where}, index {query.index}")
+        if query.purpose:
+            print(f"    {query.purpose}")
+    return 0
+
+
+# What they share
+
+
+def _database_settings() -> Settings:
+    """The settings of the database alone: no command but `serve` needs the others, or a secret."""
+    names = ("DATABASE_URL", "MIGRATION_DATABASE_URL", "EMBEDDED_DATA_DIR")
+    unused_secret = {"JWT_SECRET": "-" * SECRET_MIN_BYTES}
+    return Settings.from_environ({name: os.environ.get(name, "") for name in names} | unused_secret)
+
+
+@contextlib.contextmanager
+def _owner_url() -> Generator[str]:
+    """The URL that migrates: MIGRATION_DATABASE_URL, else DATABASE_URL, else the embedded development database's."""
+    settings = _database_settings()
+    configured = settings.migration_database_url or settings.database_url
+    if configured is not None:
+        yield configured.value
+        return
+    from service.embedded import development
+
+    with _embedded(settings) as embedded:
+        yield development.prepare_database(embedded).owner
+
+
+@contextlib.contextmanager
+def _embedded(settings: Settings) -> "Generator[EmbeddedPostgres]":
+    from service.embedded import EmbeddedPostgres
+
+    with EmbeddedPostgres(settings.embedded_data_dir / "postgres") as server:
+        for notice in server.notices:
+            _say(notice)
+        yield server
+
+
+def _development_secret(folder: Path) -> Secret:
+    """The development database's own secret: made at the first start, kept in the data folder, for its owner only."""
+    path = folder / "jwt_secret"
+    draft = folder / f"jwt_secret.{os.getpid()}"
+    try:
+        if not path.exists():
+            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(file, "w", encoding="ascii") as out:
+                out.write(secrets.token_hex(SECRET_MIN_BYTES))
+            with contextlib.suppress(FileExistsError):  # of two first starts at once, one makes the secret of both
+                path.hardlink_to(draft)
+            draft.unlink()
+        secret = path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"can't keep the development secret in {path}: {error}") from error
+    if len(secret) < SECRET_MIN_BYTES:
+        raise CommandError(f"{path} is damaged: remove it, and everybody signs in again")
+    _say(f"JWT_SECRET is unset: signing with the development database's own secret, in {path}")
+    return Secret(secret)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="todochat", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], to: "Commands" = commands
+    ) -> argparse.ArgumentParser:
+        found = to.add_parser(name, help=function.__doc__, description=function.__doc__)
+        found.set_defaults(command=function)
+        return found
+
+    add("serve", _serve)
+    add("migrate", _migrate)
+    rollback = add("rollback", _rollback)
+    rollback.add_argument("--count", type=int, default=1, metavar="N", help="how many (default 1)")
+    add("status", _status)
+    schema = add("schema", _schema)
+    schema.add_argument(
+        "--output", type=Path, default=SCHEMA_PATH, metavar="FILE", help=f"default {SCHEMA_PATH}; - for standard output"
+    )
+    login = add("create-login", _create_login)
+    login.add_argument("name", nargs="?", default=SERVICE_LOGIN, metavar="NAME", help=f"default {SERVICE_LOGIN}")
+    login.add_argument(
+        "--password-file",
+        type=Path,
+        metavar="FILE",
+        help="read the password there (- is standard input) instead of making one",
+    )
+    users = commands.add_parser("users", help="List, activate or deactivate accounts.").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    add("list", _list_users, users)
+    for name, is_active in (("activate", True), ("deactivate", False)):
+        change = add(name, _set_active, users)
+        change.add_argument("email", metavar="EMAIL")
+        change.set_defaults(is_active=is_active)
+    add("queries", _queries)
+    return parser

@@ -1,0 +1,263 @@
+"""The one function that runs a transaction."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+import psycopg
+import psycopg.abc
+from psycopg import pq
+from psycopg.adapt import AdaptersMap, Loader, Transformer
+
+from service import logs
+from service.db.link import Link, LinkExpired, LinkLost, StepRefused
+from service.db.pool import Pool
+from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step, set_local
+from service.errors import Problem, from_database
+from service.settings import Settings
+
+ACQUIRE_SECONDS = 2.0
+"""How long a request waits for a connection before it is answered 503."""
+TRANSACTION_SECONDS = 5.0
+"""How long a transaction may take in all, waiting for its connection and a second attempt included."""
+CLEANUP_SECONDS = 0.5
+"""How long a rollback may take, or the commit of a transaction whose time is up; then the connection is closed."""
+PING_SECONDS = 3.0
+ATTEMPTS = 3
+
+_BEGIN: Step = (Prepared(b"begin", b"BEGIN", (), reads_only=False), ())
+_BEGIN_READ_ONLY: Step = (Prepared(b"begin_read_only", b"BEGIN READ ONLY", (), reads_only=True), ())
+_COMMIT: Step = (Prepared(b"commit", b"COMMIT", (), reads_only=True), ())
+_ROLLBACK: Step = (Prepared(b"rollback", b"ROLLBACK", (), reads_only=True), ())
+_SETTINGS = tuple(set_local(setting, value) for setting, value in SESSION.items())
+
+
+@lru_cache(maxsize=4096)
+def _set_user(user: int) -> Step:
+    return set_local("app.user_id", str(UUID(int=user)))
+
+
+_STALE_PLAN = ("0A000", "26000")
+"""A prepared statement whose table a migration changed, or that the server doesn't know (any more)."""
+_COLLISION = ("40001", "40P01")
+"""Another transaction was changing the same rows; this one was rolled back and would succeed now."""
+_READ_ONLY_SERVER = "25006"
+"""After a failover the connection leads to what is a standby now; a new one may lead to its successor."""
+_NAME_TAKEN = "42P05"
+"""A statement was prepared by another client of a pooler that knows nothing of prepared statements."""
+
+_PERHAPS_DONE = "The connection to the database was lost. Whether the change was made is not known."
+_POOLER = (
+    "DATABASE_URL leads through a pooler that can't carry prepared statements: set DATABASE_PREPARED_STATEMENTS=false"
+)
+
+
+class _JsonLoader(Loader):
+    """jsonb stays the text it is: an answer passes it on without parsing it. The first byte is the format's version."""
+
+    format = pq.Format.BINARY
+
+    def load(self, data: Any) -> msgspec.Raw:
+        return msgspec.Raw(bytes(data)[1:])
+
+
+class _Adapters(NamedTuple):
+    """Adaptation that no connection has a say in: so times come in UTC, whatever the session's time zone is."""
+
+    adapters: AdaptersMap
+    connection: None = None
+
+
+def _make_transformer() -> psycopg.abc.Transformer:
+    adapters = AdaptersMap(psycopg.adapters)
+    adapters.register_loader("jsonb", _JsonLoader)
+    return Transformer(_Adapters(adapters))
+
+
+_transformer = _make_transformer()
+
+
+def _result(answer: pq.abc.PGresult) -> Result:
+    if answer.status != pq.ExecStatus.TUPLES_OK:
+        return Result([], answer.command_tuples or 0)
+    count = answer.ntuples
+    if not count:
+        return Result([], 0)
+    _transformer.set_pgresult(answer)
+    return Result(_transformer.load_rows(0, count, tuple), count)
+
+
+class Database:
+    """Transactions on a pool of connections, each of which serves one transaction at a time.
+
+    ``observe`` is told of every statement that ran: its name, the seconds of its transaction, and whether that
+    succeeded.
+    """
+
+    def __init__(self, settings: Settings, observe: Callable[[str, float, bool], None]) -> None:
+        self._named = settings.database_prepared_statements
+        self._observe = observe
+        self._pool = Pool(settings)
+
+    async def open(self) -> None:
+        """Start to connect in the background; use ``ping`` to know that the database answers."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close all connections. Transactions that still run end with ``database_unavailable``."""
+        await self._pool.close()
+
+    async def ping(self, seconds: float = PING_SECONDS) -> None:
+        """Run an empty transaction. Raises Problem ``database_unavailable`` when that takes longer than ``seconds``."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.transact(Context(None, ""), [], acquire_seconds=seconds)
+        except TimeoutError:
+            raise Problem("database_unavailable") from None
+
+    def stats(self) -> dict[str, int]:
+        """Connections ``in_use``, requests ``waiting`` for one, and the ``size``: connections that are open."""
+        return {"in_use": self._pool.in_use, "waiting": self._pool.waiting, "size": self._pool.connected}
+
+    async def transact(
+        self,
+        context: Context,
+        steps: Sequence[Step],
+        accept: Callable[[list[Result]], None] | None = None,
+        *,
+        acquire_seconds: float = ACQUIRE_SECONDS,
+    ) -> list[Result]:
+        """Run the steps in one transaction, all or nothing, and return a result for each.
+
+        One round trip; with ``accept``, which may raise to have everything rolled back, the commit is a second one.
+        Raises Problem (``overloaded``, ``database_unavailable``, ``timeout``) or StatementFailed.
+
+        What is certain to have left nothing behind is tried again: reads whose connection is lost, what the server
+        refused to begin, what collided with another transaction (so ``accept`` may be called more than once). A write
+        whose connection is lost is not: it may have been committed.
+        """
+        pool = self._pool
+        user = None if context.user_id is None else context.user_id.int
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        deadline = started + TRANSACTION_SECONDS
+        request, before, reads_only = self._request(context, steps, accept is None)
+        attempts = ATTEMPTS
+        at_once = True
+        ok = False
+        try:
+            while True:
+                link = pool.take(user)
+                if link is None:
+                    at_once = False
+                    link = await pool.wait(user, min(loop.time() + acquire_seconds, deadline))
+                try:
+                    if not link.is_live():
+                        link.close()
+                        continue
+                    attempts -= 1
+                    try:
+                        results = await self._attempt(link, request, before, len(steps), accept, deadline)
+                    except StepRefused as refused:
+                        if not self._named or refused.error.sqlstate not in _STALE_PLAN:
+                            raise
+                        await link.forget_plans(deadline)
+                        results = await self._attempt(link, request, before, len(steps), accept, deadline)
+                    ok = True
+                    return results
+                except LinkLost as lost:
+                    if not attempts or not (reads_only or lost.nothing_ran):
+                        raise Problem("database_unavailable", "" if reads_only else _PERHAPS_DONE) from None
+                except StepRefused as refused:
+                    if not attempts or refused.error.sqlstate not in _COLLISION:
+                        if refused.error.sqlstate == _READ_ONLY_SERVER and not reads_only:
+                            link.close()
+                            pool.distrust()
+                        raise _failure(refused, [*request, _COMMIT], before, context) from refused.error
+                finally:
+                    pool.release(user, link)
+        except LinkExpired:
+            if at_once:  # the server had more time than its own statement_timeout
+                pool.distrust()
+            raise Problem("timeout", "The database did not answer in time.") from None
+        finally:
+            seconds = loop.time() - started
+            for (name, _, _, _), _ in steps:
+                self._observe(name.decode(), seconds, ok)
+
+    def _request(self, context: Context, steps: Sequence[Step], commit: bool) -> tuple[list[Step], int, bool]:
+        """All that goes out at once, how much of it comes before the steps, and whether it only reads."""
+        reads_only = True
+        for (_, _, _, reads), _ in steps:
+            if not reads:
+                reads_only = False
+                break
+        request = [_BEGIN_READ_ONLY if reads_only else _BEGIN]
+        if not self._named:
+            request += _SETTINGS
+        if context.user_id is not None:
+            request.append(_set_user(context.user_id.int))
+        if not reads_only:
+            request.append(set_local("app.request_id", context.request_id))
+        before = len(request)
+        request += steps
+        if commit:
+            request.append(_COMMIT)
+        return request, before, reads_only
+
+    async def _attempt(
+        self,
+        link: Link,
+        request: Sequence[Step],
+        before: int,
+        count: int,
+        accept: Callable[[list[Result]], None] | None,
+        deadline: float,
+    ) -> list[Result]:
+        """The transaction once, on a connection that is left without one."""
+        try:
+            answers = await link.exchange(request, deadline)
+            results = [_result(answer) for answer in answers[before : before + count]]
+            if accept is not None:
+                accept(results)
+                soon = asyncio.get_running_loop().time() + CLEANUP_SECONDS
+                try:
+                    await link.exchange([_COMMIT], max(deadline, soon))
+                except StepRefused as refused:
+                    raise StepRefused(before + count, refused.error) from None
+        except BaseException:
+            await self._roll_back(link)
+            raise
+        return results
+
+    async def _roll_back(self, link: Link) -> None:
+        if link.closed or link.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            return
+        try:
+            await link.exchange([_ROLLBACK], asyncio.get_running_loop().time() + CLEANUP_SECONDS)
+        except (LinkLost, LinkExpired, StepRefused):
+            link.close()
+
+
+def _failure(refused: StepRefused, request: Sequence[Step], before: int, context: Context) -> StatementFailed:
+    """What the caller is told. An error that nobody expects is logged, without the values in its details."""
+    error = refused.error
+    problem = from_database(error)
+    statement = request[refused.index][0].name.decode()
+    if error.sqlstate == _NAME_TAKEN:
+        logs.log("error", "prepared_statement_refused", query=statement, request_id=context.request_id, hint=_POOLER)
+        problem = Problem("database_unavailable")
+    elif problem.code == "internal":
+        logs.log(
+            "error",
+            "database_error",
+            query=statement,
+            request_id=context.request_id,
+            sqlstate=error.sqlstate,
+            message=error.diag.message_primary,
+            constraint=error.diag.constraint_name,
+        )
+    return StatementFailed(refused.index - before, problem)

@@ -1,0 +1,78 @@
+"""What the layers of the database code hand to each other."""
+
+from collections.abc import Sequence
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+from psycopg import sql
+
+from service.errors import Problem
+
+SESSION = {
+    "statement_timeout": "4s",
+    "lock_timeout": "2s",
+    # A plan for any user guesses that few rows are left after the filters and row security, and would rather read all
+    # that the user has and sort it than walk the index in order. Where there is no index to walk, it still sorts ...
+    "enable_sort": "off",
+    # ... at a price that, before PostgreSQL 18, would make it compile the query first.
+    "jit": "off",
+}
+"""Settings of every session."""
+
+Row = tuple[Any, ...]
+Value = bytes | None
+
+
+class Prepared(NamedTuple):
+    """A statement as the server gets it: its name, its text with ``$1 …``, and its parameters' type oids.
+
+    One without a name is parsed anew each time.
+    """
+
+    name: bytes
+    text: bytes
+    types: tuple[int, ...]
+    reads_only: bool
+
+
+Step = tuple[Prepared, Sequence[Value]]
+"""A statement with its values in PostgreSQL's binary formats."""
+
+
+def set_session(setting: str, value: str) -> Step:
+    """The setting until the connection ends."""
+    return _set("SET SESSION {} = {}", setting, value)
+
+
+def set_local(setting: str, value: str) -> Step:
+    """The setting until the transaction ends."""
+    return _set("SET LOCAL {} = {}", setting, value)
+
+
+def _set(command: LiteralString, setting: str, value: str) -> Step:
+    # SET takes no parameters. Not set_config(): Citus doesn't carry that to its workers, and it is slower.
+    text = sql.SQL(command).format(sql.Identifier(*setting.split(".")), sql.Literal(value)).as_bytes(None)
+    return Prepared(b"", text, (), reads_only=True), ()
+
+
+class Context(NamedTuple):
+    """Whom a transaction is for. Row security shows it that user's rows and no others; without one, none."""
+
+    user_id: UUID | None
+    request_id: str
+
+
+class Result(NamedTuple):
+    """What a statement gave back; ``affected`` counts the rows returned or changed."""
+
+    rows: list[Row]
+    affected: int
+
+
+class StatementFailed(Exception):
+    """The statement number ``index`` of a transaction was refused, and nothing of the transaction was kept."""
+
+    def __init__(self, index: int, problem: Problem) -> None:
+        super().__init__(index, problem)
+        self.index = index
+        self.problem = problem

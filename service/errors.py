@@ -1,0 +1,265 @@
+"""Every error a client can meet: one table of codes, one exception, and what the database's errors mean.
+
+The answers are RFC 9457 problem details; ``code`` is the stable part that clients may compare.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import psycopg
+from msgspec import UNSET, UnsetType
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+RETRY_AFTER_SECONDS = 1
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One reason of a 422: which field, and what is wrong with it."""
+
+    field: str
+    message: str
+
+
+class ProblemDetails(msgspec.Struct, kw_only=True, omit_defaults=True, rename={"list_name": "list"}):
+    """The body of every answer that is an error: RFC 9457 and members of ours.
+
+    A 422 has ``errors``; what fails in a batch, ``list`` and ``index``; a ``stale_position``, the current ``position``.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError] = []
+    list_name: str | UnsetType = UNSET
+    index: int | UnsetType = UNSET
+    position: int | UnsetType = UNSET
+
+
+class Code(NamedTuple):
+    """What a code stands for."""
+
+    status: int
+    title: str
+
+
+CODES: dict[str, Code] = {
+    "malformed_request": Code(400, "The request can't be read"),
+    "unauthenticated": Code(401, "A bearer token is needed"),
+    "invalid_token": Code(401, "The token is not valid"),
+    "token_expired": Code(401, "The token has expired"),
+    "bad_credentials": Code(401, "The e-mail address or the password is wrong"),
+    "account_inactive": Code(401, "The account is not active"),
+    "forbidden": Code(403, "Not allowed"),
+    "not_found": Code(404, "Not found"),
+    "method_not_allowed": Code(405, "Method not allowed"),
+    "not_acceptable": Code(406, "Not acceptable"),
+    "payload_too_large": Code(413, "The body is too large"),
+    "unsupported_media_type": Code(415, "Unsupported media type"),
+    "headers_too_large": Code(431, "The headers are too large"),
+    "email_taken": Code(409, "The e-mail address is taken"),
+    "username_taken": Code(409, "The username is taken"),
+    "invalid_transition": Code(409, "The status can't change that way"),
+    "active_todos_assigned": Code(409, "Open todos are assigned to the user"),
+    "user_has_records": Code(409, "The user still owns records"),
+    "link_exists": Code(409, "The link exists already"),
+    "stale_position": Code(409, "Somebody wrote in between"),
+    "idempotency_in_progress": Code(409, "The first request with this key is still running"),
+    "version_mismatch": Code(412, "The object has changed since"),
+    "validation_failed": Code(422, "The request is not valid"),
+    "invalid_cursor": Code(422, "The cursor is not valid here"),
+    "idempotency_key_reused": Code(422, "The key was used for another request"),
+    "rate_limited": Code(429, "Too many attempts"),
+    "overloaded": Code(503, "Too busy"),
+    "database_unavailable": Code(503, "The database is not available"),
+    "timeout": Code(503, "It took too long"),
+    "internal": Code(500, "Internal error"),
+}
+"""Code → (status, title). The README's table is held against this one by a test."""
+
+
+class Problem(Exception):
+    """An error that is answered as problem details.
+
+    ``errors`` names the fields of a 422; ``members`` are further members of ProblemDetails (such as ``position``).
+    ``statement`` is the place of the statement that failed, where several were run. A 401 gets ``WWW-Authenticate`` and
+    a 503 ``Retry-After`` by itself.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+        status: int | None = None,
+        **members: Any,
+    ) -> None:
+        known = CODES[code]
+        super().__init__(code, detail)
+        self.code = code
+        self.status = status or known.status
+        self.title = known.title
+        self.detail = detail or known.title + "."
+        self.errors = list(errors)
+        self.members = members
+        self.headers = dict(headers or {})
+        self.statement: int | None = None
+        if self.status == 401:
+            self.headers.setdefault("WWW-Authenticate", _challenge(code))
+        elif self.status == 503:
+            self.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+
+
+def _challenge(code: str) -> str:
+    """RFC 6750, section 3: the error is named only when a token was sent."""
+    if code in ("invalid_token", "token_expired", "account_inactive"):
+        return 'Bearer realm="todochat", error="invalid_token"'
+    return 'Bearer realm="todochat"'
+
+
+def invalid(field: str, message: str) -> Problem:
+    """A 422 about one field."""
+    return Problem("validation_failed", f"{field}: {message}", errors=[FieldError(field, message)])
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def html_safe(body: bytes) -> bytes:
+    """The same JSON with ``<``, ``>`` and ``&`` escaped: harmless where it is pasted into a page or a script."""
+    return body.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
+
+
+# In JSON text these stand inside strings only.
+_HTML_SPECIAL = re.compile(rb"""\\.|[&<>']""")
+_HTML_REFERENCES = {b"&": b"&amp;", b"<": b"&lt;", b">": b"&gt;", b"'": b"&#x27;", rb"\"": b"&quot;"}
+
+
+def html_escaped(body: bytes) -> bytes:
+    """The JSON with ``& < > " '`` in its strings, the keys included, written as HTML's character references."""
+    return _HTML_SPECIAL.sub(_html_reference, body)
+
+
+def _html_reference(match: re.Match[bytes]) -> bytes:
+    return _HTML_REFERENCES.get(match[0], match[0])
+
+
+def problem_body(problem: Problem, request_id: str, *, escape: bool = False) -> bytes:
+    """The body of the answer, ``application/problem+json``; ``escape``: with its strings HTML-escaped."""
+    details = ProblemDetails(
+        type=f"urn:todochat:problem:{problem.code}",
+        title=problem.title,
+        status=problem.status,
+        detail=problem.detail,
+        code=problem.code,
+        request_id=request_id,
+        errors=problem.errors,
+        **problem.members,
+    )
+    body = _encode(details)
+    return html_escaped(body) if escape else html_safe(body)
+
+
+async def send_problem(problem: Problem, scope: Mapping[str, Any], send: Send) -> None:
+    """Answer the request of ``scope`` with the problem."""
+    body = problem_body(problem, scope["state"].get("request_id", ""))
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in problem.headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+# What the database's refusals mean. Names are of constraints in migrations/; classes of SQLSTATE are from
+# appendix A of PostgreSQL's manual, TC… are raised by this schema's own triggers and functions.
+
+_BY_CONSTRAINT: dict[str, tuple[str, str, str]] = {
+    "users_email_key": ("email_taken", "email", "is taken"),
+    "users_username_key": ("username_taken", "username", "is taken"),
+    "todo_conversation_links_key": ("link_exists", "", "This todo and conversation are linked that way already."),
+    "todos_user_id_fkey": ("user_has_records", "", "Delete what the user owns first, or erase the user."),
+    "conversations_user_id_fkey": ("user_has_records", "", "Delete what the user owns first, or erase the user."),
+    "todos_assigned_to_check": ("validation_failed", "assigned_to", "is not an active user"),
+    "todos_assigned_to_fkey": ("validation_failed", "assigned_to", "is not an active user"),
+    "todos_due_date_check": ("validation_failed", "due_date", "can't be in the past on a completed todo"),
+    "todos_completed_at_check": (
+        "validation_failed",
+        "completed_at",
+        "can't be in the future, and needs status completed",
+    ),
+    "todos_metadata_check": (
+        "validation_failed",
+        "metadata",
+        "must have at most 16384 bytes as the database writes it",
+    ),
+    "todo_conversation_links_todo_id_fkey": ("not_found", "", ""),
+    "todo_conversation_links_conversation_id_fkey": ("not_found", "", ""),
+    "messages_conversation_id_fkey": ("not_found", "", ""),
+}
+
+_BY_SQLSTATE: dict[str, tuple[str, str]] = {
+    "TC401": ("invalid_token", "The token was revoked."),
+    "TC402": ("account_inactive", ""),
+    "TC403": ("forbidden", "An assignee may change the status and nothing else."),
+    "TC409": ("invalid_transition", ""),
+    "TC410": ("active_todos_assigned", "Complete, archive or reassign the open todos first."),
+    "55P03": ("timeout", "Another request holds the row. Try again."),
+    "57014": ("timeout", "The database took too long. Try again."),
+    "40001": ("timeout", "Another request was changing the same rows. Try again."),
+    "40P01": ("timeout", "Another request was changing the same rows. Try again."),
+    "53300": ("overloaded", "The database has no connection left."),
+    "23505": ("email_taken", ""),
+    "23503": ("user_has_records", ""),
+    "23514": ("validation_failed", "breaks a rule of the table"),
+    "22021": ("validation_failed", "holds a text that can't be stored"),
+    "22P05": ("validation_failed", "holds a text that can't be stored"),
+    "25006": ("database_unavailable", "The database accepts no changes at the moment."),
+}
+
+_UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
+_QUOTED_NAME = re.compile(r'"([a-z_]+?)(?:_\d+)?"\s*$')
+
+
+def from_database(error: psycopg.Error) -> Problem:
+    """What a client is told of a database error: by the constraint's name, else by SQLSTATE, else ``internal``.
+
+    Citus gives no constraint name and adds a shard's number to the one in the text: it is read from there.
+    """
+    state = error.sqlstate or ""
+    named = error.diag.constraint_name
+    if named is None and state.startswith("23") and (found := _QUOTED_NAME.search(error.diag.message_primary or "")):
+        named = found[1]
+    if named in _BY_CONSTRAINT:
+        code, field, message = _BY_CONSTRAINT[named]
+        if field and code == "validation_failed":
+            return invalid(field, message)
+        return Problem(code, message if not field else "")
+    if state == "TC409":
+        return Problem("invalid_transition", error.diag.message_detail or "")
+    if state == "23514" and named and (column := _checked_column(named)):
+        return invalid(column, "is not valid")
+    if state == "22003":
+        # jsonb's numbers have more digits than a double, but not any number of them.
+        return invalid("metadata", "holds a number that is out of range")
+    if state in _BY_SQLSTATE:
+        code, detail = _BY_SQLSTATE[state]
+        if code == "validation_failed":
+            return invalid("body", detail)
+        return Problem(code, detail)
+    if state[:2] in _UNAVAILABLE_CLASSES or (not state and isinstance(error, psycopg.OperationalError)):
+        return Problem("database_unavailable")
+    return Problem("internal")
+
+
+def _checked_column(constraint: str) -> str | None:
+    """``todos_title_check`` → ``title``: constraints are named <table>_<column>_check."""
+    for table in ("users", "todos", "conversations", "messages", "todo_conversation_links"):
+        if constraint.startswith(table + "_") and constraint.endswith("_check"):
+            return constraint[len(table) + 1 : -len("_check")]
+    return None

@@ -1,0 +1,89 @@
+"""Kinds of fields that several features share, and the rules that a type alone can't say.
+
+The tables hold the same rules as named constraints, since DBAs and migrations write too.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, cast
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+METADATA_BYTES = 16 * 1024
+METADATA_DEPTH = 32
+TITLE_LENGTH = 200
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+
+# White space, control characters, and characters that show nothing: a title needs one that isn't among them.
+_INVISIBLE = (
+    r"\s\u0000-\u001f\u007f-\u00a0\u00ad\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2800\u3164\ufeff"
+)
+
+Title = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1000,
+        pattern=f"[^{_INVISIBLE}]",
+        description="1 to 200 characters apart from white space around them, one of them visible; kept as sent.",
+    ),
+]
+Time = Annotated[
+    datetime,
+    Meta(
+        tz=True,
+        description="RFC 3339 with an offset, from 1970 to 9999 in UTC; kept to the microsecond, answered in UTC.",
+    ),
+]
+_METADATA_SCHEMA = {
+    "type": "object",
+    "description": "A JSON object of at most 16 KiB as text and 32 levels, finite numbers only.",
+}
+Metadata = Annotated[msgspec.Raw, Meta(extra_json_schema=_METADATA_SCHEMA)]
+"""A JSON object as it was sent."""
+MetadataText = Annotated[msgspec.Raw, Meta(extra_json_schema=_METADATA_SCHEMA)]
+"""A JSON object as the database keeps it."""
+
+
+def check_title(title: str | UnsetType | None) -> None:
+    """Raises ValueError when the title is longer than 200 characters after trimming."""
+    if isinstance(title, str) and len(title.strip()) > TITLE_LENGTH:
+        raise ValueError(f"title: must have at most {TITLE_LENGTH} characters")
+
+
+def check_time(field: str, value: datetime | UnsetType | None) -> None:
+    """Raises ValueError unless the time lies in the years 1970 to 9999 once in UTC."""
+    if not isinstance(value, datetime):
+        return
+    try:
+        if value.astimezone(UTC) >= _FIRST:
+            return
+    except OverflowError:
+        pass
+    raise ValueError(f"{field}: must lie in the years 1970 to 9999, in UTC")
+
+
+def check_metadata(metadata: msgspec.Raw | UnsetType) -> None:
+    """Raises ValueError unless it is a JSON object of at most 16 KiB and 32 levels."""
+    if metadata is UNSET:
+        return
+    text = bytes(metadata)
+    if not text.startswith(b"{"):
+        raise ValueError("metadata: must be an object")
+    if len(text) > METADATA_BYTES and len(_compact(text)) > METADATA_BYTES:
+        raise ValueError(f"metadata: must have at most {METADATA_BYTES} bytes as text")
+    if text.count(b"{") + text.count(b"[") > METADATA_DEPTH and _depth(json.loads(text)) > METADATA_DEPTH:
+        raise ValueError(f"metadata: must be nested at most {METADATA_DEPTH} levels deep")
+
+
+def _compact(text: bytes) -> bytes:
+    return msgspec.json.format(text, indent=-1)
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, cast("dict[str, Any]", value).values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, cast("list[Any]", value)), default=0)
+    return 0

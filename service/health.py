@@ -1,0 +1,130 @@
+"""Whether the process lives, whether it may be sent requests, and whether its database login is one that may serve."""
+
+import asyncio
+from collections.abc import Collection
+
+import msgspec
+
+from service import logs
+from service.db import Database
+from service.edge import Draining, StartupError
+from service.errors import Problem
+from service.queries import Caller, Many, One
+
+READY_SECONDS = 1.0
+"""How long readiness waits for the database."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The answer of a check that passed."""
+
+    status: str
+
+
+class LoginCheck(msgspec.Struct, frozen=True):
+    """What the database says about the service's login."""
+
+    login: str
+    is_migrated: bool
+    is_superuser: bool
+    bypasses_row_security: bool
+    may_create_temporary_tables: bool
+    owned_tables: list[str]
+    unprotected_tables: list[str]
+
+
+_check_login = One("check_login", LoginCheck)
+_list_applied_migrations = Many("list_applied_migrations", str)
+
+_OK = Health("ok")
+
+
+class Readiness:
+    """Decides about GET /health/ready. ``known_migrations`` are the names of the files this release came with."""
+
+    def __init__(self, draining: Draining, known_migrations: Collection[str]) -> None:
+        self._draining = draining
+        self._known = frozenset(known_migrations)
+        self._question: asyncio.Task[list[str] | Problem] | None = None
+
+    async def check(self, caller: Caller) -> None:
+        """Raises ``overloaded`` while the service is shutting down, ``database_unavailable`` with the reason otherwise.
+
+        However many ask at once, the database is asked by one of them. That one takes a connection from the pool like
+        any request, in turn: when all connections stay in use for a second, readiness turns red, although the database
+        may be well, because a user's request wouldn't be answered sooner. Liveness stays green then.
+        """
+        if self._draining.active:
+            raise Problem("overloaded", "The service is shutting down.")
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(_ask(caller))
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                applied = await asyncio.shield(self._question)
+        except TimeoutError:
+            raise Problem("database_unavailable", "The database does not answer.") from None
+        if isinstance(applied, Problem):
+            raise Problem("database_unavailable", _REASONS.get(applied.code, _REASONS["database_unavailable"]))
+        pending = sorted(self._known.difference(applied))
+        if pending:
+            count = "1 migration is" if len(pending) == 1 else f"{len(pending)} migrations are"
+            raise Problem("database_unavailable", f"{count} pending: {', '.join(pending)}.")
+
+
+_REASONS = {
+    "database_unavailable": "The database does not answer.",
+    "overloaded": "No database connection came free in time.",
+    "internal": "The list of applied migrations can't be read: run `todochat migrate`.",
+}
+
+
+async def _ask(caller: Caller) -> list[str] | Problem:
+    try:
+        return await caller.run(_list_applied_migrations())
+    except Problem as problem:
+        return problem
+
+
+async def get_live(caller: Caller) -> Health:
+    """The process answers. Never touches the database."""
+    del caller
+    return _OK
+
+
+async def get_ready(caller: Caller, readiness: Readiness) -> Health:
+    """The process may be sent requests: the database answers, no migration is pending, and it isn't shutting down."""
+    await readiness.check(caller)
+    return _OK
+
+
+async def refuse_unsafe_login(database: Database) -> None:
+    """Raises StartupError unless row security binds the login that DATABASE_URL names."""
+    found = await Caller(database, "startup").run(_check_login())
+    if not found.is_migrated:
+        raise StartupError("the database has no tables yet: run `todochat migrate`")
+    reasons = login_faults(found)
+    if reasons:
+        logs.log("error", "unsafe_login", login=found.login, reasons=reasons)
+        raise StartupError(
+            f"the database login {found.login!r} is not safe to serve with: it {'; it '.join(reasons)}. "
+            "Make a proper one with `todochat create-login NAME` and put it into DATABASE_URL"
+        )
+    if found.unprotected_tables:
+        raise StartupError(
+            f"row security is not enabled and forced, with a policy, on: {', '.join(found.unprotected_tables)}. "
+            "Run `todochat migrate`; if it finds nothing to do, put back what the migrations say"
+        )
+
+
+def login_faults(found: LoginCheck) -> list[str]:
+    """What the login is or may do that a service's login must not."""
+    if found.is_superuser:
+        return ["is a superuser, or may become one"]
+    faults: list[str] = []
+    if found.bypasses_row_security:
+        faults.append("bypasses row security, or may become a role that does")
+    if found.owned_tables:
+        faults.append(f"owns tables or belongs to their owner ({', '.join(found.owned_tables[:3])} …)")
+    if found.may_create_temporary_tables:
+        faults.append("may create temporary tables")
+    return faults

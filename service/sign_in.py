@@ -1,0 +1,155 @@
+"""Sign-in with local accounts: register, token, refresh, and ending sessions."""
+
+import hashlib
+import ipaddress
+import math
+import os
+import time
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from service.auth import TokenPair, Tokens
+from service.errors import Problem
+from service.passwords import Passwords
+from service.queries import Caller, Maybe, Nothing, One
+from service.users import Email, FullName, User, Username
+
+Password = Annotated[str, Meta(min_length=8, max_length=200, description="8 to 200 characters.")]
+"""A password to be set."""
+Given = Annotated[str, Meta(min_length=1, max_length=200)]
+"""A password to be checked."""
+
+
+class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An account to be opened."""
+
+    email: Email
+    password: Password
+    username: Username | None = None
+    full_name: FullName | None = None
+
+
+class SignIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who wants to sign in."""
+
+    email: Annotated[str, Meta(min_length=1, max_length=255)]
+    password: Given
+
+
+class Refresh(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The refresh token of a pair."""
+
+    refresh_token: str
+
+
+class PasswordChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The password as it is and as it shall be."""
+
+    current_password: Given
+    new_password: Password
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What signing in is checked against; without a hash, nobody signs in with a password."""
+
+    id: UUID
+    password_hash: str | None
+    is_active: bool
+    token_version: int
+
+
+class OwnCredentials(msgspec.Struct, frozen=True):
+    """What a change of one's own password is checked against."""
+
+    email: str
+    password_hash: str | None
+
+
+_create = One("create_user", User)
+_find = Maybe("find_credentials", Credentials)
+_own = One("get_own_credentials", OwnCredentials)
+_take_attempt = One("take_sign_in_attempt", float)
+_forgive_attempt = Nothing("forgive_sign_in_attempt")
+_set_password = Nothing("set_password")
+_revoke = Nothing("revoke_tokens")
+_get = One("get_me", User)
+
+
+async def register(caller: Caller, data: Registration, passwords: Passwords) -> User:
+    """Open an account."""
+    password_hash = await passwords.hash(data.password)
+    # The account's own transaction: row security lets a user in the making write their own row and no other.
+    owner = Caller(caller.database, caller.request_id, _uuid7())
+    return await owner.run(
+        _create(email=data.email, username=data.username, full_name=data.full_name, password_hash=password_hash)
+    )
+
+
+async def create_token(caller: Caller, data: SignIn, address: str, tokens: Tokens, passwords: Passwords) -> TokenPair:
+    """Sign in. An unknown e-mail address and a wrong password get the same answer, after the same time."""
+    account, source = _account_key(data.email), _address_key(address)
+    wait, found = await caller.run(_take_attempt(account=account, address=source), _find(email=data.email))
+    if wait > 0:
+        raise _rate_limited(wait)
+    if not await passwords.verify(found and found.password_hash, data.password) or found is None:
+        raise Problem("bad_credentials")
+    if not found.is_active:
+        raise Problem("account_inactive")
+    await caller.run(_forgive_attempt(account=account, address=source))
+    return tokens.issue(found.id, found.token_version)
+
+
+async def refresh_token(caller: Caller, data: Refresh, tokens: Tokens) -> TokenPair:
+    """Get a new pair of tokens for a refresh token."""
+    claims = tokens.read_refresh(data.refresh_token)
+    owner = Caller(caller.database, caller.request_id, claims.user_id, claims.version)
+    user = await owner.run(_get())
+    return tokens.issue(user.id, claims.version)
+
+
+async def logout_everywhere(caller: Caller) -> None:
+    """Make every token that was issued before now stop working."""
+    await caller.run(_revoke())
+
+
+async def change_password(caller: Caller, data: PasswordChange, address: str, passwords: Passwords) -> None:
+    """Set another password; every token that was issued before now stops working."""
+    own = await caller.run(_own())
+    account, source = _account_key(own.email), _address_key(address)
+    anonymous = Caller(caller.database, caller.request_id)
+    wait = await anonymous.run(_take_attempt(account=account, address=source))
+    if wait > 0:
+        raise _rate_limited(wait)
+    if not await passwords.verify(own.password_hash, data.current_password):
+        raise Problem("bad_credentials", "The current password is wrong.")
+    await anonymous.run(_forgive_attempt(account=account, address=source))
+    await caller.run(_set_password(password_hash=await passwords.hash(data.new_password)))
+
+
+def _rate_limited(seconds: float) -> Problem:
+    wait = math.ceil(seconds)
+    return Problem("rate_limited", f"Try again in {wait} s.", headers={"Retry-After": str(wait)})
+
+
+def _account_key(email: str) -> bytes:
+    return hashlib.sha256(b"account:" + email.lower().encode("utf-8", "replace")).digest()
+
+
+def _address_key(address: str) -> bytes:
+    """One key for an IPv4 address, and one for a /64 of IPv6: whoever has one address of it has all."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+        if parsed.version == 6:
+            address = str(ipaddress.ip_network((parsed, 64), strict=False))
+    except ValueError:
+        pass
+    return hashlib.sha256(b"address:" + address.encode("utf-8", "replace")).digest()
+
+
+def _uuid7() -> UUID:
+    """A UUID version 7 (RFC 9562, section 5.7), as the tables' own default makes them."""
+    bits = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    return UUID(int=bits & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)

@@ -1,0 +1,117 @@
+"""Users as they see themselves, and as others find them to assign a todo."""
+
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from service.errors import Problem
+from service.fields import Time
+from service.paging import Cursor, Limit, Page
+from service.queries import Caller, Count, Many, Maybe, One
+
+# (?!\n): Python's $ would let a line break through.
+# HTML's "valid e-mail address" (html.spec.whatwg.org, state of type=email): what a browser's form takes, ASCII only.
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+Email = Annotated[
+    str,
+    Meta(
+        min_length=3,
+        max_length=255,
+        pattern=rf"^[a-zA-Z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})*$(?!\n)",
+        examples=["ada@example.org"],
+        description="A valid e-mail address by HTML's definition; upper and lower case are the same.",
+    ),
+]
+Username = Annotated[
+    str,
+    Meta(
+        min_length=3,
+        max_length=50,
+        pattern=r"^[A-Za-z0-9_-]+$(?!\n)",
+        description="3 to 50 of A-Z a-z 0-9 _ -; upper and lower case are the same.",
+    ),
+]
+FullName = Annotated[str, Meta(max_length=200)]
+
+
+class User(msgspec.Struct, frozen=True, gc=False):
+    """A user, as they see themselves."""
+
+    id: UUID
+    email: str
+    username: str | None
+    full_name: str | None
+    is_active: bool
+    version: int
+    created_at: Time
+    updated_at: Time
+
+
+class UserPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user may change of themselves; null clears a name. ``is_active: false`` deactivates the account."""
+
+    username: Username | UnsetType | None = UNSET
+    full_name: FullName | UnsetType | None = UNSET
+    is_active: bool | UnsetType = UNSET
+
+
+class PublicUser(msgspec.Struct, frozen=True, gc=False):
+    """As much of a user as others may know."""
+
+    id: UUID
+    username: str
+    full_name: str | None
+
+
+class UserSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to find; a list of at most one has a single page."""
+
+    username: Username
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+_get = One("get_me", User)
+_update = Maybe("update_me", User)
+_delete = Count("delete_me")
+_search = Many("list_users", PublicUser)
+
+
+async def get_me(caller: Caller) -> User:
+    """The signed-in user."""
+    return await caller.run(_get())
+
+
+async def update_me(caller: Caller, data: UserPatch, if_match: int | None) -> User:
+    """Change the signed-in user's name or username, or deactivate the account.
+
+    Deactivating is refused while pending or in_progress todos are assigned to them; their tokens stop working at once.
+    """
+    changed = await caller.run(
+        _update(
+            set_username=data.username is not UNSET,
+            username=None if data.username is UNSET else data.username,
+            set_full_name=data.full_name is not UNSET,
+            full_name=None if data.full_name is UNSET else data.full_name,
+            is_active=None if data.is_active is UNSET else data.is_active,
+            version=if_match,
+        )
+    )
+    if changed is None:
+        raise Problem("version_mismatch")
+    return changed
+
+
+async def delete_me(caller: Caller, if_match: int | None) -> None:
+    """Delete the signed-in user, who must own nothing any more."""
+    if not await caller.run(_delete(version=if_match)):
+        raise Problem("version_mismatch")
+
+
+async def list_users(caller: Caller, query: UserSearch) -> Page[PublicUser]:
+    """The active user with this username, to assign a todo to; an empty list if there is none."""
+    if query.cursor is not None:
+        raise Problem("invalid_cursor", "A list of at most one has no next page.")
+    return Page(await caller.run(_search(username=query.username)), None)

@@ -1,0 +1,45 @@
+-- What the service asks about itself: at its start whether its login is a safe one, then whether it may serve.
+
+-- name: check_login
+-- What makes the session's login unfit for serving, because row security wouldn't bind it: what it is, or may become.
+-- returns: one LoginCheck
+-- index: none
+SELECT
+    session_user::text AS login,
+    to_regclass('public.users') IS NOT NULL AS is_migrated,
+    EXISTS (
+        SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolsuper AND pg_has_role(session_user, r.oid, 'MEMBER')
+    ) AS is_superuser,
+    EXISTS (
+        SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolbypassrls AND pg_has_role(session_user, r.oid, 'MEMBER')
+    ) AS bypasses_row_security,
+    has_database_privilege(session_user, current_database(), 'TEMP') AS may_create_temporary_tables,
+    ARRAY(
+        SELECT c.relname::text
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'public'::regnamespace
+            AND c.relkind IN ('r', 'p', 'v', 'm')
+            AND pg_has_role(session_user, c.relowner, 'MEMBER')
+        ORDER BY c.relname
+    ) AS owned_tables,
+    ARRAY(
+        SELECT c.relname::text
+        FROM pg_catalog.pg_class AS c
+        INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped
+        WHERE c.relnamespace = 'public'::regnamespace
+            AND c.relkind IN ('r', 'p')
+            AND NOT (
+                c.relrowsecurity
+                AND c.relforcerowsecurity
+                AND EXISTS (SELECT FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid)
+            )
+        ORDER BY c.relname
+    ) AS unprotected_tables;
+
+-- name: list_applied_migrations
+-- The names of the migrations the database has; a few dozen at most.
+-- returns: many str
+-- index: none
+SELECT migration_id
+FROM public._yoyo_migration
+ORDER BY migration_id;

@@ -1,0 +1,74 @@
+-- Sign-in with local accounts. Users other than the caller are out of row security's sight: three narrow functions,
+-- which the schema's owner defines, answer what sign-in has to know of them.
+
+-- name: authenticate
+-- The check at the head of every transaction: raises TC401 or TC402 unless the account is active and the token current.
+-- param user_id: uuid
+-- param token_version: integer
+-- returns: none
+-- index: users_pkey
+SELECT authenticate(%(user_id)s, %(token_version)s);
+
+-- name: create_user
+-- param user_id: uuid
+-- param email: text
+-- param username: text
+-- param full_name: text
+-- param password_hash: text
+-- returns: one User
+-- index: users_pkey
+INSERT INTO users (id, email, username, full_name, password_hash)
+VALUES (%(user_id)s, %(email)s, %(username)s, %(full_name)s, %(password_hash)s)
+RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
+
+-- name: find_credentials
+-- param email: text
+-- returns: maybe Credentials
+-- index: users_email_key
+SELECT id, password_hash, is_active, token_version
+FROM find_credentials(%(email)s);
+
+-- name: get_own_credentials
+-- param user_id: uuid
+-- returns: one OwnCredentials
+-- index: users_pkey
+SELECT email, password_hash
+FROM users
+WHERE id = %(user_id)s;
+
+-- name: take_sign_in_attempt
+-- Count one attempt before the password is looked at: seconds to wait, or 0 to go on.
+-- param account: bytea
+-- param address: bytea
+-- returns: one float
+-- index: sign_in_attempts_pkey
+-- writes: yes
+SELECT take_sign_in_attempt(%(account)s, %(address)s);
+
+-- name: forgive_sign_in_attempt
+-- The password was right: what its attempt counted is taken back.
+-- param account: bytea
+-- param address: bytea
+-- returns: none
+-- index: sign_in_attempts_pkey
+-- writes: yes
+SELECT forgive_sign_in_attempt(%(account)s, %(address)s);
+
+-- name: set_password
+-- Tokens issued before carry the old token_version and stop working.
+-- param user_id: uuid
+-- param password_hash: text
+-- returns: none
+-- index: users_pkey
+UPDATE users
+SET password_hash = %(password_hash)s,
+    token_version = token_version + 1
+WHERE id = %(user_id)s;
+
+-- name: revoke_tokens
+-- param user_id: uuid
+-- returns: none
+-- index: users_pkey
+UPDATE users
+SET token_version = token_version + 1
+WHERE id = %(user_id)s;

@@ -1,0 +1,565 @@
+-- Todos. A todo is its owner's; who it is assigned to may read it and change its status.
+
+-- name: get_todo
+-- One of the caller's own todos, or one assigned to them. The second half runs only when the first finds nothing.
+-- param user_id: uuid
+-- param id: uuid
+-- returns: maybe Todo
+-- index: todos_pkey
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND id = %(id)s
+UNION ALL
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE assigned_to = %(user_id)s
+  AND user_id <> %(user_id)s
+  AND id = %(id)s
+LIMIT 1;
+
+-- name: get_todo_by_number
+-- param user_id: uuid
+-- param number: bigint
+-- returns: maybe Todo
+-- index: todos_user_id_number_key
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND number = %(number)s;
+
+-- name: create_todo
+-- The number comes from the trigger todos_before_insert.
+-- param user_id: uuid
+-- param title: text
+-- param description: text
+-- param status: text
+-- param priority: text
+-- param due_date: timestamptz
+-- param assigned_to: uuid
+-- param completed_at: timestamptz
+-- param metadata: jsonb
+-- returns: one Todo
+-- index: todos_pkey
+INSERT INTO todos (user_id, title, description, status, priority, due_date, assigned_to, completed_at, metadata)
+VALUES (
+    %(user_id)s, %(title)s, %(description)s, %(status)s, %(priority)s, %(due_date)s, %(assigned_to)s,
+    %(completed_at)s, coalesce(%(metadata)s, '{}')
+)
+RETURNING
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at;
+
+-- name: update_todo
+-- By id, or by number where id is null. Fields that are null, or whose set_ flag is false, stay; the trigger
+-- todos_before_update holds the transitions and what an assignee may touch. No row when there is no such todo, or the
+-- version asked for has passed.
+-- CASE, because row security keeps coalesce() from being an index condition.
+-- param user_id: uuid
+-- param id: uuid
+-- param number: bigint
+-- param title: text
+-- param set_description: boolean
+-- param description: text
+-- param status: text
+-- param priority: text
+-- param set_due_date: boolean
+-- param due_date: timestamptz
+-- param set_assigned_to: boolean
+-- param assigned_to: uuid
+-- param set_completed_at: boolean
+-- param completed_at: timestamptz
+-- param metadata: jsonb
+-- param version: integer
+-- returns: maybe Todo
+-- index: todos_pkey
+UPDATE todos
+SET title = coalesce(%(title)s, title),
+    description = CASE WHEN %(set_description)s THEN %(description)s ELSE description END,
+    status = coalesce(%(status)s, status),
+    priority = coalesce(%(priority)s, priority),
+    due_date = CASE WHEN %(set_due_date)s THEN %(due_date)s ELSE due_date END,
+    assigned_to = CASE WHEN %(set_assigned_to)s THEN %(assigned_to)s ELSE assigned_to END,
+    completed_at = CASE WHEN %(set_completed_at)s THEN %(completed_at)s ELSE completed_at END,
+    metadata = coalesce(%(metadata)s, metadata)
+WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
+  AND id = CASE
+          WHEN %(id)s IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = %(user_id)s AND t.number = %(number)s)
+          ELSE %(id)s
+      END
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at;
+
+-- name: delete_todo
+-- By id, or by number where id is null; its links go with it.
+-- param user_id: uuid
+-- param id: uuid
+-- param number: bigint
+-- param version: integer
+-- returns: maybe UUID
+-- index: todos_pkey
+DELETE FROM todos
+WHERE user_id = %(user_id)s
+  AND id = CASE
+          WHEN %(id)s IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = %(user_id)s AND t.number = %(number)s)
+          ELSE %(id)s
+      END
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING id;
+
+-- Lists, a keyset page at a time: (after, after_id) is the key of the row before, or the lowest (in descending orders
+-- the highest) there can be. Each order is a query of its own, so that each walks its own index.
+
+-- name: list_todos_by_status
+-- The usual list: one status, newest first, no other filter.
+-- param user_id: uuid
+-- param status: text
+-- param after: timestamptz
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_status_created_at_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND status = %(status)s
+  AND (created_at, id) < (%(after)s, %(after_id)s)
+ORDER BY created_at DESC, id DESC
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_created_at
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: timestamptz
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_created_at_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND (created_at, id) > (%(after)s, %(after_id)s)
+  AND (%(status)s IS NULL OR status = ANY (%(status)s))
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+  AND (%(overdue)s IS NULL
+       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+ORDER BY created_at, id
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_created_at_desc
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: timestamptz
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_created_at_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND (created_at, id) < (%(after)s, %(after_id)s)
+  AND (%(status)s IS NULL OR status = ANY (%(status)s))
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+  AND (%(overdue)s IS NULL
+       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+ORDER BY created_at DESC, id DESC
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_updated_at
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: timestamptz
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_updated_at_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND (updated_at, id) > (%(after)s, %(after_id)s)
+  AND (%(status)s IS NULL OR status = ANY (%(status)s))
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+  AND (%(overdue)s IS NULL
+       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+ORDER BY updated_at, id
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_updated_at_desc
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: timestamptz
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_updated_at_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND (updated_at, id) < (%(after)s, %(after_id)s)
+  AND (%(status)s IS NULL OR status = ANY (%(status)s))
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+  AND (%(overdue)s IS NULL
+       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+ORDER BY updated_at DESC, id DESC
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_priority
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: smallint
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_priority_rank_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND (priority_rank, id) > (%(after)s, %(after_id)s)
+  AND (%(status)s IS NULL OR status = ANY (%(status)s))
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+  AND (%(overdue)s IS NULL
+       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+ORDER BY priority_rank, id
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_priority_desc
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: smallint
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_priority_rank_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND (priority_rank, id) < (%(after)s, %(after_id)s)
+  AND (%(status)s IS NULL OR status = ANY (%(status)s))
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+  AND (%(overdue)s IS NULL
+       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+ORDER BY priority_rank DESC, id DESC
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_number
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: bigint
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_number_key
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND number > %(after)s
+  AND (%(status)s IS NULL OR status = ANY (%(status)s))
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+  AND (%(overdue)s IS NULL
+       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+ORDER BY number
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_number_desc
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: bigint
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_number_key
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND number < %(after)s
+  AND (%(status)s IS NULL OR status = ANY (%(status)s))
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+  AND (%(overdue)s IS NULL
+       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+ORDER BY number DESC
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_due_date
+-- Todos without a due date come last: a range of the index of their own, behind the key after_undated_id.
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: timestamptz
+-- param after_id: uuid
+-- param after_undated_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_due_date_idx
+(
+    SELECT
+        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+        metadata, version, created_at, updated_at
+    FROM todos
+    WHERE user_id = %(user_id)s
+      AND (due_date, id) > (%(after)s, %(after_id)s)
+      AND (%(status)s IS NULL OR status = ANY (%(status)s))
+      AND (%(completed)s IS NULL OR completed = %(completed)s)
+      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+      AND (%(overdue)s IS NULL
+           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+    ORDER BY due_date, id
+    LIMIT %(row_limit)s
+)
+UNION ALL
+(
+    SELECT
+        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+        metadata, version, created_at, updated_at
+    FROM todos
+    WHERE user_id = %(user_id)s
+      AND due_date IS NULL
+      AND id > %(after_undated_id)s
+      AND (%(status)s IS NULL OR status = ANY (%(status)s))
+      AND (%(completed)s IS NULL OR completed = %(completed)s)
+      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+      AND (%(overdue)s IS NULL
+           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+    ORDER BY due_date, id
+    LIMIT %(row_limit)s
+)
+ORDER BY due_date NULLS LAST, id
+LIMIT %(row_limit)s;
+
+-- name: list_todos_by_due_date_desc
+-- Todos without a due date come last, in this order too: a range of the index of their own, behind the key after_undated_id.
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param after: timestamptz
+-- param after_id: uuid
+-- param after_undated_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_user_id_due_date_idx
+(
+    SELECT
+        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+        metadata, version, created_at, updated_at
+    FROM todos
+    WHERE user_id = %(user_id)s
+      AND (due_date, id) < (%(after)s, %(after_id)s)
+      AND (%(status)s IS NULL OR status = ANY (%(status)s))
+      AND (%(completed)s IS NULL OR completed = %(completed)s)
+      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+      AND (%(overdue)s IS NULL
+           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+    ORDER BY due_date DESC, id DESC
+    LIMIT %(row_limit)s
+)
+UNION ALL
+(
+    SELECT
+        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+        metadata, version, created_at, updated_at
+    FROM todos
+    WHERE user_id = %(user_id)s
+      AND due_date IS NULL
+      AND id < %(after_undated_id)s
+      AND (%(status)s IS NULL OR status = ANY (%(status)s))
+      AND (%(completed)s IS NULL OR completed = %(completed)s)
+      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+      AND (%(overdue)s IS NULL
+           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+    ORDER BY due_date DESC, id DESC
+    LIMIT %(row_limit)s
+)
+ORDER BY due_date DESC NULLS LAST, id DESC
+LIMIT %(row_limit)s;
+
+-- name: list_assigned_todos
+-- What is assigned to the caller, in any order: the key is computed and sorted, since assigned todos are few beside owned
+-- ones. Direction is 1 or -1; todos without a due date come last in both.
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param sort: text
+-- param direction: integer
+-- param after: bigint
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_assigned_to_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM (
+    SELECT
+        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+        metadata, version, created_at, updated_at,
+        coalesce(CASE %(sort)s
+                WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
+                WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
+                WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
+                WHEN 'priority' THEN priority_rank
+                ELSE number
+            END * %(direction)s, 9223372036854775807) AS sort_key
+    FROM todos
+    WHERE assigned_to = %(user_id)s
+      AND (%(status)s IS NULL OR status = ANY (%(status)s))
+      AND (%(completed)s IS NULL OR completed = %(completed)s)
+      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+      AND (%(overdue)s IS NULL
+           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+) AS visible
+WHERE (sort_key, id) > (%(after)s, %(after_id)s)
+ORDER BY sort_key, id
+LIMIT %(row_limit)s;
+
+-- name: list_all_todos
+-- What the caller owns or is assigned, in any order, as list_assigned_todos.
+-- param user_id: uuid
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+-- param sort: text
+-- param direction: integer
+-- param after: bigint
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todos_assigned_to_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM (
+    SELECT
+        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+        metadata, version, created_at, updated_at,
+        coalesce(CASE %(sort)s
+                WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
+                WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
+                WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
+                WHEN 'priority' THEN priority_rank
+                ELSE number
+            END * %(direction)s, 9223372036854775807) AS sort_key
+    FROM todos
+    WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
+      AND (%(status)s IS NULL OR status = ANY (%(status)s))
+      AND (%(completed)s IS NULL OR completed = %(completed)s)
+      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+      AND (%(overdue)s IS NULL
+           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+) AS visible
+WHERE (sort_key, id) > (%(after)s, %(after_id)s)
+ORDER BY sort_key, id
+LIMIT %(row_limit)s;

@@ -1,0 +1,44 @@
+-- name: get_me
+-- param user_id: uuid
+-- returns: one User
+-- index: users_pkey
+SELECT id, email, username, full_name, is_active, version, created_at, updated_at
+FROM users
+WHERE id = %(user_id)s;
+
+-- name: update_me
+-- Fields whose set_ flag is false stay. No row when the version asked for has passed.
+-- param user_id: uuid
+-- param set_username: boolean
+-- param username: text
+-- param set_full_name: boolean
+-- param full_name: text
+-- param is_active: boolean
+-- param version: integer
+-- returns: maybe User
+-- index: users_pkey
+UPDATE users
+SET username = CASE WHEN %(set_username)s THEN %(username)s ELSE username END,
+    full_name = CASE WHEN %(set_full_name)s THEN %(full_name)s ELSE full_name END,
+    is_active = coalesce(%(is_active)s, is_active)
+WHERE id = %(user_id)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
+
+-- name: delete_me
+-- Refused by the foreign keys of what the user still owns.
+-- param user_id: uuid
+-- param version: integer
+-- returns: count
+-- index: users_pkey
+DELETE FROM users
+WHERE id = %(user_id)s
+  AND (%(version)s IS NULL OR version = %(version)s);
+
+-- name: list_users
+-- The one active user with this name, whatever its case. find_user_by_username gives away no more than these columns.
+-- param username: text
+-- returns: many PublicUser
+-- index: users_username_key
+SELECT id, username, full_name
+FROM find_user_by_username(%(username)s);

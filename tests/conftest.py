@@ -1,0 +1,366 @@
+"""What the tests share: real PostgreSQL servers, clones of a migrated database, the service as a process, users.
+
+Tests stay apart by using fresh users, not fresh databases, wherever that is enough.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import IO
+from uuid import UUID
+
+import httpx
+import psycopg
+import pytest
+from psycopg import sql
+
+from service.auth import Tokens
+from service.embedded import EmbeddedPostgres
+from service.embedded.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
+
+REPOSITORY = Path(__file__).parent.parent
+POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
+TEMPLATE = "todochat_template"
+PASSWORD = "correct horse battery staple"
+UNSAFE_BUT_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+STARTUP_SECONDS = 30.0
+PLAIN_HTTP = httpx.create_ssl_context()
+"""One for all clients: each would read the system's certificates anew, which takes longer than most tests."""
+
+for _name in [name for name in os.environ if name.startswith("PG")]:  # libpq would take defaults from them
+    del os.environ[_name]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "root: needs to run as root; left out otherwise")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        left_out = [item for item in items if item.get_closest_marker("root")]
+        items[:] = [item for item in items if not item.get_closest_marker("root")]
+        config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where CI is set, nothing may be left out silently: a skip is a failure."""
+    report = yield
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, which CI does not accept: {call.excinfo and call.excinfo.value}"
+    return report
+
+
+# PostgreSQL
+
+
+@contextlib.contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """A temporary folder that the account which runs root's server can pass through."""
+    folder = Path(tempfile.mkdtemp(prefix="todochat tests "))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL server for this session, of the version in the wheel; its URL names a superuser by default."""
+    with reachable_folder() as folder, EmbeddedPostgres(folder / "postgres", options=UNSAFE_BUT_FAST) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres15() -> Iterator[EmbeddedPostgres]:
+    """A server of the oldest version supported."""
+    if not (POSTGRES_15 / "postgres").exists():
+        pytest.skip("needs PostgreSQL 15: apt-get install postgresql-15")
+    with (
+        reachable_folder() as folder,
+        EmbeddedPostgres(folder / "postgres", bin_dir=POSTGRES_15, options=UNSAFE_BUT_FAST) as server,
+    ):
+        yield server
+
+
+@dataclasses.dataclass(frozen=True)
+class TestDatabase:
+    """A database with the whole schema, and how to reach it as the service, as who migrates, and as a superuser."""
+
+    __test__ = False
+
+    name: str
+    service_url: str
+    owner_url: str
+    superuser_url: str
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres: EmbeddedPostgres) -> TestDatabase:
+    """A migrated database to clone; nobody connects to it."""
+    urls = prepare_database(postgres, TEMPLATE)
+    migrate_database(postgres, urls)
+    return _database(postgres, TEMPLATE)
+
+
+def _database(server: EmbeddedPostgres, name: str) -> TestDatabase:
+    return TestDatabase(name, server.url(name, SERVICE_LOGIN), server.url(name, OWNER_LOGIN), server.url(name))
+
+
+@contextlib.contextmanager
+def _database_factory(server: EmbeddedPostgres, template: TestDatabase) -> Iterator[Callable[[], TestDatabase]]:
+    names: list[str] = []
+
+    def make() -> TestDatabase:
+        name = f"test_{secrets.token_hex(6)}"
+        parts = {
+            "name": sql.Identifier(name),
+            "template": sql.Identifier(template.name),
+            "owner": sql.Identifier(OWNER_LOGIN),
+        }
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template} OWNER {owner}").format(**parts))
+            names.append(name)
+            # A clone has neither the privileges nor the settings of its template.
+            connection.execute(
+                "UPDATE pg_database AS d SET datacl = t.datacl FROM pg_database AS t"
+                " WHERE t.datname = %s AND d.datname = %s",
+                (template.name, name),
+            )
+            connection.execute(
+                "INSERT INTO pg_db_role_setting SELECT d.oid, s.setrole, s.setconfig FROM pg_db_role_setting s"
+                " JOIN pg_database t ON t.oid = s.setdatabase AND t.datname = %s JOIN pg_database d ON d.datname = %s",
+                (template.name, name),
+            )
+        return _database(server, name)
+
+    try:
+        yield make
+    finally:
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            for name in names:
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def make_database(postgres: EmbeddedPostgres, template_database: TestDatabase) -> Iterator[Callable[[], TestDatabase]]:
+    """Call it for a database of the test's own, with the whole schema and no rows."""
+    with _database_factory(postgres, template_database) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_module_database(
+    postgres: EmbeddedPostgres, template_database: TestDatabase
+) -> Iterator[Callable[[], TestDatabase]]:
+    """The same for a database that a module's tests share."""
+    with _database_factory(postgres, template_database) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def session_database(postgres: EmbeddedPostgres, template_database: TestDatabase) -> Iterator[TestDatabase]:
+    """The database that the session's server works on."""
+    with _database_factory(postgres, template_database) as make:
+        yield make()
+
+
+# The service
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def service_environment(**env: str) -> dict[str, str]:
+    """This process's environment without any setting of the service, and with ``env``."""
+    names = (
+        "DATABASE_",
+        "MIGRATION_",
+        "JWT_",
+        "HOST",
+        "PORT",
+        "METRICS_",
+        "FORWARDED_",
+        "SHUTDOWN_",
+        "LOG_",
+        "EMBEDDED_",
+    )
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+    return {**inherited, "PYTHONUNBUFFERED": "1", **env}
+
+
+@dataclasses.dataclass
+class Server:
+    """The service, running as a process of its own."""
+
+    url: str
+    database: TestDatabase
+    log_path: Path
+    env: dict[str, str]
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def log(self) -> str:
+        """What it printed up to now."""
+        return self.log_path.read_text(errors="replace")
+
+    def wait_until_ready(self, seconds: float = STARTUP_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health/ready", timeout=5, verify=PLAIN_HTTP).status_code == 200:
+                    return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                state = "ended" if self.process.poll() is not None else f"not ready after {seconds} s"
+                pytest.fail(f"the service is {state}; it said:\n{self.log()[-4000:]}")
+            time.sleep(0.02)
+
+    def stop(self, seconds: float = 20.0) -> int:
+        """Ask it to end; its exit status. One that stays longer than ``seconds`` is killed, and the test fails."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            pytest.fail(f"the service did not end within {seconds} s of SIGTERM; it said:\n{self.log()[-4000:]}")
+
+
+@contextlib.contextmanager
+def _server_factory(folder: Path, make_database: Callable[[], TestDatabase]) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+    logs: list[IO[bytes]] = []
+
+    def start(*, database: TestDatabase | None = None, ready: bool = True, **env: str) -> Server:
+        database = database or make_database()
+        port = env.get("PORT") or str(free_port())
+        settings = {
+            "DATABASE_URL": database.service_url,
+            "JWT_SECRET": secrets.token_hex(32),
+            "SHUTDOWN_DELAY_SECONDS": "0",
+            **env,
+            "PORT": port,
+        }
+        log_path = folder / f"service-{port}-{len(servers)}.log"
+        log = log_path.open("wb")
+        logs.append(log)
+        environment = service_environment(**settings)
+        command = [sys.executable, "-m", "service", "serve"]
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+        server = Server(f"http://127.0.0.1:{port}", database, log_path, environment, process)
+        servers.append(server)
+        if ready:
+            server.wait_until_ready()
+        return server
+
+    try:
+        yield start
+    finally:
+        for server in servers:
+            if server.process.poll() is None:
+                server.process.send_signal(signal.SIGCONT)
+                server.process.send_signal(signal.SIGTERM)
+        for server in servers:
+            try:
+                server.process.wait(20)
+            except subprocess.TimeoutExpired:
+                server.process.kill()
+                server.process.wait()
+        for log in logs:
+            log.close()
+
+
+@pytest.fixture(scope="session")
+def server(session_database: TestDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service on a database of its own, shared by the session's tests."""
+    with _server_factory(tmp_path_factory.mktemp("service"), lambda: session_database) as start:
+        yield start()
+
+
+@pytest.fixture
+def start_server(tmp_path: Path, make_database: Callable[[], TestDatabase]) -> Iterator[Callable[..., Server]]:
+    """Call it for a service of the test's own: ``start_server(database=…, ready=…, NAME="value", …)``."""
+    with _server_factory(tmp_path, make_database) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[httpx.Client]:
+    """A client of the session's service that is not signed in."""
+    with httpx.Client(base_url=server.url, timeout=10, verify=PLAIN_HTTP) as found:
+        yield found
+
+
+@dataclasses.dataclass(frozen=True)
+class User:
+    """A registered user who is signed in; ``client`` sends the token."""
+
+    id: UUID
+    email: str
+    token: str
+    client: httpx.Client
+    password: str = PASSWORD
+
+
+_numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def user_factory(server: Server) -> Generator[Callable[..., User]]:
+    """Registers users with any server; their tokens are made here, which spares a password check each."""
+    tokens = Tokens(server.env["JWT_SECRET"], None, 900, 3600)
+    with contextlib.ExitStack() as clients:
+        client = clients.enter_context(httpx.Client(base_url=server.url, timeout=10, verify=PLAIN_HTTP))
+
+        def make(**fields: object) -> User:
+            number = next(_numbers)
+            body = {"email": f"user{number}-{secrets.token_hex(4)}@example.com", "password": PASSWORD, **fields}
+            registered = client.post("/v1/auth/register", json=body)
+            assert registered.status_code == 201, registered.text
+            user_id = UUID(registered.json()["id"])
+            token = tokens.issue(user_id, 1).access_token
+            headers = {"Authorization": f"Bearer {token}"}
+            own = clients.enter_context(
+                httpx.Client(base_url=client.base_url, headers=headers, timeout=10, verify=PLAIN_HTTP)
+            )
+            return User(user_id, str(body["email"]), token, own, str(body["password"]))
+
+        yield make
+
+
+@pytest.fixture
+def new_user(server: Server) -> Iterator[Callable[..., User]]:
+    """Call it for a fresh user of the session's service; keywords go into the registration."""
+    with user_factory(server) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def new_module_user(server: Server) -> Iterator[Callable[..., User]]:
+    """The same for users whom a module's tests share."""
+    with user_factory(server) as make:
+        yield make

@@ -1,0 +1,1432 @@
+"""The tables hold the rules of the model for whoever writes: each rule is tried in SQL, by the service and by hand."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count, pairwise
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+from psycopg.types.json import Json, Jsonb
+
+from tests.conftest import TestDatabase
+
+Connection = psycopg.Connection[Any]
+
+DEADLINE_SECONDS = 10.0
+NOW = datetime.now(UTC)
+PAST, FUTURE = NOW - timedelta(days=1), NOW + timedelta(days=1)
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def database(make_module_database: Callable[[], TestDatabase]) -> TestDatabase:
+    return make_module_database()
+
+
+@pytest.fixture(scope="module")
+def dba(database: TestDatabase) -> Iterator[Connection]:
+    """A superuser who types SQL by hand; every statement is a transaction."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def service(database: TestDatabase) -> Iterator[Connection]:
+    """The service's own login."""
+    with psycopg.connect(database.service_url, autocommit=True) as connection:
+        yield connection
+
+
+@contextmanager
+def acting(connection: Connection, user_id: UUID, request_id: str = "") -> Iterator[Connection]:
+    """A transaction for this user, as the service opens it."""
+    with connection.transaction():
+        for name, value in (("app.user_id", str(user_id)), ("app.request_id", request_id)):
+            connection.execute(sql.SQL("SET LOCAL {} = {}").format(sql.SQL(name), value))
+        yield connection
+
+
+def insert(connection: Connection, table: str, **values: Any) -> dict[str, Any]:
+    """Insert a row with just these columns; the whole row as it then stands."""
+    adapted = [Jsonb(value) if isinstance(value, dict) else value for value in values.values()]
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING *").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, values)),
+        sql.SQL(", ").join([sql.Placeholder()] * len(values)),
+    )
+    cursor = connection.execute(statement, adapted)
+    row = cursor.fetchone()
+    assert row
+    return dict(zip([column.name for column in cursor.description or ()], row, strict=True))
+
+
+def update(connection: Connection, table: str, row: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """Set columns of the row; the whole row as it then stands."""
+    adapted = [Jsonb(value) if isinstance(value, dict) else value for value in values.values()]
+    statement = sql.SQL("UPDATE {} SET {} WHERE id = %s RETURNING *").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in values),
+    )
+    cursor = connection.execute(statement, [*adapted, row["id"]])
+    found = cursor.fetchone()
+    assert found, "no such row"
+    return dict(zip([column.name for column in cursor.description or ()], found, strict=True))
+
+
+def new_user(connection: Connection, **values: Any) -> UUID:
+    row = insert(connection, "users", **{"email": f"person{next(_numbers)}@example.org", **values})
+    return row["id"]
+
+
+def new_todo(connection: Connection, user_id: UUID, **values: Any) -> dict[str, Any]:
+    return insert(connection, "todos", **{"user_id": user_id, "title": "Buy milk", **values})
+
+
+def new_conversation(connection: Connection, user_id: UUID, **values: Any) -> dict[str, Any]:
+    return insert(connection, "conversations", **{"user_id": user_id, **values})
+
+
+def new_message(connection: Connection, conversation: dict[str, Any], **values: Any) -> dict[str, Any]:
+    owner, conversation_id = conversation["user_id"], conversation["id"]
+    basics = {"user_id": owner, "conversation_id": conversation_id, "sender_type": "user", "content": "Hello"}
+    return insert(connection, "messages", **{**basics, **values})
+
+
+def new_link(
+    connection: Connection, todo: dict[str, Any], conversation: dict[str, Any], **values: Any
+) -> dict[str, Any]:
+    ids = {"user_id": todo["user_id"], "todo_id": todo["id"], "conversation_id": conversation["id"]}
+    return insert(connection, "todo_conversation_links", **{**ids, **values})
+
+
+def reread(connection: Connection, table: str, row: dict[str, Any]) -> dict[str, Any]:
+    cursor = connection.execute(sql.SQL("SELECT * FROM {} WHERE id = %s").format(sql.Identifier(table)), [row["id"]])
+    return dict(zip([column.name for column in cursor.description or ()], cursor.fetchone(), strict=True))
+
+
+@contextmanager
+def refused(state: str, constraint: str | None = None) -> Iterator[None]:
+    """What happens inside must fail with this SQLSTATE and, where one is given, this constraint."""
+    with pytest.raises(psycopg.Error) as caught:
+        yield
+    assert (caught.value.sqlstate, caught.value.diag.constraint_name) == (state, constraint), caught.value
+
+
+def refused_check(constraint: str):
+    return refused("23514", constraint)
+
+
+# The catalogue
+
+
+OURS = "nspname = 'public' AND pg_get_userbyid(relowner) = 'todochat_owner'"
+
+COLUMNS = {
+    "users": "id email email_key username username_key full_name password_hash is_active token_version created_at"
+    " updated_at version",
+    "sign_in_attempts": "key allowed_at",
+    "identities": "user_id id issuer subject created_at updated_at version",
+    "todo_counters": "user_id last_number",
+    "todos": "user_id id number title description status completed priority priority_rank due_date assigned_to"
+    " completed_at metadata created_at updated_at version",
+    "conversations": "user_id id title metadata last_position message_count created_at updated_at version",
+    "messages": "user_id conversation_id position id sender_type role sender_id content message_type metadata"
+    " created_at updated_at version",
+    "todo_conversation_links": "user_id id todo_id conversation_id relationship_type created_at updated_at version",
+    "idempotency_keys": "user_id key operation request_hash status headers body created_at",
+    "audit_log": "user_id id xact at actor_id action table_name row_id before request_id",
+}
+
+# What need not start with user_id, and why.
+ACROSS_USERS = {
+    "identities_issuer_subject_key": "an outside account is one person's",
+    "todos_assigned_to_fkey": "the assignee is somebody else",
+    "todos_assigned_to_idx": "serves the assignee's list",
+    "idempotency_keys_created_at_idx": "serves the removal of old keys, of all users",
+}
+
+
+def test_every_table_has_the_columns_of_the_model(dba: Connection) -> None:
+    rows = dba.execute(
+        "SELECT relname, string_agg(attname, ' ' ORDER BY attnum) FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_attribute ON attrelid = c.oid"
+        f" WHERE {OURS} AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped GROUP BY relname"
+    )
+    assert dict(rows.fetchall()) == COLUMNS
+
+
+COMMENTED = {
+    "tables and indexes": "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+    f" WHERE {OURS} AND relkind IN ('r', 'p', 'i', 'v') AND obj_description(c.oid, 'pg_class') IS NULL",
+    "columns": "SELECT relname, attname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+    f" JOIN pg_attribute ON attrelid = c.oid WHERE {OURS} AND relkind IN ('r', 'p', 'v') AND attnum > 0"
+    " AND NOT attisdropped AND col_description(c.oid, attnum) IS NULL",
+    "functions": "SELECT proname FROM pg_proc p WHERE pronamespace = 'public'::regnamespace"
+    " AND obj_description(p.oid, 'pg_proc') IS NULL",
+    "policies": "SELECT polname FROM pg_policy p WHERE obj_description(p.oid, 'pg_policy') IS NULL",
+    "triggers": "SELECT tgname FROM pg_trigger t WHERE NOT tgisinternal"
+    " AND obj_description(t.oid, 'pg_trigger') IS NULL",
+    "roles": "SELECT rolname FROM pg_roles r WHERE rolname IN ('todochat_owner', 'todochat_app')"
+    " AND shobj_description(r.oid, 'pg_authid') IS NULL",
+}
+
+
+@pytest.mark.parametrize("query", COMMENTED.values(), ids=COMMENTED)
+def test_everything_says_in_a_comment_what_it_is(dba: Connection, query: str) -> None:
+    assert dba.execute(query).fetchall() == []
+
+
+def test_every_index_says_which_query_it_serves(dba: Connection) -> None:
+    rows = dba.execute(
+        "SELECT relname, obj_description(c.oid, 'pg_class') FROM pg_class c"
+        f" JOIN pg_namespace n ON n.oid = relnamespace WHERE {OURS} AND relkind = 'i'"
+    ).fetchall()
+    assert len(rows) > len(COLUMNS)
+    assert [name for name, comment in rows if not comment.startswith("Serves ")] == []
+
+
+def test_every_key_of_a_user_s_table_starts_with_user_id(dba: Connection) -> None:
+    rows = dba.execute(
+        "SELECT conname, a.attname FROM pg_constraint JOIN pg_class c ON c.oid = conrelid"
+        " JOIN pg_attribute u ON u.attrelid = conrelid AND u.attname = 'user_id'"
+        " JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = conkey[1] WHERE contype IN ('p', 'u', 'f')"
+        " UNION SELECT relname, a.attname FROM pg_index i JOIN pg_class c ON c.oid = indexrelid"
+        " JOIN pg_attribute u ON u.attrelid = indrelid AND u.attname = 'user_id'"
+        " JOIN pg_attribute a ON a.attrelid = indrelid AND a.attnum = indkey[0]"
+    ).fetchall()
+    assert len(rows) > len(COLUMNS)
+    assert {name for name, first in rows if first != "user_id"} == set(ACROSS_USERS)
+
+
+def test_every_constraint_and_index_is_named_after_its_table(dba: Connection) -> None:
+    rows = dba.execute(
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint JOIN pg_class c ON c.oid = conrelid"
+        f" JOIN pg_namespace n ON n.oid = relnamespace WHERE {OURS} AND contype <> 'n'"
+        " UNION SELECT indrelid::regclass::text, c.relname FROM pg_index JOIN pg_class c ON c.oid = indexrelid"
+        f" JOIN pg_namespace n ON n.oid = relnamespace WHERE {OURS}"
+    ).fetchall()
+    assert rows
+    assert [name for table, name in rows if not name.startswith(f"{table}_") or name[-1].isdigit()] == []
+
+
+def test_columns_have_types_that_row_security_and_readers_can_live_with(dba: Connection) -> None:
+    rows = dba.execute(
+        "SELECT DISTINCT format_type(atttypid, atttypmod) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+        f" JOIN pg_attribute ON attrelid = c.oid WHERE {OURS} AND relkind = 'r' AND attnum > 0 AND NOT attisdropped"
+    )
+    timeless = {"uuid", "text", "integer", "smallint", "boolean", "jsonb", "bytea", "xid8"}
+    assert {row[0] for row in rows} == {*timeless, "timestamp with time zone"}
+
+
+# Ids, times and what a DBA need not type
+
+
+def test_ids_are_of_version_7_and_in_the_order_of_time(dba: Connection) -> None:
+    before = time.time()
+    ids = [dba.execute("SELECT uuid7()").fetchone()[0] for _ in range(50)]
+    assert all(found.version == 7 and found.variant == "specified in RFC 4122" for found in ids)
+    assert [one < other for one, other in pairwise(ids)] == [True] * 49
+    assert before - 0.01 < (ids[0].int >> 80) / 1000 < time.time() + 0.01
+
+
+def test_ids_made_in_one_statement_differ(dba: Connection) -> None:
+    assert dba.execute("SELECT count(DISTINCT uuid7()) FROM generate_series(1, 20000)").fetchone() == (20000,)
+
+
+def test_a_row_typed_by_hand_needs_no_id_number_position_or_time(dba: Connection) -> None:
+    user = new_user(dba)
+    todo, conversation = new_todo(dba, user), new_conversation(dba, user)
+    message, link = new_message(dba, conversation), new_link(dba, todo, conversation)
+    identity = insert(dba, "identities", user_id=user, issuer="https://issuer.example", subject=str(user))
+    for row in (todo, conversation, message, link, identity):
+        assert row["id"].version == 7
+        assert row["version"] == 1
+        assert row["created_at"] == row["updated_at"]
+        assert abs(row["created_at"] - datetime.now(UTC)) < timedelta(seconds=30)
+    assert (todo["number"], todo["status"], todo["priority"], todo["metadata"]) == (1, "pending", "medium", {})
+    assert (message["position"], message["message_type"], message["sender_id"]) == (1, "text", user)
+    assert link["relationship_type"] == "discussion"
+
+
+def test_the_owner_of_the_tables_can_type_rows_for_the_user_it_names(database: TestDatabase, dba: Connection) -> None:
+    user = new_user(dba)
+    with psycopg.connect(database.owner_url, autocommit=True) as owner:
+        owner.execute("SET ROLE todochat_owner")
+        with acting(owner, user):
+            todo = new_todo(owner, user)
+            assert new_message(owner, new_conversation(owner, user))["position"] == 1
+        with refused("42501"):
+            new_todo(owner, user)
+    assert reread(dba, "todos", todo)["number"] == 1
+
+
+# What a column takes
+
+
+LONG_EMAIL = f"{'a' * 64}@{'b' * 63}.{'c' * 63}.{'d' * 61}"  # 254 characters
+INVISIBLE = (
+    " \t\n\u00a0\u00ad\u115f\u1160\u1680\u180e\u2003\u200b\u200f\u2028\u202e\u202f\u2060\u2064\u2800\u3000\u3164\ufeff"
+)
+BIGGEST = {"k": "x" * (16384 - len('{"k": ""}'))}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    found: Any = {}
+    for _ in range(levels - 2):
+        found = [found]
+    return {"k": found}
+
+
+TITLES_GOOD = ["a", "x" * 200, f" {'x' * 200}\n", "\u200bok\ufeff", "日本語", "<b>&", "🙂" * 200, " " * 800 + "x" * 200]
+TITLES_BAD = ["", " ", INVISIBLE, "\x01\x1f\x7f\x85", "x" * 201, f"{'x' * 100} {'x' * 100}", " " * 1000 + "x"]
+METADATA_GOOD = [{}, {"a": [1, 2.5, None, {"b": "c"}]}, BIGGEST, nested(32), {"big": 17 * 10**307, "small": -1e-300}]
+METADATA_BAD = [{"k": BIGGEST["k"] + "x"}, nested(33)]
+TIMES_GOOD = ["1970-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"]
+TIMES_BAD = ["1969-12-31T23:59:59.999999Z", "10000-01-01T00:00:00Z", "infinity", "-infinity"]
+
+# table, column, good values, bad values; the constraint is called table_column_check.
+VALUES: list[tuple[str, str, list[Any], list[Any]]] = [
+    (
+        "users",
+        "email",
+        ["a@b", "A.b+c@d-e.example", "!#$%&'*+/=?^_`{|}~-@x.y", LONG_EMAIL, f"a{LONG_EMAIL}"],
+        ["", "a", "@b", "a@", "a b@c.de", "a@b..c", "a@-b.c", "a@b-.c", "ä@b.de", "a@ä.de", "a@b\n", f"aa{LONG_EMAIL}"],
+    ),
+    ("users", "username", ["abc", "A_b-9", "x" * 49 + "y"], ["", "ab", "x" * 51, "a b", "äbc", "abc\n", "a.bc"]),
+    ("users", "full_name", ["", "Åse Ødegård", "x" * 200], ["x" * 201]),
+    ("users", "password_hash", ["$argon2id$", "x" * 255], ["", "x" * 256]),
+    ("users", "token_version", [1], [0]),
+    ("todos", "number", [2, 2**31 - 1], [0, -1]),
+    ("todos", "title", TITLES_GOOD, TITLES_BAD),
+    ("todos", "description", ["", "x" * 1000], ["x" * 1001]),
+    ("todos", "status", ["pending", "in_progress", "completed", "archived"], ["", "done", "Pending", "PENDING"]),
+    ("todos", "priority", ["low", "medium", "high", "urgent"], ["", "top", "High"]),
+    ("todos", "due_date", [*TIMES_GOOD, None, PAST], TIMES_BAD),
+    ("todos", "metadata", METADATA_GOOD, METADATA_BAD),
+    ("todos", "version", [1, 7], [0]),
+    ("conversations", "title", [*TITLES_GOOD, None], TITLES_BAD),
+    ("conversations", "metadata", METADATA_GOOD, METADATA_BAD),
+    ("conversations", "last_position", [0, 5], [-1]),
+    ("messages", "content", ["x", " ", "x" * 10000, "🙂" * 10000], ["", "x" * 10001]),
+    ("messages", "message_type", ["text", "command", "response", "error"], ["", "tool"]),
+    ("messages", "position", [1, 2**31 - 1], [0, -1]),
+    ("messages", "metadata", METADATA_GOOD, METADATA_BAD),
+    ("todo_conversation_links", "relationship_type", ["discussion", "update", "creation"], ["", "deletion"]),
+    ("identities", "issuer", ["x", "x" * 255], ["", "x" * 256]),
+    ("identities", "subject", ["x", "x" * 255, "not a uuid, やあ"], ["", "x" * 256]),
+    ("idempotency_keys", "key", ["x", " ", "~" * 255], ["", "x" * 256, "é", "a\tb", "a\n"]),
+    ("idempotency_keys", "operation", ["POST /v1/todos", "x" * 500], ["", "x" * 501]),
+    ("idempotency_keys", "request_hash", [b"x" * 32], [b"", b"x" * 31, b"x" * 33]),
+    ("idempotency_keys", "status", [None, 200, 599], [0, 199, 600]),
+    ("idempotency_keys", "headers", [{}, {"location": "/v1/todos/1"}], [Json([]), Json("a"), Json(None)]),
+]
+
+
+class Base:
+    """For each table a way to insert a row that is fine but for what is given."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.user = new_user(connection)
+        self.todo = new_todo(connection, self.user)
+        self.conversation = new_conversation(connection, self.user)
+
+    def insert(self, table: str, **values: Any) -> dict[str, Any]:
+        basics: dict[str, dict[str, Any]] = {
+            "users": {"email": f"person{next(_numbers)}@example.org"},
+            "todos": {"user_id": self.user, "title": "Buy milk"},
+            "conversations": {"user_id": self.user},
+            "messages": {
+                "user_id": self.user,
+                "conversation_id": self.conversation["id"],
+                "sender_type": "user",
+                "content": "Hello",
+            },
+            "todo_conversation_links": {
+                "user_id": self.user,
+                "todo_id": self.todo["id"],
+                "conversation_id": self.conversation["id"],
+            },
+            "identities": {"user_id": self.user, "issuer": "https://issuer.example", "subject": "somebody"},
+            "idempotency_keys": {
+                "user_id": self.user,
+                "key": "key",
+                "operation": "POST /v1/todos",
+                "request_hash": b"x" * 32,
+            },
+        }
+        return insert(self.connection, table, **{**basics[table], **values})
+
+
+@pytest.fixture(scope="module")
+def base(dba: Connection) -> Base:
+    return Base(dba)
+
+
+@pytest.mark.parametrize(("table", "column", "good", "bad"), VALUES, ids=[f"{case[0]}-{case[1]}" for case in VALUES])
+def test_a_column_takes_what_the_model_allows_and_nothing_else(
+    base: Base, table: str, column: str, good: list[Any], bad: list[Any]
+) -> None:
+    for value in good:
+        with base.connection.transaction(force_rollback=True):
+            stored = base.insert(table, **{column: value})
+            assert stored[column] == value or isinstance(stored[column], datetime)
+    for value in bad:
+        with refused_check(f"{table}_{column}_check"), base.connection.transaction(force_rollback=True):
+            base.insert(table, **{column: value})
+
+
+def test_every_check_of_one_column_has_its_case(dba: Connection) -> None:
+    """The others, listed here, have tests of their own."""
+    rows = dba.execute(
+        "SELECT conname FROM pg_constraint JOIN pg_class c ON c.oid = conrelid JOIN pg_namespace n"
+        f" ON n.oid = relnamespace WHERE {OURS} AND contype = 'c'"
+    )
+    names = {row[0] for row in rows}
+    own_test = {name for name in names if name.endswith(("_times_check", "_version_check"))} | {
+        "messages_sender_id_check",
+        "messages_sender_type_check",
+        "todos_completed_at_check",
+        "conversations_message_count_check",
+        "todo_counters_last_number_check",
+        "sign_in_attempts_key_check",
+        "audit_log_action_check",
+    }
+    assert names == own_test | {f"{table}_{column}_check" for table, column, _, _ in VALUES}
+
+
+TIMED = ["users", "identities", "todos", "conversations", "messages", "todo_conversation_links"]
+
+
+@pytest.mark.parametrize("table", TIMED)
+def test_times_lie_between_1970_and_9999_and_a_row_is_not_changed_before_it_is_made(base: Base, table: str) -> None:
+    last = datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
+    for created, updated in ((datetime(1970, 1, 1, tzinfo=UTC), NOW), (last, last)):
+        with base.connection.transaction(force_rollback=True):
+            row = base.insert(table, created_at=created, updated_at=updated)
+            assert (row["created_at"], row["updated_at"]) == (created, updated)
+    for given, changed in ((TIMES_BAD[0], NOW), (NOW, "10000-01-01T00:00:00Z"), ("infinity", "infinity"), (NOW, PAST)):
+        with refused_check(f"{table}_times_check"), base.connection.transaction(force_rollback=True):
+            base.insert(table, created_at=given, updated_at=changed)
+
+
+@pytest.mark.parametrize("table", TIMED)
+def test_versions_start_at_1(base: Base, table: str) -> None:
+    with refused_check(f"{table}_version_check"), base.connection.transaction(force_rollback=True):
+        base.insert(table, version=0)
+
+
+@pytest.mark.parametrize("table", ["todos", "conversations", "messages"])
+@pytest.mark.parametrize("value", ["[]", '"text"', "1", "null", '{"n": 1e400}', '{"n": [{"m": -1e309}]}'])
+def test_metadata_is_an_object_of_numbers_that_can_be_read_back(base: Base, table: str, value: str) -> None:
+    with refused_check(f"{table}_metadata_check"), base.connection.transaction(force_rollback=True):
+        base.insert(table, metadata=value)
+
+
+def test_nul_and_lone_surrogates_reach_no_column(base: Base) -> None:
+    with refused("22P05"):
+        base.insert("todos", metadata='{"k": "\\u0000"}')
+    with refused("22P02"):
+        base.insert("todos", metadata='{"k": "\\ud800"}')
+    with pytest.raises(psycopg.DataError):
+        base.insert("todos", title="a\0b")
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("users", "email"),
+        ("todos", "user_id"),
+        ("todos", "title"),
+        ("todos", "metadata"),
+        ("conversations", "user_id"),
+        ("messages", "content"),
+        ("messages", "sender_type"),
+        ("todo_conversation_links", "todo_id"),
+        ("todo_conversation_links", "conversation_id"),
+        ("identities", "issuer"),
+        ("identities", "subject"),
+    ],
+)
+def test_required_columns_are_required(base: Base, table: str, column: str) -> None:
+    with pytest.raises(errors.NotNullViolation), base.connection.transaction(force_rollback=True):
+        base.insert(table, **{column: None})
+
+
+# Users
+
+
+@pytest.mark.parametrize(
+    ("column", "first", "second"),
+    [("email", "Case{}@Example.org", "cASE{}@eXAMPLE.ORG"), ("username", "Case-{}", "cASE-{}")],
+)
+def test_email_and_username_are_unique_regardless_of_case_and_kept_as_typed(
+    dba: Connection, column: str, first: str, second: str
+) -> None:
+    number = next(_numbers)
+    user = new_user(dba, **{column: first.format(number)})
+    assert reread(dba, "users", {"id": user})[column] == first.format(number)
+    with refused("23505", f"users_{column}_key"):
+        new_user(dba, **{column: second.format(number)})
+
+
+def test_many_users_can_have_no_username(dba: Connection) -> None:
+    assert new_user(dba) != new_user(dba)
+
+
+def test_an_outside_account_belongs_to_one_user(dba: Connection) -> None:
+    one, other = new_user(dba), new_user(dba)
+    subject = str(uuid4())
+    insert(dba, "identities", user_id=one, issuer="https://a.example", subject=subject)
+    insert(dba, "identities", user_id=other, issuer="https://b.example", subject=subject)
+    with refused("23505", "identities_issuer_subject_key"):
+        insert(dba, "identities", user_id=other, issuer="https://a.example", subject=subject)
+
+
+def test_authenticate_takes_the_current_token_version_of_an_active_user_only(
+    dba: Connection, service: Connection
+) -> None:
+    user, other = new_user(dba), new_user(dba)
+
+    def authenticate(claimed: UUID, version: int) -> None:
+        with acting(service, user):
+            service.execute("SELECT authenticate(%s, %s)", [claimed, version])
+
+    authenticate(user, 1)
+    for claimed, version in ((user, 2), (user, 0), (other, 1), (uuid4(), 1), (None, 1), (user, None)):
+        with refused("TC401"):
+            authenticate(claimed, version)
+    dba.execute("UPDATE users SET is_active = false WHERE id = %s", [user])
+    for version in (1, 2):
+        with refused("TC402"):
+            authenticate(user, version)
+
+
+def test_deactivating_makes_older_tokens_worthless_even_after_a_reactivation(dba: Connection) -> None:
+    row = {"id": new_user(dba)}
+    assert update(dba, "users", row, is_active=False)["token_version"] == 2
+    assert update(dba, "users", row, is_active=True)["token_version"] == 2
+    assert update(dba, "users", row, is_active=False, token_version=9)["token_version"] == 9
+    with refused_check("users_token_version_check"):
+        update(dba, "users", row, token_version=8)
+
+
+def test_the_service_finds_credentials_by_address_and_active_people_by_name(
+    dba: Connection, service: Connection
+) -> None:
+    number = next(_numbers)
+    email, name = f"Who{number}@example.org", f"Who-{number}"
+    user = new_user(dba, email=email, username=name, full_name="Who", password_hash="hash")
+    find = "SELECT * FROM find_credentials(%s)"
+    assert service.execute(find, [email.upper()]).fetchall() == [(user, "hash", True, 1)]
+    assert service.execute(find, [f"x{email}"]).fetchall() == []
+    assert service.execute(find, [None]).fetchall() == []
+    find = "SELECT * FROM find_user_by_username(%s)"
+    assert service.execute(find, [name.lower()]).fetchall() == [(user, name, "Who")]
+    assert service.execute(find, [name[:-1] + "%"]).fetchall() == []
+    dba.execute("UPDATE users SET is_active = false WHERE id = %s", [user])
+    assert service.execute(find, [name]).fetchall() == []
+
+
+# Sign-in attempts
+
+
+def attempt(service: Connection, account: str, address: str) -> float:
+    keys = [account.encode(), address.encode()]
+    return service.execute("SELECT take_sign_in_attempt(%s, %s)", keys).fetchone()[0]
+
+
+def names(kind: str) -> str:
+    return f"{kind} {next(_numbers)}"
+
+
+def test_an_account_has_ten_attempts_and_then_one_in_30_seconds(dba: Connection, service: Connection) -> None:
+    account = names("account")
+    assert [attempt(service, account, names("address")) for _ in range(10)] == [0] * 10
+    waits = [attempt(service, account, names("address")) for _ in range(3)]
+    assert all(25 < wait <= 30 for wait in waits), "a refused attempt must not make the wait longer"
+    step = "UPDATE sign_in_attempts SET allowed_at = allowed_at - interval '30 s' WHERE key = %s"
+    dba.execute(step, [account.encode()])
+    assert attempt(service, account, names("address")) == 0
+    assert attempt(service, account, names("address")) > 25
+
+
+def test_an_address_has_fifty_attempts_and_then_one_in_3_seconds(dba: Connection, service: Connection) -> None:
+    address = names("address")
+    # Forty-five steps used up at once, to spare forty-five calls.
+    insert_row = "INSERT INTO sign_in_attempts VALUES (%s, clock_timestamp() + 45 * interval '3 s')"
+    dba.execute(insert_row, [address.encode()])
+    assert [attempt(service, names("account"), address) for _ in range(5)] == [0] * 5
+    account = names("account")
+    assert 0 < attempt(service, account, address) <= 3
+    count_rows = "SELECT count(*) FROM sign_in_attempts WHERE key = %s"
+    assert dba.execute(count_rows, [account.encode()]).fetchone() == (0,), "a refused address counts on no account"
+
+
+def test_a_sign_in_that_succeeds_gives_its_attempt_back(dba: Connection, service: Connection) -> None:
+    account, address = names("account"), names("address")
+    read = "SELECT allowed_at FROM sign_in_attempts WHERE key = %s"
+    attempt(service, account, address)
+    before = dba.execute(read, [address.encode()]).fetchone()[0]
+    attempt(service, account, address)
+    service.execute("SELECT forgive_sign_in_attempt(%s, %s)", [account.encode(), address.encode()])
+    after = dba.execute(read, [address.encode()]).fetchone()[0]
+    assert after == before
+    assert dba.execute(read, [account.encode()]).fetchone() is None
+
+
+def test_attempts_made_at_once_are_all_counted(database: TestDatabase) -> None:
+    account = names("account")
+    results: list[float] = []
+
+    def guess() -> None:
+        with psycopg.connect(database.service_url, autocommit=True) as connection:
+            results.extend(attempt(connection, account, names("address")) for _ in range(5))
+
+    run_together([guess] * 5)
+    assert sorted(result == 0 for result in results) == [False] * 15 + [True] * 10
+
+
+def test_spent_attempts_are_removed(dba: Connection, service: Connection) -> None:
+    dba.execute(
+        "INSERT INTO sign_in_attempts SELECT ('spent' || n)::bytea, now() - interval '1 h' FROM generate_series(1, 6) n"
+    )
+    for _ in range(2):
+        attempt(service, names("account"), names("address"))
+    left = dba.execute("SELECT count(*) FROM sign_in_attempts WHERE allowed_at < now() - interval '1 min'")
+    assert left.fetchone() == (0,)
+    with refused_check("sign_in_attempts_key_check"):
+        attempt(service, "", "")
+
+
+# Todos
+
+
+ALLOWED = {
+    "pending": {"in_progress", "completed", "archived"},
+    "in_progress": {"pending", "completed", "archived"},
+    "completed": {"pending", "in_progress", "archived"},
+    "archived": {"pending"},
+}
+
+
+@pytest.mark.parametrize("before", ALLOWED)
+@pytest.mark.parametrize("after", ALLOWED)
+def test_a_status_goes_only_where_the_model_lets_it(base: Base, before: str, after: str) -> None:
+    with base.connection.transaction(force_rollback=True):
+        todo = base.insert("todos", status=before)
+        if after == before:
+            assert update(base.connection, "todos", todo, status=after) == todo
+        elif after in ALLOWED[before]:
+            assert update(base.connection, "todos", todo, status=after)["status"] == after
+        else:
+            with refused("TC409"):
+                update(base.connection, "todos", todo, status=after)
+
+
+def test_an_unknown_status_is_no_transition_but_a_bad_value(base: Base) -> None:
+    for status in ALLOWED:
+        with base.connection.transaction(force_rollback=True):
+            todo = base.insert("todos", status=status)
+            with refused_check("todos_status_check"):
+                update(base.connection, "todos", todo, status="done")
+
+
+def test_completed_at_is_set_cleared_and_kept_with_the_status(base: Base) -> None:
+    dba = base.connection
+    todo = base.insert("todos")
+    assert (todo["completed"], todo["completed_at"]) == (False, None)
+    done = update(dba, "todos", todo, status="completed")
+    assert done["completed"]
+    assert done["completed_at"] == done["updated_at"] > todo["updated_at"]
+    assert update(dba, "todos", todo, title="Milk")["completed_at"] == done["completed_at"]
+    assert update(dba, "todos", todo, status="in_progress")["completed_at"] is None
+    again = update(dba, "todos", todo, status="completed")
+    assert again["completed_at"] > done["completed_at"]
+    archived = update(dba, "todos", todo, status="archived")
+    assert (archived["completed"], archived["completed_at"]) == (False, again["completed_at"])
+    assert update(dba, "todos", todo, status="pending")["completed_at"] is None
+    assert base.insert("todos", status="completed")["completed_at"] is not None
+
+
+def test_completed_at_can_be_given_with_the_status_but_not_in_the_future(base: Base) -> None:
+    dba = base.connection
+    todo = base.insert("todos")
+    assert update(dba, "todos", todo, status="completed", completed_at=PAST)["completed_at"] == PAST
+    assert update(dba, "todos", todo, completed_at=PAST - timedelta(days=1))["completed_at"] == PAST - timedelta(days=1)
+    assert base.insert("todos", status="completed", completed_at=PAST)["completed_at"] == PAST
+    assert base.insert("todos", status="archived", completed_at=PAST)["completed_at"] == PAST
+    for values in (
+        {"completed_at": FUTURE},
+        {"completed_at": None},
+        {"status": "pending", "completed_at": PAST - timedelta(days=2)},
+        {"status": "archived", "completed_at": PAST - timedelta(days=2)},
+        {"completed_at": "1969-12-31T23:59:59Z"},
+    ):
+        with refused_check("todos_completed_at_check"):
+            update(dba, "todos", todo, **values)
+    for values in (
+        {"status": "completed", "completed_at": FUTURE},
+        {"status": "archived", "completed_at": FUTURE},
+        {"completed_at": PAST},
+        {"status": "in_progress", "completed_at": PAST},
+    ):
+        with refused_check("todos_completed_at_check"):
+            base.insert("todos", **values)
+
+
+def test_a_past_due_date_is_written_on_open_todos_only(base: Base) -> None:
+    dba = base.connection
+    overdue = base.insert("todos", due_date=PAST)
+    done = update(dba, "todos", overdue, status="completed")
+    assert done["due_date"] == PAST, "completing what is overdue is fine"
+    same = update(dba, "todos", done, due_date=PAST, title="Milk")
+    assert same["title"] == "Milk", "the same date is not written anew"
+    other = PAST - timedelta(days=1)
+    with refused_check("todos_due_date_check"):
+        update(dba, "todos", done, due_date=other)
+    assert update(dba, "todos", done, due_date=FUTURE)["due_date"] == FUTURE
+    assert update(dba, "todos", done, due_date=None)["due_date"] is None
+    assert update(dba, "todos", done, due_date=other, status="pending")["due_date"] == other
+    with refused_check("todos_due_date_check"):
+        update(dba, "todos", done, due_date=PAST, status="completed")
+    with refused_check("todos_due_date_check"):
+        base.insert("todos", status="completed", due_date=PAST)
+    assert base.insert("todos", status="completed", due_date=FUTURE)["completed"]
+    assert base.insert("todos", status="archived", due_date=PAST)["due_date"] == PAST
+
+
+def test_priorities_sort_by_rank(base: Base) -> None:
+    ranks = [base.insert("todos", priority=name)["priority_rank"] for name in ("low", "medium", "high", "urgent")]
+    assert ranks == [1, 2, 3, 4]
+    todo = base.insert("todos")
+    assert update(base.connection, "todos", todo, priority="urgent")["priority_rank"] == 4
+
+
+def test_numbers_count_up_for_each_owner_and_are_never_used_again(dba: Connection) -> None:
+    one, other = new_user(dba), new_user(dba)
+    assert [new_todo(dba, user)["number"] for user in (one, one, other, one)] == [1, 2, 1, 3]
+    dba.execute("DELETE FROM todos WHERE user_id = %s", [one])
+    assert new_todo(dba, one)["number"] == 4
+    with dba.transaction(force_rollback=True):
+        assert new_todo(dba, one)["number"] == 5
+    assert new_todo(dba, one)["number"] == 5, "what was rolled back leaves no hole"
+    assert new_todo(dba, one, number=50)["number"] == 50
+    assert new_todo(dba, one, number=20)["number"] == 20
+    assert new_todo(dba, one)["number"] == 51
+    with refused("23505", "todos_user_id_number_key"):
+        new_todo(dba, one, number=51)
+
+
+def test_numbers_are_dense_when_many_create_at_once(database: TestDatabase, dba: Connection) -> None:
+    user = new_user(dba)
+
+    def create() -> None:
+        with psycopg.connect(database.service_url, autocommit=True) as connection:
+            for _ in range(10):
+                with acting(connection, user):
+                    new_todo(connection, user)
+
+    run_together([create] * 8)
+    found = dba.execute("SELECT number FROM todos WHERE user_id = %s ORDER BY number", [user]).fetchall()
+    assert [row[0] for row in found] == list(range(1, 81))
+
+
+# What every row does when it is changed
+
+
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    ("users", {"username": None, "full_name": None}),
+    ("identities", {"issuer": "https://issuer.example"}),
+    ("todos", {"title": "Buy milk", "description": None, "status": "pending", "metadata": {}, "assigned_to": None}),
+    ("conversations", {"title": None, "metadata": {}}),
+    ("messages", {"content": "Hello", "message_type": "text", "metadata": {}}),
+    ("todo_conversation_links", {"relationship_type": "discussion"}),
+]
+REAL_CHANGES: dict[str, dict[str, Any]] = {
+    "users": {"full_name": "Somebody"},
+    "identities": {"subject": "somebody else"},
+    "todos": {"metadata": {"a": 1}},
+    "conversations": {"title": "About milk"},
+    "messages": {"content": "Good bye"},
+    "todo_conversation_links": {"relationship_type": "creation"},
+}
+
+
+@pytest.mark.parametrize(("table", "same"), CHANGES, ids=[case[0] for case in CHANGES])
+def test_version_and_updated_at_move_on_a_real_change_only(base: Base, table: str, same: dict[str, Any]) -> None:
+    dba = base.connection
+    with dba.transaction(force_rollback=True):
+        row = base.insert(table)
+        assert update(dba, table, row, **same) == row
+        assert update(dba, table, row, version=9, updated_at=FUTURE) == row, "nobody sets them"
+        changed = update(dba, table, row, **REAL_CHANGES[table], version=9, updated_at=FUTURE)
+        assert changed["version"] == 2
+        assert row["updated_at"] < changed["updated_at"] < FUTURE
+        assert update(dba, table, row, **REAL_CHANGES[table]) == changed
+
+
+def test_updated_at_never_goes_back_when_an_older_transaction_writes_later(database: TestDatabase, base: Base) -> None:
+    todo = base.insert("todos")
+    with psycopg.connect(database.superuser_url) as older:
+        older.execute("SELECT now()")
+        first = update(base.connection, "todos", todo, title="First")
+        second = update(older, "todos", todo, title="Second")
+    assert second["updated_at"] > first["updated_at"]
+
+
+IMMUTABLE = {
+    "users": "id created_at",
+    "identities": "user_id id created_at",
+    "todos": "user_id id number created_at",
+    "conversations": "user_id id created_at",
+    "messages": "user_id conversation_id position id sender_type sender_id created_at",
+    "todo_conversation_links": "user_id id todo_id conversation_id created_at",
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, columns in IMMUTABLE.items() for column in columns.split()]
+)
+def test_what_a_row_is_never_changes(base: Base, table: str, column: str) -> None:
+    dba = base.connection
+    values = {"created_at": PAST, "number": 99, "position": 99, "sender_type": "ai", "sender_id": None}
+    with dba.transaction(force_rollback=True):
+        row = base.insert(table)
+        assert update(dba, table, row, **{column: row[column]}) == row
+        with refused_check(f"{table}_immutable_check"):
+            update(dba, table, row, **{column: values.get(column, uuid4())})
+
+
+# Assignees
+
+
+def test_an_assignee_must_be_an_active_user(base: Base) -> None:
+    dba = base.connection
+    assignee, inactive = new_user(dba), new_user(dba)
+    dba.execute("UPDATE users SET is_active = false WHERE id = %s", [inactive])
+    todo = base.insert("todos", assigned_to=assignee)
+    assert todo["assigned_to"] == assignee
+    for wrong in (inactive, uuid4()):
+        for status in ALLOWED:
+            with refused_check("todos_assigned_to_check"):
+                base.insert("todos", assigned_to=wrong, status=status)
+        with refused_check("todos_assigned_to_check"):
+            update(dba, "todos", todo, assigned_to=wrong)
+    assert update(dba, "todos", todo, assigned_to=base.user)["assigned_to"] == base.user, "to oneself"
+    assert update(dba, "todos", todo, assigned_to=None)["assigned_to"] is None
+
+
+def test_a_closed_todo_of_an_inactive_assignee_stays_closed(dba: Connection, base: Base) -> None:
+    for status in ("completed", "archived"):
+        assignee = new_user(dba)
+        todo = base.insert("todos", assigned_to=assignee, status=status)
+        dba.execute("UPDATE users SET is_active = false WHERE id = %s", [assignee])
+        assert update(dba, "todos", todo, title="Milk", assigned_to=assignee)["version"] == 2
+        with refused_check("todos_assigned_to_check"):
+            update(dba, "todos", todo, status="pending")
+        assert update(dba, "todos", todo, status="pending", assigned_to=None)["status"] == "pending"
+
+
+def test_an_assignee_reads_the_todo_and_changes_its_status_and_nothing_else(
+    dba: Connection, service: Connection, base: Base
+) -> None:
+    assignee, third = new_user(dba), new_user(dba)
+    todo = base.insert("todos", assigned_to=assignee)
+    with acting(service, assignee):
+        assert service.execute("SELECT id FROM todos").fetchall() == [(todo["id"],)]
+        assert update(service, "todos", todo, status="completed")["completed_at"] is not None
+    with acting(service, assignee):
+        assert update(service, "todos", todo, status="in_progress", title="Buy milk")["completed_at"] is None
+    for values in (
+        {"title": "x"},
+        {"description": "x"},
+        {"priority": "low"},
+        {"due_date": FUTURE},
+        {"metadata": {"x": 1}},
+        {"assigned_to": None},
+        {"assigned_to": third},
+        {"status": "completed", "completed_at": PAST},
+        {"status": "completed", "title": "x"},
+    ):
+        with refused("TC403"), acting(service, assignee):
+            update(service, "todos", todo, **values)
+    with acting(service, assignee):
+        assert service.execute("DELETE FROM todos").rowcount == 0
+    with acting(service, base.user):
+        assert update(service, "todos", todo, title="Milk", assigned_to=None)["version"] == 4
+    with acting(service, assignee):
+        assert service.execute("SELECT id FROM todos").fetchall() == []
+
+
+def test_a_user_with_open_todos_assigned_is_not_deactivated(dba: Connection, base: Base) -> None:
+    for status in ("pending", "in_progress"):
+        assignee = new_user(dba)
+        todo = base.insert("todos", assigned_to=assignee, status=status)
+        base.insert("todos", assigned_to=assignee, status="completed")
+        with refused("TC410"):
+            update(dba, "users", {"id": assignee}, is_active=False)
+        assert update(dba, "users", {"id": assignee}, full_name="Somebody")["is_active"]
+        update(dba, "todos", todo, status="archived")
+        assert not update(dba, "users", {"id": assignee}, is_active=False)["is_active"]
+    own = new_user(dba)
+    new_todo(dba, own, assigned_to=own)
+    with refused("TC410"):
+        update(dba, "users", {"id": own}, is_active=False)
+
+
+def test_the_service_checks_deactivation_though_it_cannot_see_the_todos(
+    dba: Connection, service: Connection, base: Base
+) -> None:
+    assignee = new_user(dba)
+    base.insert("todos", assigned_to=assignee)
+    with refused("TC410"), acting(service, assignee):
+        service.execute("UPDATE users SET is_active = false WHERE id = %s", [assignee])
+
+
+# Races: one session holds its transaction open, the other is seen waiting for it, then the first one ends.
+
+
+class Waiter:
+    """A statement in a session of its own, which has to wait for another session."""
+
+    def __init__(self, url: str, user_id: UUID, statement: str, *values: Any) -> None:
+        self.connection: Connection = psycopg.connect(url)
+        self.connection.execute(sql.SQL("SET LOCAL app.user_id = {}").format(str(user_id)))
+        self.rows: list[Any] = []
+        self.error: psycopg.Error | None = None
+        self.thread = threading.Thread(target=self._run, args=(statement, values))
+        self.thread.start()
+
+    def _run(self, statement: str, values: tuple[Any, ...]) -> None:
+        try:
+            with self.connection:
+                cursor = self.connection.execute(statement.encode(), values)
+                self.rows = cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            self.error = error
+
+    def wait_until_blocked(self, watcher: Connection) -> None:
+        query = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while watcher.execute(query, [self.connection.info.backend_pid]).fetchone() != (True,):
+            assert self.thread.is_alive(), f"did not have to wait: {self.error}"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def outcome(self) -> str | None:
+        """Its SQLSTATE, or None when it succeeded."""
+        self.thread.join(DEADLINE_SECONDS)
+        assert not self.thread.is_alive()
+        return self.error.sqlstate if self.error else None
+
+
+def run_together(functions: list[Callable[[], None]]) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_SECONDS * 3)
+    assert not failures, failures[0]
+
+
+ASSIGN = "UPDATE todos SET assigned_to = %s WHERE id = %s"
+REOPEN = "UPDATE todos SET status = 'pending', assigned_to = %s WHERE id = %s"
+DEACTIVATE = "UPDATE users SET is_active = false WHERE id = %s"
+
+
+@pytest.mark.parametrize("opens", [ASSIGN, REOPEN], ids=["assigning", "reopening"])
+@pytest.mark.parametrize("commits", [True, False], ids=["committed", "rolled back"])
+@pytest.mark.parametrize("first", ["assigner", "deactivator"])
+def test_a_todo_assigned_while_the_assignee_is_deactivated(
+    database: TestDatabase, dba: Connection, base: Base, first: str, commits: bool, opens: str
+) -> None:
+    assignee = new_user(dba)
+    todo = base.insert("todos") if opens == ASSIGN else base.insert("todos", status="completed", assigned_to=assignee)
+    steps = {
+        "assigner": (base.user, opens, (assignee, todo["id"])),
+        "deactivator": (assignee, DEACTIVATE, (assignee,)),
+    }
+    user_id, statement, values = steps.pop(first)
+    (later,) = steps.values()
+    with psycopg.connect(database.service_url) as holder:
+        holder.execute(sql.SQL("SET LOCAL app.user_id = {}").format(str(user_id)))
+        assert holder.execute(statement.encode(), values).rowcount == 1
+        waiter = Waiter(database.service_url, later[0], later[1], *later[2])
+        waiter.wait_until_blocked(dba)
+        holder.commit() if commits else holder.rollback()
+        outcome = waiter.outcome()
+
+    expected = ("TC410" if first == "assigner" else "23514") if commits else None
+    assert outcome == expected
+    broken = dba.execute(
+        "SELECT count(*) FROM todos t JOIN users u ON u.id = t.assigned_to"
+        " WHERE t.status IN ('pending', 'in_progress') AND NOT u.is_active"
+    )
+    assert broken.fetchone() == (0,)
+
+
+TAKE_ATTEMPT = "SELECT take_sign_in_attempt(%s, %s)"
+ADD_TODO = "INSERT INTO todos (user_id, title) VALUES (%s, 'x') RETURNING number"
+ADD_MESSAGE = (
+    "INSERT INTO messages (user_id, conversation_id, sender_type, content) VALUES (%s, %s, 'ai', 'x')"
+    " RETURNING position"
+)
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["committed", "rolled back"])
+@pytest.mark.parametrize("statement", [ADD_TODO, ADD_MESSAGE], ids=["todos", "messages"])
+def test_the_next_in_line_waits_for_the_one_before(
+    database: TestDatabase, dba: Connection, statement: str, commits: bool
+) -> None:
+    user = new_user(dba)
+    values = (user,) if statement == ADD_TODO else (user, new_conversation(dba, user)["id"])
+    dba.execute(statement.encode(), values)
+    with psycopg.connect(database.service_url) as holder:
+        holder.execute(sql.SQL("SET LOCAL app.user_id = {}").format(str(user)))
+        assert holder.execute(statement.encode(), values).fetchone() == (2,)
+        waiter = Waiter(database.service_url, user, statement, *values)
+        waiter.wait_until_blocked(dba)
+        holder.commit() if commits else holder.rollback()
+        assert waiter.outcome() is None
+    assert waiter.rows == [(3 if commits else 2,)]
+
+
+def test_an_attempt_made_while_the_last_one_is_taken_is_refused(database: TestDatabase, dba: Connection) -> None:
+    account = names("account").encode()
+    for _ in range(9):
+        dba.execute(TAKE_ATTEMPT, [account, names("address").encode()])
+    with psycopg.connect(database.service_url) as holder:
+        assert holder.execute(TAKE_ATTEMPT, [account, names("address").encode()]).fetchone() == (0,)
+        waiter = Waiter(database.service_url, uuid4(), TAKE_ATTEMPT, account, names("address").encode())
+        waiter.wait_until_blocked(dba)
+        holder.commit()
+        assert waiter.outcome() is None
+    assert waiter.rows[0][0] > 25
+
+
+def test_nobody_is_deactivated_where_a_snapshot_could_hide_an_assignment(
+    database: TestDatabase, dba: Connection
+) -> None:
+    user = new_user(dba)
+    with psycopg.connect(database.superuser_url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        with refused("25000"):
+            connection.execute(DEACTIVATE.encode(), [user])
+
+
+# Conversations and messages
+
+
+def test_messages_are_numbered_and_counted_on_their_conversation(dba: Connection, base: Base) -> None:
+    conversation = base.insert("conversations")
+    first = new_message(dba, conversation)
+    after_first = reread(dba, "conversations", conversation)
+    assert (after_first["last_position"], after_first["message_count"], after_first["version"]) == (1, 1, 2)
+    assert after_first["updated_at"] == first["created_at"] > conversation["updated_at"]
+    ids = [conversation["user_id"], conversation["id"]]
+    rows = dba.execute(
+        "INSERT INTO messages (user_id, conversation_id, sender_type, content)"
+        " VALUES (%s, %s, 'user', 'a'), (%s, %s, 'ai', 'b'), (%s, %s, 'system', 'c')"
+        " RETURNING position, content, role, sender_id, created_at",
+        ids * 3,
+    ).fetchall()
+    assert [row[:4] for row in rows] == [
+        (2, "a", "user", base.user),
+        (3, "b", "assistant", None),
+        (4, "c", "system", None),
+    ]
+    assert first["created_at"] <= rows[0][4] <= rows[1][4] <= rows[2][4]
+    after = reread(dba, "conversations", conversation)
+    assert (after["last_position"], after["message_count"], after["updated_at"]) == (4, 4, rows[2][4])
+    assert after["version"] == 3, "one statement, one change"
+
+
+def test_one_statement_can_write_to_several_conversations(dba: Connection, base: Base) -> None:
+    one, other = base.insert("conversations"), base.insert("conversations")
+    rows = dba.execute(
+        "INSERT INTO messages (user_id, conversation_id, sender_type, content) VALUES"
+        " (%(u)s, %(a)s, 'ai', '1'), (%(u)s, %(b)s, 'ai', '1'), (%(u)s, %(a)s, 'ai', '2') RETURNING position",
+        {"u": base.user, "a": one["id"], "b": other["id"]},
+    ).fetchall()
+    assert [row[0] for row in rows] == [1, 1, 2]
+    assert [reread(dba, "conversations", row)["message_count"] for row in (one, other)] == [2, 1]
+
+
+def test_a_position_is_never_used_twice_not_even_after_a_rewind(dba: Connection, base: Base) -> None:
+    conversation = base.insert("conversations")
+    for _ in range(5):
+        new_message(dba, conversation)
+    before = reread(dba, "conversations", conversation)
+    rewind = "DELETE FROM messages WHERE conversation_id = %s AND position >= 3"
+    assert dba.execute(rewind, [conversation["id"]]).rowcount == 3
+    after = reread(dba, "conversations", conversation)
+    assert (after["last_position"], after["message_count"], after["version"]) == (5, 2, before["version"] + 1)
+    assert after["updated_at"] > before["updated_at"]
+    assert new_message(dba, conversation)["position"] == 6
+    assert new_message(dba, conversation, position=4)["position"] == 4, "a place may be filled by hand"
+    assert new_message(dba, conversation, position=9)["position"] == 9
+    assert new_message(dba, conversation)["position"] == 10
+    assert reread(dba, "conversations", conversation)["message_count"] == 6
+    with refused("23505", "messages_pkey"):
+        new_message(dba, conversation, position=10)
+
+
+def test_a_message_that_is_there_already_counts_once(dba: Connection, base: Base) -> None:
+    conversation = base.insert("conversations")
+    message = new_message(dba, conversation)
+    values = [message[name] for name in ("user_id", "conversation_id", "id", "position")]
+    again = (
+        "INSERT INTO messages (user_id, conversation_id, id, position, sender_type, content)"
+        " VALUES (%s, %s, %s, %s, 'ai', 'x') ON CONFLICT DO NOTHING"
+    )
+    before = reread(dba, "conversations", conversation)
+    assert dba.execute(again, values).rowcount == 0
+    assert reread(dba, "conversations", conversation) == before
+
+
+def test_times_given_by_hand_are_kept_and_later_ones_do_not_go_back(dba: Connection, base: Base) -> None:
+    conversation = base.insert("conversations", created_at=PAST, updated_at=PAST)
+    given = new_message(dba, conversation, created_at=FUTURE, sender_type="ai")
+    assert given["created_at"] == given["updated_at"] == FUTURE
+    assert new_message(dba, conversation)["created_at"] >= FUTURE
+    old = new_message(dba, conversation, created_at=PAST)
+    assert old["created_at"] == PAST
+    assert reread(dba, "conversations", conversation)["updated_at"] >= FUTURE
+
+
+@pytest.mark.parametrize(
+    ("sender_type", "sender", "constraint"),
+    [
+        ("user", "owner", None),
+        ("user", None, None),
+        ("ai", None, None),
+        ("system", None, None),
+        ("user", "other", "messages_sender_id_check"),
+        ("ai", "owner", "messages_sender_id_check"),
+        ("ai", "other", "messages_sender_id_check"),
+        ("system", "owner", "messages_sender_id_check"),
+        ("assistant", None, "messages_sender_type_check"),
+        ("", None, "messages_sender_type_check"),
+    ],
+)
+def test_only_the_owner_s_own_messages_have_a_sender(
+    dba: Connection, base: Base, sender_type: str, sender: str | None, constraint: str | None
+) -> None:
+    sender_id = {"owner": base.user, "other": new_user(dba), None: None}[sender]
+    if constraint:
+        with refused_check(constraint):
+            base.insert("messages", sender_type=sender_type, sender_id=sender_id)
+    else:
+        message = base.insert("messages", sender_type=sender_type, sender_id=sender_id)
+        assert message["sender_id"] == (base.user if sender_type == "user" else None)
+
+
+def test_the_counters_of_a_conversation_are_not_set_by_hand(dba: Connection, service: Connection, base: Base) -> None:
+    conversation = base.insert("conversations")
+    new_message(dba, conversation)
+    for values in ({"last_position": 7}, {"message_count": 0}, {"last_position": 9, "message_count": 9}):
+        with refused_check("conversations_immutable_check"):
+            update(dba, "conversations", conversation, **values)
+    with refused("42501"), acting(service, base.user):
+        insert(service, "conversations", user_id=base.user, message_count=5, last_position=5)
+    with refused_check("conversations_last_position_check"):
+        base.insert("conversations", message_count=5)
+    with refused_check("conversations_message_count_check"):
+        base.insert("conversations", message_count=-1)
+
+
+def test_fifty_turns_at_once_are_in_a_line(database: TestDatabase, dba: Connection) -> None:
+    user = new_user(dba)
+    conversation = new_conversation(dba, user)
+
+    def write(writer: int) -> None:
+        with psycopg.connect(database.service_url, autocommit=True) as connection:
+            for turn in range(10):
+                with acting(connection, user):
+                    connection.execute(
+                        "INSERT INTO messages (user_id, conversation_id, sender_type, content)"
+                        " VALUES (%(u)s, %(c)s, 'user', %(t)s), (%(u)s, %(c)s, 'ai', %(t)s)",
+                        {"u": user, "c": conversation["id"], "t": f"{writer}/{turn}"},
+                    )
+
+    run_together([lambda writer=writer: write(writer) for writer in range(5)])
+    rows = dba.execute(
+        "SELECT position, sender_type, content, created_at FROM messages WHERE conversation_id = %s ORDER BY position",
+        [conversation["id"]],
+    ).fetchall()
+    assert [row[0] for row in rows] == list(range(1, 101))
+    assert [row[1] for row in rows] == ["user", "ai"] * 50
+    assert all(rows[i][2] == rows[i + 1][2] for i in range(0, 100, 2)), "a turn's messages stand together"
+    assert all(one[3] <= other[3] for one, other in pairwise(rows))
+    assert len({row[2] for row in rows}) == 50
+    found = reread(dba, "conversations", conversation)
+    assert (found["last_position"], found["message_count"], found["version"]) == (100, 100, 51)
+
+
+def test_a_message_needs_its_conversation(base: Base) -> None:
+    with refused("23503", "messages_conversation_id_fkey"):
+        base.insert("messages", conversation_id=uuid4())
+
+
+# Links, and what belongs to two people
+
+
+def test_there_is_one_link_a_todo_conversation_and_type(base: Base) -> None:
+    with base.connection.transaction(force_rollback=True):
+        for kind in ("discussion", "update", "creation"):
+            base.insert("todo_conversation_links", relationship_type=kind)
+        with refused("23505", "todo_conversation_links_key"):
+            base.insert("todo_conversation_links", relationship_type="update")
+
+
+@pytest.mark.parametrize("login", ["service", "owner", "superuser"])
+def test_no_row_ties_two_people_s_rows_together(database: TestDatabase, dba: Connection, login: str) -> None:
+    me, other = new_user(dba), new_user(dba)
+    mine, theirs = new_todo(dba, me), new_todo(dba, other)
+    my_talk, their_talk = new_conversation(dba, me), new_conversation(dba, other)
+    urls = {"service": database.service_url, "owner": database.owner_url, "superuser": database.superuser_url}
+    with psycopg.connect(urls[login], autocommit=True) as connection:
+        if login == "owner":
+            connection.execute("SET ROLE todochat_owner")
+        with refused("23503", "messages_conversation_id_fkey"), acting(connection, me):
+            new_message(connection, {"user_id": me, "id": their_talk["id"]})
+        with refused("23503", "todo_conversation_links_todo_id_fkey"), acting(connection, me):
+            new_link(connection, {"user_id": me, "id": theirs["id"]}, my_talk)
+        with refused("23503", "todo_conversation_links_conversation_id_fkey"), acting(connection, me):
+            new_link(connection, mine, their_talk)
+        if login != "superuser":
+            with refused("42501"), acting(connection, me):
+                new_link(connection, theirs, their_talk)
+        if login == "owner":
+            # The foreign key alone holds too, with the trigger that comes first out of the way.
+            with refused("23503", "messages_conversation_id_fkey"), acting(connection, me):
+                connection.execute("ALTER TABLE messages DISABLE TRIGGER messages_before_insert")
+                foreign = {"user_id": me, "id": their_talk["id"]}
+                new_message(connection, foreign, position=1, sender_id=me, created_at=NOW, updated_at=NOW)
+
+
+# Deleting
+
+
+def entries(dba: Connection, user_id: UUID, request_id: str) -> list[tuple[str, str]]:
+    rows = dba.execute(
+        "SELECT action, table_name FROM audit_log WHERE user_id = %s AND request_id = %s ORDER BY id",
+        [user_id, request_id],
+    )
+    return rows.fetchall()
+
+
+def test_deleting_a_conversation_takes_its_messages_and_links_and_touches_nothing_else(
+    dba: Connection, service: Connection
+) -> None:
+    user = new_user(dba)
+    todo = new_todo(dba, user)
+    gone, stays = new_conversation(dba, user), new_conversation(dba, user)
+    for conversation in (gone, stays):
+        new_link(dba, todo, conversation)
+        for _ in range(20):
+            new_message(dba, conversation)
+    before = reread(dba, "conversations", stays)
+    with acting(service, user, "the request"):
+        assert service.execute("DELETE FROM conversations WHERE id = %s", [gone["id"]]).rowcount == 1
+    assert dba.execute("SELECT count(*) FROM messages WHERE user_id = %s", [user]).fetchone() == (20,)
+    assert dba.execute("SELECT count(*) FROM todo_conversation_links WHERE user_id = %s", [user]).fetchone() == (1,)
+    assert reread(dba, "conversations", stays) == before
+    written = entries(dba, user, "the request")
+    kinds = {kind: written.count(kind) for kind in set(written)}
+    assert kinds == {
+        ("delete", "messages"): 20,
+        ("delete", "todo_conversation_links"): 1,
+        ("delete", "conversations"): 1,
+    }, "a conversation that vanishes is not counted down message by message"
+
+
+def test_deleting_a_todo_takes_its_links(dba: Connection, service: Connection) -> None:
+    user = new_user(dba)
+    todo, conversation = new_todo(dba, user), new_conversation(dba, user)
+    new_link(dba, todo, conversation)
+    with acting(service, user):
+        assert service.execute("DELETE FROM todos WHERE id = %s", [todo["id"]]).rowcount == 1
+    assert dba.execute("SELECT count(*) FROM todo_conversation_links WHERE user_id = %s", [user]).fetchone() == (0,)
+    assert reread(dba, "conversations", conversation)["version"] == 1
+
+
+@pytest.mark.parametrize("table", ["todos", "conversations"])
+@pytest.mark.parametrize("by", ["dba", "service"])
+def test_deleting_a_user_who_has_records_is_refused(dba: Connection, service: Connection, table: str, by: str) -> None:
+    user = new_user(dba)
+    insert(dba, table, user_id=user, title="Mine")
+    with refused("23503", f"{table}_user_id_fkey"):
+        if by == "dba":
+            dba.execute("DELETE FROM users WHERE id = %s", [user])
+        else:
+            with acting(service, user):
+                service.execute("DELETE FROM users WHERE id = %s", [user])
+    assert reread(dba, "users", {"id": user})["version"] == 1
+
+
+def test_messages_and_links_keep_their_user_through_what_they_belong_to(dba: Connection) -> None:
+    user = new_user(dba)
+    todo, conversation = new_todo(dba, user), new_conversation(dba, user)
+    new_message(dba, conversation)
+    new_link(dba, todo, conversation)
+    with pytest.raises(errors.ForeignKeyViolation):
+        dba.execute("DELETE FROM users WHERE id = %s", [user])
+
+
+def test_a_user_without_records_goes_with_what_is_theirs_alone_and_is_unassigned(
+    dba: Connection, service: Connection, base: Base
+) -> None:
+    user = new_user(dba)
+    assigned = base.insert("todos", assigned_to=user)
+    archived = base.insert("todos", assigned_to=user, status="archived")
+    dba.execute("DELETE FROM todos WHERE id = %s", [new_todo(dba, user)["id"]])
+    insert(dba, "identities", user_id=user, issuer="https://issuer.example", subject=str(user))
+    insert(dba, "idempotency_keys", user_id=user, key="k", operation="POST /", request_hash=b"x" * 32)
+    with acting(service, user, "goodbye"):
+        assert service.execute("DELETE FROM users WHERE id = %s", [user]).rowcount == 1
+    for table in ("identities", "idempotency_keys", "todo_counters"):
+        statement = sql.SQL("SELECT count(*) FROM {} WHERE user_id = %s").format(sql.Identifier(table))
+        assert dba.execute(statement, [user]).fetchone() == (0,)
+    for todo in (assigned, archived):
+        after = reread(dba, "todos", todo)
+        assert (after["assigned_to"], after["version"], after["status"]) == (None, 2, todo["status"])
+    assert entries(dba, base.user, "goodbye") == [("update", "todos"), ("update", "todos")]
+    assert sorted(entries(dba, user, "goodbye")) == [("delete", "identities"), ("delete", "users")]
+
+
+# The audit trail
+
+
+def trail(dba: Connection, row_id: UUID) -> list[tuple[Any, ...]]:
+    columns = "action, table_name, user_id, actor_id, request_id, before"
+    return dba.execute(f"SELECT {columns} FROM audit_log WHERE row_id = %s ORDER BY id", [row_id]).fetchall()
+
+
+@pytest.mark.parametrize("table", TIMED)
+def test_every_insert_update_and_delete_leaves_an_entry(base: Base, table: str) -> None:
+    dba = base.connection
+    with dba.transaction(force_rollback=True):
+        row = base.insert(table)
+        assert trail(dba, row["id"]) == [("insert", table, row.get("user_id", row["id"]), None, None, None)]
+        changes = REAL_CHANGES[table]
+        update(dba, table, row, **changes)
+        update(dba, table, row, **changes)
+        dba.execute(sql.SQL("DELETE FROM {} WHERE id = %s").format(sql.Identifier(table)), [row["id"]])
+        _, updated, deleted = trail(dba, row["id"])
+        assert (updated[0], deleted[0]) == ("update", "delete")
+        old = {**{name: row[name] for name in changes}, "version": 1}
+        assert {name: value for name, value in updated[5].items() if name != "updated_at"} == old
+        assert datetime.fromisoformat(updated[5]["updated_at"]) == row["updated_at"]
+        derived = {"email_key", "username_key", "password_hash", "completed", "priority_rank", "role"}
+        assert set(deleted[5]) == set(COLUMNS[table].split()) - derived
+        assert deleted[5]["id"] == str(row["id"])
+        assert {name: deleted[5][name] for name in changes} == changes
+
+
+# For each column that may change, what changes it.
+AUDITED: dict[str, dict[str, Any]] = {
+    "users": {"email": "new@example.org", "username": "new-name", "full_name": "New", "is_active": False}
+    | {"token_version": 5},
+    "identities": {"issuer": "https://new.example", "subject": "new"},
+    "todos": {"title": "New", "description": "New", "status": "in_progress", "priority": "urgent", "due_date": FUTURE}
+    | {"metadata": {"new": 1}},
+    "conversations": {"title": "New", "metadata": {"new": 1}},
+    "messages": {"content": "New", "message_type": "error", "metadata": {"new": 1}},
+    "todo_conversation_links": {"relationship_type": "update"},
+}
+
+
+@pytest.mark.parametrize(("table", "column"), [(t, c) for t, columns in AUDITED.items() for c in columns])
+def test_an_update_s_entry_holds_the_old_value_of_what_changed_alone(base: Base, table: str, column: str) -> None:
+    dba = base.connection
+    with dba.transaction(force_rollback=True):
+        row = base.insert(table)
+        update(dba, table, row, **{column: AUDITED[table][column]})
+        before = trail(dba, row["id"])[-1][5]
+        expected = {column, "updated_at", "version"} | ({"token_version"} if column == "is_active" else set())
+        assert set(before) == expected
+        assert before[column] == row[column]
+
+
+def test_columns_that_change_together_stand_in_one_entry(dba: Connection, base: Base) -> None:
+    assignee = new_user(dba)
+    todo = base.insert("todos")
+    update(dba, "todos", todo, status="completed", assigned_to=assignee)
+    assert set(trail(dba, todo["id"])[-1][5]) == {"status", "completed_at", "assigned_to", "updated_at", "version"}
+
+
+def test_an_entry_says_who_did_it_in_which_request(dba: Connection, service: Connection, base: Base) -> None:
+    assignee = new_user(dba)
+    with acting(service, base.user, "request 1"):
+        todo = new_todo(service, base.user, assigned_to=assignee)
+    with acting(service, assignee, "request 2"):
+        update(service, "todos", todo, status="completed")
+    assert [entry[1:5] for entry in trail(dba, todo["id"])] == [
+        ("todos", base.user, base.user, "request 1"),
+        ("todos", base.user, assignee, "request 2"),
+    ]
+
+
+def test_a_password_s_hash_never_reaches_the_trail(dba: Connection) -> None:
+    user = new_user(dba, password_hash="first secret")
+    update(dba, "users", {"id": user}, password_hash="second secret", full_name="Somebody")
+    update(dba, "users", {"id": user}, password_hash="third secret")
+    dba.execute("DELETE FROM users WHERE id = %s", [user])
+    found = trail(dba, user)
+    assert [entry[0] for entry in found] == ["insert", "update", "update", "delete"]
+    assert "secret" not in str(found)
+    assert set(found[2][5]) == {"updated_at", "version"}, "that it changed is told"
+
+
+def test_an_appended_message_tells_of_its_conversation_once(dba: Connection, base: Base) -> None:
+    conversation = base.insert("conversations")
+    new_message(dba, conversation)
+    first, second = trail(dba, conversation["id"])
+    assert (first[0], second[0]) == ("insert", "update")
+    assert {name: second[5][name] for name in ("last_position", "message_count", "version")} == {
+        "last_position": 0,
+        "message_count": 0,
+        "version": 1,
+    }
+    dba.execute("DELETE FROM messages WHERE conversation_id = %s", [conversation["id"]])
+    assert set(trail(dba, conversation["id"])[-1][5]) == {"message_count", "updated_at", "version"}
+
+
+def test_entries_carry_their_transaction_for_the_change_feed(dba: Connection, base: Base) -> None:
+    with dba.transaction():
+        todo = base.insert("todos")
+        conversation = base.insert("conversations")
+        current = dba.execute("SELECT pg_current_xact_id()").fetchone()
+    ids = [todo["id"], conversation["id"]]
+    rows = dba.execute("SELECT xact FROM audit_log WHERE row_id = ANY(%s)", [ids]).fetchall()
+    assert rows == [current, current]
+
+
+def test_what_is_rolled_back_leaves_no_entry(base: Base) -> None:
+    with base.connection.transaction(force_rollback=True):
+        todo = base.insert("todos")
+    assert trail(base.connection, todo["id"]) == []
+
+
+def test_every_audited_table_names_itself_to_its_triggers(dba: Connection) -> None:
+    rows = dba.execute(
+        "SELECT tgrelid::regclass::text, count(*), bool_and(split_part(encode(tgargs, 'escape'), '\\000', 1)"
+        " = tgrelid::regclass::text) FROM pg_trigger WHERE tgname LIKE '%\\_audit\\_%' GROUP BY tgrelid"
+    ).fetchall()
+    assert sorted(rows) == sorted((table, 3, True) for table in TIMED)
