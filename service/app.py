@@ -8,12 +8,13 @@ import msgspec
 from litestar import Litestar, Request
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
-from service import health, sign_in, todos, users
+from service import conversations, health, links, messages, sign_in, tasks, todos, users
+from service.answers import Answer
 from service.auth import Tokens
 from service.db import Database
 from service.docs import REVALIDATE, docs_files, file_etag
 from service.edge import App, Draining, Edge, StartupError
-from service.endpoint import Answer, Route, Services, allow, file_handler, litestar_handler, options_handler
+from service.endpoint import Route, Services, allow, file_handler, litestar_handler, options_handler
 from service.errors import Problem
 from service.metrics import CONTENT_TYPE, Metrics, may_read_metrics
 from service.migrate import known_ids
@@ -54,10 +55,17 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/v1/users/me", users.get_me),
     Route("PATCH", "/v1/users/me", users.update_me, problems=("username_taken", "active_todos_assigned")),
     Route("DELETE", "/v1/users/me", users.delete_me, problems=("user_has_records",)),
-    Route("GET", "/v1/users", users.list_users, problems=("invalid_cursor",)),
+    Route("GET", "/v1/users", users.list_users),
     # Todos
-    Route("GET", "/v1/todos", todos.list_todos, problems=("invalid_cursor",)),
-    Route("POST", "/v1/todos", todos.create_todo, status=201, location="/v1/todos/{id}"),
+    Route("GET", "/v1/todos", todos.list_todos),
+    Route(
+        "POST",
+        "/v1/todos",
+        todos.create_todo,
+        status=201,
+        location="/v1/todos/{id}",
+        problems=("not_found",),
+    ),
     Route(
         "POST",
         "/v1/todos/batch",
@@ -68,6 +76,82 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/v1/todos/{todo_id}", todos.get_todo),
     Route("PATCH", "/v1/todos/{todo_id}", todos.update_todo, problems=("forbidden", "invalid_transition")),
     Route("DELETE", "/v1/todos/{todo_id}", todos.delete_todo, problems=("forbidden",)),
+    Route("GET", "/v1/todos/{todo_id}/conversations", conversations.list_todo_conversations),
+    # Conversations and messages
+    Route("GET", "/v1/conversations", conversations.list_conversations),
+    Route(
+        "POST",
+        "/v1/conversations",
+        conversations.create_conversation,
+        status=201,
+        location="/v1/conversations/{id}",
+    ),
+    Route("GET", "/v1/conversations/{conversation_id}", conversations.get_conversation),
+    Route("PATCH", "/v1/conversations/{conversation_id}", conversations.update_conversation),
+    Route("DELETE", "/v1/conversations/{conversation_id}", conversations.delete_conversation),
+    Route("GET", "/v1/conversations/{conversation_id}/todos", todos.list_conversation_todos),
+    Route("GET", "/v1/conversations/{conversation_id}/messages", messages.list_messages),
+    Route(
+        "POST",
+        "/v1/conversations/{conversation_id}/messages",
+        messages.create_message,
+        status=201,
+        location="/v1/conversations/{conversation_id}/messages/{id}",
+    ),
+    Route("DELETE", "/v1/conversations/{conversation_id}/messages", messages.rewind_messages),
+    Route("GET", "/v1/conversations/{conversation_id}/messages/{message_id}", messages.get_message),
+    Route("PATCH", "/v1/conversations/{conversation_id}/messages/{message_id}", messages.update_message),
+    Route("DELETE", "/v1/conversations/{conversation_id}/messages/{message_id}", messages.delete_message),
+    Route("GET", "/v1/conversations/{conversation_id}/context", messages.get_context),
+    Route(
+        "POST",
+        "/v1/conversations/{conversation_id}/turns",
+        messages.create_turn,
+        status=201,
+        location="/v1/conversations/{id}",
+        body_bytes=messages.TURN_BYTES,
+        problems=("stale_position",),
+    ),
+    Route(
+        "POST",
+        "/v1/turns",
+        messages.create_first_turn,
+        status=201,
+        location="/v1/conversations/{id}",
+        body_bytes=messages.TURN_BYTES,
+    ),
+    # Links
+    Route("GET", "/v1/links", links.list_links),
+    Route(
+        "POST",
+        "/v1/links",
+        links.create_link,
+        status=201,
+        location="/v1/links/{id}",
+        problems=("not_found", "link_exists"),
+    ),
+    Route("GET", "/v1/links/{link_id}", links.get_link),
+    Route("PATCH", "/v1/links/{link_id}", links.update_link, problems=("link_exists",)),
+    Route("DELETE", "/v1/links/{link_id}", links.delete_link),
+    # Tasks: specification A's face of the todos
+    Route("GET", "/api/{user_id}/tasks", tasks.list_tasks, problems=("forbidden",)),
+    Route(
+        "POST",
+        "/api/{user_id}/tasks",
+        tasks.create_task,
+        status=201,
+        location="/api/{user_id}/tasks/{id}",
+        problems=("forbidden",),
+    ),
+    Route("GET", "/api/{user_id}/tasks/{task_id}", tasks.get_task, problems=("forbidden",)),
+    Route("PUT", "/api/{user_id}/tasks/{task_id}", tasks.replace_task, problems=("forbidden", "invalid_transition")),
+    Route("DELETE", "/api/{user_id}/tasks/{task_id}", tasks.delete_task, problems=("forbidden",)),
+    Route(
+        "PATCH",
+        "/api/{user_id}/tasks/{task_id}/complete",
+        tasks.complete_task,
+        problems=("forbidden", "invalid_transition"),
+    ),
 )
 
 

@@ -201,6 +201,7 @@ _BY_CONSTRAINT: dict[str, tuple[str, str, str]] = {
     "todo_conversation_links_todo_id_fkey": ("not_found", "", ""),
     "todo_conversation_links_conversation_id_fkey": ("not_found", "", ""),
     "messages_conversation_id_fkey": ("not_found", "", ""),
+    "idempotency_keys_pkey": ("idempotency_in_progress", "", "The key is in use."),
 }
 
 _BY_SQLSTATE: dict[str, tuple[str, str]] = {
@@ -240,6 +241,9 @@ def from_database(error: psycopg.Error) -> Problem:
         if field and code == "validation_failed":
             return invalid(field, message)
         return Problem(code, message if not field else "")
+    if state == "TC411":
+        position = int(error.diag.message_detail or 0)
+        return Problem("stale_position", f"The last message is at position {position}.", position=position)
     if state == "TC409":
         return Problem("invalid_transition", error.diag.message_detail or "")
     if state == "23514" and named and (column := _checked_column(named)):

@@ -4,8 +4,11 @@ The tables hold the same rules as named constraints, since DBAs and migrations w
 """
 
 import json
+import os
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, cast
+from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -20,6 +23,8 @@ _INVISIBLE = (
     r"\s\u0000-\u001f\u007f-\u00a0\u00ad\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2800\u3164\ufeff"
 )
 
+Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+"""A todo's number."""
 Title = Annotated[
     str,
     Meta(
@@ -44,6 +49,12 @@ Metadata = Annotated[msgspec.Raw, Meta(extra_json_schema=_METADATA_SCHEMA)]
 """A JSON object as it was sent."""
 MetadataText = Annotated[msgspec.Raw, Meta(extra_json_schema=_METADATA_SCHEMA)]
 """A JSON object as the database keeps it."""
+
+
+def new_id() -> UUID:
+    """A UUID version 7 (RFC 9562, section 5.7), as the tables' own default makes them."""
+    bits = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    return UUID(int=bits & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
 
 
 def check_title(title: str | UnsetType | None) -> None:

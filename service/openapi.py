@@ -6,13 +6,15 @@ msgspec writes the schemas, so the document says what the decoder does and can't
 import inspect
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 from uuid import UUID
 
 import msgspec
 
 from service.endpoint import Route
 from service.errors import CODES, ProblemDetails
+from service.idempotency import KEY_LENGTH
+from service.paging import Page
 
 _REF = "#/components/schemas/{name}"
 _VERSION = "1.0.0"
@@ -22,6 +24,15 @@ _SIGNED_IN = ("unauthenticated", "invalid_token", "token_expired", "account_inac
 _WITH_BODY = ("malformed_request", "payload_too_large", "unsupported_media_type", "validation_failed")
 
 _HEADERS = {"X-Request-ID": {"schema": {"type": "string"}, "description": "The request's, if it sent a sane one."}}
+_ETAG: dict[str, Any] = {"type": "string", "examples": ['"1"']}
+# White space around a header's value is no part of it (RFC 9110, section 5.5): no key begins or ends with it.
+_KEY: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": KEY_LENGTH,
+    "pattern": "^[!-~]([ -~]*[!-~])?$",
+    "examples": ["018f4fd2-7a3c-7000-8000-5a1d2c3b4e5f"],
+}
 _FILES = {
     "/metrics": "What Prometheus reads.",
     "/schema": "The documentation as a page.",
@@ -96,9 +107,10 @@ def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
     if not route.public:
         operation["security"] = [{"bearer": []}]
     if route.body_type is not None:
+        schema = schema_of[_key(route.body_type)]
         operation["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": schema_of[_key(route.body_type)]}},
+            "required": route.body_required,
+            "content": {"application/json": {"schema": schema}},
         }
     return operation
 
@@ -151,20 +163,18 @@ def _parameters(route: Route, schema_of: dict[str, Any]) -> list[dict[str, Any]]
             }
         )
     if route.has_etag and route.method == "GET":
-        parameters.append(_header("If-None-Match", "An ETag as it was answered: 304 while the object has not changed."))
+        text = "An ETag as it was answered: 304 while the object has not changed."
+        parameters.append(_header("If-None-Match", text, _ETAG))
+    if route.takes_key:
+        text = "Have the first answer given again instead of doing it twice; kept for 24 hours."
+        parameters.append(_header("Idempotency-Key", text, _KEY))
     if route.takes_if_match:
-        parameters.append(_header("If-Match", "An ETag as it was answered: 412 when the object has moved on."))
+        parameters.append(_header("If-Match", "An ETag as it was answered: 412 when the object has moved on.", _ETAG))
     return parameters
 
 
-def _header(name: str, description: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": "header",
-        "required": False,
-        "description": description,
-        "schema": {"type": "string", "examples": ['"1"']},
-    }
+def _header(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -177,6 +187,9 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _success(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
     headers: dict[str, Any] = {**_HEADERS}
+    if route.takes_key:
+        text = "The answer is the first one to this Idempotency-Key; absent on the first itself."
+        headers["Idempotency-Replayed"] = {"schema": {"type": "string", "enum": ["true"]}, "description": text}
     if route.returns is None:
         return {"204": {"description": "Done.", "headers": headers}}
     answers: dict[str, Any] = {}
@@ -189,7 +202,7 @@ def _success(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
             }
     if route.location:
         headers["Location"] = {"schema": {"type": "string"}, "description": "Where the object is."}
-    if get_origin(route.returns) and get_args(route.returns):
+    if get_origin(route.returns) is Page:
         text = 'The next page, as rel="next"; absent on the last.'
         headers["Link"] = {"schema": {"type": "string"}, "description": text}
     answers[str(route.status)] = {
@@ -209,8 +222,12 @@ def _problems(route: Route) -> dict[str, Any]:
         codes += _WITH_BODY
     # An unknown query parameter is refused on every route.
     codes += ("validation_failed", "malformed_request")
+    if route.query_type and "cursor" in route.query_type.__struct_fields__:
+        codes.append("invalid_cursor")
     if route.path_parameters:
         codes.append("not_found")
+    if route.takes_key:
+        codes += ("idempotency_in_progress", "idempotency_key_reused")
     if route.takes_if_match:
         codes.append("version_mismatch")
     return _by_status(codes)

@@ -2,6 +2,7 @@
 
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -17,6 +18,13 @@ Cursor = Annotated[
         description="`next_cursor` of the page before. It holds for the same filters and order only.",
     ),
 ]
+
+
+class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A list that has pages and no filters."""
+
+    limit: Limit = 50
+    cursor: Cursor | None = None
 
 
 class Page(msgspec.Struct, Generic[T]):
@@ -51,7 +59,7 @@ def decode_cursor(cursor: str, question: Any, kind: type[T]) -> T:
     raise Problem("invalid_cursor", "Use next_cursor as it was answered, with the same filters and order.")
 
 
-def page_of(rows: list[T], limit: int, question: Any, key: Any) -> Page[T]:
+def page_of(rows: list[T], limit: int, question: Any, key: Callable[[T], tuple[Any, ...]]) -> Page[T]:
     """The page of a query that was asked for ``limit + 1`` rows; ``key`` gives a row's keyset."""
     if len(rows) <= limit:
         return Page(rows, None)

@@ -15,18 +15,20 @@ that changes something. Python declares the same at the top of a feature, typed:
 
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, cast, get_args, get_origin, overload
 from uuid import UUID
 
 import msgspec
 
-from service.db import Context, Database, Prepared, Result, Row, StatementFailed, Step, Value
+from service.db import Context, Database, Held, Prepared, Result, Row, StatementFailed, Step, Value
 from service.errors import Problem
 
 R = TypeVar("R")
+T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -98,6 +100,16 @@ class QueryText(msgspec.Struct, frozen=True):
     where: str
 
 
+class Tagged(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    """An object whose own fields don't say its version, with the version beside it, for its ETag.
+
+    The query's row ends with ``version``; its header says so: ``-- returns: maybe Message+version``.
+    """
+
+    value: T
+    version: int
+
+
 class Statement(Generic[R]):
     """A query with its values: what ``Caller.run`` takes."""
 
@@ -127,7 +139,9 @@ class Query(Generic[R]):
         if name not in TEXTS:
             raise QueryError(f"no query {name!r} in {QUERIES}")
         source = TEXTS[name]
-        row_name = row.__name__ if row else ""
+        self.is_tagged = get_origin(row) is Tagged
+        row = get_args(row)[0] if self.is_tagged else row
+        row_name = (row.__name__ if row else "") + ("+version" if self.is_tagged else "")
         if (source.cardinality, source.row) != (self.cardinality, row_name):
             raise QueryError(
                 f"{source.where}: {name} returns {source.cardinality} {source.row}, "
@@ -151,6 +165,8 @@ class Query(Generic[R]):
         raise NotImplementedError
 
     def make(self, row: Row) -> Any:
+        if self.is_tagged:
+            return Tagged(cast("Callable[..., Any]", self.row)(*row[:-1]), row[-1])
         return cast("Callable[..., Any]", self.row)(*row) if self.is_struct else row[0]
 
 
@@ -227,7 +243,7 @@ class Caller:
     in the same round trip; row security shows it that user's rows. Without a user (sign-in, health) it sees no rows.
     """
 
-    __slots__ = ("database", "request_id", "token_version", "user_id")
+    __slots__ = ("_held", "_prelude", "database", "request_id", "token_version", "user_id")
 
     def __init__(
         self, database: Database, request_id: str, user_id: UUID | None = None, token_version: int = 0
@@ -236,6 +252,8 @@ class Caller:
         self.request_id = request_id
         self.user_id = user_id
         self.token_version = token_version
+        self._held: Held | None = None
+        self._prelude: Sequence[Statement[Any]] = ()
 
     @overload
     async def run(self, first: Statement[R], /) -> R: ...
@@ -251,8 +269,11 @@ class Caller:
     ) -> list[Any]:
         """Run all statements in one transaction; ``accept`` may look at the results and raise to undo them all.
 
-        Raises the Problem of the statement that failed, with its place in ``statements`` as ``.statement``.
+        Raises the Problem of the statement that failed, with its place in ``statements`` as ``.statement`` (negative
+        for what comes ahead of them).
         """
+        if self._held is not None:
+            return await self._run_held(self._held, statements, accept)
         steps = [statement.step(self.user_id) for statement in statements]
         before = 0
         if self.token_version:
@@ -274,6 +295,38 @@ class Caller:
         except StatementFailed as failure:
             failure.problem.statement = failure.index - before
             raise failure.problem from failure.__cause__
+
+    @asynccontextmanager
+    async def holding(self, *prelude: Statement[Any]) -> AsyncGenerator[Callable[[Statement[Any]], Awaitable[None]]]:
+        """Run all that follows in one transaction, behind the prelude, which leaves with the first statements.
+
+        It is undone unless the function that this gives is called: that runs one statement more, and commits.
+        """
+        async with self.database.hold(Context(self.user_id, self.request_id)) as held:
+            self._held, self._prelude = held, prelude
+            try:
+                yield lambda last: held.commit(last.step(self.user_id))
+            finally:
+                self._held = None
+
+    async def _run_held(
+        self, held: Held, statements: Sequence[Statement[Any]], accept: Callable[[list[Any]], None] | None
+    ) -> list[Any]:
+        ahead = list(self._prelude)
+        if self._prelude and self.token_version:
+            ahead.insert(0, _AUTHENTICATE(token_version=self.token_version))
+        self._prelude = ()
+        try:
+            results = await held.run([statement.step(self.user_id) for statement in [*ahead, *statements]])
+        except StatementFailed as failure:
+            failure.problem.statement = failure.index - len(ahead)
+            raise failure.problem from failure.__cause__
+        answers = [
+            statement.query.read(result) for statement, result in zip(statements, results[len(ahead) :], strict=True)
+        ]
+        if accept is not None:
+            accept(answers)
+        return answers
 
 
 # Loading

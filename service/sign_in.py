@@ -3,8 +3,6 @@
 import hashlib
 import ipaddress
 import math
-import os
-import time
 from typing import Annotated
 from uuid import UUID
 
@@ -13,6 +11,7 @@ from msgspec import Meta
 
 from service.auth import TokenPair, Tokens
 from service.errors import Problem
+from service.fields import new_id
 from service.passwords import Passwords
 from service.queries import Caller, Maybe, Nothing, One
 from service.users import Email, FullName, User, Username
@@ -82,7 +81,7 @@ async def register(caller: Caller, data: Registration, passwords: Passwords) -> 
     """Open an account."""
     password_hash = await passwords.hash(data.password)
     # The account's own transaction: row security lets a user in the making write their own row and no other.
-    owner = Caller(caller.database, caller.request_id, _uuid7())
+    owner = Caller(caller.database, caller.request_id, new_id())
     return await owner.run(
         _create(email=data.email, username=data.username, full_name=data.full_name, password_hash=password_hash)
     )
@@ -147,9 +146,3 @@ def _address_key(address: str) -> bytes:
     except ValueError:
         pass
     return hashlib.sha256(b"address:" + address.encode("utf-8", "replace")).digest()
-
-
-def _uuid7() -> UUID:
-    """A UUID version 7 (RFC 9562, section 5.7), as the tables' own default makes them."""
-    bits = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    return UUID(int=bits & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)

@@ -9,9 +9,19 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service.errors import FieldError, Problem
-from service.fields import Metadata, MetadataText, Time, Title, check_metadata, check_time, check_title
-from service.paging import Cursor, Limit, Page, decode_cursor, page_of
-from service.queries import Caller, Many, Maybe, One, Statement
+from service.fields import (
+    Metadata,
+    MetadataText,
+    Number,
+    Time,
+    Title,
+    check_metadata,
+    check_time,
+    check_title,
+    new_id,
+)
+from service.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.queries import Caller, Count, Many, Maybe, One, Statement
 
 Status = Literal["pending", "in_progress", "completed", "archived"]
 Priority = Literal["low", "medium", "high", "urgent"]
@@ -19,7 +29,6 @@ Order = Literal[
     "created_at", "-created_at", "updated_at", "-updated_at", "due_date", "-due_date",
     "priority", "-priority", "number", "-number",
 ]  # fmt: skip
-Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 TodoRef = UUID | Number
 """A todo's id, or the number of one of the caller's own."""
 Description = Annotated[str, Meta(max_length=1000)]
@@ -61,6 +70,7 @@ class TodoCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assigned_to: UUID | None = None
     completed_at: Time | None = None
     metadata: Metadata | UnsetType = UNSET
+    conversation_id: Annotated[UUID, Meta(description="Adds a link of type creation.")] | None = None
 
     def __post_init__(self) -> None:
         check_title(self.title)
@@ -79,6 +89,7 @@ class TodoPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assigned_to: UUID | UnsetType | None = UNSET
     completed_at: Time | UnsetType | None = UNSET
     metadata: Metadata | UnsetType = UNSET
+    conversation_id: Annotated[UUID, Meta(description="Adds a link of type update.")] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         check_title(self.title)
@@ -136,6 +147,9 @@ _get_by_number = Maybe("get_todo_by_number", Todo)
 _create = One("create_todo", Todo)
 _update = Maybe("update_todo", Todo)
 _delete = Maybe("delete_todo", UUID)
+_link = Count("link_todo")
+_find_conversation = Maybe("find_conversation", UUID)
+_list_of_conversation = Many("list_conversation_todos", Todo)
 _list_by_status = Many("list_todos_by_status", Todo)
 _list_owned: dict[str, Many[Todo]] = {
     "created_at": Many("list_todos_by_created_at", Todo),
@@ -162,13 +176,20 @@ async def get_todo(caller: Caller, todo_id: TodoRef) -> Todo:
 
 
 async def create_todo(caller: Caller, data: TodoCreate) -> Todo:
-    """Make a todo."""
-    return await caller.run(_creation(data))
+    """Make a todo; with ``conversation_id`` also a link that says it was made there."""
+    return (await caller.run_all(_creation(data)))[0]
 
 
 async def update_todo(caller: Caller, todo_id: TodoRef, data: TodoPatch, if_match: int | None) -> Todo:
-    """Change a todo. What changes nothing moves neither ``version`` nor ``updated_at``."""
-    todo = await caller.run(_change(todo_id, data, if_match))
+    """Change a todo, and with ``conversation_id`` link it.
+
+    What changes nothing moves neither version nor updated_at.
+    """
+    statements = _change(todo_id, data, if_match)
+    try:
+        todo = (await caller.run_all(statements, _accept(caller) if len(statements) > 1 else None))[0]
+    except _NoRow:
+        todo = None
     if todo is None:
         raise await _why_none(caller, todo_id, if_match)
     return todo
@@ -182,14 +203,13 @@ async def delete_todo(caller: Caller, todo_id: TodoRef, if_match: int | None) ->
 
 async def batch_todos(caller: Caller, data: TodoBatch) -> TodoBatchResult:
     """Create, update and delete todos, all or nothing. A failure names the list and the index of its operation."""
-    statements: list[Statement[Any]] = [_creation(todo) for todo in data.create]
-    statements += [_change(change.id, change, None) for change in data.update]
-    statements += [_removal(todo_id, None) for todo_id in data.delete]
-    places = [("create", index) for index in range(len(data.create))]
-    places += [("update", index) for index in range(len(data.update))]
-    places += [("delete", index) for index in range(len(data.delete))]
+    operations = [("create", index, _creation(todo)) for index, todo in enumerate(data.create)]
+    operations += [("update", index, _change(change.id, change, None)) for index, change in enumerate(data.update)]
+    operations += [("delete", index, [_removal(todo_id, None)]) for index, todo_id in enumerate(data.delete)]
+    statements = [statement for _, _, parts in operations for statement in parts]
+    places = [(list_name, index) for list_name, index, parts in operations for _ in parts]
     try:
-        results = await caller.run_all(statements, _refuse_none)
+        results = await caller.run_all(statements, _accept(caller) if data.update or data.delete else None)
     except _NoRow as missing:
         list_name, index = places[missing.index]
         todo_id = data.update[index].id if list_name == "update" else data.delete[index]
@@ -200,11 +220,27 @@ async def batch_todos(caller: Caller, data: TodoBatch) -> TodoBatchResult:
         list_name, index = places[failure.statement]
         problem = failure
     else:
-        created, updated = len(data.create), len(data.create) + len(data.update)
-        return TodoBatchResult(results[:created], results[created:updated], results[updated:])
+        answer = TodoBatchResult([], [], [])
+        for place, before, result in zip(places, [None, *places], results, strict=False):
+            if place != before:  # else it is the operation's link
+                getattr(answer, place[0]).append(result)
+        return answer
     problem.members.update(list_name=list_name, index=index)
     problem.errors = [FieldError(f"{list_name}[{index}].{error.field}", error.message) for error in problem.errors]
     raise problem
+
+
+async def list_conversation_todos(caller: Caller, conversation_id: UUID, query: PageQuery) -> Page[Todo]:
+    """The todos that a conversation is linked with, oldest first."""
+    question = ("conversation", str(conversation_id))
+    (after_id,) = (_NO_UUID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    found, rows = await caller.run(
+        _find_conversation(id=conversation_id),
+        _list_of_conversation(conversation_id=conversation_id, after_id=after_id, row_limit=query.limit + 1),
+    )
+    if found is None:
+        raise Problem("not_found")
+    return page_of(rows, query.limit, question, lambda todo: (todo.id,))
 
 
 async def list_todos(caller: Caller, query: TodoFilters) -> Page[Todo]:
@@ -225,8 +261,10 @@ async def list_todos(caller: Caller, query: TodoFilters) -> Page[Todo]:
 # Statements
 
 
-def _creation(data: TodoCreate) -> Statement[Todo]:
-    return _create(
+def _creation(data: TodoCreate) -> list[Statement[Any]]:
+    todo_id = None if data.conversation_id is None else new_id()
+    create = _create(
+        id=todo_id,
         title=data.title,
         description=data.description,
         status=data.status,
@@ -236,10 +274,13 @@ def _creation(data: TodoCreate) -> Statement[Todo]:
         completed_at=data.completed_at,
         metadata=_given(data.metadata),
     )
+    if todo_id is None:
+        return [create]
+    return [create, _link(id=todo_id, number=None, conversation_id=data.conversation_id, relationship_type="creation")]
 
 
-def _change(todo_id: TodoRef, data: TodoPatch, version: int | None) -> Statement[Todo | None]:
-    return _update(
+def _change(todo_id: TodoRef, data: TodoPatch, version: int | None) -> list[Statement[Any]]:
+    update = _update(
         **_reference(todo_id),
         title=_given(data.title),
         set_description=data.description is not UNSET,
@@ -255,6 +296,10 @@ def _change(todo_id: TodoRef, data: TodoPatch, version: int | None) -> Statement
         metadata=_given(data.metadata),
         version=version,
     )
+    if data.conversation_id is UNSET:
+        return [update]
+    reference = _reference(todo_id)
+    return [update, _link(**reference, conversation_id=data.conversation_id, relationship_type="update")]
 
 
 def _removal(todo_id: TodoRef, version: int | None) -> Statement[UUID | None]:
@@ -275,10 +320,18 @@ class _NoRow(Exception):
         self.index = index
 
 
-def _refuse_none(results: list[Any]) -> None:
-    for index, result in enumerate(results):
-        if result is None:
-            raise _NoRow(index)
+def _accept(caller: Caller) -> Callable[[list[Any]], None]:
+    """A check that every change found its todo, and that whoever links one owns it."""
+
+    def check(results: list[Any]) -> None:
+        for index, result in enumerate(results):
+            if result is None:
+                raise _NoRow(index)
+            # Behind a todo the number of links that were made, if one was asked for.
+            if isinstance(result, int) and results[index - 1].user_id != caller.user_id:
+                raise _NoRow(index - 1)
+
+    return check
 
 
 async def _why_none(caller: Caller, todo_id: TodoRef, version: int | None) -> Problem:

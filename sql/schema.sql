@@ -336,6 +336,42 @@ COMMENT ON FUNCTION public.conversations_before_update() IS 'Trigger: moves upda
 REVOKE ALL ON FUNCTION public.conversations_before_update() FROM PUBLIC;
 
 
+-- expect_position()
+
+CREATE FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    current_position integer;
+BEGIN
+    PERFORM FROM public.conversations AS c
+    WHERE c.user_id = expect_position.user_id AND c.id = expect_position.conversation_id
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no such conversation'
+            USING ERRCODE = 'foreign_key_violation', TABLE = 'messages', COLUMN = 'conversation_id',
+                CONSTRAINT = 'messages_conversation_id_fkey';
+    END IF;
+    IF expected IS NULL THEN
+        RETURN;
+    END IF;
+    -- Behind the lock: a new snapshot, which sees what the writer before has committed.
+    SELECT max(m.position) INTO current_position
+    FROM public.messages AS m
+    WHERE m.user_id = expect_position.user_id AND m.conversation_id = expect_position.conversation_id;
+    IF coalesce(current_position, 0) <> expected THEN
+        RAISE EXCEPTION 'the last message is at another position'
+            USING ERRCODE = 'TC411', DETAIL = coalesce(current_position, 0);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) IS 'Locks a conversation against other writers; raises TC411, with the position of its last message (0 when there is none) as DETAIL, when that is not the expected one. Null expects nothing.';
+
+REVOKE ALL ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) TO todochat_app;
+
+
 -- find_credentials()
 
 CREATE FUNCTION public.find_credentials(email text) RETURNS TABLE(id uuid, password_hash text, is_active boolean, token_version integer)

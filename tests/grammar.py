@@ -130,6 +130,19 @@ def _of_scope(node: Any, user: int | None, names: frozenset[str]) -> Iterator[Re
         yield Reference(table, alias, alias in bound)
 
 
+def columns_not_null(text: str) -> set[str]:
+    """The columns of which a SELECT's WHERE says that they are not null."""
+    root = statement(text)
+    conditions = conjuncts(root.whereClause) if isinstance(root, ast.SelectStmt) else ()
+    return {
+        name[1]
+        for condition in conditions
+        if isinstance(condition, ast.NullTest)
+        and condition.nulltesttype == enums.NullTestType.IS_NOT_NULL
+        and (name := _column(condition.arg))
+    }
+
+
 def _binds(condition: Any, alias: str, table: str, alone: str | None, user: int | None) -> bool:
     """``user_id = $user``, ``assigned_to = $user``, or one OR the other; of users, ``id = $user``."""
     if isinstance(condition, ast.BoolExpr) and condition.boolop == enums.BoolExprType.OR_EXPR:

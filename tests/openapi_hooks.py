@@ -1,11 +1,18 @@
-"""What schemathesis loads: who its requests come from. What may end its caller's session gets users of its own."""
+"""What schemathesis loads: who its requests come from, and which objects they are about.
 
+What may end its caller's session gets users of its own. Of the valid ids that are generated, every other one is put in
+the place of: a random one leads nowhere.
+"""
+
+import collections
+import copy
 import os
 from typing import Any
 from uuid import UUID
 
 import httpx
 import schemathesis
+from schemathesis.core.parameters import ParameterLocation
 
 from service.auth import Tokens
 
@@ -13,14 +20,18 @@ URL, SECRET = "TODOCHAT_TEST_URL", "TODOCHAT_TEST_SECRET"
 """Variables that say where the service is and what it signs tokens with."""
 
 DESTRUCTIVE = ("update_me", "delete_me", "logout_everywhere", "change_password")
+BATCH = "POST /v1/todos/batch"
+GOOD_BATCH = {"create": [{"title": "x"}], "update": [{"id": "", "priority": "high"}], "delete": [""]}
 USUAL, VICTIM = "usual", "victim"
+PREPARATION = "preparation"
+"""The request id of what is sent from here, and not by schemathesis."""
 
 
 class _Users:
     """A signed-in user for each purpose; the next one is registered when the session of the last has ended."""
 
     def __init__(self) -> None:
-        self._client = httpx.Client(base_url=os.environ[URL], timeout=10)
+        self._client = httpx.Client(base_url=os.environ[URL], timeout=10, headers={"X-Request-ID": PREPARATION})
         self._tokens = Tokens(os.environ[SECRET], None, 900, 3600)
         self._found: dict[str, str] = {}
         self._count = 0
@@ -41,8 +52,95 @@ class _Users:
         return self._tokens.issue(UUID(made.json()["id"]), 1).access_token
 
 
+class _Objects:
+    """Ids of objects of the usual user's, by the names of the parameters and fields that take them."""
+
+    def __init__(self, users: _Users) -> None:
+        self._users = users
+        self._client = httpx.Client(base_url=os.environ[URL], timeout=10, headers={"X-Request-ID": PREPARATION})
+        self._found: dict[str, str] = {}
+
+    def ids(self) -> dict[str, str]:
+        self._found = self._found or self._make()
+        return self._found
+
+    def forget(self) -> None:
+        """After something that may have deleted one of them."""
+        self._found = {}
+
+    def _make(self) -> dict[str, str]:
+        todo = self._post("/v1/todos", title="Buy milk")
+        conversation = self._post("/v1/conversations", title="Groceries")
+        messages = f"/v1/conversations/{conversation['id']}/messages"
+        ends = {"todo_id": todo["id"], "conversation_id": conversation["id"]}
+        return {
+            **ends,
+            "message_id": self._post(messages, sender_type="ai", content="Milk?")["id"],
+            "link_id": self._post("/v1/links", **ends, relationship_type="creation")["id"],
+            "user_id": todo["user_id"],
+            "task_id": str(todo["number"]),
+        }
+
+    def _post(self, path: str, **body: str) -> Any:
+        headers = {"Authorization": f"Bearer {self._users.token(USUAL)}"}
+        return self._client.post(path, json=body, headers=headers).raise_for_status().json()
+
+
+FIELDS = {
+    "todo_id": "todo_id",
+    "conversation_id": "conversation_id",
+    "assigned_to": "user_id",
+    "sender_id": "user_id",
+    "id": "todo_id",  # in the updates of a batch
+}
+"""What the fields of a body name that are ids."""
+
+
+def _fill(body: Any, ids: dict[str, str]) -> None:
+    """Put real ids into a body, and into the objects of its lists. ``delete`` of a batch is a list of ids itself."""
+    if not isinstance(body, dict):
+        return
+    for name, value in body.items():
+        if name in FIELDS and value is not None:
+            body[name] = ids[FIELDS[name]]
+        elif name == "delete" and value:
+            body[name] = [ids["todo_id"]]
+        elif isinstance(value, list):
+            for item in value:
+                _fill(item, ids)
+
+
 if URL in os.environ:
     _users = _Users()
+    _objects = _Objects(_users)
+    _calls: collections.Counter[str] = collections.Counter()
+
+    @schemathesis.hook
+    def before_call(context: Any, case: Any, kwargs: Any) -> None:
+        """Name real objects in every other request of an operation, where the generated ids are of the right form."""
+        del kwargs
+        label = context.operation.label
+        _calls[label] += 1
+        if _calls[label] % 2 or case.meta is None:
+            return
+        if case.path_parameters and not case.meta.is_negative_at(ParameterLocation.PATH):
+            ids = _objects.ids()
+            for name in case.path_parameters.keys() & ids.keys():
+                case.path_parameters[name] = ids[name]
+        if not case.meta.is_negative_at(ParameterLocation.BODY):
+            if label == BATCH and _calls[label] % 4 == 0 and isinstance(case.body, dict):
+                # Of many generated operations one nearly always breaks a rule that binds several fields.
+                case.body = copy.deepcopy(GOOD_BATCH)
+            _fill(case.body, _objects.ids())
+        if case.method == "DELETE" or label == BATCH:
+            _objects.forget()
+
+    @schemathesis.hook
+    def after_call(context: Any, case: Any, response: Any) -> None:
+        """What is gone is made anew."""
+        del context, case
+        if response.status_code == 404:
+            _objects.forget()
 
     @schemathesis.auth(refresh_interval=None)
     class Session:

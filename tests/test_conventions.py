@@ -1,15 +1,17 @@
 """What holds for every route: bodies, parameters, headers, errors, and that what was accepted can be read back."""
 
 import asyncio
+import copy
 import json
 import re
 import socket
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from service.app import ROUTES, create_app
 from service.endpoint import BODY_BYTES, Route
 from service.errors import CODES, Problem
 from service.fields import TITLE_LENGTH
+from service.messages import TURN_BYTES
 from service.settings import Secret, Settings
 from service.todos import BATCH_BYTES
 from tests.problems import problem
@@ -28,6 +31,15 @@ NewUser = Callable[..., Any]
 JSON = {"Content-Type": "application/json"}
 WITH_BODY = [route for route in ROUTES if route.body_type is not None]
 NOBODY = "018f4fd2-0000-7000-8000-000000000000"
+NOWHERE = {
+    "todo_id": NOBODY,
+    "conversation_id": NOBODY,
+    "message_id": NOBODY,
+    "link_id": NOBODY,
+    "user_id": NOBODY,
+    "task_id": "999999999",
+}
+"""Values of the right form for every parameter of a path, of objects that are not there."""
 PASSWORD = "correct horse battery staple"
 
 VALID: dict[str, Any] = {
@@ -39,8 +51,32 @@ VALID: dict[str, Any] = {
     "create_todo": {"title": "Buy milk"},
     "batch_todos": {"delete": [1]},
     "update_todo": {"title": "Buy milk"},
+    "create_conversation": {"title": "Groceries"},
+    "update_conversation": {"title": "Groceries"},
+    "create_message": {"sender_type": "user", "content": "What is left to buy?"},
+    "update_message": {"content": "What is left to buy today?", "message_type": "text"},
+    "create_turn": {
+        "messages": [{"sender_type": "user", "content": "Milk?"}, {"sender_type": "ai", "content": "Yes."}]
+    },
+    "create_first_turn": {"title": "Groceries", "messages": [{"sender_type": "user", "content": "Milk?"}]},
+    "create_link": {"todo_id": NOBODY, "conversation_id": NOBODY, "relationship_type": "discussion"},
+    "update_link": {"relationship_type": "update"},
+    "create_task": {"title": "Buy milk", "description": "Two litres"},
+    "replace_task": {"title": "Buy milk", "description": "Two litres"},
+    "complete_task": {"completed": True},
 }
 """A body of the right form for every route that takes one, by operation."""
+NULLABLE = {
+    ("update_me", "full_name"),
+    ("create_conversation", "title"),
+    ("update_conversation", "title"),
+    ("create_first_turn", "title"),
+    ("create_task", "description"),
+    ("replace_task", "description"),
+}
+"""The texts among them in whose place null may be sent."""
+REQUIRED_QUERY = {"list_users": {"username": "abc"}, "rewind_messages": {"from_position": "1"}}
+"""The parameters that can't be left out, of every route that has some."""
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +84,48 @@ def ada(new_module_user: NewUser) -> Any:
     return new_module_user(username="conventional_ada")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def todo(ada: Any) -> Any:
-    """A todo with HTML in every place where there can be a string."""
+    """Ada's first todo, with HTML in every place where there can be a string."""
     body = {
         "title": "<b>\"milk\" & 'bread'</b>",
         "description": '</script>\\\\"<!-- \\u003c &lt;',
         "metadata": {"<k>&'\"\\": ["<v>", {"&": "'"}], "n": 1.10, "big": 123456789012345678901234567890},
     }
-    return ada.client.post("/v1/todos", json=body).json()
+    made = ada.client.post("/v1/todos", json=body).json()
+    ada.client.post("/v1/todos", json={"title": "Another"}).raise_for_status()  # so that a page of one has a next
+    return made
 
 
-def path_of(route: Route) -> str:
-    return route.path.replace("{todo_id}", NOBODY)
+@pytest.fixture(scope="module")
+def places(ada: Any, todo: Any) -> dict[str, str]:
+    """A value for every parameter of a path: real objects of Ada's, each with HTML where there can be some."""
+
+    def make(path: str, **body: Any) -> str:
+        made = ada.client.post(path, json=body)
+        assert made.status_code == 201, made.text
+        return made.json()["id"]
+
+    conversation_id = make("/v1/conversations", title="<i>'groceries'</i>", metadata={"<k>&'\"\\": ["<v>"]})
+    messages = f"/v1/conversations/{conversation_id}/messages"
+    message_id = make(messages, sender_type="ai", content="<p>&amp;\"'\\u003c</p>", metadata={"<k>": "&"})
+    return {
+        "todo_id": todo["id"],
+        "conversation_id": conversation_id,
+        "message_id": message_id,
+        "link_id": make("/v1/links", todo_id=todo["id"], conversation_id=conversation_id),
+        "user_id": str(ada.id),
+        "task_id": str(todo["number"]),
+    }
+
+
+def path_of(route: Route, values: dict[str, str] = NOWHERE) -> str:
+    return route.path.format(**values)
+
+
+def query_of(route: Route, **values: str) -> str:
+    """A query string with these values, and what the route can't do without."""
+    return "?" + urlencode({**REQUIRED_QUERY.get(route.name, {}), **values})
 
 
 def ids(route: Any) -> str:
@@ -131,7 +196,7 @@ def test_another_method_is_refused_and_the_right_ones_are_named(ada: Any, client
     allowed = ALLOWED.get(path, {"GET", "HEAD"})
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - allowed:
         for visitor in (ada.client, client):
-            answer = visitor.request(method, path.replace("{todo_id}", "1"))
+            answer = visitor.request(method, path.format(**NOWHERE))
             problem(answer, 405, "method_not_allowed")
             assert set(answer.headers["allow"].split(", ")) - {"OPTIONS"} == allowed
 
@@ -197,7 +262,24 @@ MALFORMED: dict[str, bytes] = {
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED.keys())
 @pytest.mark.parametrize("route", WITH_BODY, ids=ids)
 def test_what_is_not_json_is_malformed(ada: Any, route: Route, body: bytes) -> None:
-    problem(send(ada.client, route, body), 400, "malformed_request")
+    answer = send(ada.client, route, body)
+    if body or route.body_required:
+        problem(answer, 400, "malformed_request")
+    else:
+        problem(answer, 403, "forbidden")  # nothing sent is nothing wrong: on to whose tasks these are
+
+
+def test_only_a_task_is_completed_with_or_without_a_body() -> None:
+    assert [route.name for route in WITH_BODY if not route.body_required] == ["complete_task"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Length": "0"}, JSON], ids=["no header", "no length", "a type"])
+def test_a_body_that_may_be_left_out_can_be_left_out(ada: Any, headers: dict[str, str]) -> None:
+    made = ada.client.post(f"/api/{ada.id}/tasks", json={"title": "x"})
+    path = made.headers["location"] + "/complete"
+    assert [ada.client.patch(path, headers=headers).json()["completed"] for _ in range(2)] == [True, False]
+    chunked = ada.client.patch(path, content=iter([b""]), headers=JSON)
+    assert chunked.json()["completed"] is True
 
 
 INVALID: dict[str, bytes] = {
@@ -227,21 +309,41 @@ def test_json_that_is_not_an_object_of_the_right_fields_is_invalid(ada: Any, rou
     assert len(answer.content) < 2000
 
 
-BAD_TEXTS = (5, 1.5, True, None, [], {}, "\0", "a\0b", "x" * 5000)
+BAD_TEXTS = (5, 1.5, True, None, [], {}, "\0", "a\0b")
+TOO_LONG = {"content": "x" * 10_001}
+"""A text that is longer than any may be, where "x" * 5000 is not."""
+
+
+def text_fields(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Every text of a body: how a 422 names it, and the object that holds it, with its name there."""
+    for name, value in body.items():
+        if isinstance(value, str) and name != "refresh_token":
+            yield prefix + name, body, name
+        elif isinstance(value, list):
+            for index, item in enumerate(item for item in value if isinstance(item, dict)):
+                yield from text_fields(item, f"{prefix}{name}[{index}].")
 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=ids)
 def test_every_text_refuses_what_is_no_text_or_cannot_be_stored(ada: Any, route: Route) -> None:
-    texts = [name for name, value in VALID[route.name].items() if isinstance(value, str) and name != "refresh_token"]
-    for name in texts:
-        for value in BAD_TEXTS:
-            if value is None and route.name == "update_me":
+    body = copy.deepcopy(VALID[route.name])
+    for field, parent, name in list(text_fields(body)):
+        place = re.match(r"(\w+)\[(\d+)\]", field)
+        members: dict[str, Any] = {"list": place[1], "index": int(place[2])} if place else {}
+
+        def refuse(content: bytes, field: str = field, members: dict[str, Any] = members) -> None:
+            problem(send(ada.client, route, content), 422, "validation_failed", field=field, **members)
+
+        valid = parent[name]
+        for value in (*BAD_TEXTS, TOO_LONG.get(name, "x" * 5000)):
+            if value is None and (route.name, field) in NULLABLE:
                 continue
-            body = json.dumps(body_with(route, **{name: value})).encode()
-            problem(send(ada.client, route, body), 422, "validation_failed", field=name)
+            parent[name] = value
+            refuse(json.dumps(body).encode())
+        parent[name] = "?"
         for half in (b'"\\ud800"', b'"\\udc00"', b'"a\\ud800b"', b'"\\ud800\\ud800"'):
-            body = json.dumps(body_with(route, **{name: "?"})).encode().replace(b'"?"', half)
-            problem(send(ada.client, route, body), 422, "validation_failed", field=name)
+            refuse(json.dumps(body).encode().replace(b'"?"', half))
+        parent[name] = valid
 
 
 NUMBERS = ("1.0", "1e0", "-1", "0", '"1"', "true", "null", "1" * 40, "-" + "9" * 40, "1e400", "[1]", "9" * 4000)
@@ -252,6 +354,16 @@ def test_an_integer_is_never_guessed_from_something_else(ada: Any, number: str) 
     for body in (f'{{"delete": [{number}]}}', f'{{"update": [{{"id": {number}, "title": "x"}}]}}'):
         answer = ada.client.post("/v1/todos/batch", content=body.encode(), headers=JSON)
         problem(answer, 422, "validation_failed", list=body[2:8], index=0)
+
+
+@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("0", "null")])
+@pytest.mark.parametrize("field", ["expected_position", "context.messages"])
+def test_a_turns_integers_are_never_guessed_either(ada: Any, places: dict[str, str], field: str, number: str) -> None:
+    outer, _, inner = field.partition(".")
+    value = f'{{"{inner}": {number}}}' if inner else number
+    body = f'{{"messages": [{{"sender_type": "ai", "content": "x"}}], "{outer}": {value}}}'.encode()
+    for path in ("/v1/turns", f"/v1/conversations/{places['conversation_id']}/turns"):
+        problem(ada.client.post(path, content=body, headers=JSON), 422, "validation_failed", field=field)
 
 
 def nested(levels: int, *, lists: bool = False) -> Any:
@@ -282,21 +394,39 @@ BAD_METADATA: dict[str, str] = {
 }
 
 
+WITH_METADATA = {
+    "/v1/todos": ("todo_id", '"title": "x"'),
+    "/v1/conversations": ("conversation_id", '"title": "x"'),
+    "/v1/conversations/{conversation_id}/messages": ("message_id", '"sender_type": "ai", "content": "x"'),
+}
+"""Where objects with metadata are made: the parameter that names one, and what else they need."""
+
+
 @pytest.mark.parametrize("metadata", BAD_METADATA.values(), ids=BAD_METADATA.keys())
-def test_metadata_that_could_not_be_read_back_is_refused(ada: Any, todo: Any, metadata: str) -> None:
-    made = ada.client.post("/v1/todos", content=f'{{"title": "x", "metadata": {metadata}}}'.encode(), headers=JSON)
+@pytest.mark.parametrize("path", WITH_METADATA)
+def test_metadata_that_could_not_be_read_back_is_refused(
+    ada: Any, places: dict[str, str], path: str, metadata: str
+) -> None:
+    parameter, others = WITH_METADATA[path]
+    path = path.format(**places)
+    made = ada.client.post(path, content=f'{{{others}, "metadata": {metadata}}}'.encode(), headers=JSON)
     refused = problem(made, 422, "validation_failed")
     assert refused["errors"][0]["field"].startswith("metadata")
-    changed = ada.client.patch(f"/v1/todos/{todo['id']}", content=f'{{"metadata": {metadata}}}'.encode(), headers=JSON)
+    sent = f'{{"metadata": {metadata}}}'.encode()
+    changed = ada.client.patch(f"{path}/{places[parameter]}", content=sent, headers=JSON)
     assert problem(changed, 422, "validation_failed")["errors"] == refused["errors"]
-    batch = f'{{"create": [{{"title": "x"}}, {{"title": "x", "metadata": {metadata}}}]}}'.encode()
-    problem(
-        ada.client.post("/v1/todos/batch", content=batch, headers=JSON),
-        422,
-        "validation_failed",
-        list="create",
-        index=1,
-    )
+
+
+@pytest.mark.parametrize("metadata", BAD_METADATA.values(), ids=BAD_METADATA.keys())
+def test_metadata_that_could_not_be_read_back_is_refused_with_its_place_in_a_list(ada: Any, metadata: str) -> None:
+    for path, list_name, others in (
+        ("/v1/todos/batch", "create", '"title": "x"'),
+        ("/v1/turns", "messages", '"sender_type": "ai", "content": "x"'),
+    ):
+        body = f'{{"{list_name}": [{{{others}}}, {{{others}, "metadata": {metadata}}}]}}'.encode()
+        answer = ada.client.post(path, content=body, headers=JSON)
+        refused = problem(answer, 422, "validation_failed", list=list_name, index=1)
+        assert refused["errors"][0]["field"].startswith(f"{list_name}[1].metadata")
 
 
 GOOD_METADATA: dict[str, str] = {
@@ -321,8 +451,12 @@ def decimal(text: str | bytes) -> Any:
 
 
 @pytest.mark.parametrize("metadata", GOOD_METADATA.values(), ids=GOOD_METADATA.keys())
-def test_metadata_within_the_rules_is_read_back_exactly(ada: Any, metadata: str) -> None:
-    made = ada.client.post("/v1/todos", content=f'{{"title": "x", "metadata": {metadata}}}'.encode(), headers=JSON)
+@pytest.mark.parametrize("path", WITH_METADATA)
+def test_metadata_within_the_rules_is_read_back_exactly(
+    ada: Any, places: dict[str, str], path: str, metadata: str
+) -> None:
+    sent = f'{{{WITH_METADATA[path][1]}, "metadata": {metadata}}}'.encode()
+    made = ada.client.post(path.format(**places), content=sent, headers=JSON)
     assert made.status_code == 201, made.text
     assert decimal(made.content)["metadata"] == decimal(metadata)
     assert decimal(ada.client.get(made.headers["location"]).content)["metadata"] == decimal(metadata)
@@ -384,7 +518,8 @@ def test_a_compressed_body_is_refused(ada: Any, encoding: str) -> None:
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("route", WITH_BODY, ids=ids)
 def test_a_body_may_have_so_many_bytes_and_not_one_more(ada: Any, route: Route, chunked: bool) -> None:
-    limit = BATCH_BYTES if route.name == "batch_todos" else 1024 * 1024
+    larger = {"batch_todos": BATCH_BYTES, "create_turn": TURN_BYTES, "create_first_turn": TURN_BYTES}
+    limit = larger.get(route.name, 1024 * 1024)
     assert route.body_bytes == limit
     fill = b" " * (limit - 2)
 
@@ -434,6 +569,27 @@ def test_whatever_texts_and_metadata_are_accepted_are_read_back_exactly(
     for answer in (made, ada.client.get(made.headers["location"])):
         found = decimal(answer.content)
         assert {name: found[name] for name in ("title", "description", "metadata")} == decimal(sent)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(content=TEXT.filter(bool), metadata=st.dictionaries(TEXT, JSON_VALUES, max_size=4))
+def test_whatever_is_said_is_read_back_exactly_wherever_messages_are_answered(
+    ada: Any, content: str, metadata: dict[str, Any]
+) -> None:
+    said = json.dumps({"sender_type": "user", "content": content, "metadata": metadata})
+    body = f'{{"messages": [{said}], "context": {{"messages": 1}}}}'.encode()
+    made = ada.client.post("/v1/turns", content=body, headers=JSON)
+    assert made.status_code == 201, made.text
+    (message,) = decimal(made.content)["messages"]
+    assert {name: message[name] for name in ("sender_type", "content", "metadata")} == decimal(said)
+    path = made.headers["location"]
+    conversation = decimal(ada.client.get("/v1/conversations?messages=1&limit=1").content)["items"][0]
+    assert conversation["id"] == message["conversation_id"]
+    assert conversation["messages"] == [message]
+    assert decimal(ada.client.get(f"{path}/messages").content)["items"] == [message]
+    assert decimal(ada.client.get(f"{path}/messages/{message['id']}").content) == message
+    context = [{"role": "user", "content": content}]
+    assert made.json()["context"] == ada.client.get(f"{path}/context").json() == context
 
 
 @pytest.mark.parametrize(
@@ -515,24 +671,67 @@ def test_a_time_without_an_offset_is_refused_with_the_hint_to_add_one(ada: Any) 
 
 @pytest.mark.parametrize("route", ROUTES, ids=ids)
 def test_an_unknown_query_parameter_is_refused_by_name(ada: Any, route: Route) -> None:
-    body = VALID.get(route.name)
-    query = "?username=abc&no_such=1" if route.name == "list_users" else "?no_such=1"
-    path = path_of(route)
-    answer = ada.client.request(route.method, path + query, json=body)
+    path = path_of(route) + query_of(route, no_such="1")
+    answer = ada.client.request(route.method, path, json=VALID.get(route.name))
     problem(answer, 422, "validation_failed", field="no_such")
+
+
+INTEGERS = [
+    (route, field.encode_name)
+    for route in ROUTES
+    if route.query_type is not None
+    for field in msgspec.structs.fields(route.query_type)
+    if re.search(r"\bint\b", str(field.type))
+]
+
+
+def test_these_are_the_integers_in_query_strings() -> None:
+    assert {name for _, name in INTEGERS} == {
+        "limit",
+        "messages",
+        "after_position",
+        "before_position",
+        "from_position",
+    }
+
+
+@pytest.mark.parametrize(("route", "name"), INTEGERS, ids=ids)
+def test_an_integer_in_a_query_string_is_never_guessed(ada: Any, route: Route, name: str) -> None:
+    for text in ("", "1.0", "1e0", "-1", "+1", " 1", "1_0", "0x1", "one", "null", "\u0663", "1" * 40, "9" * 4000):
+        path = path_of(route) + query_of(route, **{name: text})
+        problem(ada.client.request(route.method, path), 422, "validation_failed", field=name)
+    twice = path_of(route) + query_of(route, **{name: "1"}) + f"&{name}=1"
+    problem(ada.client.request(route.method, twice), 422, "validation_failed", field=name)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.name in REQUIRED_QUERY], ids=ids)
+def test_a_required_query_parameter_can_not_be_left_out(ada: Any, route: Route) -> None:
+    (name,) = REQUIRED_QUERY[route.name]
+    problem(ada.client.request(route.method, path_of(route)), 422, "validation_failed", field=name)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.path_parameters], ids=ids)
+def test_a_path_that_can_name_nothing_is_not_found_whatever_its_form(
+    ada: Any, places: dict[str, str], route: Route
+) -> None:
+    for name in route.path_parameters.keys() - {"user_id"}:
+        for text in ("0", "-1", "1.0", "01", "%201", "1" * 40, NOBODY[:-1], "{" + NOBODY + "}", "%00", "%FF", "\u0663"):
+            path = path_of(route, {**places, name: text}) + query_of(route)
+            answer = ada.client.request(route.method, path, json=VALID.get(route.name))
+            problem(answer, 404, "not_found")
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.method != "GET"], ids=ids)
 def test_escape_is_refused_where_nothing_is_read(ada: Any, route: Route) -> None:
-    answer = ada.client.request(route.method, path_of(route) + "?escape=html", json=VALID.get(route.name))
+    path = path_of(route) + query_of(route, escape="html")
+    answer = ada.client.request(route.method, path, json=VALID.get(route.name))
     problem(answer, 422, "validation_failed", field="escape")
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=ids)
 def test_escape_takes_html_once_and_nothing_else(ada: Any, route: Route) -> None:
     for query in ("escape=", "escape", "escape=HTML", "escape=xml", "escape=html&escape=html"):
-        path = path_of(route) + ("?username=abc&" if route.name == "list_users" else "?")
-        problem(ada.client.get(path + query), 422, "validation_failed", field="escape")
+        problem(ada.client.get(f"{path_of(route)}{query_of(route)}&{query}"), 422, "validation_failed", field="escape")
 
 
 @pytest.mark.parametrize("query", ["%ff=1", "a=%ff", "status=%ed%a0%80", "&".join(["a=1"] * 300)])
@@ -553,7 +752,7 @@ def test_a_nul_in_a_query_string_is_refused(ada: Any, query: str) -> None:
 # HTML
 
 
-def test_html_in_strings_is_harmless_on_the_wire_and_the_same_json(ada: Any, todo: Any) -> None:
+def test_html_in_strings_is_harmless_on_the_wire_and_the_same_json(ada: Any, todo: Any, places: dict[str, str]) -> None:
     for path in (f"/v1/todos/{todo['id']}", "/v1/todos?order=number&limit=1"):
         answer = ada.client.get(path)
         assert not set(answer.content) & set(b"<>&")
@@ -562,6 +761,14 @@ def test_html_in_strings_is_harmless_on_the_wire_and_the_same_json(ada: Any, tod
         assert item["title"] == "<b>\"milk\" & 'bread'</b>"
         assert item["description"] == '</script>\\\\"<!-- \\u003c &lt;'
         assert set(item["metadata"]) == {"<k>&'\"\\", "n", "big"}
+    read = [route for route in ROUTES if route.method == "GET" and route.path_parameters]
+    for route in read:
+        answer = ada.client.get(path_of(route, places))
+        assert answer.status_code == 200
+        assert not set(answer.content) & set(b"<>&"), route.name
+    listed = ada.client.get("/v1/conversations?messages=50")
+    assert not set(listed.content) & set(b"<>&")
+    assert listed.json()["items"][0].keys() >= {"title", "messages"}
     refused = ada.client.post("/v1/todos", json={"title": "x", "<script>&": 1})
     problem(refused, 422, "validation_failed", field="<script>&")
     assert not set(refused.content) & set(b"<>&")
@@ -582,6 +789,25 @@ def test_escape_html_answers_every_string_escaped_names_in_metadata_too(ada: Any
             "big": Decimal(123456789012345678901234567890),
         }
     assert ada.client.get("/v1/users/me?escape=html").json() == ada.client.get("/v1/users/me").json()
+
+
+def test_escape_html_holds_for_conversations_messages_and_tasks_alike(ada: Any, places: dict[str, str]) -> None:
+    path = f"/v1/conversations/{places['conversation_id']}"
+    content = "&lt;p&gt;&amp;amp;&quot;&#x27;\\u003c&lt;/p&gt;"
+    conversation = ada.client.get(f"{path}?escape=html").json()
+    assert conversation["title"] == "&lt;i&gt;&#x27;groceries&#x27;&lt;/i&gt;"
+    assert conversation["metadata"] == {"&lt;k&gt;&amp;&#x27;&quot;\\": ["&lt;v&gt;"]}
+    message = ada.client.get(f"{path}/messages/{places['message_id']}?escape=html").json()
+    assert (message["content"], message["metadata"]) == (content, {"&lt;k&gt;": "&amp;"})
+    assert ada.client.get(f"{path}/messages?escape=html").json()["items"][0] == message
+    context = ada.client.get(f"{path}/context?messages=200&escape=html").json()
+    assert context[0] == {"role": "assistant", "content": content}
+    listed = ada.client.get("/v1/conversations?messages=50&limit=200&escape=html").json()["items"]
+    (found,) = (item for item in listed if item["id"] == conversation["id"])
+    assert found.pop("messages")[0] == message
+    assert found == conversation
+    task = ada.client.get(f"/api/{ada.id}/tasks/{places['task_id']}?escape=html").json()
+    assert task["title"] == "&lt;b&gt;&quot;milk&quot; &amp; &#x27;bread&#x27;&lt;/b&gt;"
 
 
 def test_escape_html_holds_for_what_an_error_repeats_too(ada: Any) -> None:
@@ -633,9 +859,10 @@ def test_whoever_takes_json_is_answered(ada: Any, accept: str) -> None:
 def test_whoever_takes_no_json_is_refused_before_anything_happens(ada: Any, accept: str) -> None:
     headers = {"Accept": accept}
     for route in ROUTES:
-        if route.path_parameters or route.name in ("delete_me", "logout_everywhere"):
+        if route.name in ("delete_me", "logout_everywhere"):
             continue
-        answer = ada.client.request(route.method, route.path, json=VALID.get(route.name), headers=headers)
+        path = path_of(route) + query_of(route)
+        answer = ada.client.request(route.method, path, json=VALID.get(route.name), headers=headers)
         problem(answer, 406, "not_acceptable")
     problem(ada.client.delete("/v1/users/me", headers=headers), 406, "not_acceptable")
     problem(ada.client.get("/v1/nothing", headers=headers), 404, "not_found")
@@ -652,8 +879,8 @@ def test_accept_in_two_headers_is_one_list(ada: Any) -> None:
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=ids)
-def test_head_answers_the_headers_of_get_and_no_body(ada: Any, todo: Any, route: Route) -> None:
-    path = route.path.replace("{todo_id}", todo["id"]) + ("?username=abc" if route.name == "list_users" else "")
+def test_head_answers_the_headers_of_get_and_no_body(ada: Any, places: dict[str, str], route: Route) -> None:
+    path = path_of(route, places) + query_of(route)
     same = {"X-Request-ID": "same"}
     got, head = ada.client.get(path, headers=same), ada.client.head(path, headers=same)
     assert (got.status_code, head.status_code) == (200, 200)
@@ -663,6 +890,58 @@ def test_head_answers_the_headers_of_get_and_no_body(ada: Any, todo: Any, route:
     missing = ada.client.head("/v1/todos/99999")
     assert (missing.status_code, missing.content) == (404, b"")
     assert missing.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=ids)
+def test_what_has_a_version_is_answered_with_it_and_not_again_to_whoever_knows_it(
+    ada: Any, places: dict[str, str], route: Route
+) -> None:
+    path = path_of(route, places) + query_of(route)
+    got = ada.client.get(path)
+    assert ("etag" in got.headers) == route.has_etag
+    if route.has_etag:
+        assert got.headers["etag"] == f'"{got.json().get("version", 1)}"'
+    for known in (got.headers.get("etag"), f'"77", W/{got.headers.get("etag")}', "*"):
+        again = ada.client.get(path, headers={"If-None-Match": str(known)})
+        if route.has_etag:
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", got.headers["etag"])
+        else:
+            assert again.status_code == 200
+    assert ada.client.get(path, headers={"If-None-Match": '"77"'}).status_code == 200
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.takes_if_match], ids=ids)
+def test_a_change_of_another_version_is_refused_but_only_what_would_succeed_otherwise(
+    ada: Any, places: dict[str, str], route: Route
+) -> None:
+    body = json.dumps(VALID[route.name]).encode() if route.body_type is not None else b""
+    for if_match in ('"77"', 'W/"1"', "1", "no version", '"1", "2"'):
+        answer = ada.client.request(
+            route.method, path_of(route, places), content=body, headers={**JSON, "If-Match": if_match}
+        )
+        problem(answer, 412, "version_mismatch")
+        if route.body_type is not None:
+            problem(send(ada.client, route, b'{"no_such": 1}', If_Match=if_match), 422, "validation_failed")
+    if route.path_parameters:
+        missing = path_of(route, {**NOWHERE, "user_id": places["user_id"]})
+        answer = ada.client.request(route.method, missing, content=body, headers={**JSON, "If-Match": '"77"'})
+        problem(answer, 404, "not_found")
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.location and not route.public], ids=ids)
+def test_what_is_created_is_where_location_says(ada: Any, places: dict[str, str], route: Route) -> None:
+    body = VALID[route.name]
+    if route.name == "create_link":
+        body = {name: places.get(name, body[name]) for name in VALID[route.name]} | {"relationship_type": "creation"}
+    made = ada.client.post(path_of(route, places), json=body)
+    assert (made.status_code, route.status) == (201, 201), made.text
+    found = ada.client.get(made.headers["location"])
+    assert found.status_code == 200
+    assert ("etag" in made.headers) == route.has_etag
+    if route.has_etag:
+        assert (made.json(), made.headers["etag"]) == (found.json(), found.headers["etag"])
+    else:
+        assert made.json()["messages"][0]["conversation_id"] == found.json()["id"]
 
 
 @pytest.mark.parametrize("sent", ["a", "req-1", "018f4fd2-0000-7000-8000-000000000000", "x" * 128, "a.b_c:d/e+f=@"])
@@ -718,4 +997,5 @@ def test_every_route_but_sign_in_and_health_needs_a_token(client: httpx.Client, 
 
 def test_every_route_with_a_body_has_a_valid_one_in_these_tests() -> None:
     assert VALID.keys() == {route.name for route in WITH_BODY}
+    assert NOWHERE.keys() == {name for route in ROUTES for name in route.path_parameters}
     assert BODY_BYTES == 1024 * 1024

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -44,6 +44,10 @@ class QueryCase:
     """Whether it shows or changes anything of the owner's when the owner runs it."""
     refused: str | None = None
     """The code with which what the owner owns makes it fail, for the owner."""
+    refused_to_others: str | None = None
+    """The code with which it fails for anybody else."""
+    caught: str | None = None
+    """The code with which a key of the table stops it for others, were both the WHERE and row security gone."""
 
 
 FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
@@ -66,6 +70,33 @@ def nothing_set(name: str) -> dict[str, Any]:
     }
 
 
+def message_list() -> QueryCase:
+    """All of the conversation's messages."""
+    return QueryCase(
+        lambda world: {
+            "conversation_id": world.conversation,
+            "sender_type": None,
+            "message_type": None,
+            "after": 0,
+            "before": 2**31 - 1,
+            "row_limit": ROW_LIMIT,
+        }
+    )
+
+
+def link_list(end: str = "", **filters: Any) -> QueryCase:
+    """All links, or those of the target or of the conversation."""
+
+    def values(world: World) -> dict[str, Any]:
+        ends = {"todo_id": world.target, "conversation_id": world.conversation}
+        named = {end: ends[end]} if end else {}
+        return {"relationship_type": None, "after_id": LAST_ID, "row_limit": ROW_LIMIT, **filters, **named}
+
+    return QueryCase(values)
+
+
+MESSAGE = {"sender_type": "user", "content": "Planted", "message_type": "text", "metadata": None}
+
 QUERY_CASES = {
     # sign_in.sql
     "authenticate": QueryCase(lambda _: {"token_version": 1}, reaches=False),
@@ -77,6 +108,7 @@ QUERY_CASES = {
             "password_hash": "stolen",
         },
         refused="email_taken",
+        refused_to_others="email_taken",
     ),
     # Sign-in asks for an address, and looks whether the password is the one; no route answers with what it finds.
     "find_credentials": QueryCase(
@@ -100,6 +132,7 @@ QUERY_CASES = {
     "get_todo_by_number": QueryCase(lambda world: {"number": world.target_number}),
     "create_todo": QueryCase(
         lambda _: {
+            "id": None,
             "title": "Planted",
             "description": None,
             "status": "pending",
@@ -133,6 +166,109 @@ QUERY_CASES = {
         reaches=False,  # the owner has given all theirs away
     ),
     "list_all_todos": todo_list(sort="created_at", direction=1, after=0, after_id=FIRST_ID),
+    "find_todo": QueryCase(lambda world: {"id": world.target, "number": None}),
+    "list_conversation_todos": QueryCase(
+        lambda world: {"conversation_id": world.conversation, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}
+    ),
+    # conversations.sql
+    "get_conversation": QueryCase(lambda world: {"id": world.conversation}),
+    "create_conversation": QueryCase(lambda _: {"id": None, "title": "Planted", "metadata": None}),
+    "update_conversation": QueryCase(
+        lambda world: {
+            **nothing_set("update_conversation"),
+            "id": world.conversation,
+            "set_title": True,
+            "title": "Stolen",
+        }
+    ),
+    "delete_conversation": QueryCase(lambda world: {"id": world.conversation, "version": None}),
+    "list_conversations": QueryCase(lambda _: {"after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}),
+    "list_conversations_with_messages": QueryCase(
+        lambda _: {"messages": 50, "after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}
+    ),
+    "list_todo_conversations": QueryCase(
+        lambda world: {"id": world.target, "number": None, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}
+    ),
+    # messages.sql
+    "find_conversation": QueryCase(lambda world: {"id": world.conversation}),
+    "open_conversation": QueryCase(lambda _: {"id": uuid4(), "title": "Planted"}),
+    "expect_position": QueryCase(
+        lambda world: {"conversation_id": world.conversation, "expected": 99},
+        refused="stale_position",
+        refused_to_others="not_found",
+    ),
+    "create_message": QueryCase(
+        lambda world: {"conversation_id": world.conversation, **MESSAGE}, refused_to_others="not_found"
+    ),
+    "create_tagged_message": QueryCase(
+        lambda world: {"conversation_id": world.conversation, **MESSAGE}, refused_to_others="not_found"
+    ),
+    "get_message": QueryCase(lambda world: {"conversation_id": world.conversation, "id": world.message}),
+    "update_message": QueryCase(
+        lambda world: {
+            **nothing_set("update_message"),
+            "conversation_id": world.conversation,
+            "id": world.message,
+            "content": "Stolen",
+        }
+    ),
+    "delete_message": QueryCase(
+        lambda world: {"conversation_id": world.conversation, "id": world.message, "version": None}
+    ),
+    "delete_messages_from": QueryCase(lambda world: {"conversation_id": world.conversation, "from_position": 1}),
+    "list_messages": message_list(),
+    "list_messages_desc": message_list(),
+    "list_context": QueryCase(lambda world: {"conversation_id": world.conversation, "messages": 200}),
+    # links.sql
+    "get_link": QueryCase(lambda world: {"id": world.link}),
+    "create_link": QueryCase(
+        lambda world: {
+            "todo_id": world.target,
+            "conversation_id": world.conversation,
+            "relationship_type": "creation",
+        },
+        refused_to_others="not_found",
+    ),
+    "link_todo": QueryCase(
+        lambda world: {
+            "id": world.target,
+            "number": None,
+            "conversation_id": world.conversation,
+            "relationship_type": "update",
+        },
+        caught="not_found",
+    ),
+    "update_link": QueryCase(lambda world: {"id": world.link, "relationship_type": "creation", "version": None}),
+    "delete_link": QueryCase(lambda world: {"id": world.link, "version": None}),
+    "list_links": link_list(),
+    "list_links_of_todo": link_list("todo_id", conversation_id=None),
+    "list_links_of_conversation": link_list("conversation_id"),
+    # tasks.sql
+    "get_task": QueryCase(lambda world: {"number": world.target_number}),
+    "create_task": QueryCase(lambda _: {"title": "Planted", "description": None}),
+    "replace_task": QueryCase(
+        lambda world: {
+            "number": world.target_number,
+            "title": "Stolen",
+            "description": None,
+            "completed": None,
+            "version": None,
+        },
+        caught="forbidden",  # by the trigger that keeps assignees from the title
+    ),
+    "complete_task": QueryCase(lambda world: {"number": world.target_number, "completed": None, "version": None}),
+    "delete_task": QueryCase(lambda world: {"number": world.target_number, "version": None}),
+    "list_tasks_by_created": QueryCase(lambda _: {"completed": None}),
+    "list_tasks_by_title": QueryCase(lambda _: {"completed": None}),
+    "list_tasks_by_due_date": QueryCase(lambda _: {"completed": None}),
+    # idempotency.sql
+    "forget_idempotency_key": QueryCase(lambda world: {"key": world.old_key}),
+    "claim_idempotency_key": QueryCase(
+        lambda world: {"key": world.key, "operation": "POST /", "request_hash": b"x" * 32},
+        refused="idempotency_in_progress",
+    ),
+    "keep_answer": QueryCase(lambda world: {"key": world.key, "status": 200, "headers": b"{}", "body": b"stolen"}),
+    "get_kept_answer": QueryCase(lambda world: {"key": world.key}),
     # health.sql
     "check_login": QueryCase(reaches=False),
     "list_applied_migrations": QueryCase(reaches=False),
@@ -154,7 +290,14 @@ def named_tables(name: str) -> set[str]:
 
 
 def is_insert(name: str) -> bool:
-    return isinstance(grammar.statement(TEXTS[name].prepared.text.decode()), grammar.ast.InsertStmt)
+    """Whether it adds a row of nothing but its parameters: it has no WHERE to forget, and reads nobody's rows."""
+    statement = grammar.statement(TEXTS[name].prepared.text.decode())
+    source: Any = isinstance(statement, grammar.ast.InsertStmt) and statement.selectStmt
+    return bool(source and source.valuesLists)
+
+
+RAISING = {"authenticate", "expect_position"}
+"""What raises when it doesn't find the row that it is to look at."""
 
 
 def forgetful(name: str) -> Prepared | None:
@@ -269,7 +412,7 @@ def test_a_query_shows_and_changes_nothing_of_the_owners_for_somebody_else(name:
     world = make_world(stage.superuser)
     outcome = stage.attempt(name, world, getattr(world, who))
     assert_kept_apart(outcome, who, name)
-    assert outcome.refused == (QUERY_CASES[name].refused if is_insert(name) else None)
+    assert outcome.refused == QUERY_CASES[name].refused_to_others
 
 
 # Were the WHERE forgotten
@@ -279,8 +422,11 @@ def test_every_query_on_a_users_table_has_a_forgetful_mutant():
     expected = {name for name in TEXTS if named_tables(name) and not is_insert(name)}
     assert set(FORGETFUL) == expected
     for name, mutant in FORGETFUL.items():
-        user = grammar.parameter_number(TEXTS[name])
-        assert not any(found.bound for found in grammar.references(mutant.text.decode(), user)), name
+        text, user = mutant.text.decode(), grammar.parameter_number(TEXTS[name])
+        bound = [found.table for found in grammar.references(text, user) if found.bound]
+        statement = grammar.statement(text)
+        # What an INSERT … SELECT adds still gets the caller for its owner.
+        assert bound == ([statement.relation.relname] if isinstance(statement, grammar.ast.InsertStmt) else []), name
 
 
 @EVERY_STRANGER
@@ -296,7 +442,7 @@ def test_row_security_alone_keeps_a_forgetful_query_from_the_owners_rows(name: s
 def test_without_row_security_a_forgetful_query_would_reach_them(name: str, unbound_stage: Stage):
     world = make_world(unbound_stage.superuser)
     outcome = unbound_stage.attempt(name, world, world.stranger, mutant=FORGETFUL[name])
-    assert outcome.refused == QUERY_CASES[name].refused
+    assert outcome.refused == (QUERY_CASES[name].caught or QUERY_CASES[name].refused)
     assert outcome.seen or outcome.changed or outcome.refused
 
 
@@ -307,7 +453,7 @@ def test_row_security_keeps_a_query_that_names_the_owner_from_the_owners_rows(na
     outcome = stage.attempt(name, world, getattr(world, who), user_id=world.owner.id)
     assert outcome.seen <= QUERY_CASES[name].shows | (ASSIGNED if who == "assignee" else set())
     assert not outcome.changed
-    if is_insert(name) or name == "authenticate":
+    if is_insert(name) or name in RAISING:
         assert outcome.refused
     else:
         assert outcome.refused is None
@@ -318,22 +464,102 @@ def test_row_security_keeps_a_query_that_names_the_owner_from_the_owners_rows(na
 
 @dataclasses.dataclass(frozen=True)
 class RouteCase:
-    """A request to a route. ``todo`` is the UUID or the number of a todo: the owner's, or one that doesn't exist."""
+    """A request to a route about objects that are the owner's, or don't exist."""
 
-    body: Callable[[World, Person, Any], Any] | None = None
-    """Of the world, whoever asks, and ``todo``."""
+    body: Callable[[World, Person, "Objects"], Any] | None = None
+    """Of the world, whoever asks, and the objects."""
     query: Callable[[World], dict[str, str]] = lambda _: {}
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     shows: frozenset[str] = frozenset()
     """What of the owner everybody may see."""
     owner_status: int | None = None
     """Where the owner's answer is another than the route's usual one."""
-    names_todo: bool = False
-    """Whether the body names the todo; a path that does says so itself."""
+    names: frozenset[str] = frozenset()
+    """Which of the objects the body names; a path that does says so itself. ``user``: the path is the owner's."""
+    stranger: tuple[int, str] = (404, "not_found")
+    """Status and code for somebody else, whether what is named exists or not."""
     label: str = "plain"
 
 
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """What a request names: ids as they stand in a path."""
+
+    todo: str
+    """The UUID or the number."""
+    todo_uuid: str
+    """Where a number won't do."""
+    number: str
+    """The todo's number, which is its task's id."""
+    conversation: str
+    message: str
+    link: str
+    user: str
+    """Whose tasks are asked for, where that isn't whoever asks."""
+
+    @property
+    def todo_id(self) -> str | int:
+        """The todo as it stands in a body."""
+        return int(self.todo) if self.todo.isdigit() else self.todo
+
+
+def owned(world: World, kind: str = "id", todo: UUID | None = None) -> Objects:
+    """The owner's, the target unless another todo is named."""
+    return Objects(
+        todo=str(todo or world.target if kind == "id" else world.target_number),
+        todo_uuid=str(todo or world.target),
+        number=str(world.target_number),
+        conversation=str(world.conversation),
+        message=str(world.message),
+        link=str(world.link),
+        user=str(world.owner.id),
+    )
+
+
+def missing(kind: str = "id") -> Objects:
+    """None that exist."""
+    number = "999999999"
+    ids = [str(uuid4()) for _ in range(5)]
+    return Objects(ids[0] if kind == "id" else number, ids[0], number, *ids[1:])
+
+
+OBJECT_OF_PARAMETER = {
+    "todo_id": "todo",
+    "task_id": "number",
+    "conversation_id": "conversation",
+    "message_id": "message",
+    "link_id": "link",
+}
+TODO, CONVERSATION, USER = map(frozenset, (["todo"], ["conversation"], ["user"]))
+ENDS = frozenset({"todo_uuid", "conversation"})
+
+
+def named(route: Route, case: RouteCase) -> frozenset[str]:
+    """Which of the objects the request names."""
+    return case.names | {OBJECT_OF_PARAMETER[name] for name in route.path_parameters if name != "user_id"}
+
+
+def with_owners_path(*cases: RouteCase) -> list[RouteCase]:
+    """The cases, and the same under the owner's path, which is refused before anything is looked for."""
+    return [
+        *cases,
+        *(
+            dataclasses.replace(case, names=USER, stranger=(403, "forbidden"), label=f"{case.label}, the owner's path")
+            for case in cases
+        ),
+    ]
+
+
 CHANGE = {"status": "in_progress"}
+SAID = {"sender_type": "user", "content": "Hello"}
+STALE = {"If-Match": '"99"'}
+
+
+def ends(_: World, __: Person, objects: Objects) -> dict[str, str]:
+    """A link's."""
+    return {"todo_id": objects.todo_uuid, "conversation_id": objects.conversation}
+
+
 ROUTE_CASES: dict[tuple[str, str], list[RouteCase]] = {
     ("GET", "/health/live"): [RouteCase()],
     ("GET", "/health/ready"): [RouteCase()],
@@ -358,15 +584,34 @@ ROUTE_CASES: dict[tuple[str, str], list[RouteCase]] = {
     ("GET", "/v1/todos"): [
         RouteCase(query=lambda _, scope=scope: {"scope": scope}, label=scope) for scope in ("owned", "assigned", "all")
     ],
-    ("POST", "/v1/todos"): [RouteCase(lambda *_: {"title": "New"})],
+    ("POST", "/v1/todos"): [
+        RouteCase(lambda *_: {"title": "New"}),
+        RouteCase(
+            lambda _, __, objects: {"title": "New", "conversation_id": objects.conversation},
+            names=CONVERSATION,
+            label="conversation",
+        ),
+    ],
     ("POST", "/v1/todos/batch"): [
         RouteCase(lambda *_: {"create": [{"title": "New"}]}, label="create"),
-        RouteCase(lambda _, __, todo: {"update": [{"id": todo, **CHANGE}]}, names_todo=True, label="update"),
-        RouteCase(lambda _, __, todo: {"delete": [todo]}, names_todo=True, label="delete"),
+        RouteCase(lambda _, __, objects: {"update": [{"id": objects.todo_id, **CHANGE}]}, names=TODO, label="update"),
+        RouteCase(lambda _, __, objects: {"delete": [objects.todo_id]}, names=TODO, label="delete"),
         RouteCase(
-            lambda _, __, todo: {"create": [{"title": "New"}], "update": [{"id": todo, **CHANGE}]},
-            names_todo=True,
+            lambda _, __, objects: {"create": [{"title": "New"}], "update": [{"id": objects.todo_id, **CHANGE}]},
+            names=TODO,
             label="create and update",
+        ),
+        RouteCase(
+            lambda _, __, objects: {
+                "create": [{"title": "New"}, {"title": "New", "conversation_id": objects.conversation}]
+            },
+            names=CONVERSATION,
+            label="create with conversation",
+        ),
+        RouteCase(
+            lambda _, __, objects: {"update": [{"id": objects.todo_id, "conversation_id": objects.conversation}]},
+            names=TODO | CONVERSATION,
+            label="update with conversation",
         ),
     ],
     ("GET", "/v1/todos/{todo_id}"): [
@@ -380,20 +625,131 @@ ROUTE_CASES: dict[tuple[str, str], list[RouteCase]] = {
         RouteCase(lambda *_: {"status": "archived", "title": "Taken"}, label="title"),
         RouteCase(lambda _, person, __: {"assigned_to": str(person.id)}, label="assign"),
         RouteCase(lambda *_: CHANGE, headers={"If-Match": "*"}, label="If-Match"),
-        RouteCase(lambda *_: CHANGE, headers={"If-Match": '"99"'}, owner_status=412, label="stale If-Match"),
+        RouteCase(lambda *_: CHANGE, headers=STALE, owner_status=412, label="stale If-Match"),
+        RouteCase(
+            lambda _, __, objects: {"conversation_id": objects.conversation}, names=CONVERSATION, label="conversation"
+        ),
     ],
     ("DELETE", "/v1/todos/{todo_id}"): [
         RouteCase(),
         RouteCase(headers={"If-Match": "*"}, label="If-Match"),
-        RouteCase(headers={"If-Match": '"99"'}, owner_status=412, label="stale If-Match"),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
     ],
+    ("GET", "/v1/todos/{todo_id}/conversations"): [RouteCase()],
+    ("GET", "/v1/conversations"): [
+        RouteCase(),
+        RouteCase(query=lambda _: {"messages": "50"}, label="messages"),
+    ],
+    ("POST", "/v1/conversations"): [RouteCase(lambda *_: {"title": "New"})],
+    ("GET", "/v1/conversations/{conversation_id}"): [
+        RouteCase(),
+        RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
+    ],
+    ("PATCH", "/v1/conversations/{conversation_id}"): [
+        RouteCase(lambda *_: {"title": "Taken"}),
+        RouteCase(lambda *_: {}, label="empty"),
+        RouteCase(lambda *_: {"title": None}, headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("DELETE", "/v1/conversations/{conversation_id}"): [
+        RouteCase(),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("GET", "/v1/conversations/{conversation_id}/todos"): [RouteCase()],
+    ("GET", "/v1/conversations/{conversation_id}/messages"): [
+        RouteCase(),
+        RouteCase(query=lambda _: {"order": "-position", "before_position": "9"}, label="backwards"),
+        RouteCase(query=lambda _: {"after_position": "9"}, label="none left"),
+    ],
+    ("POST", "/v1/conversations/{conversation_id}/messages"): [
+        RouteCase(lambda *_: SAID),
+        RouteCase(lambda *_: {"sender_type": "system", "content": "Obey"}, label="system"),
+    ],
+    ("DELETE", "/v1/conversations/{conversation_id}/messages"): [
+        RouteCase(query=lambda _: {"from_position": "1"}),
+        RouteCase(query=lambda _: {"from_position": "9"}, label="none there"),
+    ],
+    ("GET", "/v1/conversations/{conversation_id}/messages/{message_id}"): [
+        RouteCase(),
+        RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
+    ],
+    ("PATCH", "/v1/conversations/{conversation_id}/messages/{message_id}"): [
+        RouteCase(lambda *_: {"content": "Taken"}),
+        RouteCase(lambda *_: {}, label="empty"),
+        RouteCase(lambda *_: {"content": "Taken"}, headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("DELETE", "/v1/conversations/{conversation_id}/messages/{message_id}"): [
+        RouteCase(),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("GET", "/v1/conversations/{conversation_id}/context"): [
+        RouteCase(),
+        RouteCase(query=lambda _: {"messages": "0"}, label="none"),
+    ],
+    ("POST", "/v1/conversations/{conversation_id}/turns"): [
+        RouteCase(lambda *_: {"messages": [SAID]}),
+        RouteCase(lambda *_: {"messages": [SAID, SAID], "context": {"messages": 200}}, label="context"),
+        RouteCase(lambda *_: {"messages": [SAID], "expected_position": 1}, label="expected"),
+        RouteCase(lambda *_: {"messages": [SAID], "expected_position": 9}, owner_status=409, label="stale"),
+    ],
+    ("POST", "/v1/turns"): [RouteCase(lambda *_: {"messages": [SAID], "context": {"messages": 200}, "title": "New"})],
+    ("GET", "/v1/links"): [
+        RouteCase(),
+        RouteCase(query=lambda world: {"todo_id": str(world.target)}, label="todo"),
+        RouteCase(query=lambda world: {"conversation_id": str(world.conversation)}, label="conversation"),
+        RouteCase(query=lambda _: {"relationship_type": "discussion"}, label="type"),
+    ],
+    ("POST", "/v1/links"): [
+        RouteCase(lambda *named: {**ends(*named), "relationship_type": "creation"}, names=ENDS),
+        RouteCase(ends, names=ENDS, owner_status=409, label="existing"),
+    ],
+    ("GET", "/v1/links/{link_id}"): [
+        RouteCase(),
+        RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
+    ],
+    ("PATCH", "/v1/links/{link_id}"): [
+        RouteCase(lambda *_: {"relationship_type": "update"}),
+        RouteCase(lambda *_: {}, label="empty"),
+        RouteCase(lambda *_: {}, headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("DELETE", "/v1/links/{link_id}"): [
+        RouteCase(),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("GET", "/api/{user_id}/tasks"): with_owners_path(
+        *(RouteCase(query=lambda _, sort=sort: {"sort": sort}, label=sort) for sort in ("created", "title", "due_date"))
+    ),
+    ("POST", "/api/{user_id}/tasks"): with_owners_path(RouteCase(lambda *_: {"title": "New"})),
+    ("GET", "/api/{user_id}/tasks/{task_id}"): with_owners_path(
+        RouteCase(),
+        RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
+    ),
+    ("PUT", "/api/{user_id}/tasks/{task_id}"): with_owners_path(
+        RouteCase(lambda *_: {"title": "Taken", "completed": True}),
+        RouteCase(lambda *_: {"title": "Taken"}, headers=STALE, owner_status=412, label="stale If-Match"),
+    ),
+    ("DELETE", "/api/{user_id}/tasks/{task_id}"): with_owners_path(
+        RouteCase(),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ),
+    ("PATCH", "/api/{user_id}/tasks/{task_id}/complete"): with_owners_path(
+        RouteCase(),
+        RouteCase(lambda *_: {"completed": True}, label="set"),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ),
 }
 CASES: list[Any] = [
     pytest.param(route, case, id=f"{route.method} {route.path} {case.label}")
     for route in ROUTES
     for case in ROUTE_CASES.get((route.method, route.path), [])
 ]
-TODO_CASES = [param for param in CASES if "{todo_id}" in param.values[0].path or param.values[1].names_todo]
+CASES_BY_KIND: list[Any] = [
+    pytest.param(*param.values, kind, id=f"{param.id} by {kind}")
+    for param in CASES
+    for kind in (("id", "number") if "todo" in named(*param.values) else ("id",))
+]
+"""Each case, where it names a todo, by its id and by its number."""
+NAMING_CASES = [param for param in CASES_BY_KIND if named(*param.values[:2])]
+OTHER_CASES = [param for param in CASES if not named(*param.values)]
 REQUEST_ID = "one-for-all-requests"
 
 
@@ -449,16 +805,23 @@ class Site:
         return self.client.request(method, path, headers=self.headers(who), json=body)
 
     def ask(
-        self, route: Route, case: RouteCase, world: World, who: Person | None, todo: UUID | int | None = None
+        self,
+        route: Route,
+        case: RouteCase,
+        world: World,
+        who: Person | None,
+        objects: Objects,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """The case's request."""
-        named = str(todo) if isinstance(todo, UUID) else todo
+        """The case's request about the objects."""
+        path = {parameter: getattr(objects, name) for parameter, name in OBJECT_OF_PARAMETER.items()}
+        user = objects.user if "user" in case.names else str((who or world.owner).id)
         return self.client.request(
             route.method,
-            route.path.format(todo_id=todo),
+            route.path.format(**path, user_id=user),
             params=case.query(world),
-            headers={**self.headers(who), **case.headers},
-            json=case.body(world, who or world.owner, named) if case.body else None,
+            headers={**self.headers(who), **case.headers, **(headers or {})},
+            json=case.body(world, who or world.owner, objects) if case.body else None,
         )
 
 
@@ -479,66 +842,186 @@ def everything(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], byte
     return answer.status_code, headers, answer.content
 
 
-def todo_of(world: World, kind: str) -> UUID | int:
-    return world.target if kind == "id" else world.target_number
-
-
-def missing(kind: str) -> UUID | int:
-    return uuid4() if kind == "id" else 999_999_999
-
-
-BY_ID_AND_NUMBER = pytest.mark.parametrize("kind", ["id", "number"])
-
-
 @pytest.mark.parametrize(("route", "case"), CASES)
 def test_without_a_token_only_public_routes_answer(route: Route, case: RouteCase, site: Site):
     world = site.world()
     before = snapshot(site.superuser, world.owner.id)
-    answer = site.ask(route, case, world, None, world.target)
+    answer = site.ask(route, case, world, None, owned(world))
     if route.public:
         assert answer.status_code == route.status
         return
     assert answer.status_code == 401
     assert answer.json()["code"] == "unauthenticated"
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-    assert everything(answer) == everything(site.ask(route, case, world, None, uuid4()))
+    assert everything(answer) == everything(site.ask(route, case, world, None, missing()))
     assert world.seen(answer.text) == set()
     assert snapshot(site.superuser, world.owner.id) == before
 
 
-@pytest.mark.parametrize(("route", "case"), CASES)
-@BY_ID_AND_NUMBER
+@pytest.mark.parametrize(("route", "case", "kind"), CASES_BY_KIND)
 def test_the_owner_is_served(route: Route, case: RouteCase, kind: str, site: Site):
     world = site.world()
-    answer = site.ask(route, case, world, world.owner, todo_of(world, kind))
+    answer = site.ask(route, case, world, world.owner, owned(world, kind))
     nothing = route.returns is None
     assert answer.status_code == (case.owner_status or (204 if nothing else route.status)), answer.text
 
 
-@pytest.mark.parametrize(("route", "case"), TODO_CASES)
+@pytest.mark.parametrize(("route", "case", "kind"), NAMING_CASES)
 @EVERY_STRANGER
-@BY_ID_AND_NUMBER
-def test_a_stranger_gets_the_same_answer_as_for_a_missing_todo(
+def test_a_stranger_gets_the_same_answer_as_for_what_is_missing(
     route: Route, case: RouteCase, who: str, kind: str, site: Site
 ):
     world = site.world()
     person = getattr(world, who)
     before = snapshot(site.superuser, world.owner.id)
-    answer = site.ask(route, case, world, person, todo_of(world, kind))
-    assert answer.status_code == 404
-    assert answer.json()["code"] == "not_found"
-    assert everything(answer) == everything(site.ask(route, case, world, person, missing(kind)))
+    answer = site.ask(route, case, world, person, owned(world, kind))
+    assert (answer.status_code, answer.json()["code"]) == case.stranger
+    none = missing(kind)
+    # All of it missing, and one by one: a message of a conversation that is there, say.
+    absent = [
+        none,
+        *(dataclasses.replace(owned(world, kind), **{name: getattr(none, name)}) for name in named(route, case)),
+    ]
+    for objects in absent:
+        assert everything(answer) == everything(site.ask(route, case, world, person, objects))
     assert snapshot(site.superuser, world.owner.id) == before
 
 
-@pytest.mark.parametrize(("route", "case"), [param for param in CASES if param not in TODO_CASES])
+@pytest.mark.parametrize(("route", "case"), OTHER_CASES)
 def test_a_stranger_is_served_with_nothing_of_the_owners(route: Route, case: RouteCase, site: Site):
     world = site.world()
     before = snapshot(site.superuser, world.owner.id)
-    answer = site.ask(route, case, world, world.stranger)
+    answer = site.ask(route, case, world, world.stranger, owned(world))
     assert answer.is_success, answer.text
     assert world.seen(answer.text) == case.shows
     assert snapshot(site.superuser, world.owner.id) == before
+
+
+@pytest.mark.parametrize(("route", "case"), [param for param in CASES if param.values[0].takes_key])
+def test_the_key_of_the_owners_request_is_a_new_one_to_a_stranger(route: Route, case: RouteCase, site: Site):
+    world = site.world()
+    key = {"Idempotency-Key": secrets.token_hex(8)}
+    site.ask(route, case, world, world.owner, owned(world), key)
+    if route.path != "/v1/auth/logout-everywhere":  # after which the owner's token is no longer good
+        answer = site.ask(route, case, world, world.owner, owned(world), key)
+        assert ("Idempotency-Replayed" in answer.headers) == answer.is_success
+    before = snapshot(site.superuser, world.owner.id)
+    answer = site.ask(route, case, world, world.stranger, owned(world), key)
+    assert "Idempotency-Replayed" not in answer.headers
+    assert world.seen(answer.text) == set()
+    if named(route, case):
+        assert (answer.status_code, answer.json()["code"]) == case.stranger
+        assert everything(answer) == everything(site.ask(route, case, world, world.stranger, missing(), key))
+    else:
+        assert answer.is_success
+        again = site.ask(route, case, world, world.stranger, owned(world), key)
+        assert again.headers.get("Idempotency-Replayed") == "true" or route.path == "/v1/auth/logout-everywhere"
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+# One's own and another's together
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """What somebody who isn't the owner has of their own."""
+
+    todo: str
+    conversation: str
+    message: str
+
+
+def make_own(site: Site, person: Person) -> Own:
+    todo = site.send(person, "POST", "/v1/todos", {"title": "Own"}).json()
+    turn = site.send(person, "POST", "/v1/turns", {"messages": [SAID]}).json()
+    return Own(todo["id"], turn["messages"][0]["conversation_id"], turn["messages"][0]["id"])
+
+
+MIXED: dict[str, Callable[[Own, Objects], tuple[str, str, Any]]] = {
+    "link one's own todo": lambda own, objects: (
+        "POST",
+        "/v1/links",
+        {"todo_id": own.todo, "conversation_id": objects.conversation},
+    ),
+    "link one's own conversation": lambda own, objects: (
+        "POST",
+        "/v1/links",
+        {"todo_id": objects.todo, "conversation_id": own.conversation},
+    ),
+    "change one's own todo in a conversation": lambda own, objects: (
+        "PATCH",
+        f"/v1/todos/{own.todo}",
+        {"title": "Taken", "conversation_id": objects.conversation},
+    ),
+    "change one's own todo in a conversation, in a batch": lambda own, objects: (
+        "POST",
+        "/v1/todos/batch",
+        {"update": [{"id": own.todo, "title": "Taken", "conversation_id": objects.conversation}]},
+    ),
+    "change a todo in one's own conversation": lambda own, objects: (
+        "PATCH",
+        f"/v1/todos/{objects.todo}",
+        {"conversation_id": own.conversation},
+    ),
+    "get a message in one's own conversation": lambda own, objects: (
+        "GET",
+        f"/v1/conversations/{own.conversation}/messages/{objects.message}",
+        None,
+    ),
+    "change a message in one's own conversation": lambda own, objects: (
+        "PATCH",
+        f"/v1/conversations/{own.conversation}/messages/{objects.message}",
+        {"content": "Taken"},
+    ),
+    "delete a message in one's own conversation": lambda own, objects: (
+        "DELETE",
+        f"/v1/conversations/{own.conversation}/messages/{objects.message}",
+        None,
+    ),
+    "get one's own message in a conversation": lambda own, objects: (
+        "GET",
+        f"/v1/conversations/{objects.conversation}/messages/{own.message}",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MIXED)
+@EVERY_STRANGER
+def test_ones_own_is_not_tied_to_what_is_anothers(what: str, who: str, site: Site):
+    world = site.world()
+    person = getattr(world, who)
+    own = make_own(site, person)
+    before, before_own = [snapshot(site.superuser, user.id) for user in (world.owner, person)]
+    answer = site.send(person, *MIXED[what](own, owned(world)))
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert everything(answer) == everything(site.send(person, *MIXED[what](own, missing())))
+    assert snapshot(site.superuser, world.owner.id) == before
+    assert snapshot(site.superuser, person.id) == before_own
+
+
+@EVERY_STRANGER
+def test_a_filter_that_names_anothers_object_finds_what_one_that_names_nothing_finds(who: str, site: Site):
+    world = site.world()
+    person = getattr(world, who)
+    own = make_own(site, person)
+    linked = site.send(person, "POST", "/v1/links", {"todo_id": own.todo, "conversation_id": own.conversation})
+    assert linked.status_code == 201
+    answers = [
+        [
+            everything(site.send(person, "GET", f"/v1/links?{filters}"))
+            for filters in (
+                f"todo_id={objects.todo}",
+                f"conversation_id={objects.conversation}",
+                f"todo_id={objects.todo}&conversation_id={objects.conversation}",
+                f"todo_id={own.todo}&conversation_id={objects.conversation}",
+                f"todo_id={objects.todo}&conversation_id={own.conversation}",
+            )
+        ]
+        for objects in (owned(world), missing())
+    ]
+    assert answers[0] == answers[1]
+    assert {(status, body) for status, _, body in answers[0]} == {(200, b'{"items":[],"next_cursor":null}')}
 
 
 # What an assignee may
@@ -547,11 +1030,10 @@ def test_a_stranger_is_served_with_nothing_of_the_owners(route: Route, case: Rou
 def assert_all_missing(site: Site, world: World, who: Person, todo: UUID) -> None:
     """Whatever is asked about the todo, the answer is that of a todo that doesn't exist."""
     before = snapshot(site.superuser, world.owner.id)
-    for param in TODO_CASES:
-        route, case = param.values
-        answer = site.ask(route, case, world, who, todo)
+    for route, case in (param.values for param in CASES if {"todo", "todo_uuid"} & named(*param.values)):
+        answer = site.ask(route, case, world, who, owned(world, todo=todo))
         assert answer.status_code == 404
-        assert everything(answer) == everything(site.ask(route, case, world, who, uuid4()))
+        assert everything(answer) == everything(site.ask(route, case, world, who, missing()))
     assert snapshot(site.superuser, world.owner.id) == before
 
 
@@ -643,6 +1125,46 @@ def test_who_is_no_longer_assigned_gets_the_same_answers_as_for_a_missing_todo(s
     assert given.status_code == 200
     assert_all_missing(site, world, world.assignee, world.assigned)
     assert site.send(world.assignee, "GET", "/v1/todos?scope=all").json()["items"] == []
+
+
+def test_an_assignee_sees_nothing_of_the_conversations_about_the_todo(site: Site):
+    world = site.world()
+    listed = site.send(world.owner, "GET", f"/v1/todos/{world.assigned}/conversations").json()["items"]
+    assert [item["id"] for item in listed] == [str(world.conversation)]
+    answer = site.send(world.assignee, "GET", f"/v1/todos/{world.assigned}/conversations")
+    assert answer.status_code == 404
+    assert everything(answer) == everything(site.send(world.assignee, "GET", f"/v1/todos/{uuid4()}/conversations"))
+    for path in ("/v1/conversations", "/v1/links", f"/v1/links?todo_id={world.assigned}"):
+        assert site.send(world.assignee, "GET", path).json()["items"] == []
+
+
+def test_an_assignee_links_the_todo_with_no_conversation(site: Site):
+    world = site.world()
+    own = make_own(site, world.assignee)
+    before, before_own = [snapshot(site.superuser, user.id) for user in (world.owner, world.assignee)]
+    for conversation in (own.conversation, str(world.conversation), str(uuid4())):
+        ends = {"todo_id": str(world.assigned), "conversation_id": conversation}
+        assert site.send(world.assignee, "POST", "/v1/links", ends).status_code == 404
+        change = {"status": "archived", "conversation_id": conversation}
+        one = site.send(world.assignee, "PATCH", f"/v1/todos/{world.assigned}", change)
+        many = site.send(world.assignee, "POST", "/v1/todos/batch", {"update": [{"id": str(world.assigned), **change}]})
+        assert [answer.status_code for answer in (one, many)] == [403, 403]
+    assert snapshot(site.superuser, world.owner.id) == before
+    assert snapshot(site.superuser, world.assignee.id) == before_own
+
+
+def test_an_assignee_has_no_task_of_the_todo(site: Site):
+    world = site.world()
+    own, theirs = f"/api/{world.assignee.id}/tasks", f"/api/{world.owner.id}/tasks"
+    assert site.send(world.assignee, "GET", own).json() == []
+    number = world.assigned_number
+    answer = site.send(world.assignee, "GET", f"{own}/{number}")
+    assert answer.status_code == 404
+    assert everything(answer) == everything(site.send(world.assignee, "GET", f"{own}/999999999"))
+    before = snapshot(site.superuser, world.owner.id)
+    assert site.send(world.assignee, "PATCH", f"{own}/{number}/complete").status_code == 404
+    assert site.send(world.assignee, "PATCH", f"{theirs}/{number}/complete").status_code == 403
+    assert snapshot(site.superuser, world.owner.id) == before
 
 
 def test_assigning_gives_the_owner_no_sight_of_the_assignees_rows(site: Site):

@@ -2,8 +2,9 @@
 
 import ast
 import asyncio
+import dataclasses
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, LiteralString, Union, cast, get_args, get_origin
@@ -17,10 +18,14 @@ from psycopg import pq, sql
 import service.app  # noqa: F401 - declares the queries of every feature
 from service import queries
 from service.accounts import Account
+from service.conversations import ConversationFilters, list_conversations, list_todo_conversations
 from service.db import SESSION, Database
+from service.links import LinkFilters, list_links
+from service.messages import MessageFilters, list_messages
+from service.paging import Page, PageQuery
 from service.queries import DECLARED, TEXTS, USER_TABLES, Caller, QueryError, QueryText, Statement
 from service.settings import Secret, Settings
-from service.todos import Order, Todo, TodoFilters, list_todos
+from service.todos import Order, Todo, TodoFilters, list_conversation_todos, list_todos
 from tests import grammar
 from tests.conftest import REPOSITORY, TestDatabase
 from tests.worlds import Connection
@@ -229,6 +234,13 @@ def test_a_query_is_one_statement_with_explicit_columns_and_keywords_in_upper_ca
     assert grammar.lower_case_keywords(text) == set()
 
 
+def test_the_grammar_tells_which_columns_are_never_null():
+    assert grammar.columns_not_null("SELECT a, b FROM t WHERE a = 1 AND b IS NOT NULL") == {"b"}
+    assert grammar.columns_not_null("SELECT a FROM t WHERE a IS NULL") == set()
+    assert grammar.columns_not_null("SELECT a FROM t WHERE a IS NOT NULL OR b = 1") == set()
+    assert grammar.columns_not_null("UPDATE t SET a = NULL WHERE a IS NOT NULL RETURNING a") == set()
+
+
 def test_the_style_checks_see_what_they_are_for():
     assert grammar.stars("SELECT * FROM todos") == 1
     assert grammar.stars("SELECT t.* FROM todos AS t WHERE EXISTS (SELECT FROM users)") == 1
@@ -252,11 +264,35 @@ def test_a_query_that_only_reads_is_run_in_a_transaction_that_only_reads(query: 
 
 USERS = 2000
 TODOS_EACH = 48
+
+
+def user_id(number: int) -> UUID:
+    return UUID(f"00000000-0000-7000-8000-{number:012}")
+
+
 OWNER = 1
 """The number of the user who owns TODOS_OWNED todos, and whose plans are looked at."""
 TODOS_OWNED = 5000
+CONVERSATIONS_OWNED = 1500
+LINKS_OF_ONE = 400
+"""How many links the first todo and the first conversation of OWNER have each."""
+TODO = UUID("0000000027117000800075c124fae7a8")
+CONVERSATION = UUID("00000001-0000-7000-9000-000000000001")
+"""The first of OWNER's, which has MESSAGES."""
+MESSAGES = 5000
+OWNER_ID = user_id(OWNER)
 
 SEED = f"""
+CREATE TEMP TABLE seeded_conversations AS
+SELECT
+    ('00000000-0000-7000-8000-' || lpad(u::text, 12, '0'))::uuid AS user_id,
+    (lpad(to_hex(u), 8, '0') || '00007000' || '9000' || lpad(to_hex(n), 12, '0'))::uuid AS conversation_id,
+    n,
+    CASE WHEN u = {OWNER} AND n = 1 THEN {MESSAGES} ELSE 1 + n % 4 END AS messages,
+    '2026-01-01T00:00:00Z'::timestamptz + n * interval '1 minute' + u * interval '1 second' AS created_at
+FROM
+    generate_series(1, {USERS}) AS u,
+    generate_series(1, CASE u WHEN {OWNER} THEN {CONVERSATIONS_OWNED} ELSE 5 END) AS n;
 SET session_replication_role = replica;  -- no triggers: they would take longer than all the tests
 INSERT INTO users (id, email, username, full_name, password_hash)
 SELECT
@@ -290,6 +326,38 @@ INSERT INTO todo_counters (user_id, last_number)
 SELECT user_id, max(number) FROM todos GROUP BY user_id;
 INSERT INTO sign_in_attempts (key, allowed_at)
 SELECT sha256(n::text::bytea), now() + n * interval '1 second' FROM generate_series(1, 5000) AS n;
+INSERT INTO conversations (user_id, id, title, message_count, last_position, created_at, updated_at)
+SELECT
+    user_id, conversation_id, 'Conversation ' || n, messages, messages, created_at,
+    created_at + n * 7919 % 10007 * interval '1 minute'
+FROM seeded_conversations
+ORDER BY md5(conversation_id::text);
+INSERT INTO messages (user_id, conversation_id, position, sender_type, sender_id, content, created_at, updated_at)
+SELECT
+    user_id, conversation_id, p, CASE p % 2 WHEN 1 THEN 'user' ELSE 'ai' END, CASE p % 2 WHEN 1 THEN user_id END,
+    'Message ' || p, created_at + p * interval '1 second', created_at + p * interval '1 second'
+FROM seeded_conversations, generate_series(1, messages) AS p
+ORDER BY p, md5(conversation_id::text);
+INSERT INTO todo_conversation_links (user_id, id, todo_id, conversation_id)
+SELECT user_id, md5(todo_id::text || conversation_id)::uuid, todo_id, conversation_id
+FROM (
+    SELECT t.user_id, t.id AS todo_id, c.conversation_id
+    FROM todos AS t
+    JOIN seeded_conversations AS c ON c.user_id = t.user_id AND c.n = t.number
+    UNION
+    SELECT t.user_id, t.id, '{CONVERSATION}'
+    FROM todos AS t
+    WHERE t.user_id = '{OWNER_ID}' AND t.number <= {LINKS_OF_ONE}
+    UNION
+    SELECT c.user_id, '{TODO}', c.conversation_id
+    FROM seeded_conversations AS c
+    WHERE c.user_id = '{OWNER_ID}' AND c.n <= {LINKS_OF_ONE}
+) AS links
+ORDER BY md5(todo_id::text || conversation_id);
+INSERT INTO idempotency_keys (user_id, key, operation, request_hash, created_at)
+SELECT u.id, 'key ' || n, 'POST /v1/todos', sha256('x'), now() - n * interval '1 minute'
+FROM users AS u, generate_series(1, 10) AS n
+ORDER BY md5(u.id::text || n);
 RESET session_replication_role;
 """
 
@@ -330,10 +398,6 @@ def connection(query: QueryText, service_connection: Connection, superuser: Conn
         yield found
 
 
-def user_id(number: int) -> UUID:
-    return UUID(f"00000000-0000-7000-8000-{number:012}")
-
-
 def test_the_module_knows_every_table_of_users(superuser: Connection):
     rows = superuser.execute(
         "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'user_id'"
@@ -349,7 +413,7 @@ OIDS: dict[Any, set[int]] = {
     int: {20, 21, 23},
     float: {701},
     datetime: {1184},
-    msgspec.Raw: {3802},
+    msgspec.Raw: {114, 3802},
     bytes: {17},
     list[str]: {1009},
 }
@@ -361,8 +425,8 @@ def flat(kind: Any) -> tuple[Any, bool]:
     if hasattr(kind, "__metadata__"):
         return flat(kind.__origin__)
     if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
-        (plain,) = [part for part in get_args(kind) if part is not type(None)]
-        return flat(plain)[0], True
+        (plain,) = [part for part in get_args(kind) if part not in (type(None), msgspec.UnsetType)]
+        return flat(plain)[0], type(None) in get_args(kind)
     if get_origin(kind) is Literal:
         return type(get_args(kind)[0]), False
     return kind, False
@@ -411,32 +475,50 @@ def test_the_columns_of_a_query_are_the_fields_of_its_struct(
         assert kind in OIDS[row]
         return
     fields = msgspec.structs.fields(row)
+    if DECLARED[query.name].is_tagged:
+        (name, kind, table, column) = columns.pop()
+        assert (name, kind) == ("version", 23)
+        assert never_null(superuser, table, column)
     assert [name for name, *_ in columns] == [field.name for field in fields]
+    not_null = grammar.columns_not_null(query.prepared.text.decode())
     for field, (name, kind, table, column) in zip(fields, columns, strict=True):
         plain, nullable = flat(field.type)
         assert kind in OIDS[plain], name
         if table:  # a column of a table, not an expression
-            found = superuser.execute(
-                "SELECT attnotnull FROM pg_attribute WHERE attrelid = %s AND attnum = %s", (table, column)
-            ).fetchone()
-            assert found == (not nullable,), name
+            assert (name in not_null or never_null(superuser, table, column)) == (not nullable), name
+
+
+def never_null(superuser: Connection, table: int, column: int) -> bool:
+    found = superuser.execute(
+        "SELECT attnotnull FROM pg_attribute WHERE attrelid = %s AND attnum = %s", (table, column)
+    ).fetchone()
+    assert found
+    return found[0]
 
 
 # How the database runs it
 
 
-def example(name: str, kind: str) -> Any:
+def example(query: QueryText, name: str, kind: str) -> Any:
     """A value of OWNER's for the parameter; optional filters are left out."""
+    first, last = UUID(int=1), UUID(int=2**128 - 1)
     values = {
         "user_id": user_id(OWNER),
-        "id": UUID("000000002711700080004e2e9cf76a21"),
+        "id": TODO,
+        "todo_id": TODO,
+        "conversation_id": CONVERSATION,
+        "from_position": MESSAGES - 1,
+        "expected": MESSAGES,
+        "messages": 20,
+        "before": 2**31 - 1,
+        "key": "key 3",
         "number": 17,
         "status": "pending" if kind == "text" else None,
         "row_limit": 51,
         "limit": 51,
-        "after": {"timestamptz": "2026-01-03T00:00:00Z", "smallint": 2, "bigint": 1000}.get(kind),
-        "after_id": UUID(int=1),
-        "after_undated_id": UUID(int=1),
+        "after": {"timestamptz": "2026-01-03T00:00:00Z", "smallint": 2, "bigint": 1000, "integer": 100}.get(kind),
+        "after_id": last if "id < %(after_id)s" in query.text else first,
+        "after_undated_id": first,
         "sort": "created_at",
         "direction": -1,
         "username": "User77",
@@ -446,7 +528,7 @@ def example(name: str, kind: str) -> Any:
         "is_active": True,
         "token_version": 1,
     }
-    return values.get(name)
+    return None if f"%({name})s IS NULL OR" in query.text else values.get(name)
 
 
 def prepare(connection: Connection, query: QueryText) -> None:
@@ -511,10 +593,12 @@ def test_a_query_rides_on_the_index_that_its_header_names(query: QueryText, mode
         assert not grammar.references(text, None)
         return
     connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
-    values = {name: example(name, kind) for name, kind in query.parameters.items()}
+    values = {name: example(query, name, kind) for name, kind in query.parameters.items()}
     before = scans(connection, query.index)
     steps = list(nodes(plan(connection, query, values)["Plan"]))
     assert [step for step in steps if step["Node Type"] == "Seq Scan"] == []
+    # An index is looked into, not read from end to end.
+    assert [step for step in steps if "Index Name" in step and "Index Cond" not in step] == []
     root = grammar.statement(text)
     if isinstance(root, grammar.ast.InsertStmt):
         unique = connection.execute(
@@ -543,65 +627,144 @@ class Recorder(Caller):
         super().__init__(database, "test", user)
         self.statements: list[Statement[Any]] = []
 
-    async def run(self, *statements: Statement[Any]) -> Any:
+    async def run_all(
+        self, statements: Sequence[Statement[Any]], accept: Callable[[list[Any]], None] | None = None
+    ) -> list[Any]:
         self.statements += statements
-        return await super().run(*statements)
+        return await super().run_all(statements, accept)
 
 
-async def walk(url: str, filters: list[dict[str, Any]]) -> list[tuple[list[Todo], list[Statement[Any]]]]:
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A list, asked for a page at a time."""
+
+    label: str
+    ask: Callable[[Caller, str | None], Awaitable[Page[Any]]]
+    query: str = ""
+    """The one that gets a page, where there is another beside it."""
+    tables: int = 1
+    """From how many an item is read."""
+    is_sorted: bool = False
+    """Whether all of it is read for every page."""
+
+
+def todo_list(label: str, *, is_sorted: bool = False, **filters: Any) -> Listed:
+    return Listed(
+        label,
+        lambda caller, cursor: list_todos(caller, TodoFilters(**filters, limit=200, cursor=cursor)),
+        is_sorted=is_sorted,
+    )
+
+
+def conversation_list(messages: int) -> Listed:
+    return Listed(
+        f"conversations with {messages} messages",
+        lambda caller, cursor: list_conversations(
+            caller, ConversationFilters(messages=messages, limit=200, cursor=cursor)
+        ),
+        tables=2 if messages else 1,
+    )
+
+
+def message_list(order: Literal["position", "-position"]) -> Listed:
+    return Listed(
+        f"messages by {order}",
+        lambda caller, cursor: list_messages(
+            caller, CONVERSATION, MessageFilters(order=order, limit=200, cursor=cursor)
+        ),
+        query="list_messages" if order == "position" else "list_messages_desc",
+    )
+
+
+def link_list(label: str, *, is_sorted: bool = False, **filters: Any) -> Listed:
+    return Listed(
+        label,
+        lambda caller, cursor: list_links(caller, LinkFilters(**filters, limit=200, cursor=cursor)),
+        is_sorted=is_sorted,
+    )
+
+
+LISTS = [
+    *(todo_list(f"todos by {order}", order=order) for order in ORDERS),
+    todo_list("todos by status", status=["pending"]),
+    todo_list("assigned todos", scope="assigned", is_sorted=True),
+    todo_list("all todos", scope="all", is_sorted=True),
+    conversation_list(0),
+    conversation_list(3),
+    message_list("position"),
+    message_list("-position"),
+    link_list("links"),
+    link_list("links of a todo", todo_id=TODO, is_sorted=True),
+    link_list("links of a conversation", conversation_id=CONVERSATION, is_sorted=True),
+    Listed(
+        "conversations of a todo",
+        lambda caller, cursor: list_todo_conversations(caller, TODO, PageQuery(limit=200, cursor=cursor)),
+        query="list_todo_conversations",
+        tables=2,
+    ),
+    Listed(
+        "todos of a conversation",
+        lambda caller, cursor: list_conversation_todos(caller, CONVERSATION, PageQuery(limit=200, cursor=cursor)),
+        query="list_conversation_todos",
+        tables=2,
+    ),
+]
+
+
+async def walk(url: str) -> dict[str, tuple[list[Any], list[Statement[Any]]]]:
     """For each of the lists all its items, and the statements that got its pages."""
     database = Database(Settings(database_url=Secret(url), database_pool_size=1), lambda *_: None)
     await database.open()
-    found: list[tuple[list[Todo], list[Statement[Any]]]] = []
+    found: dict[str, tuple[list[Any], list[Statement[Any]]]] = {}
     try:
-        for wanted in filters:
-            recorder = Recorder(database, user_id(OWNER))
-            items: list[Todo] = []
+        for wanted in LISTS:
+            recorder = Recorder(database, OWNER_ID)
+            items: list[Any] = []
             cursor = None
             while True:
-                page = await list_todos(recorder, TodoFilters(**wanted, limit=200, cursor=cursor))
+                page = await wanted.ask(recorder, cursor)
                 items += page.items
                 cursor = page.next_cursor
                 if cursor is None:
                     break
-            found.append((items, recorder.statements))
+            statements = [
+                statement for statement in recorder.statements if wanted.query in ("", statement.query.source.name)
+            ]
+            found[wanted.label] = (items, statements)
     finally:
         await database.close()
     return found
 
 
-LISTS: list[dict[str, Any]] = [
-    *({"order": order} for order in ORDERS),
-    {"status": ["pending"]},
-    {"scope": "assigned"},
-    {"scope": "all"},
-]
-
-
 @pytest.fixture(scope="module")
-def walked(database: TestDatabase) -> list[tuple[list[Todo], list[Statement[Any]]]]:
-    return asyncio.run(walk(database.service_url, LISTS))
+def walked(database: TestDatabase) -> dict[str, tuple[list[Any], list[Statement[Any]]]]:
+    return asyncio.run(walk(database.service_url))
 
 
 def buffers(connection: Connection, statement: Statement[Any]) -> int:
     """Pages of 8 KiB that a page of the list touches, on the second run."""
     query = statement.query.source
-    values = {**statement.values, "user_id": user_id(OWNER), "row_limit": PAGE + 1}
+    values = {**statement.values, "user_id": OWNER_ID, "row_limit": PAGE + 1}
     with connection.transaction(force_rollback=True):
-        connection.execute(f"SET LOCAL app.user_id = '{user_id(OWNER)}'")
+        connection.execute(f"SET LOCAL app.user_id = '{OWNER_ID}'")
         connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         plan(connection, query, values, ", ANALYZE, BUFFERS")
         found = plan(connection, query, values, ", ANALYZE, BUFFERS")["Plan"]
     return found["Shared Hit Blocks"] + found["Shared Read Blocks"]
 
 
-@pytest.mark.parametrize("number", range(len(LISTS)), ids=lambda number: "-".join(map(str, LISTS[number].values())))
+def test_every_query_that_gets_a_page_is_walked(walked: dict[str, tuple[list[Any], list[Statement[Any]]]]):
+    names = {statement.query.source.name for _, statements in walked.values() for statement in statements}
+    assert names == {name for name, query in TEXTS.items() if "row_limit" in query.parameters}
+
+
+@pytest.mark.parametrize("wanted", LISTS, ids=lambda wanted: wanted.label)
 def test_the_last_page_of_a_list_costs_what_the_first_costs(
-    number: int, walked: list[tuple[list[Todo], list[Statement[Any]]]], service_connection: Connection
+    wanted: Listed, walked: dict[str, tuple[list[Any], list[Statement[Any]]]], service_connection: Connection
 ):
-    items, statements = walked[number]
-    first, last = buffers(service_connection, statements[0]), buffers(service_connection, statements[-1])
+    items, statements = walked[wanted.label]
+    first, last = [buffers(service_connection, statement) for statement in (statements[0], statements[-1])]
     assert len(items) == len({item.id for item in items}) > 2 * PAGE
     assert last <= 1.25 * first + 10
-    if "scope" not in LISTS[number]:
-        assert first <= 4 * PAGE
+    if not wanted.is_sorted:
+        assert first <= 4 * PAGE * wanted.tables

@@ -535,6 +535,7 @@ def test_only_the_service_may_call_functions_and_only_those_it_needs(dba: Connec
         "find_user_by_username",
         "take_sign_in_attempt",
         "forgive_sign_in_attempt",
+        "expect_position",
     }
 
 

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 Connection = psycopg.Connection[Any]
 
 _people = itertools.count(1)
+_worlds = itertools.count(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,15 @@ class World:
     target_number: int
     assigned: UUID
     assigned_number: int
+    conversation: UUID
+    """Linked with both, and with one message in it."""
+    message: UUID
+    link: UUID
+    """Of the target, of type discussion."""
+    key: str
+    """An Idempotency-Key with its answer kept."""
+    old_key: str
+    """One that is older than a day."""
     secrets: dict[str, str]
     """What must not be seen: its name → the text that gives it away."""
 
@@ -73,8 +83,10 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
     hashes = [password_hash or f"hash {secrets.token_hex(8)}" for _ in range(4)]
     with connection.transaction():
         owner, stranger, assignee, former = [make_person(connection, password_hash) for password_hash in hashes]
-        # Numbers that none of the others has.
-        connection.execute("INSERT INTO todo_counters (user_id, last_number) VALUES (%s, 76)", (owner.id,))
+        # Numbers that nobody else has, in no other world either.
+        connection.execute(
+            "INSERT INTO todo_counters (user_id, last_number) VALUES (%s, %s)", (owner.id, 100 * next(_worlds))
+        )
         with connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO todos (user_id, title, description, status, due_date, assigned_to)"
@@ -89,24 +101,29 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
             rows: list[Any] = [found.fetchone() for found in cursor.results()]
         (target, target_number), (assigned, assigned_number), _ = rows
         connection.execute("UPDATE todos SET assigned_to = NULL WHERE user_id = %s AND id = %s", (owner.id, target))
-        connection.execute(
+        found = connection.execute(
             "WITH conversation AS ("
             "    INSERT INTO conversations (user_id, title) VALUES (%(user)s, %(private)s) RETURNING id"
-            "), key AS ("
-            "    INSERT INTO idempotency_keys (user_id, key, operation, request_hash)"
-            "    VALUES (%(user)s, %(private)s, 'POST /', sha256('x'))"
+            "), keys AS ("
+            "    INSERT INTO idempotency_keys (user_id, key, operation, request_hash, status, body, created_at)"
+            "    SELECT %(user)s, %(private)s || age, 'POST /' || %(private)s, sha256('x'), 201, '{}',"
+            "        now() - age::interval"
+            "    FROM unnest(ARRAY['0 hours', '25 hours']) AS age"
             "), identity AS ("
             "    INSERT INTO identities (user_id, issuer, subject)"
             "    VALUES (%(user)s, 'https://example.com', %(private)s)"
             ") INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id)"
-            " SELECT %(user)s, %(target)s, id FROM conversation",
-            {"user": owner.id, "private": private, "target": target},
-        )
-        connection.execute(
+            " SELECT %(user)s, todo, id FROM conversation, unnest(%(todos)s) AS todo"
+            " RETURNING conversation_id, todo_id, id",
+            {"user": owner.id, "private": private, "todos": [target, assigned]},
+        ).fetchall()
+        conversation = found[0][0]
+        (link,) = (row[2] for row in found if row[1] == target)
+        (message,) = connection.execute(
             "INSERT INTO messages (user_id, conversation_id, sender_type, sender_id, content)"
-            " SELECT user_id, id, 'user', user_id, %s FROM conversations WHERE user_id = %s",
-            (private, owner.id),
-        )
+            " VALUES (%(user)s, %(conversation)s, 'user', %(user)s, %(private)s) RETURNING id",
+            {"user": owner.id, "conversation": conversation, "private": private},
+        ).fetchall()[0]
     return World(
         owner=owner,
         stranger=stranger,
@@ -116,6 +133,11 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
         target_number=target_number,
         assigned=assigned,
         assigned_number=assigned_number,
+        conversation=conversation,
+        message=message,
+        link=link,
+        key=f"{private}0 hours",
+        old_key=f"{private}25 hours",
         secrets={
             "owner_id": str(owner.id),
             "email": owner.email,
@@ -126,6 +148,9 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
             "target_title": target_title,
             "assigned_id": str(assigned),
             "assigned_title": assigned_title,
+            "conversation_id": str(conversation),
+            "message_id": str(message),
+            "link_id": str(link),
             "private": private,
         },
     )

@@ -1,7 +1,8 @@
 """The one function that runs a transaction."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -30,8 +31,11 @@ ATTEMPTS = 3
 
 _BEGIN: Step = (Prepared(b"begin", b"BEGIN", (), reads_only=False), ())
 _BEGIN_READ_ONLY: Step = (Prepared(b"begin_read_only", b"BEGIN READ ONLY", (), reads_only=True), ())
+_WRITES: Step = (Prepared(b"", b"SELECT", (), reads_only=False), ())
 _COMMIT: Step = (Prepared(b"commit", b"COMMIT", (), reads_only=True), ())
 _ROLLBACK: Step = (Prepared(b"rollback", b"ROLLBACK", (), reads_only=True), ())
+
+
 _SETTINGS = tuple(set_local(setting, value) for setting, value in SESSION.items())
 
 
@@ -71,8 +75,18 @@ class _Adapters(NamedTuple):
     connection: None = None
 
 
+class _JsonTextLoader(Loader):
+    """json stays the text it is too: it has no such byte."""
+
+    format = pq.Format.BINARY
+
+    def load(self, data: Any) -> msgspec.Raw:
+        return msgspec.Raw(bytes(data))
+
+
 def _make_transformer() -> psycopg.abc.Transformer:
     adapters = AdaptersMap(psycopg.adapters)
+    adapters.register_loader("json", _JsonTextLoader)
     adapters.register_loader("jsonb", _JsonLoader)
     return Transformer(_Adapters(adapters))
 
@@ -188,6 +202,38 @@ class Database:
             for (name, _, _, _), _ in steps:
                 self._observe(name.decode(), seconds, ok)
 
+    @asynccontextmanager
+    async def hold(self, context: Context) -> AsyncGenerator["Held"]:
+        """A transaction of several round trips, on one connection to the end; what isn't committed by then is undone.
+
+        Raises what ``transact`` does, and tries nothing again: what ran before can't be run by it.
+        """
+        pool = self._pool
+        user = None if context.user_id is None else context.user_id.int
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + TRANSACTION_SECONDS
+        while True:
+            link = pool.take(user)
+            if link is None:
+                link = await pool.wait(user, min(loop.time() + ACQUIRE_SECONDS, deadline))
+            if link.is_live():
+                break
+            link.close()
+            pool.release(user, link)
+        begin, _, _ = self._request(context, [_WRITES], commit=False)
+        try:
+            yield Held(link, begin[:-1], context, deadline, self._observe)
+        except LinkLost:
+            raise Problem("database_unavailable", _PERHAPS_DONE) from None
+        except LinkExpired:
+            pool.distrust()
+            raise Problem("timeout", "The database did not answer in time.") from None
+        finally:
+            try:
+                await self._roll_back(link)
+            finally:
+                pool.release(user, link)
+
     def _request(self, context: Context, steps: Sequence[Step], commit: bool) -> tuple[list[Step], int, bool]:
         """All that goes out at once, how much of it comes before the steps, and whether it only reads."""
         reads_only = True
@@ -240,6 +286,56 @@ class Database:
             await link.exchange([_ROLLBACK], asyncio.get_running_loop().time() + CLEANUP_SECONDS)
         except (LinkLost, LinkExpired, StepRefused):
             link.close()
+
+
+class Held:
+    """A transaction of several round trips: see ``Database.hold``."""
+
+    def __init__(
+        self,
+        link: Link,
+        begin: Sequence[Step],
+        context: Context,
+        deadline: float,
+        observe: Callable[[str, float, bool], None],
+    ) -> None:
+        self._link = link
+        self._begin = begin
+        self._context = context
+        self._deadline = deadline
+        self._observe = observe
+
+    async def run(self, steps: Sequence[Step], *, commit: bool = False) -> list[Result]:
+        """Run the steps and return a result for each; raises StatementFailed, after which nothing more can run."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        before = len(self._begin)
+        request = [*self._begin, *steps, *([_COMMIT] if commit else ())]
+        ok = False
+        try:
+            try:
+                answers = await self._link.exchange(request, self._deadline)
+            except StepRefused as refused:
+                if not self._begin or refused.error.sqlstate not in _STALE_PLAN:
+                    raise
+                await self._link.exchange([_ROLLBACK], self._deadline)
+                await self._link.forget_plans(self._deadline)
+                answers = await self._link.exchange(request, self._deadline)
+            ok = True
+        except StepRefused as refused:
+            if refused.error.sqlstate == _READ_ONLY_SERVER:
+                self._link.close()
+            raise _failure(refused, request, before, self._context) from refused.error
+        finally:
+            seconds = loop.time() - started
+            for (name, _, _, _), _ in steps:
+                self._observe(name.decode(), seconds, ok)
+        self._begin = ()
+        return [_result(answer) for answer in answers[before : before + len(steps)]]
+
+    async def commit(self, last: Step) -> None:
+        """Run one step more and end the transaction, keeping what it did."""
+        await self.run([last], commit=True)
 
 
 def _failure(refused: StepRefused, request: Sequence[Step], before: int, context: Context) -> StatementFailed:

@@ -35,8 +35,9 @@ WHERE user_id = %(user_id)s
   AND number = %(number)s;
 
 -- name: create_todo
--- The number comes from the trigger todos_before_insert.
+-- The number comes from the trigger todos_before_insert; the id is given where a statement behind this one needs it.
 -- param user_id: uuid
+-- param id: uuid
 -- param title: text
 -- param description: text
 -- param status: text
@@ -47,9 +48,9 @@ WHERE user_id = %(user_id)s
 -- param metadata: jsonb
 -- returns: one Todo
 -- index: todos_pkey
-INSERT INTO todos (user_id, title, description, status, priority, due_date, assigned_to, completed_at, metadata)
+INSERT INTO todos (user_id, id, title, description, status, priority, due_date, assigned_to, completed_at, metadata)
 VALUES (
-    %(user_id)s, %(title)s, %(description)s, %(status)s, %(priority)s, %(due_date)s, %(assigned_to)s,
+    %(user_id)s, coalesce(%(id)s, uuid7()), %(title)s, %(description)s, %(status)s, %(priority)s, %(due_date)s, %(assigned_to)s,
     %(completed_at)s, coalesce(%(metadata)s, '{}')
 )
 RETURNING
@@ -563,3 +564,43 @@ FROM (
 WHERE (sort_key, id) > (%(after)s, %(after_id)s)
 ORDER BY sort_key, id
 LIMIT %(row_limit)s;
+
+-- name: find_todo
+-- Tells a todo without links from none, by id, or by number where id is null.
+-- param user_id: uuid
+-- param id: uuid
+-- param number: bigint
+-- returns: maybe UUID
+-- index: todos_pkey
+SELECT t.id
+FROM todos AS t
+WHERE t.user_id = %(user_id)s
+  AND t.id = CASE
+          WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
+          ELSE %(id)s
+      END;
+
+-- name: list_conversation_todos
+-- The todos a conversation is linked with, each once however many links there are.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Todo
+-- index: todo_conversation_links_conversation_id_idx
+SELECT
+    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+    metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND id IN (
+    SELECT l.todo_id
+    FROM todo_conversation_links AS l
+    WHERE l.user_id = %(user_id)s
+      AND l.conversation_id = %(conversation_id)s
+      AND l.todo_id > %(after_id)s
+    GROUP BY l.todo_id
+    ORDER BY l.todo_id
+    LIMIT %(row_limit)s
+  )
+ORDER BY id;

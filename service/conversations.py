@@ -1,0 +1,164 @@
+"""Conversations: threads of messages between a user and an assistant."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from service.errors import Problem
+from service.fields import Metadata, MetadataText, Number, Time, Title, check_metadata, check_title
+from service.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.queries import Caller, Many, Maybe, One
+
+
+class Conversation(msgspec.Struct, frozen=True, gc=False):
+    """A conversation. ``updated_at`` and ``version`` move with every message that is added."""
+
+    id: UUID
+    user_id: UUID
+    title: str | None
+    metadata: MetadataText
+    message_count: int
+    version: int
+    created_at: Time
+    updated_at: Time
+
+
+class ListedConversation(msgspec.Struct, frozen=True, gc=False):
+    """A conversation in a list, with its last messages, oldest first, where the request asks for some."""
+
+    id: UUID
+    user_id: UUID
+    title: str | None
+    metadata: MetadataText
+    message_count: int
+    version: int
+    created_at: Time
+    updated_at: Time
+    messages: (
+        Annotated[
+            msgspec.Raw, Meta(extra_json_schema={"type": "array", "items": {"$ref": "#/components/schemas/Message"}})
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class ConversationCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A conversation to be opened; a title can wait until there is something to name."""
+
+    title: Title | None = None
+    metadata: Metadata | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        check_title(self.title)
+        check_metadata(self.metadata)
+
+
+class ConversationPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What of a conversation is to be changed; null clears the title."""
+
+    title: Title | UnsetType | None = UNSET
+    metadata: Metadata | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        check_title(self.title)
+        check_metadata(self.metadata)
+
+
+class ConversationFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of the list is wanted; ``messages`` counts for each conversation."""
+
+    messages: Annotated[int, Meta(ge=0, le=50, description="Adds each conversation's last messages, so many.")] = 0
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+_get = Maybe("get_conversation", Conversation)
+_create = One("create_conversation", Conversation)
+_update = Maybe("update_conversation", Conversation)
+_delete = Maybe("delete_conversation", UUID)
+_list = Many("list_conversations", Conversation)
+_list_with_messages = Many("list_conversations_with_messages", ListedConversation)
+
+_find_todo = Maybe("find_todo", UUID)
+_list_of_todo = Many("list_todo_conversations", Conversation)
+
+_Instant = Annotated[datetime, Meta(tz=True)]
+_LAST = (datetime.max.replace(tzinfo=UTC), UUID(int=(1 << 128) - 1))
+
+
+async def list_conversations(caller: Caller, query: ConversationFilters) -> Page[ListedConversation]:
+    """The caller's conversations, most recently active first."""
+    question = msgspec.structs.replace(query, cursor=None, limit=1)
+    after, after_id = _LAST
+    if query.cursor is not None:
+        after, after_id = decode_cursor(query.cursor, question, tuple[_Instant, UUID])
+    key = {"after": after, "after_id": after_id, "row_limit": query.limit + 1}
+    if query.messages:
+        rows = await caller.run(_list_with_messages(messages=query.messages, **key))
+    else:
+        rows = [ListedConversation(*msgspec.structs.astuple(row)) for row in await caller.run(_list(**key))]
+    return page_of(rows, query.limit, question, lambda row: (row.updated_at, row.id))
+
+
+async def list_todo_conversations(caller: Caller, todo_id: UUID | Number, query: PageQuery) -> Page[Conversation]:
+    """The conversations that one of the caller's own todos is linked with, oldest first."""
+    reference = {"id": None, "number": todo_id} if isinstance(todo_id, int) else {"id": todo_id, "number": None}
+    question = ("todo", str(todo_id))
+    (after_id,) = (UUID(int=0),) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    found, rows = await caller.run(
+        _find_todo(**reference), _list_of_todo(**reference, after_id=after_id, row_limit=query.limit + 1)
+    )
+    if found is None:
+        raise Problem("not_found")
+    return page_of(rows, query.limit, question, lambda conversation: (conversation.id,))
+
+
+async def create_conversation(caller: Caller, data: ConversationCreate) -> Conversation:
+    """Open a conversation."""
+    return await caller.run(
+        _create(id=None, title=data.title, metadata=None if data.metadata is UNSET else data.metadata)
+    )
+
+
+async def get_conversation(caller: Caller, conversation_id: UUID) -> Conversation:
+    """One of the caller's conversations."""
+    conversation = await caller.run(_get(id=conversation_id))
+    if conversation is None:
+        raise Problem("not_found")
+    return conversation
+
+
+async def update_conversation(
+    caller: Caller, conversation_id: UUID, data: ConversationPatch, if_match: int | None
+) -> Conversation:
+    """Change a conversation's title or metadata."""
+    conversation = await caller.run(
+        _update(
+            id=conversation_id,
+            set_title=data.title is not UNSET,
+            title=None if data.title is UNSET else data.title,
+            metadata=None if data.metadata is UNSET else data.metadata,
+            version=if_match,
+        )
+    )
+    if conversation is None:
+        raise await _why_none(caller, conversation_id)
+    return conversation
+
+
+async def delete_conversation(caller: Caller, conversation_id: UUID, if_match: int | None) -> None:
+    """Delete a conversation, and with it its messages and links."""
+    if await caller.run(_delete(id=conversation_id, version=if_match)) is None:
+        raise await _why_none(caller, conversation_id)
+
+
+async def _why_none(caller: Caller, conversation_id: UUID) -> Problem:
+    """Why a change found no row: there is none, or it has moved on."""
+    try:
+        conversation = await get_conversation(caller, conversation_id)
+    except Problem as problem:
+        return problem
+    return Problem("version_mismatch", f"The conversation is at version {conversation.version}.")

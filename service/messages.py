@@ -1,0 +1,308 @@
+"""Messages: what was said, in order; and the stateless turn, which appends and reads back in one round trip."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from service.errors import FieldError, Problem, invalid
+from service.fields import Metadata, MetadataText, Time, Title, check_metadata, check_title, new_id
+from service.paging import Cursor, Limit, Page, decode_cursor, page_of
+from service.queries import Caller, Count, Many, Maybe, Nothing, One, Statement, Tagged
+
+SenderType = Literal["user", "ai", "system"]
+Role = Literal["user", "assistant", "system"]
+MessageType = Literal["text", "command", "response", "error"]
+Content = Annotated[str, Meta(min_length=1, max_length=10_000, description="1 to 10,000 characters, kept as sent.")]
+Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]
+
+TURN_MESSAGES = 100
+TURN_BYTES = 8 * 1024 * 1024
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A message. ``position`` counts from 1 in its conversation and is the order."""
+
+    id: UUID
+    conversation_id: UUID
+    user_id: UUID
+    position: int
+    sender_type: SenderType
+    role: Role
+    sender_id: UUID | None
+    content: str
+    message_type: MessageType
+    metadata: MetadataText
+    created_at: Time
+    updated_at: Time
+
+
+class ContextMessage(msgspec.Struct, frozen=True, gc=False):
+    """A message as a language model takes it."""
+
+    role: Role
+    content: str
+
+
+class MessageCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A message to be added. ``sender_id`` need not be sent: it is the caller for ``user``, and null for the others."""
+
+    sender_type: SenderType
+    content: Content
+    message_type: MessageType = "text"
+    metadata: Metadata | UnsetType = UNSET
+    sender_id: UUID | None = None
+
+    def __post_init__(self) -> None:
+        check_metadata(self.metadata)
+        if self.sender_id is not None and self.sender_type != "user":
+            raise ValueError("sender_id: must be null for ai and system")
+
+
+class MessagePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What of a message is to be changed; its place, time and sender stay."""
+
+    content: Content | UnsetType = UNSET
+    message_type: MessageType | UnsetType = UNSET
+    metadata: Metadata | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        check_metadata(self.metadata)
+
+
+class TurnContext(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many of the conversation's last messages a turn answers with, its own included."""
+
+    messages: Annotated[int, Meta(ge=0, le=200)]
+
+
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """1 to 100 messages to be appended in order, all or none; and how many of the last are wanted back as context.
+
+    With ``expected_position`` the turn is refused when the last message so far is at another position (0: no message).
+    """
+
+    messages: Annotated[list[MessageCreate], Meta(min_length=1, max_length=TURN_MESSAGES)]
+    expected_position: Position | None = None
+    context: TurnContext | None = None
+
+
+class FirstTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A turn that opens its conversation."""
+
+    messages: Annotated[list[MessageCreate], Meta(min_length=1, max_length=TURN_MESSAGES)]
+    title: Title | None = None
+    expected_position: Annotated[int, Meta(ge=0, le=0)] | None = None
+    context: TurnContext | None = None
+
+    def __post_init__(self) -> None:
+        check_title(self.title)
+
+
+class TurnResult(msgspec.Struct, frozen=True):
+    """What was appended, the context asked for (oldest first), and the position of the last message."""
+
+    messages: list[Message]
+    context: list[ContextMessage]
+    position: int
+
+    @property
+    def id(self) -> UUID:
+        """The conversation, for the Location header."""
+        return self.messages[0].conversation_id
+
+
+class Rewound(msgspec.Struct, frozen=True):
+    """How many messages a rewind deleted."""
+
+    deleted: int
+
+
+class MessageFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which messages, in which order; neither ``after_position`` nor ``before_position`` is itself included."""
+
+    sender_type: SenderType | None = None
+    message_type: MessageType | None = None
+    after_position: Position | None = None
+    before_position: Position | None = None
+    order: Literal["position", "-position"] = "position"
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+class Rewind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a rewind begins: required, so that nobody empties a conversation by leaving it out."""
+
+    from_position: Annotated[int, Meta(ge=1, le=2_147_483_647)]
+
+
+class ContextSize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much a model is to be reminded of."""
+
+    messages: Annotated[int, Meta(ge=0, le=200, description="How many of the last messages.")] = 20
+
+
+_exists = Maybe("find_conversation", UUID)
+_open = Nothing("open_conversation")
+_expect = Nothing("expect_position")
+_create = One("create_message", Message)
+_create_tagged = One("create_tagged_message", Tagged[Message])
+_get = Maybe("get_message", Tagged[Message])
+_update = Maybe("update_message", Tagged[Message])
+_delete = Maybe("delete_message", UUID)
+_rewind = Count("delete_messages_from")
+_list = Many("list_messages", Message)
+_list_desc = Many("list_messages_desc", Message)
+_context = Many("list_context", ContextMessage)
+
+
+async def list_messages(caller: Caller, conversation_id: UUID, query: MessageFilters) -> Page[Message]:
+    """A conversation's messages, by position."""
+    question = msgspec.structs.replace(query, cursor=None, limit=1)
+    after = 0 if query.after_position is None else query.after_position
+    before = 2_147_483_647 if query.before_position is None else query.before_position
+    descending = query.order == "-position"
+    if query.cursor is not None:
+        (reached,) = decode_cursor(query.cursor, (str(conversation_id), question), tuple[Position])
+        after, before = (after, min(before, reached)) if descending else (max(after, reached), before)
+    rows: list[Message] = await _read(
+        caller,
+        conversation_id,
+        (_list_desc if descending else _list)(
+            conversation_id=conversation_id,
+            sender_type=query.sender_type,
+            message_type=query.message_type,
+            after=after,
+            before=before,
+            row_limit=query.limit + 1,
+        ),
+    )
+    return page_of(rows, query.limit, (str(conversation_id), question), lambda message: (message.position,))
+
+
+async def get_context(caller: Caller, conversation_id: UUID, query: ContextSize) -> list[ContextMessage]:
+    """A conversation's last messages as a language model takes them, oldest first."""
+    return await _read(caller, conversation_id, _context(conversation_id=conversation_id, messages=query.messages))
+
+
+async def create_message(caller: Caller, conversation_id: UUID, data: MessageCreate) -> Tagged[Message]:
+    """Append a message."""
+    return await caller.run(_create_tagged(**_values(caller, conversation_id, data)))
+
+
+async def create_turn(caller: Caller, conversation_id: UUID, data: Turn) -> TurnResult:
+    """Append a turn's messages and get the context for the next one, in one round trip."""
+    expect = _expect(conversation_id=conversation_id, expected=data.expected_position)
+    return await _append(caller, conversation_id, expect, data.messages, data.context)
+
+
+async def create_first_turn(caller: Caller, data: FirstTurn) -> TurnResult:
+    """Open a conversation with its first turn."""
+    conversation_id = new_id()
+    return await _append(
+        caller, conversation_id, _open(id=conversation_id, title=data.title), data.messages, data.context
+    )
+
+
+async def get_message(caller: Caller, conversation_id: UUID, message_id: UUID) -> Tagged[Message]:
+    """One message."""
+    message = await caller.run(_get(conversation_id=conversation_id, id=message_id))
+    if message is None:
+        raise Problem("not_found")
+    return message
+
+
+async def update_message(
+    caller: Caller, conversation_id: UUID, message_id: UUID, data: MessagePatch, if_match: int | None
+) -> Tagged[Message]:
+    """Change a message's content, type or metadata; its position and times of others stay."""
+    message = await caller.run(
+        _update(
+            conversation_id=conversation_id,
+            id=message_id,
+            content=None if data.content is UNSET else data.content,
+            message_type=None if data.message_type is UNSET else data.message_type,
+            metadata=None if data.metadata is UNSET else data.metadata,
+            version=if_match,
+        )
+    )
+    if message is None:
+        raise await _why_none(caller, conversation_id, message_id)
+    return message
+
+
+async def delete_message(caller: Caller, conversation_id: UUID, message_id: UUID, if_match: int | None) -> None:
+    """Delete one message; the positions of the others stay."""
+    if await caller.run(_delete(conversation_id=conversation_id, id=message_id, version=if_match)) is None:
+        raise await _why_none(caller, conversation_id, message_id)
+
+
+async def rewind_messages(caller: Caller, conversation_id: UUID, query: Rewind) -> Rewound:
+    """Delete the message at a position and all after it. What is appended later gets positions never used before."""
+    deleted = await _read(
+        caller, conversation_id, _rewind(conversation_id=conversation_id, from_position=query.from_position)
+    )
+    return Rewound(deleted)
+
+
+async def _read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:
+    """Run a statement about a conversation's messages; ``not_found`` when there is no such conversation."""
+    found, result = await caller.run(_exists(id=conversation_id), statement)
+    if found is None:
+        raise Problem("not_found")
+    return result
+
+
+async def _append(
+    caller: Caller,
+    conversation_id: UUID,
+    first: Statement[None],
+    messages: Sequence[MessageCreate],
+    context: TurnContext | None,
+) -> TurnResult:
+    statements: list[Statement[Any]] = [first]
+    for index, message in enumerate(messages):
+        try:
+            statements.append(_create(**_values(caller, conversation_id, message)))
+        except Problem as problem:
+            raise _placed(problem, index) from None
+    if context is not None and context.messages:
+        statements.append(_context(conversation_id=conversation_id, messages=context.messages))
+    try:
+        results = (await caller.run_all(statements))[1:]
+    except Problem as problem:
+        if problem.errors and problem.statement is not None and 1 <= problem.statement <= len(messages):
+            raise _placed(problem, problem.statement - 1) from problem.__cause__
+        raise
+    appended = results[: len(messages)]
+    return TurnResult(appended, results[-1] if len(results) > len(messages) else [], appended[-1].position)
+
+
+def _placed(problem: Problem, index: int) -> Problem:
+    """The problem of one of a turn's messages, saying which."""
+    problem.members.update(list_name="messages", index=index)
+    problem.errors = [FieldError(f"messages[{index}].{error.field}", error.message) for error in problem.errors]
+    return problem
+
+
+def _values(caller: Caller, conversation_id: UUID, data: MessageCreate) -> dict[str, Any]:
+    if data.sender_id is not None and data.sender_id != caller.user_id:
+        raise invalid("sender_id", "must be the caller")
+    return {
+        "conversation_id": conversation_id,
+        "sender_type": data.sender_type,
+        "content": data.content,
+        "message_type": data.message_type,
+        "metadata": None if data.metadata is UNSET else data.metadata,
+    }
+
+
+async def _why_none(caller: Caller, conversation_id: UUID, message_id: UUID) -> Problem:
+    """Why a change found no row: there is none, or it has moved on."""
+    try:
+        message = await get_message(caller, conversation_id, message_id)
+    except Problem as problem:
+        return problem
+    return Problem("version_mismatch", f"The message is at version {message.version}.")

@@ -1,0 +1,140 @@
+-- name: get_conversation
+-- param user_id: uuid
+-- param id: uuid
+-- returns: maybe Conversation
+-- index: conversations_pkey
+SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+FROM conversations
+WHERE user_id = %(user_id)s
+  AND id = %(id)s;
+
+-- name: create_conversation
+-- The id is given where statements behind this one need it.
+-- param user_id: uuid
+-- param id: uuid
+-- param title: text
+-- param metadata: jsonb
+-- returns: one Conversation
+-- index: conversations_pkey
+INSERT INTO conversations (user_id, id, title, metadata)
+VALUES (%(user_id)s, coalesce(%(id)s, uuid7()), %(title)s, coalesce(%(metadata)s, '{}'))
+RETURNING id, user_id, title, metadata, message_count, version, created_at, updated_at;
+
+-- name: update_conversation
+-- Fields that are null, or whose set_ flag is false, stay. No row when there is no such conversation, or the version
+-- asked for has passed.
+-- param user_id: uuid
+-- param id: uuid
+-- param set_title: boolean
+-- param title: text
+-- param metadata: jsonb
+-- param version: integer
+-- returns: maybe Conversation
+-- index: conversations_pkey
+UPDATE conversations
+SET title = CASE WHEN %(set_title)s THEN %(title)s ELSE title END,
+    metadata = coalesce(%(metadata)s, metadata)
+WHERE user_id = %(user_id)s
+  AND id = %(id)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING id, user_id, title, metadata, message_count, version, created_at, updated_at;
+
+-- name: delete_conversation
+-- Its messages and links go with it.
+-- param user_id: uuid
+-- param id: uuid
+-- param version: integer
+-- returns: maybe UUID
+-- index: conversations_pkey
+DELETE FROM conversations
+WHERE user_id = %(user_id)s
+  AND id = %(id)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING id;
+
+-- name: list_conversations
+-- Most recently active first.
+-- param user_id: uuid
+-- param after: timestamptz
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Conversation
+-- index: conversations_user_id_updated_at_idx
+SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+FROM conversations
+WHERE user_id = %(user_id)s
+  AND (updated_at, id) < (%(after)s, %(after_id)s)
+ORDER BY updated_at DESC, id DESC
+LIMIT %(row_limit)s;
+
+-- name: list_conversations_with_messages
+-- The same with each one's last messages, oldest first, as JSON in the shape of Message.
+-- param user_id: uuid
+-- param messages: integer
+-- param after: timestamptz
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many ListedConversation
+-- index: messages_pkey
+SELECT
+    c.id, c.user_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
+    coalesce(m.messages, '[]') AS messages
+FROM (
+    SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+    FROM conversations
+    WHERE user_id = %(user_id)s
+      AND (updated_at, id) < (%(after)s, %(after_id)s)
+    ORDER BY updated_at DESC, id DESC
+    LIMIT %(row_limit)s
+) AS c
+LEFT JOIN LATERAL (
+    SELECT
+        json_agg(
+            json_build_object(
+                'id', l.id, 'conversation_id', l.conversation_id, 'user_id', l.user_id, 'position', l.position,
+                'sender_type', l.sender_type, 'role', l.role, 'sender_id', l.sender_id, 'content', l.content,
+                'message_type', l.message_type, 'metadata', l.metadata,
+                'created_at', replace(to_char(l.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
+                'updated_at', replace(to_char(l.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+            )
+            ORDER BY l.position
+        ) AS messages
+    FROM (
+        SELECT
+            id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+            created_at, updated_at
+        FROM messages
+        WHERE user_id = %(user_id)s
+          AND conversation_id = c.id
+        ORDER BY position DESC
+        LIMIT %(messages)s
+    ) AS l
+) AS m ON TRUE
+ORDER BY c.updated_at DESC, c.id DESC;
+
+-- name: list_todo_conversations
+-- The conversations a todo is linked with, each once however many links there are.
+-- param user_id: uuid
+-- param id: uuid
+-- param number: bigint
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Conversation
+-- index: todo_conversation_links_key
+SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+FROM conversations
+WHERE user_id = %(user_id)s
+  AND id IN (
+    SELECT l.conversation_id
+    FROM todo_conversation_links AS l
+    WHERE l.user_id = %(user_id)s
+      AND l.todo_id = CASE
+          WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
+          ELSE %(id)s
+      END
+      AND l.conversation_id > %(after_id)s
+    GROUP BY l.conversation_id
+    ORDER BY l.conversation_id
+    LIMIT %(row_limit)s
+  )
+ORDER BY id;

@@ -1,0 +1,131 @@
+-- name: get_link
+-- param user_id: uuid
+-- param id: uuid
+-- returns: maybe Link+version
+-- index: todo_conversation_links_pkey
+SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at, version
+FROM todo_conversation_links
+WHERE user_id = %(user_id)s
+  AND id = %(id)s;
+
+-- name: create_link
+-- Both ends must be the caller's: the foreign keys start with user_id.
+-- param user_id: uuid
+-- param todo_id: uuid
+-- param conversation_id: uuid
+-- param relationship_type: text
+-- returns: one Link+version
+-- index: todo_conversation_links_key
+INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
+VALUES (%(user_id)s, %(todo_id)s, %(conversation_id)s, %(relationship_type)s)
+RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, version;
+
+-- name: link_todo
+-- Records that a conversation made or changed a todo, by id, or by number where id is null; once is enough. (CASE and
+-- not coalesce(), which isn't leakproof to the planner: row security would keep it out of the index.)
+-- param user_id: uuid
+-- param id: uuid
+-- param number: bigint
+-- param conversation_id: uuid
+-- param relationship_type: text
+-- returns: count
+-- index: todo_conversation_links_key
+INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
+SELECT %(user_id)s, t.id, %(conversation_id)s, %(relationship_type)s
+FROM todos AS t
+WHERE t.user_id = %(user_id)s
+  AND t.id = CASE
+          WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
+          ELSE %(id)s
+      END
+ON CONFLICT (user_id, todo_id, conversation_id, relationship_type) DO NOTHING;
+
+-- name: update_link
+-- A null relationship_type stays. No row when there is no such link, or the version asked for has passed.
+-- param user_id: uuid
+-- param id: uuid
+-- param relationship_type: text
+-- param version: integer
+-- returns: maybe Link+version
+-- index: todo_conversation_links_pkey
+UPDATE todo_conversation_links
+SET relationship_type = coalesce(%(relationship_type)s, relationship_type)
+WHERE user_id = %(user_id)s
+  AND id = %(id)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, version;
+
+-- name: delete_link
+-- param user_id: uuid
+-- param id: uuid
+-- param version: integer
+-- returns: maybe UUID
+-- index: todo_conversation_links_pkey
+DELETE FROM todo_conversation_links
+WHERE user_id = %(user_id)s
+  AND id = %(id)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING id;
+
+-- name: list_links
+-- Newest first: ids of version 7 are in order of time.
+-- param user_id: uuid
+-- param relationship_type: text
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Link
+-- index: todo_conversation_links_pkey
+SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+FROM todo_conversation_links
+WHERE user_id = %(user_id)s
+  AND id < %(after_id)s
+  AND (%(relationship_type)s IS NULL OR relationship_type = %(relationship_type)s)
+ORDER BY id DESC
+LIMIT %(row_limit)s;
+
+-- name: list_links_of_todo
+-- OFFSET 0 has the links of the one todo found first and then sorted, where the planner would rather walk through all
+-- of the user's in the wanted order.
+-- param user_id: uuid
+-- param todo_id: uuid
+-- param conversation_id: uuid
+-- param relationship_type: text
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Link
+-- index: todo_conversation_links_key
+SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+FROM (
+    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+    FROM todo_conversation_links
+    WHERE user_id = %(user_id)s
+      AND todo_id = %(todo_id)s
+      AND id < %(after_id)s
+      AND (%(conversation_id)s IS NULL OR conversation_id = %(conversation_id)s)
+      AND (%(relationship_type)s IS NULL OR relationship_type = %(relationship_type)s)
+    OFFSET 0
+) AS found
+ORDER BY id DESC
+LIMIT %(row_limit)s;
+
+-- name: list_links_of_conversation
+-- OFFSET 0 for the same reason.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param relationship_type: text
+-- param after_id: uuid
+-- param row_limit: integer
+-- returns: many Link
+-- index: todo_conversation_links_conversation_id_idx
+SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+FROM (
+    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+    FROM todo_conversation_links
+    WHERE user_id = %(user_id)s
+      AND conversation_id = %(conversation_id)s
+      AND id < %(after_id)s
+      AND (%(relationship_type)s IS NULL OR relationship_type = %(relationship_type)s)
+    OFFSET 0
+) AS found
+ORDER BY id DESC
+LIMIT %(row_limit)s;

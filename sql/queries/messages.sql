@@ -1,0 +1,196 @@
+-- Messages. Positions, times and the sender come from the trigger messages_before_insert.
+
+-- name: find_conversation
+-- Tells an empty conversation from none, beside a query of its messages.
+-- param user_id: uuid
+-- param id: uuid
+-- returns: maybe UUID
+-- index: conversations_pkey
+SELECT id
+FROM conversations
+WHERE user_id = %(user_id)s
+  AND id = %(id)s;
+
+-- name: open_conversation
+-- A conversation whose first turn follows in the same transaction.
+-- param user_id: uuid
+-- param id: uuid
+-- param title: text
+-- returns: none
+-- index: conversations_pkey
+INSERT INTO conversations (user_id, id, title)
+VALUES (%(user_id)s, %(id)s, %(title)s);
+
+-- name: expect_position
+-- Locks the conversation for a turn; raises TC411 when its last message is at another position than the expected one.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param expected: integer
+-- returns: none
+-- index: messages_pkey
+-- writes: yes
+SELECT expect_position(%(user_id)s, %(conversation_id)s, %(expected)s);
+
+-- name: create_message
+-- One of a turn's messages.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param sender_type: text
+-- param content: text
+-- param message_type: text
+-- param metadata: jsonb
+-- returns: one Message
+-- index: messages_pkey
+INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+VALUES (
+    %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}')
+)
+RETURNING
+    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    created_at, updated_at;
+
+-- name: create_tagged_message
+-- A message by itself, with the version for its ETag.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param sender_type: text
+-- param content: text
+-- param message_type: text
+-- param metadata: jsonb
+-- returns: one Message+version
+-- index: messages_pkey
+INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+VALUES (
+    %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}')
+)
+RETURNING
+    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    created_at, updated_at, version;
+
+-- name: get_message
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param id: uuid
+-- returns: maybe Message+version
+-- index: messages_user_id_id_key
+SELECT
+    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    created_at, updated_at, version
+FROM messages
+WHERE user_id = %(user_id)s
+  AND conversation_id = %(conversation_id)s
+  AND id = %(id)s;
+
+-- name: update_message
+-- Fields that are null stay. No row when there is no such message, or the version asked for has passed.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param id: uuid
+-- param content: text
+-- param message_type: text
+-- param metadata: jsonb
+-- param version: integer
+-- returns: maybe Message+version
+-- index: messages_user_id_id_key
+UPDATE messages
+SET content = coalesce(%(content)s, content),
+    message_type = coalesce(%(message_type)s, message_type),
+    metadata = coalesce(%(metadata)s, metadata)
+WHERE user_id = %(user_id)s
+  AND conversation_id = %(conversation_id)s
+  AND id = %(id)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING
+    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    created_at, updated_at, version;
+
+-- name: delete_message
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param id: uuid
+-- param version: integer
+-- returns: maybe UUID
+-- index: messages_user_id_id_key
+DELETE FROM messages
+WHERE user_id = %(user_id)s
+  AND conversation_id = %(conversation_id)s
+  AND id = %(id)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING id;
+
+-- name: delete_messages_from
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param from_position: integer
+-- returns: count
+-- index: messages_pkey
+DELETE FROM messages
+WHERE user_id = %(user_id)s
+  AND conversation_id = %(conversation_id)s
+  AND position >= %(from_position)s;
+
+-- name: list_messages
+-- Those between two positions, by position: a page ends where the next one begins.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param sender_type: text
+-- param message_type: text
+-- param after: integer
+-- param before: integer
+-- param row_limit: integer
+-- returns: many Message
+-- index: messages_pkey
+SELECT
+    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    created_at, updated_at
+FROM messages
+WHERE user_id = %(user_id)s
+  AND conversation_id = %(conversation_id)s
+  AND position > %(after)s
+  AND position < %(before)s
+  AND (%(sender_type)s IS NULL OR sender_type = %(sender_type)s)
+  AND (%(message_type)s IS NULL OR message_type = %(message_type)s)
+ORDER BY position
+LIMIT %(row_limit)s;
+
+-- name: list_messages_desc
+-- Those between two positions, by position, the last first: a page ends where the next one begins.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param sender_type: text
+-- param message_type: text
+-- param after: integer
+-- param before: integer
+-- param row_limit: integer
+-- returns: many Message
+-- index: messages_pkey
+SELECT
+    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    created_at, updated_at
+FROM messages
+WHERE user_id = %(user_id)s
+  AND conversation_id = %(conversation_id)s
+  AND position > %(after)s
+  AND position < %(before)s
+  AND (%(sender_type)s IS NULL OR sender_type = %(sender_type)s)
+  AND (%(message_type)s IS NULL OR message_type = %(message_type)s)
+ORDER BY position DESC
+LIMIT %(row_limit)s;
+
+-- name: list_context
+-- The last messages as a language model takes them, oldest first.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param messages: integer
+-- returns: many ContextMessage
+-- index: messages_pkey
+SELECT l.role, l.content
+FROM (
+    SELECT role, content, position
+    FROM messages
+    WHERE user_id = %(user_id)s
+      AND conversation_id = %(conversation_id)s
+    ORDER BY position DESC
+    LIMIT %(messages)s
+) AS l
+ORDER BY l.position;

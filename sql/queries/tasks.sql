@@ -1,0 +1,120 @@
+-- Tasks: todos in specification A's shape, by number. Only the owner's: an assignee has no number to call them by.
+
+-- name: get_task
+-- param user_id: uuid
+-- param number: bigint
+-- returns: maybe Task+version
+-- index: todos_user_id_number_key
+SELECT number AS id, user_id, title, description, completed, created_at, updated_at, version
+FROM todos
+WHERE user_id = %(user_id)s
+  AND number = %(number)s;
+
+-- name: create_task
+-- param user_id: uuid
+-- param title: text
+-- param description: text
+-- returns: one Task+version
+-- index: todos_pkey
+INSERT INTO todos (user_id, title, description)
+VALUES (%(user_id)s, %(title)s, %(description)s)
+RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
+
+-- name: replace_task
+-- A null completed leaves the status. No row when there is no such task, or the version asked for has passed.
+-- param user_id: uuid
+-- param number: bigint
+-- param title: text
+-- param description: text
+-- param completed: boolean
+-- param version: integer
+-- returns: maybe Task+version
+-- index: todos_user_id_number_key
+UPDATE todos
+SET title = %(title)s,
+    description = %(description)s,
+    status = CASE
+        WHEN %(completed)s THEN 'completed'
+        WHEN NOT %(completed)s AND status = 'completed' THEN 'pending'
+        ELSE status
+    END
+WHERE user_id = %(user_id)s
+  AND number = %(number)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
+
+-- name: complete_task
+-- A null completed toggles. No row when there is no such task, or the version asked for has passed.
+-- param user_id: uuid
+-- param number: bigint
+-- param completed: boolean
+-- param version: integer
+-- returns: maybe Task+version
+-- index: todos_user_id_number_key
+UPDATE todos
+SET status = CASE
+        WHEN coalesce(%(completed)s, status <> 'completed') THEN 'completed'
+        WHEN status = 'completed' THEN 'pending'
+        ELSE status
+    END
+WHERE user_id = %(user_id)s
+  AND number = %(number)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
+
+-- name: delete_task
+-- param user_id: uuid
+-- param number: bigint
+-- param version: integer
+-- returns: maybe int
+-- index: todos_user_id_number_key
+DELETE FROM todos
+WHERE user_id = %(user_id)s
+  AND number = %(number)s
+  AND (%(version)s IS NULL OR version = %(version)s)
+RETURNING number;
+
+-- name: list_tasks_by_created
+-- All of them: specification A has no pages.
+-- param user_id: uuid
+-- param completed: boolean
+-- returns: many Task
+-- index: todos_user_id_created_at_idx
+SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND status <> 'archived'
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+ORDER BY created_at, todos.id;
+
+-- name: list_tasks_by_title
+-- Sorted: all of them are wanted at once, and an index by title would serve nothing else. (The order inside is only to
+-- have them found by the index of all lists, and not by whichever begins with user_id.)
+-- param user_id: uuid
+-- param completed: boolean
+-- returns: many Task
+-- index: todos_user_id_created_at_idx
+SELECT id, user_id, title, description, completed, created_at, updated_at
+FROM (
+    SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+    FROM todos
+    WHERE user_id = %(user_id)s
+      AND status <> 'archived'
+      AND (%(completed)s IS NULL OR completed = %(completed)s)
+    ORDER BY created_at
+    OFFSET 0
+) AS found
+ORDER BY title, id;
+
+-- name: list_tasks_by_due_date
+-- Those without a due date come last.
+-- param user_id: uuid
+-- param completed: boolean
+-- returns: many Task
+-- index: todos_user_id_due_date_idx
+SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+FROM todos
+WHERE user_id = %(user_id)s
+  AND status <> 'archived'
+  AND (%(completed)s IS NULL OR completed = %(completed)s)
+ORDER BY due_date NULLS LAST, todos.id;
