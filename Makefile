@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: run test lint format migrate rollback status schema lock help clean runtime tools
+.PHONY: run demo test lint format migrate rollback status schema lock help clean runtime tools
 # A failed recipe says one line of its own: make need not say where it stands.
 MAKEFLAGS += --no-print-directory
 DROPS := ban-drop-table,ban-drop-column,ban-drop-function
@@ -12,6 +12,9 @@ SERVICE := .venv/bin/python -m service
 
 run: runtime       ## serve on HOST:PORT (127.0.0.1:8000), on the embedded PostgreSQL unless DATABASE_URL is set
 	@exec $(SERVICE) serve
+
+demo: runtime      ## add demo data and say whom to sign in as (ARGS="--users 100 --messages 10000" for many rows)
+	@$(SERVICE) demo $(ARGS)
 
 # Two workers: on two cores they took 88 s where one took 139 s.
 test: tools        ## run the tests (ARGS="-k name" for some of them)

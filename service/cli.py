@@ -19,6 +19,7 @@ import msgspec
 from service.settings import SECRET_MIN_BYTES, Secret, Settings, SettingsError
 
 if TYPE_CHECKING:
+    from service import demo
     from service.embedded import EmbeddedPostgres
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
@@ -59,6 +60,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 _EXPECTED = (
     ("service.accounts", "AccountError"),
+    ("service.demo", "DemoError"),
     ("service.edge", "StartupError"),
     ("service.embedded.account", "EmbeddedPostgresError"),
     ("service.logins", "LoginError"),
@@ -212,6 +214,44 @@ def _queries(_: argparse.Namespace) -> int:
     return 0
 
 
+def _demo(options: argparse.Namespace) -> int:
+    """Add demo data, once: an account to look around in, or as many rows as --users, --todos and --messages say."""
+    from service import demo
+
+    size = _demo_size(options)
+    with _filling_url() as url:
+        filled = demo.fill_account(url) if size is None else demo.fill_many(url, size)
+    if filled.added:
+        rows = sum(filled.added.values())
+        print(", ".join(f"{count:,} {table}" for table, count in filled.added.items()))
+        print(f"{rows:,} rows in {filled.seconds:.1f} s, {rows / filled.seconds:,.0f} a second")
+    else:
+        print("it is there already: nothing was added")
+    print(f"sign in as {filled.email} with the password: {demo.PASSWORD}")
+    return 0
+
+
+def _demo_size(options: argparse.Namespace) -> "demo.Size | None":
+    """What was asked for; sizes left out follow from the others: 100 messages and 50 todos a user."""
+    from service import demo
+
+    users: int | None = options.users
+    todos: int | None = options.todos
+    messages: int | None = options.messages
+    if users is None and todos is None and messages is None:
+        if options.seed is not None:
+            raise CommandError("--seed goes with --users, --todos or --messages")
+        return None
+    if users is None:
+        users = max(1, (todos or 0) // 50, (messages or 0) // 100)
+    return demo.Size(
+        users=users,
+        todos=50 * users if todos is None else todos,
+        messages=100 * users if messages is None else messages,
+        seed=options.seed or 0,
+    )
+
+
 # What they share
 
 
@@ -234,6 +274,21 @@ def _owner_url() -> Generator[str]:
 
     with _embedded(settings) as embedded:
         yield development.prepare_database(embedded).owner
+
+
+@contextlib.contextmanager
+def _filling_url() -> Generator[str]:
+    """Like `_owner_url`, but the embedded database is migrated, and its superuser's, who may copy rows in."""
+    settings = _database_settings()
+    if settings.migration_database_url or settings.database_url:
+        with _owner_url() as url:
+            yield url
+        return
+    from service.embedded import development
+
+    with _embedded(settings) as embedded:
+        development.migrate_database(embedded, development.prepare_database(embedded))
+        yield embedded.url(development.DATABASE)
 
 
 @contextlib.contextmanager
@@ -306,4 +361,18 @@ def _parser() -> argparse.ArgumentParser:
         change.add_argument("email", metavar="EMAIL")
         change.set_defaults(is_active=is_active)
     add("queries", _queries)
+    sizes = add("demo", _demo)
+    sizes.add_argument("--users", type=_whole(1), metavar="N", help="that many users, numbered and with one password")
+    sizes.add_argument("--todos", type=_whole(0), metavar="N", help="in all (default 50 a user)")
+    sizes.add_argument("--messages", type=_whole(0), metavar="N", help="in all (default 100 a user)")
+    sizes.add_argument("--seed", type=_whole(0), metavar="N", help="the same seed and sizes, the same rows (default 0)")
     return parser
+
+
+def _whole(low: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) < 10**9):
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low}, below a billion, not {text!r}")
+        return int(text)
+
+    return number
