@@ -14,7 +14,7 @@ from service.auth import Tokens
 from service.db import Database
 from service.docs import REVALIDATE, docs_files, file_etag
 from service.edge import App, Draining, Edge, StartupError
-from service.endpoint import Route, Services, allow, file_handler, litestar_handler, options_handler
+from service.endpoint import Route, Services, Shortcut, allow, file_handler, litestar_handler, options_handler
 from service.errors import Problem
 from service.metrics import CONTENT_TYPE, Metrics, may_read_metrics
 from service.migrate import known_ids
@@ -217,7 +217,7 @@ def create_app(settings: Settings) -> Edge:
         logging_config=None,
         debug=False,
     )
-    return Edge(cast(App, litestar), settings, metrics, draining)
+    return Edge(cast(App, Shortcut(ROUTES, services, litestar)), settings, metrics, draining)
 
 
 def _file(kind: str, body: bytes) -> Any:

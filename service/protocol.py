@@ -103,25 +103,29 @@ class _Cycle(RequestResponseCycle):
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep the head until the first piece of the body comes; names are lower-case, as ASGI wants them."""
-        lines = [STATUS_LINE[status]]
+        parts = [STATUS_LINE[status]]
+        count = 1
         closes = False
         for name, value in [*self.default_headers, *headers]:
+            count += 1
+            parts += name, b": ", value, b"\r\n"
             if name == b"content-length":
                 self.expected_content_length = int(value)
                 self.chunked_encoding = False
             elif name == b"connection" and value == b"close":
                 self.keep_alive = False
                 closes = True
-            lines.append(b"%b: %b\r\n" % (name, value))
         if not self.keep_alive and not closes:
-            lines.append(b"connection: close\r\n")
+            count += 1
+            parts.append(b"connection: close\r\n")
         if status in (204, 304):
             self.expected_content_length = 0
         elif self.chunked_encoding is None and self.scope["method"] != "HEAD" and self.scope["http_version"] != "1.0":
             self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+            count += 1
+            parts.append(b"transfer-encoding: chunked\r\n")
+        head = b"".join(parts)
+        if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
             raise RuntimeError("A header of the answer holds a line break or NUL.")
         self.response_started = True
         self.waiting_for_100_continue = False

@@ -153,6 +153,7 @@ class Query(Generic[R]):
         self.encoders = [(parameter, _TYPES[kind][1]) for parameter, kind in source.parameters.items()]
         self.names = frozenset(source.parameters) - {"user_id"}
         self.is_struct = row is not None and issubclass(row, msgspec.Struct)
+        self._row: Callable[..., Any] = cast("Any", row)
         DECLARED[name] = self
 
     def __call__(self, **values: Any) -> Statement[R]:
@@ -166,8 +167,8 @@ class Query(Generic[R]):
 
     def make(self, row: Row) -> Any:
         if self.is_tagged:
-            return Tagged(cast("Callable[..., Any]", self.row)(*row[:-1]), row[-1])
-        return cast("Callable[..., Any]", self.row)(*row) if self.is_struct else row[0]
+            return Tagged(self._row(*row[:-1]), row[-1])
+        return self._row(*row) if self.is_struct else row[0]
 
 
 class One(Query[R]):
@@ -207,7 +208,7 @@ class Many(Query[list[R]]):
 
     def read(self, result: Result) -> list[R]:
         if self.is_struct:
-            make = cast("Callable[..., R]", self.row)
+            make = self._row
             return [make(*row) for row in result.rows]
         return [row[0] for row in result.rows]
 

@@ -200,6 +200,14 @@ QUERY_CASES = {
     "create_message": QueryCase(
         lambda world: {"conversation_id": world.conversation, **MESSAGE}, refused_to_others="not_found"
     ),
+    "create_two_messages": QueryCase(
+        lambda world: {
+            "conversation_id": world.conversation,
+            **MESSAGE,
+            **{f"second_{name}": value for name, value in MESSAGE.items()},
+        },
+        refused_to_others="not_found",
+    ),
     "create_tagged_message": QueryCase(
         lambda world: {"conversation_id": world.conversation, **MESSAGE}, refused_to_others="not_found"
     ),
@@ -762,9 +770,9 @@ def test_nothing_is_served_beside_the_list_of_routes():
     edge = create_app(
         Settings(database_url=Secret("postgresql://nobody@localhost/none"), jwt_secret=Secret(secrets.token_hex(32)))
     )
-    litestar: Any = edge._app
+    shortcut: Any = edge._app
     listed = {(route.method, route.path) for route in ROUTES}
-    for path in litestar.routes:
+    for path in shortcut.litestar.routes:
         for handler in path.route_handlers:
             if handler.opt.get("file"):  # the documentation and /metrics
                 assert path.path == "/metrics" or path.path.startswith("/schema")

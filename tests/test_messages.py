@@ -378,6 +378,56 @@ def test_a_turn_appends_in_order_and_answers_with_the_context(client: httpx.Clie
     assert take_turn(client, path, "more")["context"] == []
 
 
+HUGE_WHEN_WRITTEN_OUT = {"n": [1e300] * 60}
+"""Metadata that only the database refuses."""
+
+
+@pytest.mark.parametrize("others", [{}, {"metadata": {"tool": "add"}}])
+@pytest.mark.parametrize(("size", "bad"), [(size, bad) for size in (1, 2, 3, 4) for bad in range(size)])
+def test_a_message_that_the_database_refuses_is_named_wherever_it_stands_in_its_turn(
+    client: httpx.Client, path: str, size: int, bad: int, others: dict[str, Any]
+) -> None:
+    messages = [user(f"{number}", **others) for number in range(size)]
+    messages[bad]["metadata"] = HUGE_WHEN_WRITTEN_OUT
+    for turns in (f"{path}/turns", "/v1/turns"):
+        refused = client.post(turns, json={"messages": messages})
+        problem(refused, 422, "validation_failed", field=f"messages[{bad}].metadata", list="messages", index=bad)
+    assert contents(client, path) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100])
+@pytest.mark.parametrize("others", [{}, {"metadata": {"tool": "add"}}])
+def test_a_turn_of_any_length_stands_in_order_and_is_counted(
+    client: httpx.Client, path: str, size: int, others: dict[str, Any]
+) -> None:
+    say(client, path, "before")
+    messages = [user(f"{number}", **(others if number % 3 else {})) for number in range(size)]
+    made = client.post(f"{path}/turns", json={"messages": messages, "context": {"messages": 200}})
+    assert made.status_code == 201, made.text
+    turn = made.json()
+    assert [message["content"] for message in turn["messages"]] == [message["content"] for message in messages]
+    assert [message["metadata"] for message in turn["messages"]] == [m.get("metadata", {}) for m in messages]
+    assert [message["position"] for message in turn["messages"]] == list(range(2, size + 2))
+    assert turn["position"] == size + 1
+    assert [message["content"] for message in turn["context"]] == contents(client, path, limit=200)
+    times = [message["created_at"] for message in turn["messages"]]
+    assert times == sorted(times)
+    conversation = get(client, path)
+    assert conversation["message_count"] == size + 1
+    assert conversation["updated_at"] == times[-1]
+
+
+def test_a_turn_of_two_messages_changes_its_conversation_once(client: httpx.Client, path: str) -> None:
+    version = get(client, path)["version"]
+    take_turn(client, path, "add milk", "and bread")
+    assert get(client, path)["version"] == version + 1
+
+
+def test_a_turn_without_an_expectation_needs_a_conversation_too(client: httpx.Client) -> None:
+    refused = client.post(f"/v1/conversations/{NOBODY}/turns", json={"messages": [user("x"), user("y")]})
+    problem(refused, 404, "not_found")
+
+
 def test_a_turn_without_a_conversation_opens_one(new_user: NewUser) -> None:
     client = new_user().client
     body = {

@@ -16,7 +16,7 @@ from psycopg.adapt import AdaptersMap, Loader, Transformer
 from service import logs
 from service.db.link import Link, LinkExpired, LinkLost, StepRefused
 from service.db.pool import Pool
-from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step, set_local
+from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step, set_local, set_locally
 from service.errors import Problem, from_database
 from service.settings import Settings
 
@@ -39,9 +39,13 @@ _ROLLBACK: Step = (Prepared(b"rollback", b"ROLLBACK", (), reads_only=True), ())
 _SETTINGS = tuple(set_local(setting, value) for setting, value in SESSION.items())
 
 
+_set_user_id = set_locally("app.user_id")
+_set_request_id = set_locally("app.request_id")
+
+
 @lru_cache(maxsize=4096)
 def _set_user(user: int) -> Step:
-    return set_local("app.user_id", str(UUID(int=user)))
+    return _set_user_id(str(UUID(int=user)))
 
 
 _STALE_PLAN = ("0A000", "26000")
@@ -94,12 +98,16 @@ def _make_transformer() -> psycopg.abc.Transformer:
 _transformer = _make_transformer()
 
 
+_VOID = 2278
+"""The type of what a function returns that returns nothing, such as authenticate(), which every transaction calls."""
+
+
 def _result(answer: pq.abc.PGresult) -> Result:
     if answer.status != pq.ExecStatus.TUPLES_OK:
         return Result([], answer.command_tuples or 0)
     count = answer.ntuples
-    if not count:
-        return Result([], 0)
+    if not count or answer.ftype(0) == _VOID:
+        return Result([], count)
     _transformer.set_pgresult(answer)
     return Result(_transformer.load_rows(0, count, tuple), count)
 
@@ -247,7 +255,7 @@ class Database:
         if context.user_id is not None:
             request.append(_set_user(context.user_id.int))
         if not reads_only:
-            request.append(set_local("app.request_id", context.request_id))
+            request.append(_set_request_id(context.request_id))
         before = len(request)
         request += steps
         if commit:

@@ -49,6 +49,36 @@ RETURNING
     id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
     created_at, updated_at;
 
+-- name: create_two_messages
+-- Two neighbours of a turn in one statement, which counts them on the conversation once: the usual turn, what the user
+-- said and what the model answered, costs the database a third less than by one statement each. (Not for any number from
+-- arrays: Citus refuses an INSERT ... SELECT from unnest() into a table with row security.)
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param sender_type: text
+-- param content: text
+-- param message_type: text
+-- param metadata: jsonb
+-- param second_sender_type: text
+-- param second_content: text
+-- param second_message_type: text
+-- param second_metadata: jsonb
+-- returns: many Message
+-- index: messages_pkey
+INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+VALUES
+    (
+        %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s,
+        coalesce(%(metadata)s, '{}')
+    ),
+    (
+        %(user_id)s, %(conversation_id)s, %(second_sender_type)s, %(second_content)s, %(second_message_type)s,
+        coalesce(%(second_metadata)s, '{}')
+    )
+RETURNING
+    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    created_at, updated_at;
+
 -- name: create_tagged_message
 -- A message by itself, with the version for its ETag.
 -- param user_id: uuid
