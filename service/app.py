@@ -8,14 +8,17 @@ import msgspec
 from litestar import Litestar, Request
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
-from service import conversations, health, links, messages, sign_in, tasks, todos, users
-from service.answers import Answer
+from service import audit, conversations, export, health, imports, links, messages, sign_in, tasks, todos, users
+from service.answers import LINES, Answer
 from service.auth import Tokens
+from service.bulk import Bulk
 from service.db import Database
 from service.docs import REVALIDATE, docs_files, file_etag
 from service.edge import App, Draining, Edge, StartupError
 from service.endpoint import Route, Services, Shortcut, allow, file_handler, litestar_handler, options_handler
 from service.errors import Problem
+from service.identities import Identities
+from service.issuers import Issuer
 from service.metrics import CONTENT_TYPE, Metrics, may_read_metrics
 from service.migrate import known_ids
 from service.openapi import openapi_document
@@ -31,6 +34,7 @@ ROUTES: Sequence[Route] = (
         "/v1/auth/register",
         sign_in.register,
         public=True,
+        local=True,
         status=201,
         location="/v1/users/me",
         problems=("email_taken", "username_taken"),
@@ -40,6 +44,7 @@ ROUTES: Sequence[Route] = (
         "/v1/auth/token",
         sign_in.create_token,
         public=True,
+        local=True,
         problems=("bad_credentials", "account_inactive", "rate_limited"),
     ),
     Route(
@@ -47,11 +52,18 @@ ROUTES: Sequence[Route] = (
         "/v1/auth/refresh",
         sign_in.refresh_token,
         public=True,
+        local=True,
         problems=("invalid_token", "token_expired", "account_inactive"),
     ),
     Route("POST", "/v1/auth/logout-everywhere", sign_in.logout_everywhere),
     # Users
-    Route("PUT", "/v1/users/me/password", sign_in.change_password, problems=("bad_credentials", "rate_limited")),
+    Route(
+        "PUT",
+        "/v1/users/me/password",
+        sign_in.change_password,
+        local=True,
+        problems=("bad_credentials", "rate_limited"),
+    ),
     Route("GET", "/v1/users/me", users.get_me),
     Route("PATCH", "/v1/users/me", users.update_me, problems=("username_taken", "active_todos_assigned")),
     Route("DELETE", "/v1/users/me", users.delete_me, problems=("user_has_records",)),
@@ -133,6 +145,26 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/v1/links/{link_id}", links.get_link),
     Route("PATCH", "/v1/links/{link_id}", links.update_link, problems=("link_exists",)),
     Route("DELETE", "/v1/links/{link_id}", links.delete_link),
+    # The audit trail
+    Route("GET", "/v1/audit", audit.list_audit),
+    Route("GET", "/v1/changes", audit.list_changes),
+    Route(
+        "POST",
+        "/v1/changes/{change_id}/revert",
+        audit.revert_change,
+        seconds=audit.REVERT_SECONDS,
+        problems=("version_mismatch", "username_taken", "link_exists"),
+    ),
+    # Export and import
+    Route("GET", "/v1/export", export.get_export, seconds=export.EXPORT_SECONDS),
+    Route(
+        "POST",
+        "/v1/import",
+        imports.create_import,
+        body_bytes=imports.IMPORT_BYTES,
+        body_types=(LINES, "application/jsonl", "application/json"),
+        seconds=imports.IMPORT_SECONDS,
+    ),
     # Tasks: specification A's face of the todos
     Route("GET", "/api/{user_id}/tasks", tasks.list_tasks, problems=("forbidden",)),
     Route(
@@ -158,23 +190,27 @@ ROUTES: Sequence[Route] = (
 def create_app(settings: Settings) -> Edge:
     """The ASGI application; its lifespan connects to the database and refuses a login that isn't safe to serve with.
 
-    ``settings`` must name a database and a secret.
+    ``settings`` must name a database, and a secret unless there are no local accounts.
     """
-    if settings.database_url is None or settings.jwt_secret is None:
+    if settings.database_url is None or (settings.local_accounts and settings.jwt_secret is None):
         raise StartupError("DATABASE_URL and JWT_SECRET are needed")
     metrics = Metrics()
     draining = Draining()
     database = Database(settings, metrics.observe_query)
     metrics.pool = database.stats
     passwords = Passwords()
-    tokens = Tokens(
-        settings.jwt_secret.value,
-        settings.jwt_secret_previous and settings.jwt_secret_previous.value,
-        settings.access_token_seconds,
-        settings.refresh_token_seconds,
-    )
+    tokens = _tokens(settings)
+    issuers = [Issuer(issuer) for issuer in settings.issuers]
+    key_sets = [issuer.key_set for issuer in issuers if issuer.key_set is not None]
     readiness = health.Readiness(draining, known_ids())
-    services = Services(database, tokens, {"passwords": passwords, "readiness": readiness})
+    bulk = Bulk(settings.database_pool_size)
+    services = Services(
+        database,
+        Identities(database, tokens, issuers),
+        bulk,
+        {"tokens": tokens, "passwords": passwords, "readiness": readiness},
+    )
+    routes = [route for route in ROUTES if settings.local_accounts or not route.local]
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
@@ -190,24 +226,27 @@ def create_app(settings: Settings) -> Edge:
             yield
         finally:
             passwords.close()
+            for key_set in key_sets:
+                await key_set.close()
             await database.close()
 
     def read_metrics(scope: dict[str, Any]) -> Answer:
         client = scope.get("client")
-        if not may_read_metrics(settings.metrics_token, client and client[0], scope["headers"], tokens.is_access):
+        is_access = tokens.is_access if tokens else _is_no_token
+        if not may_read_metrics(settings.metrics_token, client and client[0], scope["headers"], is_access):
             raise Problem("unauthenticated", "Send Authorization: Bearer and METRICS_TOKEN, or an access token.")
         return Answer(200, [(b"content-type", CONTENT_TYPE.encode())], metrics.render())
 
-    document = msgspec.json.encode(openapi_document(ROUTES))
+    document = msgspec.json.encode(openapi_document(routes))
     files = {**docs_files(), "/schema/openapi.json": ("application/json", document)}
     methods: dict[str, set[str]] = {path: {"GET"} for path in ("/metrics", *files)}
-    for route in ROUTES:
+    for route in routes:
         methods.setdefault(route.path, set()).add(route.method)
     litestar = Litestar(
         route_handlers=[
             # Before the others of their path, or Litestar adds its own, which knows the first method only.
             *(options_handler(path, found) for path, found in methods.items()),
-            *(litestar_handler(route, services) for route in ROUTES),
+            *(litestar_handler(route, services) for route in routes),
             file_handler("/metrics", read_metrics),
             *(file_handler(path, _file(kind, body)) for path, (kind, body) in files.items()),
         ],
@@ -217,7 +256,22 @@ def create_app(settings: Settings) -> Edge:
         logging_config=None,
         debug=False,
     )
-    return Edge(cast(App, Shortcut(ROUTES, services, litestar)), settings, metrics, draining)
+    return Edge(cast(App, Shortcut(routes, services, litestar)), settings, metrics, draining)
+
+
+def _tokens(settings: Settings) -> Tokens | None:
+    if not settings.local_accounts or settings.jwt_secret is None:
+        return None
+    return Tokens(
+        settings.jwt_secret.value,
+        settings.jwt_secret_previous and settings.jwt_secret_previous.value,
+        settings.access_token_seconds,
+        settings.refresh_token_seconds,
+    )
+
+
+def _is_no_token(_: str) -> bool:
+    return False
 
 
 def _file(kind: str, body: bytes) -> Any:

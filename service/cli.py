@@ -60,6 +60,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 _EXPECTED = (
     ("service.accounts", "AccountError"),
+    ("service.carry", "CarryError"),
     ("service.demo", "DemoError"),
     ("service.edge", "StartupError"),
     ("service.embedded.account", "EmbeddedPostgresError"),
@@ -92,9 +93,13 @@ def _serve(_: argparse.Namespace) -> int:
                 _say(f"applied {len(applied)} migration{'s' * (len(applied) > 1)}")
             database_url = Secret(urls.service)
             settings = msgspec.structs.replace(settings, database_url=database_url)
-            if settings.jwt_secret is None:
+            if settings.local_accounts and settings.jwt_secret is None:
                 settings = msgspec.structs.replace(settings, jwt_secret=_development_secret(settings.embedded_data_dir))
-        return server.run(settings, on_ready=_greet)
+        return server.run(settings, on_ready=_greet if settings.local_accounts else _say_url)
+
+
+def _say_url(url: str) -> None:
+    _say(f"serving {url}, documentation at {url}/schema")
 
 
 def _greet(url: str) -> None:
@@ -186,18 +191,100 @@ def _list_users(_: argparse.Namespace) -> int:
     with _owner_url() as url:
         for account in accounts.list_accounts(url):
             state = "active" if account.is_active else "inactive"
-            line = f"{account.created_at:%Y-%m-%d}  {state:8}  {account.id}  {account.email}  {account.username or ''}"
-            print(line.rstrip())
+            names = f"{account.email or '-'}  {account.username or ''}".rstrip()
+            print(f"{account.created_at:%Y-%m-%d}  {state:8}  {account.id}  {names}")
     return 0
 
 
 def _set_active(options: argparse.Namespace) -> int:
-    """Activate or deactivate the account of an e-mail address."""
+    """Activate or deactivate the account of an e-mail address or id."""
     from service import accounts
 
     with _owner_url() as url:
-        accounts.set_active(url, options.email, is_active=options.is_active)
-    print(f"{options.email} is {'active' if options.is_active else 'inactive'}")
+        accounts.set_active(url, options.account, is_active=options.is_active)
+    print(f"{options.account} is {'active' if options.is_active else 'inactive'}")
+    return 0
+
+
+def _erase_user(options: argparse.Namespace) -> int:
+    """Erase an account for good, with everything its user owns and their audit trail."""
+    from service import accounts
+
+    with _owner_url() as url:
+        accounts.erase(url, options.account)
+    print(f"{options.account} is erased")
+    return 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    """Remove audit entries and idempotency keys past their age, in small batches; fit for cron."""
+    from service import retention
+
+    with _owner_url() as url:
+        pruned = retention.prune(url, audit_days=options.audit_days, batch=options.batch, dry_run=options.dry_run)
+    print(
+        f"{'would remove' if options.dry_run else 'removed'} {pruned.entries:,} from audit_log "
+        f"(older than {options.audit_days} days, of {pruned.users:,} user{'s' * (pruned.users != 1)}), "
+        f"{pruned.keys:,} from idempotency_keys (older than 24 hours)"
+    )
+    if pruned.held:
+        _say(f"passed over what other transactions held, {pruned.held:,} times: the next run finds it again")
+    return 0
+
+
+def _rebase(_: argparse.Namespace) -> int:
+    """After a dump was restored into another cluster: put the audit trail in the order of this one's transactions."""
+    from service import rebase
+
+    with _owner_url() as url:
+        print(f"moved {rebase.rebase(url):,} audit entries")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Write everything that the user of an e-mail address owns to a file, as lines of JSON."""
+    from service import carry
+    from service.demo.progress import Stage
+
+    output: Path = options.output
+    with _owner_url() as url, Stage("export") as stage:
+
+        def progress(_: int, lines: int) -> None:
+            stage.update(None, lines)
+
+        if str(output) == "-":
+            carry.export_into(url, options.account, sys.stdout.buffer, progress)
+            sys.stdout.buffer.flush()
+        else:
+            carry.export_to(url, options.account, output, progress)
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    """Bring a file that an export wrote into the account of an e-mail address, as a whole or not at all."""
+    from service import carry
+    from service.demo.progress import Stage
+
+    source: Path = options.file
+    with contextlib.ExitStack() as stack:
+        try:
+            file = sys.stdin.buffer if str(source) == "-" else stack.enter_context(source.open("rb"))
+            size = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise CommandError(f"can't read {source}: {error.strerror}") from error
+        url = stack.enter_context(_owner_url())
+        stage = stack.enter_context(Stage("import"))
+        done = 0
+
+        def progress(sent: int, lines: int) -> None:
+            nonlocal done
+            done += sent
+            stage.update(min(1, done / size) if size else None, lines)
+
+        result = carry.import_from(url, options.account, file, progress)
+    for name in result.__struct_fields__:
+        counts = getattr(result, name)
+        print(f"{name}: {counts.imported:,} imported, {counts.skipped:,} there already")
     return 0
 
 
@@ -322,6 +409,11 @@ def _development_secret(folder: Path) -> Secret:
     return Secret(secret)
 
 
+def _add_account(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    command.add_argument("account", metavar="ACCOUNT", help="its e-mail address, or its id")
+    return command
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="todochat", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -352,14 +444,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="read the password there (- is standard input) instead of making one",
     )
-    users = commands.add_parser("users", help="List, activate or deactivate accounts.").add_subparsers(
+    users = commands.add_parser("users", help="List, activate, deactivate or erase accounts.").add_subparsers(
         required=True, metavar="ACTION"
     )
     add("list", _list_users, users)
     for name, is_active in (("activate", True), ("deactivate", False)):
-        change = add(name, _set_active, users)
-        change.add_argument("email", metavar="EMAIL")
-        change.set_defaults(is_active=is_active)
+        _add_account(add(name, _set_active, users)).set_defaults(is_active=is_active)
+    _add_account(add("erase", _erase_user, users))
+    prune = add("prune", _prune)
+    prune.add_argument("--dry-run", action="store_true", help="only say how many there are")
+    prune.add_argument(
+        "--audit-days", type=_whole(1), default=365, metavar="N", help="keep audit entries that long (default 365)"
+    )
+    prune.add_argument("--batch", type=_whole(1), default=1000, metavar="N", help="rows a transaction (default 1000)")
+    add("rebase", _rebase)
+    export = add("export", _export)
+    _add_account(export)
+    export.add_argument("--output", type=Path, default=Path("-"), metavar="FILE", help="default: standard output")
+    import_ = add("import", _import)
+    _add_account(import_)
+    import_.add_argument("file", type=Path, metavar="FILE", help="- for standard input")
     add("queries", _queries)
     sizes = add("demo", _demo)
     sizes.add_argument("--users", type=_whole(1), metavar="N", help="that many users, numbered and with one password")

@@ -148,6 +148,7 @@ class Edge:
         state["request_id"] = request_id
         method: str = scope["method"]
         if method == "HEAD":
+            state["head"] = True
             scope = {**scope, "method": "GET"}
         exchange = _Exchange(self, method, request_id, state.get("connection"), receive, send)
         metrics = self.metrics

@@ -6,30 +6,33 @@ A handler is a plain function; what it takes is told by its signature, and nothi
 ``query``     a struct of the query parameters; ``data``, a struct of the body
 ``if_match``  the version of ``If-Match``, or None
 ``address``   the peer's address
+``upload``    the body as a file, of any size the route allows
 a parameter of the path, by its name
 any other     one of the services that ``app.py`` names, such as ``tokens``
 
-It returns a struct, a list of structs, a Page, or None. The OpenAPI document is written from the same routes.
+It returns a struct, a list of structs, a Page, Lines, or None. The OpenAPI document is written from the same routes.
 """
 
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, cast, get_args, get_origin
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 from litestar import Request
 from litestar.handlers import HTTPRouteHandler
 
-from service.answers import Answer, problem_answer
-from service.auth import Tokens
-from service.db import Database
+from service.answers import LINES, Answer, Lines, problem_answer
+from service.bulk import Bulk
+from service.db import TRANSACTION_SECONDS, Database
 from service.errors import Problem, html_escaped, html_safe, invalid
 from service.idempotency import answer_once
+from service.identities import Identities
 from service.paging import Page
 from service.queries import Caller, Tagged
 from service.reading import (
+    JSON,
     check_accept,
     decode_body,
     path_reader,
@@ -40,6 +43,7 @@ from service.reading import (
     read_version,
     unknown_parameter,
 )
+from service.uploads import spool_body
 
 BODY_BYTES = 1024 * 1024
 """The most a body may have; a route that takes many objects at once may allow more."""
@@ -50,7 +54,10 @@ Handler = Callable[..., Awaitable[Any]]
 
 
 class Route:
-    """One line of the list of routes in ``app.py``."""
+    """One line of the list of routes in ``app.py``.
+
+    A ``public`` one needs no token; a ``local`` one is there only where there are local accounts.
+    """
 
     def __init__(
         self,
@@ -60,8 +67,11 @@ class Route:
         *,
         status: int = 200,
         public: bool = False,
+        local: bool = False,
         location: str = "",
         body_bytes: int = BODY_BYTES,
+        body_types: tuple[str, ...] = (JSON,),
+        seconds: float = TRANSACTION_SECONDS,
         problems: Sequence[str] = (),
     ) -> None:
         self.method = method
@@ -70,9 +80,12 @@ class Route:
         self.name = cast("Any", handler).__name__
         self.status = status
         self.public = public
+        self.local = local
         self.takes_key = method == "POST" and not public
         self.location = location
         self.body_bytes = body_bytes
+        self.body_types = body_types
+        self.seconds = seconds
         self.problems = tuple(problems)
         signature = inspect.signature(handler)
         kinds = {name: parameter.annotation for name, parameter in signature.parameters.items()}
@@ -84,11 +97,15 @@ class Route:
             # Absent is not the same as null, which is no object.
             self.body_type = next(kind for kind in get_args(self.body_type) if kind is not type(None))
         self.takes_if_match = kinds.pop("if_match", None) is not None
+        self.takes_upload = kinds.pop("upload", None) is not None
         self.takes_address = kinds.pop("address", None) is not None
         kinds.pop("caller")
         self.path_parameters: dict[str, Any] = {name: kinds.pop(name) for name in _PATH_NAME.findall(path)}
         self.path_readers = [(name, path_reader(kind)) for name, kind in self.path_parameters.items()]
         self.services = tuple(kinds)
+        self.media_type = LINES if self.returns is Lines else JSON
+        self.is_bulk = self.takes_upload or self.returns is Lines
+        self.accepted = (b"", b"*/*", self.media_type.encode())
         self.has_etag: bool = "version" in getattr(get_origin(self.returns) or self.returns, "__struct_fields__", ())
         if get_origin(self.returns) is Tagged:
             self.returns = get_args(self.returns)[0]
@@ -109,10 +126,11 @@ class _RouteHandler(HTTPRouteHandler):
 class Services:
     """What the routes need; ``named`` are those that a handler may take by name."""
 
-    def __init__(self, database: Database, tokens: Tokens, named: Mapping[str, object]) -> None:
+    def __init__(self, database: Database, identities: Identities, bulk: Bulk, named: Mapping[str, object]) -> None:
         self.database = database
-        self.tokens = tokens
-        self.named = {"tokens": tokens, **named}
+        self.identities = identities
+        self.bulk = bulk
+        self.named = {"bulk": bulk, **named}
 
     def of(self, route: Route) -> dict[str, object]:
         """Those that the route's handler takes."""
@@ -204,7 +222,7 @@ _PLAIN_HOST = re.compile(rb"[a-z0-9-]+(\.[a-z0-9-]+)*(:[0-9]+)?")
 
 async def _answer_of(
     route: Route, services: Services, named: Mapping[str, Any], scope: dict[str, Any], receive: Any
-) -> Answer:
+) -> Answer | Lines:
     state = scope["state"]
     state["route"] = route.path
     try:
@@ -245,17 +263,19 @@ def options_handler(path: str, methods: Collection[str]) -> HTTPRouteHandler:
 
 async def _serve(
     route: Route, services: Services, named: Mapping[str, Any], scope: dict[str, Any], request_id: str, receive: Any
-) -> Answer:
+) -> Answer | Lines:
     headers = read_headers(scope["headers"])
     if route.public:
         caller = Caller(services.database, request_id)
     else:
-        claims = services.tokens.read_access(headers.get(b"authorization"))
-        caller = Caller(services.database, request_id, claims.user_id, claims.version)
-        scope["state"]["user_id"] = claims.user_id
-    if (accept := headers.get(b"accept", b"")) not in (b"", b"*/*", b"application/json"):
-        check_accept(accept)
+        caller = await services.identities.caller(headers.get(b"authorization"), request_id)
+        scope["state"]["user_id"] = caller.user_id
+    if (accept := headers.get(b"accept", b"")) not in route.accepted:
+        check_accept(accept, route.media_type)
+    caller.seconds = route.seconds
     arguments = _arguments(route, named, scope)
+    if route.is_bulk:
+        return await _serve_bulk(route, services, caller, arguments, scope, headers, receive)
     body = b""
     if route.body_type:
         sent = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
@@ -272,6 +292,30 @@ async def _serve(
 
         return await answer_once(caller, key, f"{route.method} {scope['path']}", body, make)
     return _answer(route, await route.handler(caller, **arguments), scope, headers)
+
+
+async def _serve_bulk(
+    route: Route,
+    services: Services,
+    caller: Caller,
+    arguments: dict[str, Any],
+    scope: dict[str, Any],
+    headers: Mapping[bytes, bytes],
+    receive: Any,
+) -> Answer | Lines:
+    """What doesn't fit into memory: an answer of lines, or a body that goes to a file first."""
+    if not route.takes_upload:
+        return await route.handler(caller, **arguments)
+    with services.bulk.arriving(caller.user_id):
+        upload = await spool_body(headers, receive, route.body_bytes, route.body_types)
+
+    async def make() -> Answer:
+        return _answer(route, await route.handler(caller, upload=upload, **arguments), scope, headers)
+
+    with upload, services.bulk.running(caller.user_id):
+        if (key := headers.get(b"idempotency-key")) is not None:
+            return await answer_once(caller, key, f"{route.method} {scope['path']}", upload.digest, make)
+        return await make()
 
 
 def _arguments(route: Route, named: Mapping[str, Any], scope: dict[str, Any]) -> dict[str, Any]:
@@ -317,7 +361,8 @@ def _answer(route: Route, result: Any, scope: Mapping[str, Any], sent: Mapping[b
         if cursor is not None:
             headers.append((b"link", _next_link(scope, cursor)))
     elif route.location:
-        headers.append((b"location", route.location.format(**scope["path_params"], id=value.id).encode()))
+        names = {name: quote(text, safe="") for name, text in scope["path_params"].items()}
+        headers.append((b"location", route.location.format(**names, id=value.id).encode()))
     return Answer(route.status, headers, body)
 
 

@@ -201,6 +201,12 @@ _BY_CONSTRAINT: dict[str, tuple[str, str, str]] = {
     "todo_conversation_links_todo_id_fkey": ("not_found", "", ""),
     "todo_conversation_links_conversation_id_fkey": ("not_found", "", ""),
     "messages_conversation_id_fkey": ("not_found", "", ""),
+    "todos_pkey": ("version_mismatch", "", "The todo is there already."),
+    "todos_user_id_number_key": ("version_mismatch", "", "Another todo has the number by now."),
+    "conversations_pkey": ("version_mismatch", "", "The conversation is there already."),
+    "messages_pkey": ("version_mismatch", "", "Another message has the position by now."),
+    "messages_user_id_id_key": ("version_mismatch", "", "The message is there already."),
+    "todo_conversation_links_pkey": ("version_mismatch", "", "The link is there already."),
     "idempotency_keys_pkey": ("idempotency_in_progress", "", "The key is in use."),
 }
 
@@ -248,6 +254,8 @@ def from_database(error: psycopg.Error) -> Problem:
         return Problem("invalid_transition", error.diag.message_detail or "")
     if state == "23514" and named and (column := _checked_column(named)):
         return invalid(column, "is not valid")
+    if state == "22003" and error.diag.source_file in ("int.c", "int8.c"):  # which is never translated
+        return invalid("body", "needs a number, position, count or version that is larger than any that can be kept")
     if state == "22003":
         # jsonb's numbers have more digits than a double, but not any number of them.
         return invalid("metadata", "holds a number that is out of range")

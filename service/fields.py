@@ -7,7 +7,7 @@ import json
 import os
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -34,6 +34,13 @@ Title = Annotated[
         description="1 to 200 characters apart from white space around them, one of them visible; kept as sent.",
     ),
 ]
+Description = Annotated[str, Meta(max_length=1000)]
+Content = Annotated[str, Meta(min_length=1, max_length=10_000, description="1 to 10,000 characters, kept as sent.")]
+Status = Literal["pending", "in_progress", "completed", "archived"]
+Priority = Literal["low", "medium", "high", "urgent"]
+SenderType = Literal["user", "ai", "system"]
+MessageType = Literal["text", "command", "response", "error"]
+RelationshipType = Literal["discussion", "update", "creation"]
 Time = Annotated[
     datetime,
     Meta(

@@ -1,16 +1,13 @@
 """Links: which conversation a todo came from, was changed in or was talked about in."""
 
-from typing import Literal
 from uuid import UUID
 
 import msgspec
 
 from service.errors import Problem
-from service.fields import Time
+from service.fields import RelationshipType, Time
 from service.paging import Cursor, Limit, Page, decode_cursor, page_of
 from service.queries import Caller, Many, Maybe, One, Statement, Tagged
-
-RelationshipType = Literal["discussion", "update", "creation"]
 
 
 class Link(msgspec.Struct, frozen=True, gc=False):

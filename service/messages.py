@@ -8,14 +8,22 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service.errors import FieldError, Problem, invalid
-from service.fields import Metadata, MetadataText, Time, Title, check_metadata, check_title, new_id
+from service.fields import (
+    Content,
+    MessageType,
+    Metadata,
+    MetadataText,
+    SenderType,
+    Time,
+    Title,
+    check_metadata,
+    check_title,
+    new_id,
+)
 from service.paging import Cursor, Limit, Page, decode_cursor, page_of
 from service.queries import Caller, Count, Many, Maybe, Nothing, One, Statement, Tagged
 
-SenderType = Literal["user", "ai", "system"]
 Role = Literal["user", "assistant", "system"]
-MessageType = Literal["text", "command", "response", "error"]
-Content = Annotated[str, Meta(min_length=1, max_length=10_000, description="1 to 10,000 characters, kept as sent.")]
 Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 
 TURN_MESSAGES = 100

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from service.answers import Lines
 from service.endpoint import Route
 from service.errors import CODES, ProblemDetails
 from service.idempotency import KEY_LENGTH
@@ -42,17 +43,21 @@ _FILES = {
 _DESCRIPTION = """\
 The memory of a todo chatbot: users, todos, conversations and messages, each user's for that user alone.
 
-Get a token from `POST /v1/auth/token` and send it as `Authorization: Bearer …`. Errors are problem details (RFC 9457);
+{sign_in} and send it as `Authorization: Bearer …`. Errors are problem details (RFC 9457);
 their `code` is stable. Every answer carries `X-Request-ID`. Strings come back as they were sent; on the wire `<`, `>`
 and `&` are written as JSON escapes, and `?escape=html` on any GET answers them HTML-escaped.
 """
+_LOCAL_SIGN_IN = "Get a token from `POST /v1/auth/token`"
+_OUTSIDE_SIGN_IN = "Get a token where you sign in"
 
 
 def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
     """The document for these routes."""
+    is_local = any(route.local for route in routes)
+    description = _DESCRIPTION.format(sign_in=_LOCAL_SIGN_IN if is_local else _OUTSIDE_SIGN_IN)
     types = [ProblemDetails]
     for route in routes:
-        types += [kind for kind in (route.body_type, route.returns) if kind is not None]
+        types += [kind for kind in (route.body_type, route.returns) if kind is not None and kind is not Lines]
         if route.query_type:
             types += [field.type for field in msgspec.structs.fields(route.query_type)]
         types += route.path_parameters.values()
@@ -69,7 +74,7 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
         paths[path] = {"get": _file_operation(path, kind)}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "todochat", "version": _VERSION, "description": _DESCRIPTION, "license": {"name": "MIT"}},
+        "info": {"title": "todochat", "version": _VERSION, "description": description, "license": {"name": "MIT"}},
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
@@ -112,6 +117,9 @@ def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
             "required": route.body_required,
             "content": {"application/json": {"schema": schema}},
         }
+    elif route.takes_upload:
+        # A schema of lines isn't anything that OpenAPI 3.1 knows.
+        operation["requestBody"] = {"required": True, "content": {kind: {} for kind in route.body_types}}
     return operation
 
 
@@ -205,10 +213,11 @@ def _success(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
     if get_origin(route.returns) is Page:
         text = 'The next page, as rel="next"; absent on the last.'
         headers["Link"] = {"schema": {"type": "string"}, "description": text}
+    content: dict[str, Any] = {} if route.returns is Lines else {"schema": schema_of[_key(route.returns)]}
     answers[str(route.status)] = {
         "description": "Created." if route.status == 201 else "OK.",
         "headers": headers,
-        "content": {"application/json": {"schema": schema_of[_key(route.returns)]}},
+        "content": {route.media_type: content},
     }
     return answers
 
@@ -218,7 +227,7 @@ def _problems(route: Route) -> dict[str, Any]:
     codes = [*_ALWAYS, *route.problems]
     if not route.public:
         codes += _SIGNED_IN
-    if route.body_type is not None:
+    if route.body_type is not None or route.takes_upload:
         codes += _WITH_BODY
     # An unknown query parameter is refused on every route.
     codes += ("validation_failed", "malformed_request")

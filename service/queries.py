@@ -24,7 +24,18 @@ from uuid import UUID
 
 import msgspec
 
-from service.db import Context, Database, Held, Prepared, Result, Row, StatementFailed, Step, Value
+from service.db import (
+    TRANSACTION_SECONDS,
+    Context,
+    Database,
+    Held,
+    Prepared,
+    Result,
+    Row,
+    StatementFailed,
+    Step,
+    Value,
+)
 from service.errors import Problem
 
 R = TypeVar("R")
@@ -42,6 +53,7 @@ USER_TABLES = frozenset(
         "messages",
         "todo_conversation_links",
         "audit_log",
+        "audit_prunes",
         "idempotency_keys",
     }
 )
@@ -77,6 +89,7 @@ _TYPES: dict[str, tuple[int, Callable[[Any], bytes]]] = {
     "boolean": (16, struct.Struct("!?").pack),
     "bytea": (17, bytes),
     "timestamptz": (1184, _timestamptz),
+    "json": (114, bytes),
     "jsonb": (3802, lambda value: b"\x01" + bytes(value)),
 }
 """PostgreSQL's name of a type → its oid and what makes its binary form, as its ``…recv`` function reads it."""
@@ -244,29 +257,57 @@ class Caller:
     in the same round trip; row security shows it that user's rows. Without a user (sign-in, health) it sees no rows.
     """
 
-    __slots__ = ("_held", "_prelude", "database", "request_id", "token_version", "user_id")
+    __slots__ = (
+        "_held",
+        "_prelude",
+        "database",
+        "issued_at",
+        "request_id",
+        "seconds",
+        "subject",
+        "token_version",
+        "user_id",
+    )
 
     def __init__(
-        self, database: Database, request_id: str, user_id: UUID | None = None, token_version: int = 0
+        self,
+        database: Database,
+        request_id: str,
+        user_id: UUID | None = None,
+        token_version: int = 0,
+        issued_at: int | None = None,
+        subject: str | None = None,
     ) -> None:
+        """What the token is checked by is its version, or the time of issue (seconds since 1970) without one.
+
+        ``subject`` is the user's name at an outside issuer, where the token is of one.
+        """
         self.database = database
         self.request_id = request_id
         self.user_id = user_id
         self.token_version = token_version
+        self.issued_at = issued_at
+        self.subject = subject
+        self.seconds = TRANSACTION_SECONDS
+        """How long a transaction of several round trips may take."""
         self._held: Held | None = None
         self._prelude: Sequence[Statement[Any]] = ()
 
     @overload
-    async def run(self, first: Statement[R], /) -> R: ...
+    async def run(self, first: Statement[R], /, *, seconds: float = ...) -> R: ...
     @overload
-    async def run(self, first: Statement[A], second: Statement[B], /) -> tuple[A, B]: ...
-    async def run(self, *statements: Statement[Any]) -> Any:
-        """Run one or two statements in one transaction and one round trip; raises Problem."""
-        results = await self.run_all(statements)
+    async def run(self, first: Statement[A], second: Statement[B], /, *, seconds: float = ...) -> tuple[A, B]: ...
+    async def run(self, *statements: Statement[Any], seconds: float = TRANSACTION_SECONDS) -> Any:
+        """Run one or two statements in one transaction and one round trip, within ``seconds``; raises Problem."""
+        results = await self.run_all(statements, seconds=seconds)
         return results[0] if len(statements) == 1 else tuple(results)
 
     async def run_all(
-        self, statements: Sequence[Statement[Any]], accept: Callable[[list[Any]], None] | None = None
+        self,
+        statements: Sequence[Statement[Any]],
+        accept: Callable[[list[Any]], None] | None = None,
+        *,
+        seconds: float = TRANSACTION_SECONDS,
     ) -> list[Any]:
         """Run all statements in one transaction; ``accept`` may look at the results and raise to undo them all.
 
@@ -275,11 +316,9 @@ class Caller:
         """
         if self._held is not None:
             return await self._run_held(self._held, statements, accept)
-        steps = [statement.step(self.user_id) for statement in statements]
-        before = 0
-        if self.token_version:
-            steps.insert(0, _AUTHENTICATE(token_version=self.token_version).step(self.user_id))
-            before = 1
+        session = self._session()
+        before = len(session)
+        steps = [statement.step(self.user_id) for statement in (*session, *statements)]
 
         def read(results: list[Result]) -> list[Any]:
             return [
@@ -292,7 +331,7 @@ class Caller:
 
         context = Context(self.user_id, self.request_id)
         try:
-            return read(await self.database.transact(context, steps, check if accept else None))
+            return read(await self.database.transact(context, steps, check if accept else None, seconds=seconds))
         except StatementFailed as failure:
             failure.problem.statement = failure.index - before
             raise failure.problem from failure.__cause__
@@ -303,19 +342,45 @@ class Caller:
 
         It is undone unless the function that this gives is called: that runs one statement more, and commits.
         """
-        async with self.database.hold(Context(self.user_id, self.request_id)) as held:
-            self._held, self._prelude = held, prelude
+        async with self.database.hold(Context(self.user_id, self.request_id), seconds=self.seconds) as held:
+            self._held, self._prelude = held, (*self._session(), *prelude)
             try:
                 yield lambda last: held.commit(last.step(self.user_id))
             finally:
                 self._held = None
 
+    @asynccontextmanager
+    async def together(self, *, snapshot: bool = False) -> AsyncGenerator[None]:
+        """Run all that follows in one transaction, kept when the block ends well; inside ``holding``, in that one.
+
+        ``snapshot``: it only reads, and all of it sees what was there at its first statement.
+        """
+        if self._held is not None:
+            yield
+            return
+        context = Context(self.user_id, self.request_id)
+        async with self.database.hold(context, seconds=self.seconds, snapshot=snapshot) as held:
+            self._held, self._prelude = held, self._session()
+            try:
+                yield
+                await held.commit()
+            except StatementFailed as failure:
+                raise failure.problem from failure.__cause__
+            finally:
+                self._held = None
+
+    def _session(self) -> Sequence[Statement[Any]]:
+        """The check that a transaction of a signed-in caller begins with."""
+        if self.token_version:
+            return (_AUTHENTICATE(token_version=self.token_version),)
+        if self.issued_at is not None:
+            return (_AUTHENTICATE_ISSUED(issued_at=self.issued_at),)
+        return ()
+
     async def _run_held(
         self, held: Held, statements: Sequence[Statement[Any]], accept: Callable[[list[Any]], None] | None
     ) -> list[Any]:
-        ahead = list(self._prelude)
-        if self._prelude and self.token_version:
-            ahead.insert(0, _AUTHENTICATE(token_version=self.token_version))
+        ahead = self._prelude
         self._prelude = ()
         try:
             results = await held.run([statement.step(self.user_id) for statement in [*ahead, *statements]])
@@ -454,5 +519,20 @@ DECLARED: dict[str, Query[Any]] = {}
 """The queries that Python declares, by name: a test holds them against TEXTS."""
 
 _AUTHENTICATE = Nothing("authenticate")
+_AUTHENTICATE_ISSUED = Nothing("authenticate_issued")
+BEGIN_RESTORING = Nothing("begin_restoring")
+"""Ahead of statements that bring rows back as they were: an import, an undo."""
 
-__all__ = ["DECLARED", "TEXTS", "Caller", "Count", "Many", "Maybe", "Nothing", "One", "Problem", "Statement"]
+__all__ = [
+    "BEGIN_RESTORING",
+    "DECLARED",
+    "TEXTS",
+    "Caller",
+    "Count",
+    "Many",
+    "Maybe",
+    "Nothing",
+    "One",
+    "Problem",
+    "Statement",
+]

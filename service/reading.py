@@ -5,9 +5,9 @@ Every function raises Problem.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NoReturn, cast, get_args, get_origin
+from typing import Any, Literal, NoReturn, cast, get_args, get_origin
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -30,21 +30,22 @@ def read_headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
-_RANGES = ("*/*", "application/*", "application/json")
+JSON = "application/json"
 
 
-def check_accept(accept: bytes) -> None:
-    """RFC 9110, section 12.5.1: of the ranges that match, the most specific one decides."""
+def check_accept(accept: bytes, media_type: str = JSON) -> None:
+    """RFC 9110, section 12.5.1: of the ranges that match ``media_type``, the most specific one decides."""
+    ranges = ("*/*", "application/*", media_type)
     best = 0
     accepted = False
     for item in accept.decode("latin-1").lower().split(","):
         media_range, *parameters = [part.strip() for part in item.split(";")]
-        if media_range in _RANGES and (specific := _RANGES.index(media_range) + 1) >= best:
+        if media_range in ranges and (specific := ranges.index(media_range) + 1) >= best:
             refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
             accepted = not refused or (accepted and specific == best)
             best = specific
     if not accepted:
-        raise Problem("not_acceptable", "Answers are application/json.")
+        raise Problem("not_acceptable", f"Answers are {media_type}.")
 
 
 def read_version(if_match: bytes | None) -> int | None:
@@ -136,7 +137,7 @@ def read_query(kind: type[msgspec.Struct], values: Mapping[str, list[str]]) -> A
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
-        field, message = _field_and_message(error)
+        field, message = _field_and_message(error, kind)
         raise invalid(field.partition("[")[0], message) from None
 
 
@@ -169,21 +170,25 @@ def path_reader(kind: Any) -> Callable[[str], Any]:
 # The body
 
 
+def check_content(headers: Mapping[bytes, bytes], limit: int, media_types: Sequence[str] = (JSON,)) -> None:
+    """What the headers say of the body. Raises ``unsupported_media_type`` or ``payload_too_large``."""
+    media_type, _, parameters = headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
+    charset = parameters.replace(" ", "").replace('"', "")
+    if media_type.strip() not in media_types or charset not in ("", "charset=utf-8"):
+        raise Problem("unsupported_media_type", f"Send Content-Type: {media_types[0]}, in UTF-8.")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Problem("unsupported_media_type", "Send the body without Content-Encoding.")
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limit:
+        raise Problem("payload_too_large", f"The body may have {limit} bytes.")
+
+
 async def read_body(headers: Mapping[bytes, bytes], receive: Any, limit: int) -> bytes:
     """The body, at most ``limit`` bytes of it.
 
     Raises ``unsupported_media_type``, ``payload_too_large``, and ``malformed_request`` when the client leaves early.
     """
-    media_type, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
-    charset = parameters.replace(b" ", b"").replace(b'"', b"")
-    if media_type.strip() != b"application/json" or charset not in (b"", b"charset=utf-8"):
-        raise Problem("unsupported_media_type", "Send Content-Type: application/json, in UTF-8.")
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise Problem("unsupported_media_type", "Send the body without Content-Encoding.")
-    too_large = Problem("payload_too_large", f"The body may have {limit} bytes.")
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > limit:
-        raise too_large
+    check_content(headers, limit)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -193,7 +198,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Any, limit: int) ->
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
-            raise too_large
+            raise Problem("payload_too_large", f"The body may have {limit} bytes.")
         chunks.append(chunk)
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -214,7 +219,7 @@ def decode_body(body: bytes, kind: Any) -> Any:
         _check_tree(_parse(body.decode("utf-8")), "", 0)
         return _decoder(kind).decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid_body(*_field_and_message(error)) from None
+        raise _invalid_body(*_field_and_message(error, kind)) from None
     except (msgspec.DecodeError, ValueError, RecursionError):
         raise Problem("malformed_request", "The body must be JSON in UTF-8.") from None
 
@@ -288,8 +293,8 @@ _MESSAGE_LENGTH = 200
 _FIELD_NAMED = re.compile(r"(?:Object (contains unknown|missing required) field `(.*)`|(\w+): (.*))", re.DOTALL)
 
 
-def _field_and_message(error: msgspec.ValidationError) -> tuple[str, str]:
-    """What msgspec refused, with the field as a path such as ``update[3].title``; ``body`` for the whole of it."""
+def _field_and_message(error: msgspec.ValidationError, kind: Any) -> tuple[str, str]:
+    """What msgspec refused as a ``kind``; the field as a path such as ``update[3].title``, ``body`` for the whole."""
     message, _, where = str(error).partition(" - at `$")
     field = where.rstrip("`").lstrip(".").replace("[...]", "")
     if named := _FIELD_NAMED.fullmatch(message):
@@ -299,7 +304,22 @@ def _field_and_message(error: msgspec.ValidationError) -> tuple[str, str]:
         return (field or "body" if own == "body" else f"{field}.{name}" if field else name), message
     if "matching regex" in message:
         message = next(hint for part, hint in _PATTERN_HINTS if part in message)
+    if message.startswith("Invalid enum value") and (choices := ", ".join(_choices(kind, field.split(".")))):
+        message = f"must be one of: {choices}"
     message = _HINTS.get(message, message)
     if message.startswith(("Expected", "Invalid")):
         message = message[:1].lower() + message[1:]
     return field or "body", message[:_MESSAGE_LENGTH]
+
+
+def _choices(kind: Any, path: Sequence[str]) -> Iterator[str]:
+    """The values of the Literal at the path of fields from ``kind`` on, whatever the places in lists are."""
+    for item in _flatten(kind):
+        if get_origin(item) is list:
+            yield from _choices(get_args(item)[0], path)
+        elif get_origin(item) is Literal and not path:
+            yield from map(str, get_args(item))
+        elif path and isinstance(item, type) and issubclass(item, msgspec.Struct):
+            for field in msgspec.structs.fields(item):
+                if field.encode_name == path[0].partition("[")[0]:
+                    yield from _choices(field.type, path[1:])

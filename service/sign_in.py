@@ -61,9 +61,9 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class OwnCredentials(msgspec.Struct, frozen=True):
-    """What a change of one's own password is checked against."""
+    """What a change of one's own password is checked against. Without an address there is no password either."""
 
-    email: str
+    email: str | None
     password_hash: str | None
 
 
@@ -117,6 +117,8 @@ async def logout_everywhere(caller: Caller) -> None:
 async def change_password(caller: Caller, data: PasswordChange, address: str, passwords: Passwords) -> None:
     """Set another password; every token that was issued before now stops working."""
     own = await caller.run(_own())
+    if own.email is None or own.password_hash is None:
+        raise Problem("bad_credentials", "The account has no password: it signs in at an outside issuer.")
     account, source = _account_key(own.email), _address_key(address)
     anonymous = Caller(caller.database, caller.request_id)
     wait = await anonymous.run(_take_attempt(account=account, address=source))

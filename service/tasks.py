@@ -129,7 +129,7 @@ async def complete_task(
 
 
 def _check_user(caller: Caller, user_id: str) -> None:
-    if user_id.lower() != str(caller.user_id):
+    if user_id.lower() != str(caller.user_id) and user_id != caller.subject:
         raise Problem("forbidden", "The path names another user than the token.")
 
 

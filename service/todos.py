@@ -10,9 +10,12 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service.errors import FieldError, Problem
 from service.fields import (
+    Description,
     Metadata,
     MetadataText,
     Number,
+    Priority,
+    Status,
     Time,
     Title,
     check_metadata,
@@ -23,15 +26,12 @@ from service.fields import (
 from service.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
 from service.queries import Caller, Count, Many, Maybe, One, Statement
 
-Status = Literal["pending", "in_progress", "completed", "archived"]
-Priority = Literal["low", "medium", "high", "urgent"]
 Order = Literal[
     "created_at", "-created_at", "updated_at", "-updated_at", "due_date", "-due_date",
     "priority", "-priority", "number", "-number",
 ]  # fmt: skip
 TodoRef = UUID | Number
 """A todo's id, or the number of one of the caller's own."""
-Description = Annotated[str, Meta(max_length=1000)]
 
 BATCH_OPERATIONS = 500
 BATCH_BYTES = 12 * 1024 * 1024

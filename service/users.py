@@ -9,7 +9,10 @@ from msgspec import UNSET, Meta, UnsetType
 from service.errors import Problem
 from service.fields import Time
 from service.paging import Cursor, Limit, Page
-from service.queries import Caller, Count, Many, Maybe, One
+from service.queries import Caller, Many, Maybe, One
+
+ERASE_SECONDS = 60.0
+"""How long an erasure may take: it goes through every row of the user's in one transaction."""
 
 # (?!\n): Python's $ would let a line break through.
 # HTML's "valid e-mail address" (html.spec.whatwg.org, state of type=email): what a browser's form takes, ASCII only.
@@ -37,10 +40,10 @@ FullName = Annotated[str, Meta(max_length=200)]
 
 
 class User(msgspec.Struct, frozen=True, gc=False):
-    """A user, as they see themselves."""
+    """A user, as they see themselves. Who signs in at an outside issuer may have no e-mail address."""
 
     id: UUID
-    email: str
+    email: str | None
     username: str | None
     full_name: str | None
     is_active: bool
@@ -55,6 +58,18 @@ class UserPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     username: Username | UnsetType | None = UNSET
     full_name: FullName | UnsetType | None = UNSET
     is_active: bool | UnsetType = UNSET
+
+
+class Deletion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to delete the account."""
+
+    erase: Annotated[
+        bool,
+        Meta(
+            description="Erase everything the user owns as well. Without it, a user who still owns records is not "
+            "deleted."
+        ),
+    ] = False
 
 
 class PublicUser(msgspec.Struct, frozen=True, gc=False):
@@ -75,7 +90,7 @@ class UserSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _get = One("get_me", User)
 _update = Maybe("update_me", User)
-_delete = Count("delete_me")
+_erase = One("erase_me", bool)
 _search = Many("list_users", PublicUser)
 
 
@@ -100,14 +115,22 @@ async def update_me(caller: Caller, data: UserPatch, if_match: int | None) -> Us
         )
     )
     if changed is None:
-        raise Problem("version_mismatch")
+        raise _why_none(if_match)
     return changed
 
 
-async def delete_me(caller: Caller, if_match: int | None) -> None:
-    """Delete the signed-in user, who must own nothing any more."""
-    if not await caller.run(_delete(version=if_match)):
-        raise Problem("version_mismatch")
+async def delete_me(caller: Caller, query: Deletion, if_match: int | None) -> None:
+    """Delete the signed-in user, who must own nothing any more; or with ``erase=true`` erase them and all they own.
+
+    Either way other people's todos are unassigned, and the audit trail goes, too: one entry without content is left.
+    """
+    if not await caller.run(_erase(version=if_match, records=query.erase), seconds=ERASE_SECONDS):
+        raise _why_none(if_match)
+
+
+def _why_none(if_match: int | None) -> Problem:
+    """Why a change found no row: it has moved on, or the user was erased behind the check that let them in."""
+    return Problem("invalid_token", "The user is gone.") if if_match is None else Problem("version_mismatch")
 
 
 async def list_users(caller: Caller, query: UserSearch) -> Page[PublicUser]:

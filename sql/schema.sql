@@ -9,6 +9,163 @@ GRANT ALL ON SCHEMA public TO todochat_owner;
 GRANT USAGE ON SCHEMA public TO todochat_app;
 
 
+-- audit_changes()
+
+CREATE FUNCTION public.audit_changes(user_id uuid, commit_order bigint, id uuid, action text, table_name text, row_id uuid, before jsonb) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    owner_id constant uuid := audit_changes.user_id;
+    changed_id constant uuid := audit_changes.row_id;
+    -- Columns that may change any number of times while the others stay.
+    often constant text[] := CASE audit_changes.table_name
+        WHEN 'todos' THEN '{status,completed_at,updated_at,version}'::text[]
+        WHEN 'conversations' THEN '{last_position,message_count,updated_at,version}'
+        WHEN 'users' THEN '{token_version,updated_at,version}'
+        ELSE '{updated_at,version}'
+    END;
+    -- All columns that the entry is about; null for an insert, which is about every one.
+    columns constant text[] := CASE
+        WHEN audit_changes.before IS NOT NULL THEN ARRAY(SELECT jsonb_object_keys(audit_changes.before))
+    END;
+    present jsonb;
+    -- Old values in later entries, of the earliest that has the column.
+    found_often jsonb := '{}';
+    found_rare jsonb := '{}';
+    wanted text[];
+    next_entry record;
+    later record;
+BEGIN
+    IF audit_changes.action <> 'delete' THEN
+        CASE audit_changes.table_name
+            WHEN 'todos' THEN
+                SELECT to_jsonb(t) - '{completed,priority_rank}'::text[] INTO present
+                FROM public.todos AS t WHERE t.user_id = owner_id AND t.id = changed_id;
+            WHEN 'conversations' THEN
+                SELECT to_jsonb(c) INTO present
+                FROM public.conversations AS c WHERE c.user_id = owner_id AND c.id = changed_id;
+            WHEN 'messages' THEN
+                SELECT to_jsonb(m) - 'role' INTO present
+                FROM public.messages AS m WHERE m.user_id = owner_id AND m.id = changed_id;
+            WHEN 'todo_conversation_links' THEN
+                SELECT to_jsonb(l) INTO present
+                FROM public.todo_conversation_links AS l WHERE l.user_id = owner_id AND l.id = changed_id;
+            WHEN 'users' THEN
+                SELECT to_jsonb(u) - '{password_hash,email_key,username_key,tokens_valid_from}'::text[] INTO present
+                FROM public.users AS u WHERE u.id = owner_id AND u.id = changed_id;
+            WHEN 'identities' THEN
+                SELECT to_jsonb(i) INTO present
+                FROM public.identities AS i WHERE i.user_id = owner_id AND i.id = changed_id;
+        END CASE;
+
+        -- The very next entry says all there is, for most.
+        SELECT a.commit_order, a.id, a.action, coalesce(a.before, '{}') AS before INTO next_entry
+        FROM public.audit_log AS a
+        WHERE a.user_id = owner_id AND a.row_id = changed_id AND a.table_name = audit_changes.table_name
+            AND (a.commit_order, a.id) > (audit_changes.commit_order, audit_changes.id)
+        ORDER BY a.commit_order, a.id
+        LIMIT 1;
+        IF FOUND THEN
+            found_often := next_entry.before;
+            found_rare := next_entry.before;
+        END IF;
+
+        wanted := ARRAY(SELECT o.name FROM unnest(often) AS o (name) WHERE columns IS NULL OR o.name = ANY (columns));
+        IF next_entry.action <> 'delete' AND NOT found_often ?& wanted THEN
+            FOR later IN
+                SELECT a.action, coalesce(a.before, '{}') AS before
+                FROM public.audit_log AS a
+                WHERE a.user_id = owner_id AND a.row_id = changed_id AND a.table_name = audit_changes.table_name
+                    AND (a.commit_order, a.id) > (next_entry.commit_order, next_entry.id)
+                ORDER BY a.commit_order, a.id
+            LOOP
+                found_often := later.before || found_often;
+                EXIT WHEN later.action = 'delete' OR found_often ?& wanted;
+            END LOOP;
+        END IF;
+
+        wanted := ARRAY(SELECT c.name FROM unnest(columns) AS c (name) WHERE c.name <> ALL (often));
+        IF next_entry.action <> 'delete' AND (columns IS NULL OR NOT found_rare ?& wanted) THEN
+            -- The condition is the one of the index audit_log_user_id_row_id_rare_idx, word for word.
+            FOR later IN
+                SELECT a.action, a.before
+                FROM public.audit_log AS a
+                WHERE a.user_id = owner_id AND a.row_id = changed_id AND a.table_name = audit_changes.table_name
+                    AND (a.commit_order, a.id) > (next_entry.commit_order, next_entry.id)
+                    AND a.before ?| '{email,username,full_name,is_active,issuer,subject,title,description,priority,'
+                    'due_date,assigned_to,metadata,content,message_type,relationship_type}'
+                ORDER BY a.commit_order, a.id
+            LOOP
+                found_rare := later.before || found_rare;
+                EXIT WHEN later.action = 'delete' OR (columns IS NOT NULL AND found_rare ?& wanted);
+            END LOOP;
+        END IF;
+    END IF;
+
+    RETURN (
+        SELECT coalesce(jsonb_object_agg(v.name, jsonb_build_array(v.before, v.after)), '{}')
+        FROM (
+            SELECT
+                c.name,
+                CASE WHEN c.is_time THEN public.utc_time(c.before) ELSE c.before END AS before,
+                CASE WHEN c.is_time THEN public.utc_time(c.after) ELSE c.after END AS after
+            FROM (
+                SELECT
+                    k.name,
+                    k.name IN ('created_at', 'updated_at', 'due_date', 'completed_at') AS is_time,
+                    audit_changes.before -> k.name AS before,
+                    CASE WHEN audit_changes.action <> 'delete' THEN coalesce(
+                        CASE WHEN k.name = ANY (often) THEN found_often -> k.name ELSE found_rare -> k.name END,
+                        present -> k.name
+                    ) END AS after
+                FROM unnest(
+                    coalesce(columns, ARRAY(SELECT jsonb_object_keys(coalesce(present, found_rare))))
+                ) AS k (name)
+            ) AS c
+        ) AS v
+        -- A conversation's updated_at may stand still while its messages are counted.
+        WHERE audit_changes.action <> 'update' OR v.before IS DISTINCT FROM v.after
+    );
+END
+$$;
+COMMENT ON FUNCTION public.audit_changes(user_id uuid, commit_order bigint, id uuid, action text, table_name text, row_id uuid, before jsonb) IS 'An entry''s column -> [before, after]. What a column became stands in the next entry of the row that has its old value, else in the row. Null on the missing side of an insert or delete; times in UTC, as RFC 3339.';
+
+REVOKE ALL ON FUNCTION public.audit_changes(user_id uuid, commit_order bigint, id uuid, action text, table_name text, row_id uuid, before jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.audit_changes(user_id uuid, commit_order bigint, id uuid, action text, table_name text, row_id uuid, before jsonb) TO todochat_app;
+
+
+-- audit_check_actor()
+
+CREATE FUNCTION public.audit_check_actor() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF pg_has_role(session_user, 'todochat_owner', 'MEMBER')
+        OR (
+            NEW.table_name = 'todos' AND (
+                NEW.before ->> 'assigned_to' = NEW.actor_id::text
+                OR EXISTS (
+                    SELECT
+                    FROM public.todos AS t
+                    WHERE t.user_id = NEW.user_id AND t.id = NEW.row_id AND t.assigned_to = NEW.actor_id
+                )
+            )
+        )
+    THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'app.user_id was changed in the statement that made this change'
+        USING ERRCODE = 'insufficient_privilege', TABLE = 'audit_log', COLUMN = 'actor_id';
+END
+$$;
+COMMENT ON FUNCTION public.audit_check_actor() IS 'Trigger: somebody else than the owner of the data may only be the assignee of a todo, or an operator, who may work without app.user_id too. Else a statement that sets app.user_id on its way, in RETURNING, would have its changes recorded as somebody else''s.';
+
+REVOKE ALL ON FUNCTION public.audit_check_actor() FROM PUBLIC;
+
+
 -- audit_conversations_update()
 
 CREATE FUNCTION public.audit_conversations_update() RETURNS trigger
@@ -56,7 +213,17 @@ CREATE FUNCTION public.audit_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    erasure constant text := current_setting('app.erasure', true);
 BEGIN
+    IF erasure <> '' AND EXISTS (
+        SELECT 1
+        FROM public.audit_log AS a
+        WHERE a.user_id = OLD.user_id AND a.id = erasure::uuid AND a.action = 'delete' AND a.table_name = 'users'
+            AND a.before = '{}'
+    ) THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id, before, request_id)
     VALUES (
         OLD.user_id, nullif(current_setting('app.user_id', true), '')::uuid, 'delete', TG_ARGV[0], OLD.id,
@@ -65,7 +232,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION public.audit_delete() IS 'Trigger: an entry with the deleted row. Arguments: the table, and the columns to leave out.';
+COMMENT ON FUNCTION public.audit_delete() IS 'Trigger: an entry with the deleted row, unless its user is being erased. Arguments: the table, and the columns to leave out.';
 
 REVOKE ALL ON FUNCTION public.audit_delete() FROM PUBLIC;
 
@@ -242,7 +409,7 @@ DECLARE
     old_values jsonb;
 BEGIN
     IF TG_OP = 'DELETE' THEN
-        old_values := to_jsonb(OLD) - '{password_hash,email_key,username_key}'::text[];
+        old_values := to_jsonb(OLD) - '{password_hash,email_key,username_key,tokens_valid_from}'::text[];
     ELSIF TG_OP = 'UPDATE' THEN
         IF NEW.version = OLD.version THEN
             RETURN NULL;
@@ -305,6 +472,53 @@ REVOKE ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer) 
 GRANT ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer) TO todochat_app;
 
 
+-- authenticate_issued()
+
+CREATE FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+DECLARE
+    found_active boolean;
+    found_from timestamptz;
+BEGIN
+    SELECT u.is_active, u.tokens_valid_from INTO found_active, found_from
+    FROM public.users AS u
+    WHERE u.id = authenticate_issued.user_id;
+
+    IF found_active AND to_timestamp(authenticate_issued.issued_at) >= found_from THEN
+        RETURN;
+    ELSIF NOT found_active THEN
+        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
+    ELSE
+        RAISE EXCEPTION 'the token is not valid any more' USING ERRCODE = 'TC401';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint) IS 'authenticate() for a token of an outside issuer: raises TC401 when there is no such user or their tokens of that time (seconds since 1970) were revoked, TC402 when the user is not active.';
+
+REVOKE ALL ON FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint) TO todochat_app;
+
+
+-- conversations_before_insert()
+
+CREATE FUNCTION public.conversations_before_insert() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
+        RAISE EXCEPTION 'last_position and message_count are kept by triggers'
+            USING ERRCODE = 'check_violation', TABLE = 'conversations', CONSTRAINT = 'conversations_immutable_check';
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION public.conversations_before_insert() IS 'Trigger: lets a conversation come with a count of messages only while app.restoring is on.';
+
+REVOKE ALL ON FUNCTION public.conversations_before_insert() FROM PUBLIC;
+
+
 -- conversations_before_update()
 
 CREATE FUNCTION public.conversations_before_update() RETURNS trigger
@@ -334,6 +548,122 @@ $$;
 COMMENT ON FUNCTION public.conversations_before_update() IS 'Trigger: moves updated_at and version on a real change.';
 
 REVOKE ALL ON FUNCTION public.conversations_before_update() FROM PUBLIC;
+
+
+-- count_prunable_entries()
+
+CREATE FUNCTION public.count_prunable_entries(user_id uuid, older_than uuid) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ SELECT count(*) AS count
+    FROM public.audit_log a
+   WHERE ((a.user_id = count_prunable_entries.user_id) AND (a.id < count_prunable_entries.older_than));
+END;
+COMMENT ON FUNCTION public.count_prunable_entries(user_id uuid, older_than uuid) IS 'How many audit entries of the user have an id below older_than.';
+
+REVOKE ALL ON FUNCTION public.count_prunable_entries(user_id uuid, older_than uuid) FROM PUBLIC;
+
+
+-- count_prunable_keys()
+
+CREATE FUNCTION public.count_prunable_keys() RETURNS bigint
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ SELECT count(*) AS count
+    FROM public.idempotency_keys k
+   WHERE (k.created_at < (now() - '24:00:00'::interval));
+END;
+COMMENT ON FUNCTION public.count_prunable_keys() IS 'How many idempotency keys are older than 24 hours.';
+
+REVOKE ALL ON FUNCTION public.count_prunable_keys() FROM PUBLIC;
+
+
+-- erase_user()
+
+CREATE FUNCTION public.erase_user(user_id uuid, version integer, records boolean DEFAULT true) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    caller constant text := coalesce(current_setting('app.user_id', true), '');
+    erasure constant uuid := public.uuid7();
+    sign_in_key bytea;
+    assignees uuid[];
+BEGIN
+    IF nullif(caller, '')::uuid IS DISTINCT FROM erase_user.user_id
+        AND NOT pg_has_role(session_user, 'todochat_owner', 'MEMBER')
+    THEN
+        RAISE EXCEPTION 'a transaction can erase the user it is for, and nobody else'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+
+    -- This lock waits for whoever is adding something of the user's, and keeps others from beginning to.
+    SELECT sha256(convert_to('account:' || u.email_key, 'UTF8')) INTO sign_in_key
+    FROM public.users AS u
+    WHERE u.id = erase_user.user_id AND (erase_user.version IS NULL OR u.version = erase_user.version)
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+
+    INSERT INTO public.audit_log (user_id, id, actor_id, action, table_name, row_id, before)
+    VALUES (erase_user.user_id, erasure, erase_user.user_id, 'delete', 'users', erase_user.user_id, '{}');
+    EXECUTE format('SET LOCAL app.erasure = %L', erasure);
+
+    -- Row security is forced on the owner too. Where an operator erases, their own context comes back below,
+    -- so that they, and not the user, are the actor in other people's trails.
+    IF erase_user.records THEN
+        EXECUTE format('SET LOCAL app.user_id = %L', erase_user.user_id);
+        WITH deleted AS (
+            DELETE FROM public.todos AS t
+            WHERE t.user_id = erase_user.user_id
+            RETURNING t.assigned_to
+        )
+        SELECT array_agg(DISTINCT d.assigned_to) INTO assignees
+        FROM deleted AS d;
+        DELETE FROM public.conversations AS c
+        WHERE c.user_id = erase_user.user_id;
+        EXECUTE format('SET LOCAL app.user_id = %L', caller);
+    END IF;
+
+    -- Identities, kept answers and counters go with the user; other people's todos are unassigned. What the user still
+    -- owns is refused here, by the foreign keys.
+    DELETE FROM public.users AS u
+    WHERE u.id = erase_user.user_id;
+    DELETE FROM public.sign_in_attempts AS s
+    WHERE s.key = sign_in_key;
+
+    -- An assignee's batch is answered with the todos it changed, and that answer may be kept for a day. It can be
+    -- dropped: asked for again, the batch fails as a whole, since a todo of it is gone.
+    SELECT assignees || array_agg(DISTINCT (a.before ->> 'assigned_to')::uuid) INTO assignees
+    FROM public.audit_log AS a
+    WHERE a.user_id = erase_user.user_id
+        AND a.id > (lpad(to_hex((extract(epoch FROM now() - interval '25 hours') * 1000)::bigint), 12, '0')
+            || '70008000000000000000')::uuid
+        AND a.table_name = 'todos'
+        AND a.before ->> 'assigned_to' IS NOT NULL;
+    DELETE FROM public.idempotency_keys AS k
+    WHERE k.user_id = ANY (assignees)
+        AND position(convert_to('"user_id":"' || erase_user.user_id || '"', 'UTF8') IN k.body) > 0;
+
+    DELETE FROM public.audit_log AS a
+    WHERE a.user_id = erase_user.user_id;
+    SET LOCAL app.erasure = '';
+    -- A client chooses its request ids: they may be words.
+    UPDATE public.audit_log AS a
+    SET request_id = NULL
+    WHERE a.actor_id = erase_user.user_id AND a.actor_id <> a.user_id AND a.request_id IS NOT NULL;
+    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id)
+    VALUES (erase_user.user_id, nullif(caller, '')::uuid, 'delete', 'users', erase_user.user_id);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION public.erase_user(user_id uuid, version integer, records boolean) IS 'Removes the user of the transaction (for a member of todochat_owner: any) and all they own, unassigns other people''s todos, and leaves one entry without content in the audit trail. False, and nothing done, when there is no such user or they are at another version than the one given; refused by a foreign key when they own todos or conversations and records is false. Give it more time than a usual statement.';
+
+REVOKE ALL ON FUNCTION public.erase_user(user_id uuid, version integer, records boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.erase_user(user_id uuid, version integer, records boolean) TO todochat_app;
 
 
 -- expect_position()
@@ -391,6 +721,40 @@ REVOKE ALL ON FUNCTION public.find_credentials(email text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.find_credentials(email text) TO todochat_app;
 
 
+-- find_prunable_user()
+
+CREATE FUNCTION public.find_prunable_user(user_id uuid, older_than uuid) RETURNS SETOF uuid
+    LANGUAGE sql STABLE ROWS 1
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ WITH RECURSIVE oldest AS (
+         ( SELECT a.user_id,
+             a.id
+            FROM public.audit_log a
+           WHERE (a.user_id > find_prunable_user.user_id)
+           ORDER BY a.user_id, a.id
+          LIMIT 1)
+         UNION ALL
+          SELECT n.user_id,
+             n.id
+            FROM (oldest o_1
+              CROSS JOIN LATERAL ( SELECT a.user_id,
+                     a.id
+                    FROM public.audit_log a
+                   WHERE (a.user_id > o_1.user_id)
+                   ORDER BY a.user_id, a.id
+                  LIMIT 1) n)
+         )
+  SELECT o.user_id
+    FROM oldest o
+   WHERE (o.id < find_prunable_user.older_than)
+  LIMIT 1;
+END;
+COMMENT ON FUNCTION public.find_prunable_user(user_id uuid, older_than uuid) IS 'The next user, in the order of ids, with audit entries whose id is below older_than; no row behind the last.';
+
+REVOKE ALL ON FUNCTION public.find_prunable_user(user_id uuid, older_than uuid) FROM PUBLIC;
+
+
 -- find_user_by_username()
 
 CREATE FUNCTION public.find_user_by_username(username text) RETURNS TABLE(id uuid, username text, full_name text)
@@ -429,6 +793,24 @@ REVOKE ALL ON FUNCTION public.forgive_sign_in_attempt(account bytea, address byt
 GRANT ALL ON FUNCTION public.forgive_sign_in_attempt(account bytea, address bytea) TO todochat_app;
 
 
+-- identities_after_delete()
+
+CREATE FUNCTION public.identities_after_delete() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO public.ended_identities AS e (digest, ended_at)
+    VALUES (public.identity_digest(OLD.issuer, OLD.subject), clock_timestamp())
+    ON CONFLICT (digest) DO UPDATE SET ended_at = greatest(e.ended_at, excluded.ended_at);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION public.identities_after_delete() IS 'Trigger: notes in ended_identities that the account ended.';
+
+REVOKE ALL ON FUNCTION public.identities_after_delete() FROM PUBLIC;
+
+
 -- identities_before_update()
 
 CREATE FUNCTION public.identities_before_update() RETURNS trigger
@@ -449,6 +831,16 @@ $$;
 COMMENT ON FUNCTION public.identities_before_update() IS 'Trigger: moves updated_at and version on a real change.';
 
 REVOKE ALL ON FUNCTION public.identities_before_update() FROM PUBLIC;
+
+
+-- identity_digest()
+
+CREATE FUNCTION public.identity_digest(issuer text, subject text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN sha256(convert_to(((((length(issuer))::text || ':'::text) || issuer) || subject), 'UTF8'::name));
+COMMENT ON FUNCTION public.identity_digest(issuer text, subject text) IS 'What ended_identities knows an outside account by.';
+
+REVOKE ALL ON FUNCTION public.identity_digest(issuer text, subject text) FROM PUBLIC;
 
 
 -- messages_after_delete()
@@ -483,6 +875,29 @@ CREATE FUNCTION public.messages_after_insert() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
+    IF current_setting('app.restoring', true) IS NOT DISTINCT FROM 'on' THEN
+        IF current_setting('app.counted', true) IS NOT DISTINCT FROM 'on' THEN
+            RETURN NULL;
+        END IF;
+        -- A conversation that is brought back knows of its messages already; one that is there learns of those
+        -- it gets back. messages_before_insert() holds its lock: the count is of all that is committed.
+        UPDATE public.conversations AS c
+        SET last_position = greatest(c.last_position, a.last_position),
+            message_count = greatest(c.message_count, a.count),
+            updated_at = clock_timestamp()
+        FROM (
+            SELECT i.user_id, i.conversation_id, max(i.position) AS last_position, (
+                SELECT count(*)
+                FROM public.messages AS m
+                WHERE m.user_id = i.user_id AND m.conversation_id = i.conversation_id
+            ) AS count
+            FROM inserted AS i
+            GROUP BY i.user_id, i.conversation_id
+        ) AS a
+        WHERE c.user_id = a.user_id AND c.id = a.conversation_id
+            AND (c.message_count < a.count OR c.last_position < a.last_position);
+        RETURN NULL;
+    END IF;
     UPDATE public.conversations AS c
     SET last_position = greatest(c.last_position, a.last_position),
         message_count = c.message_count + a.count,
@@ -497,7 +912,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION public.messages_after_insert() IS 'Trigger: counts the messages a statement added on their conversations, once for each, and moves updated_at.';
+COMMENT ON FUNCTION public.messages_after_insert() IS 'Trigger: counts the messages a statement added on their conversations, once for each, and moves updated_at; while app.restoring is on only where the conversation''s row doesn''t count them yet, and with app.counted nowhere.';
 
 REVOKE ALL ON FUNCTION public.messages_after_insert() FROM PUBLIC;
 
@@ -596,6 +1011,133 @@ REVOKE ALL ON FUNCTION public.metadata_is_valid(value jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.metadata_is_valid(value jsonb) TO todochat_app;
 
 
+-- prune_audit_log()
+
+CREATE FUNCTION public.prune_audit_log(user_id uuid, older_than uuid, batch integer) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    is_user boolean;
+    removed bigint;
+BEGIN
+    -- The user's row before the entries, as erase_user() locks them: so the two never wait for each other.
+    PERFORM FROM public.users AS u WHERE u.id = prune_audit_log.user_id FOR KEY SHARE;
+    is_user := FOUND;
+
+    WITH old AS (
+        SELECT a.id
+        FROM public.audit_log AS a
+        WHERE a.user_id = prune_audit_log.user_id AND a.id < prune_audit_log.older_than
+        ORDER BY a.id
+        LIMIT prune_audit_log.batch
+        FOR UPDATE SKIP LOCKED
+    ), pruned AS (
+        DELETE FROM public.audit_log AS a
+        USING old
+        WHERE a.user_id = prune_audit_log.user_id AND a.id = old.id
+        RETURNING a.commit_order, a.id
+    ), mark AS (
+        INSERT INTO public.audit_prunes AS m (user_id, commit_order, id)
+        SELECT prune_audit_log.user_id, p.commit_order, p.id
+        FROM pruned AS p
+        WHERE is_user
+        ORDER BY p.commit_order DESC, p.id DESC
+        LIMIT 1
+        ON CONFLICT ON CONSTRAINT audit_prunes_pkey DO UPDATE SET commit_order = excluded.commit_order, id = excluded.id
+        WHERE (m.commit_order, m.id) < (excluded.commit_order, excluded.id)
+    )
+    SELECT count(*) INTO removed
+    FROM pruned;
+    RETURN removed;
+END
+$$;
+COMMENT ON FUNCTION public.prune_audit_log(user_id uuid, older_than uuid, batch integer) IS 'Removes the oldest audit entries of the user whose id is below older_than, at most a batch, and says how many. Passes over what another transaction holds.';
+
+REVOKE ALL ON FUNCTION public.prune_audit_log(user_id uuid, older_than uuid, batch integer) FROM PUBLIC;
+
+
+-- prune_idempotency_keys()
+
+CREATE FUNCTION public.prune_idempotency_keys(batch integer) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ WITH old AS (
+          SELECT k.user_id,
+             k.key
+            FROM public.idempotency_keys k
+           WHERE (k.created_at < (now() - '24:00:00'::interval))
+           ORDER BY k.created_at
+          LIMIT prune_idempotency_keys.batch
+          FOR UPDATE OF k SKIP LOCKED
+         ), pruned AS (
+          DELETE FROM public.idempotency_keys k
+            USING old
+           WHERE ((k.user_id = old.user_id) AND (k.key = old.key))
+           RETURNING k.user_id
+         )
+  SELECT count(*) AS count
+    FROM pruned;
+END;
+COMMENT ON FUNCTION public.prune_idempotency_keys(batch integer) IS 'Removes the oldest idempotency keys past 24 hours, at most a batch, and says how many. Passes over what another transaction holds.';
+
+REVOKE ALL ON FUNCTION public.prune_idempotency_keys(batch integer) FROM PUBLIC;
+
+
+-- rebase_audit_log()
+
+CREATE FUNCTION public.rebase_audit_log() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    -- What every transaction from now on writes above, and the feed hands out at once.
+    reached bigint;
+    newest bigint;
+    last_id uuid;
+    distance bigint;
+    moved bigint;
+BEGIN
+    LOCK TABLE public.audit_log IN ACCESS EXCLUSIVE MODE;
+    ALTER TABLE public.audit_log NO FORCE ROW LEVEL SECURITY;
+    reached := 2 * txid_snapshot_xmin(txid_current_snapshot());
+    SELECT max(a.commit_order) INTO newest
+    FROM public.audit_log AS a;
+    IF newest > 2 * txid_snapshot_xmax(txid_current_snapshot()) THEN
+        -- What has been written here since the dump came in is younger than all that came with it, and stays.
+        SELECT a.id INTO last_id
+        FROM public.audit_log AS a
+        WHERE a.commit_order > 2 * txid_snapshot_xmax(txid_current_snapshot())
+        ORDER BY a.id DESC
+        LIMIT 1;
+        SELECT
+            least(reached, min(a.commit_order) FILTER (WHERE a.id > last_id) - 1),
+            count(*) FILTER (WHERE a.id <= last_id)
+        INTO reached, moved
+        FROM public.audit_log AS a;
+        distance := newest - reached;
+        EXECUTE format(
+            'ALTER TABLE public.audit_log '
+            'ALTER COLUMN xact TYPE bigint USING xact - CASE WHEN id <= %1$L THEN %2$s ELSE 0 END, '
+            'ALTER COLUMN commit_order TYPE bigint USING commit_order - CASE WHEN id <= %1$L THEN %2$s ELSE 0 END',
+            last_id, distance
+        );
+        IF to_regclass('public.audit_prunes') IS NOT NULL THEN
+            UPDATE public.audit_prunes AS p
+            SET commit_order = p.commit_order - distance
+            WHERE p.id <= last_id;
+        END IF;
+    END IF;
+    ALTER TABLE public.audit_log FORCE ROW LEVEL SECURITY;
+    RETURN coalesce(moved, 0);
+END
+$_$;
+COMMENT ON FUNCTION public.rebase_audit_log() IS 'For the operator: after a dump was restored into another cluster, whose transaction ids begin anew, moves what came with it to before what is written from now on, in the order it has. Says how many entries; none where nothing is ahead of this cluster. audit_log is locked and rewritten.';
+
+REVOKE ALL ON FUNCTION public.rebase_audit_log() FROM PUBLIC;
+
+
 -- refuse_change()
 
 CREATE FUNCTION public.refuse_change() RETURNS trigger
@@ -610,6 +1152,71 @@ $$;
 COMMENT ON FUNCTION public.refuse_change() IS 'Trigger: refuses to change the columns that never change. Arguments: the table, the columns.';
 
 REVOKE ALL ON FUNCTION public.refuse_change() FROM PUBLIC;
+
+
+-- resolve_identity()
+
+CREATE FUNCTION public.resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    found_id uuid;
+    ended timestamptz;
+    account constant bytea := public.identity_digest(resolve_identity.issuer, resolve_identity.subject);
+BEGIN
+    SELECT i.user_id INTO found_id
+    FROM public.identities AS i
+    WHERE i.issuer = resolve_identity.issuer AND i.subject = resolve_identity.subject;
+    IF FOUND OR NOT creates THEN
+        RETURN found_id;
+    END IF;
+
+    -- First calls of one account queue here; a statement behind the lock sees what the one before has committed.
+    PERFORM pg_advisory_xact_lock(('x' || encode(substr(account, 1, 8), 'hex'))::bit(64)::bigint);
+    SELECT i.user_id INTO found_id
+    FROM public.identities AS i
+    WHERE i.issuer = resolve_identity.issuer AND i.subject = resolve_identity.subject;
+    IF FOUND THEN
+        RETURN found_id;
+    END IF;
+
+    SELECT e.ended_at INTO ended
+    FROM public.ended_identities AS e
+    WHERE e.digest = account;
+    IF ended > to_timestamp(resolve_identity.issued_at) THEN
+        RAISE EXCEPTION 'the token was issued before its user was deleted' USING ERRCODE = 'TC401';
+    END IF;
+    -- SKIP LOCKED, and a handful at a time: tidying up never makes a sign-in wait.
+    DELETE FROM public.ended_identities AS e
+    WHERE e.digest IN (
+        SELECT spent.digest
+        FROM public.ended_identities AS spent
+        WHERE spent.ended_at < now() - interval '31 days'
+        ORDER BY spent.ended_at
+        LIMIT 4
+        FOR UPDATE SKIP LOCKED
+    );
+
+    -- Tokens from before the deletion stay worthless, now that there is a user again.
+    ended := coalesce(ended, 'epoch');
+    BEGIN
+        INSERT INTO public.users (id, email, full_name, tokens_valid_from)
+        VALUES (resolve_identity.user_id, resolve_identity.email, resolve_identity.full_name, ended);
+    EXCEPTION WHEN unique_violation OR check_violation THEN
+        -- The address is another user's, or none by our rules. It proves nothing: nobody is linked by it.
+        INSERT INTO public.users (id, full_name, tokens_valid_from)
+        VALUES (resolve_identity.user_id, resolve_identity.full_name, ended);
+    END;
+    INSERT INTO public.identities (user_id, issuer, subject)
+    VALUES (resolve_identity.user_id, resolve_identity.issuer, resolve_identity.subject);
+    RETURN resolve_identity.user_id;
+END
+$$;
+COMMENT ON FUNCTION public.resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) IS 'The user of an outside account. Where there is none and creates is true, makes one under user_id, which must be the user the transaction is for, with the e-mail address if it is valid and free; else null. Raises TC401 when the token (issued_at, seconds since 1970) is older than the deletion of the account''s user.';
+
+REVOKE ALL ON FUNCTION public.resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) TO todochat_app;
 
 
 -- take_sign_in_attempt()
@@ -720,7 +1327,8 @@ BEGIN
         ON CONFLICT (user_id) DO UPDATE SET last_number = greatest(c.last_number, excluded.last_number);
     END IF;
 
-    IF NEW.status = 'completed' THEN
+    -- A row that is brought back keeps what it had.
+    IF NEW.status = 'completed' AND current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
         IF NEW.completed_at IS NULL THEN
             NEW.completed_at := now();
         END IF;
@@ -738,7 +1346,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.todos_before_insert() IS 'Trigger: numbers a todo, sets completed_at and refuses a past due date on a completed one.';
+COMMENT ON FUNCTION public.todos_before_insert() IS 'Trigger: numbers a todo, sets completed_at and refuses a past due date on a completed one (the latter two not while app.restoring is on).';
 
 REVOKE ALL ON FUNCTION public.todos_before_insert() FROM PUBLIC;
 
@@ -751,6 +1359,7 @@ CREATE FUNCTION public.todos_before_update() RETURNS trigger
     AS $$
 DECLARE
     moment constant timestamptz := clock_timestamp();
+    restoring boolean := false;
 BEGIN
     IF (NEW.title, NEW.description, NEW.status, NEW.priority, NEW.due_date, NEW.assigned_to, NEW.completed_at,
         NEW.metadata)
@@ -774,7 +1383,9 @@ BEGIN
             USING ERRCODE = 'TC403', TABLE = 'todos';
     END IF;
 
-    IF NEW.status <> OLD.status THEN
+    -- Going back to what the row was before is no transition: only the future stays out of reach.
+    restoring := current_setting('app.restoring', true) IS NOT DISTINCT FROM 'on';
+    IF NEW.status <> OLD.status AND NOT restoring THEN
         IF OLD.status = 'archived' AND NEW.status IN ('in_progress', 'completed') THEN
             RAISE EXCEPTION 'an archived todo can only become pending'
                 USING ERRCODE = 'TC409', TABLE = 'todos', COLUMN = 'status',
@@ -790,13 +1401,15 @@ BEGIN
     END IF;
 
     IF NEW.completed_at IS DISTINCT FROM OLD.completed_at
-        AND (NEW.completed_at > moment OR NEW.status = 'archived')
+        AND (NEW.completed_at > moment OR (NEW.status = 'archived' AND NOT restoring))
     THEN
         RAISE EXCEPTION 'completed_at must not be in the future, and is kept when a todo is archived'
             USING ERRCODE = 'check_violation', TABLE = 'todos', COLUMN = 'completed_at',
                 CONSTRAINT = 'todos_completed_at_check';
     END IF;
-    IF NEW.status = 'completed' AND NEW.due_date < moment AND NEW.due_date IS DISTINCT FROM OLD.due_date THEN
+    IF NEW.status = 'completed' AND NEW.due_date < moment AND NEW.due_date IS DISTINCT FROM OLD.due_date
+        AND NOT restoring
+    THEN
         RAISE EXCEPTION 'due_date of a completed todo must not be in the past'
             USING ERRCODE = 'check_violation', TABLE = 'todos', COLUMN = 'due_date',
                 CONSTRAINT = 'todos_due_date_check';
@@ -808,7 +1421,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.todos_before_update() IS 'Trigger: holds the rules of status, completed_at and due_date and what an assignee may change (TC403), refuses transitions that do not exist (TC409), and moves updated_at and version on a real change.';
+COMMENT ON FUNCTION public.todos_before_update() IS 'Trigger: holds the rules of status, completed_at and due_date (not while app.restoring is on) and what an assignee may change (TC403), refuses transitions that do not exist (TC409), and moves updated_at and version on a real change.';
 
 REVOKE ALL ON FUNCTION public.todos_before_update() FROM PUBLIC;
 
@@ -827,6 +1440,13 @@ BEGIN
     THEN
         RETURN NEW;
     END IF;
+    -- Whoever a closed todo was assigned to may have left since; the foreign key still wants them to exist.
+    IF TG_OP = 'INSERT'
+        AND NEW.status NOT IN ('pending', 'in_progress')
+        AND current_setting('app.restoring', true) IS NOT DISTINCT FROM 'on'
+    THEN
+        RETURN NEW;
+    END IF;
     -- FOR SHARE: a deactivation waits until this transaction is through, and then sees the todo.
     PERFORM FROM public.users AS u WHERE u.id = NEW.assigned_to AND u.is_active FOR SHARE;
     IF NOT FOUND THEN
@@ -837,7 +1457,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.todos_check_assignee() IS 'Trigger: refuses an assignee who is unknown or inactive, and holds their being active until the transaction ends.';
+COMMENT ON FUNCTION public.todos_check_assignee() IS 'Trigger: refuses an assignee who is unknown or inactive (unless app.restoring brings back a closed todo), and holds their being active until the transaction ends.';
 
 REVOKE ALL ON FUNCTION public.todos_check_assignee() FROM PUBLIC;
 
@@ -907,6 +1527,33 @@ COMMENT ON FUNCTION public.users_check_deactivation() IS 'Trigger: refuses to de
 REVOKE ALL ON FUNCTION public.users_check_deactivation() FROM PUBLIC;
 
 
+-- users_token_version()
+
+CREATE FUNCTION public.users_token_version() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    NEW.tokens_valid_from := greatest(clock_timestamp(), OLD.tokens_valid_from);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION public.users_token_version() IS 'Trigger: notes when token_version moved.';
+
+REVOKE ALL ON FUNCTION public.users_token_version() FROM PUBLIC;
+
+
+-- utc_time()
+
+CREATE FUNCTION public.utc_time(value jsonb) RETURNS jsonb
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN to_jsonb(replace(to_char((((value #>> '{}'::text[]))::timestamp with time zone AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'::text), '.000000Z'::text, 'Z'::text));
+COMMENT ON FUNCTION public.utc_time(value jsonb) IS 'A time of a row as jsonb, which was written in some session''s time zone, as the service answers it: UTC with Z. JSON null stays null.';
+
+REVOKE ALL ON FUNCTION public.utc_time(value jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.utc_time(value jsonb) TO todochat_app;
+
+
 -- uuid7()
 
 CREATE FUNCTION public.uuid7() RETURNS uuid
@@ -948,7 +1595,7 @@ GRANT ALL ON FUNCTION public.visible_length(value text) TO todochat_app;
 CREATE TABLE public.audit_log (
     user_id uuid NOT NULL,
     id uuid DEFAULT public.uuid7() NOT NULL,
-    xact xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    xact bigint DEFAULT ((2 * txid_current()) + 1) NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     actor_id uuid,
     action text NOT NULL,
@@ -956,14 +1603,15 @@ CREATE TABLE public.audit_log (
     row_id uuid NOT NULL,
     before jsonb,
     request_id text,
+    commit_order bigint DEFAULT GREATEST(((2 * txid_current()) + 1), (2 * txid_snapshot_xmax(txid_current_snapshot()))) NOT NULL,
     CONSTRAINT audit_log_action_check CHECK ((action = ANY (ARRAY['insert'::text, 'update'::text, 'delete'::text])))
 );
 
 ALTER TABLE ONLY public.audit_log FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.audit_log IS 'One entry for every insert, update and delete of a user''s data, written by triggers. Append-only: the service reads its user''s entries and can do nothing else. No foreign key: entries outlive what they tell of.';
+COMMENT ON TABLE public.audit_log IS 'One entry for every insert, update and delete of a user''s data, written by triggers. Append-only: the service reads its user''s entries and can do nothing else. No foreign key: entries outlive what they tell of. A DELETE of a user by hand leaves the whole trail, with all its words: erase_user() takes that too, and nothing else does.';
 COMMENT ON COLUMN public.audit_log.user_id IS 'Whose data changed.';
 COMMENT ON COLUMN public.audit_log.id IS 'UUID version 7, of the time of the change.';
-COMMENT ON COLUMN public.audit_log.xact IS 'The transaction. Once it is below pg_snapshot_xmin() no entry of it or an earlier one can appear any more: the change feed hands out entries in the order of (xact, id) up to there.';
+COMMENT ON COLUMN public.audit_log.xact IS 'The transaction: twice its id, and one. What a cascade deleted has the xact of the row it began with.';
 COMMENT ON COLUMN public.audit_log.at IS 'When the change was made.';
 COMMENT ON COLUMN public.audit_log.actor_id IS 'Who made it: app.user_id of the transaction; null for work by hand.';
 COMMENT ON COLUMN public.audit_log.action IS 'insert, update or delete.';
@@ -971,16 +1619,26 @@ COMMENT ON COLUMN public.audit_log.table_name IS 'The table''s name as the trigg
 COMMENT ON COLUMN public.audit_log.row_id IS 'id of the changed row.';
 COMMENT ON COLUMN public.audit_log.before IS 'Null for an insert; for an update the old values of the changed columns, version included, which orders the entries of a row; for a delete the old row. Never password hashes, never generated columns.';
 COMMENT ON COLUMN public.audit_log.request_id IS 'app.request_id of the transaction: the X-Request-ID of the request.';
+COMMENT ON COLUMN public.audit_log.commit_order IS 'With id, the order in which changes were made to a row and became visible: xact, or twice the xmax of the snapshot if that is more. Even numbers say that every transaction below half of it is complete. A transaction that still runs, or begins later, only writes entries above twice pg_snapshot_xmin(): the change feed hands out what is not above it. After a restore into another cluster, see `todochat rebase`.';
 
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (user_id, id);
 COMMENT ON INDEX public.audit_log_pkey IS 'Serves one entry by id, and the audit list, newest first.';
 
-CREATE INDEX audit_log_user_id_row_id_idx ON public.audit_log USING btree (user_id, row_id, id);
+CREATE INDEX audit_log_actor_id_idx ON public.audit_log USING btree (actor_id, user_id) WHERE (actor_id <> user_id);
+COMMENT ON INDEX public.audit_log_actor_id_idx IS 'Serves erase_user(), which takes request ids off entries that the user caused in other people''s trails.';
+
+CREATE INDEX audit_log_user_id_commit_order_idx ON public.audit_log USING btree (user_id, commit_order, id);
+COMMENT ON INDEX public.audit_log_user_id_commit_order_idx IS 'Serves the change feed, in commit order, and what a cascade deleted.';
+
+CREATE INDEX audit_log_user_id_row_id_idx ON public.audit_log USING btree (user_id, row_id, commit_order, id);
 COMMENT ON INDEX public.audit_log_user_id_row_id_idx IS 'Serves the new values of an entry, found in the next entry of its row, and the audit list of one row.';
 
-CREATE INDEX audit_log_user_id_xact_idx ON public.audit_log USING btree (user_id, xact, id);
-COMMENT ON INDEX public.audit_log_user_id_xact_idx IS 'Serves the change feed, in commit order.';
+CREATE INDEX audit_log_user_id_row_id_rare_idx ON public.audit_log USING btree (user_id, row_id, commit_order, id) WHERE (before ?| '{email,username,full_name,is_active,issuer,subject,title,description,priority,due_date,assigned_to,metadata,content,message_type,relationship_type}'::text[]);
+COMMENT ON INDEX public.audit_log_user_id_row_id_rare_idx IS 'Serves the new values of columns that seldom change, past any number of entries without them.';
+
+CREATE TRIGGER audit_log_check_actor BEFORE INSERT ON public.audit_log FOR EACH ROW WHEN ((new.actor_id IS DISTINCT FROM new.user_id)) EXECUTE FUNCTION public.audit_check_actor();
+COMMENT ON TRIGGER audit_log_check_actor ON public.audit_log IS 'Refuses to record a change as somebody''s who can''t have made it. Costs a comparison where the owner made it.';
 
 ALTER TABLE public.audit_log ENABLE ROW LEVEL SECURITY;
 
@@ -990,7 +1648,42 @@ COMMENT ON POLICY audit_log_append ON public.audit_log IS 'The audit functions, 
 CREATE POLICY audit_log_owner ON public.audit_log FOR SELECT USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
 COMMENT ON POLICY audit_log_owner ON public.audit_log IS 'A transaction reads entries of the user it is for.';
 
+CREATE POLICY audit_log_retention ON public.audit_log TO todochat_owner USING (true);
+COMMENT ON POLICY audit_log_retention ON public.audit_log IS 'Erasure and retention, which run as the owner, remove entries of whoever''s trail.';
+
 GRANT SELECT ON TABLE public.audit_log TO todochat_app;
+
+
+-- audit_prunes
+
+CREATE TABLE public.audit_prunes (
+    user_id uuid NOT NULL,
+    commit_order bigint NOT NULL,
+    id uuid NOT NULL
+);
+
+ALTER TABLE ONLY public.audit_prunes FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.audit_prunes IS 'How far each user''s audit trail was pruned, for those whose ever was: the change feed refuses cursors from before that. Read in the same statement as audit_log, or after it, it never lies behind what was removed.';
+COMMENT ON COLUMN public.audit_prunes.user_id IS 'Whose trail; goes with the user.';
+COMMENT ON COLUMN public.audit_prunes.commit_order IS 'commit_order of the last entry removed, in the order of the change feed.';
+COMMENT ON COLUMN public.audit_prunes.id IS 'id of that entry.';
+
+ALTER TABLE ONLY public.audit_prunes
+    ADD CONSTRAINT audit_prunes_pkey PRIMARY KEY (user_id);
+COMMENT ON INDEX public.audit_prunes_pkey IS 'Serves the change feed''s look at how far it was pruned.';
+
+ALTER TABLE ONLY public.audit_prunes
+    ADD CONSTRAINT audit_prunes_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE public.audit_prunes ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY audit_prunes_owner ON public.audit_prunes FOR SELECT USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY audit_prunes_owner ON public.audit_prunes IS 'A transaction reads the row of the user it is for.';
+
+CREATE POLICY audit_prunes_retention ON public.audit_prunes TO todochat_owner USING (true);
+COMMENT ON POLICY audit_prunes_retention ON public.audit_prunes IS 'Retention, which runs as the owner, writes down how far it came.';
+
+GRANT SELECT ON TABLE public.audit_prunes TO todochat_app;
 
 
 -- conversations
@@ -1044,6 +1737,9 @@ COMMENT ON TRIGGER conversations_audit_insert ON public.conversations IS 'An aud
 CREATE TRIGGER conversations_audit_update AFTER UPDATE ON public.conversations FOR EACH ROW EXECUTE FUNCTION public.audit_conversations_update('conversations');
 COMMENT ON TRIGGER conversations_audit_update ON public.conversations IS 'An audit entry for a real change.';
 
+CREATE TRIGGER conversations_before_insert BEFORE INSERT ON public.conversations FOR EACH ROW WHEN ((new.message_count <> 0)) EXECUTE FUNCTION public.conversations_before_insert();
+COMMENT ON TRIGGER conversations_before_insert ON public.conversations IS 'Refuses a count of messages that are not there, unless the conversation is brought back.';
+
 CREATE TRIGGER conversations_before_update BEFORE UPDATE ON public.conversations FOR EACH ROW EXECUTE FUNCTION public.conversations_before_update();
 COMMENT ON TRIGGER conversations_before_update ON public.conversations IS 'Moves updated_at and version.';
 
@@ -1061,10 +1757,31 @@ GRANT INSERT(id) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(title),UPDATE(title) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(metadata),UPDATE(metadata) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(last_position),UPDATE(last_position) ON TABLE public.conversations TO todochat_app;
-GRANT UPDATE(message_count) ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(message_count),UPDATE(message_count) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(created_at) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(updated_at),UPDATE(updated_at) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(version) ON TABLE public.conversations TO todochat_app;
+
+
+-- ended_identities
+
+CREATE TABLE public.ended_identities (
+    digest bytea NOT NULL,
+    ended_at timestamp with time zone NOT NULL,
+    CONSTRAINT ended_identities_digest_check CHECK ((octet_length(digest) = 32))
+);
+COMMENT ON TABLE public.ended_identities IS 'Outside accounts whose user was deleted, for as long as a token from before may live (31 days): such a token must not make the user anew. Belongs to no user; no role but the owner can touch it.';
+COMMENT ON COLUMN public.ended_identities.digest IS 'SHA-256 of issuer and subject, never the names.';
+COMMENT ON COLUMN public.ended_identities.ended_at IS 'Tokens issued before are worthless.';
+
+ALTER TABLE ONLY public.ended_identities
+    ADD CONSTRAINT ended_identities_pkey PRIMARY KEY (digest);
+COMMENT ON INDEX public.ended_identities_pkey IS 'Serves resolve_identity().';
+
+CREATE INDEX ended_identities_ended_at_idx ON public.ended_identities USING btree (ended_at);
+COMMENT ON INDEX public.ended_identities_ended_at_idx IS 'Serves the removal of spent rows in resolve_identity().';
+
+ALTER TABLE public.ended_identities ENABLE ROW LEVEL SECURITY;
 
 
 -- idempotency_keys
@@ -1111,6 +1828,9 @@ ALTER TABLE public.idempotency_keys ENABLE ROW LEVEL SECURITY;
 CREATE POLICY idempotency_keys_owner ON public.idempotency_keys USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
 COMMENT ON POLICY idempotency_keys_owner ON public.idempotency_keys IS 'A transaction sees and writes rows of the user it is for.';
 
+CREATE POLICY idempotency_keys_retention ON public.idempotency_keys TO todochat_owner USING (true);
+COMMENT ON POLICY idempotency_keys_retention ON public.idempotency_keys IS 'Erasure and retention, which run as the owner, remove anybody''s kept answers.';
+
 GRANT SELECT,INSERT,DELETE ON TABLE public.idempotency_keys TO todochat_app;
 GRANT UPDATE(status) ON TABLE public.idempotency_keys TO todochat_app;
 GRANT UPDATE(headers) ON TABLE public.idempotency_keys TO todochat_app;
@@ -1154,6 +1874,9 @@ COMMENT ON INDEX public.identities_pkey IS 'Serves the list of one user''s outsi
 ALTER TABLE ONLY public.identities
     ADD CONSTRAINT identities_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 
+CREATE TRIGGER identities_after_delete AFTER DELETE ON public.identities FOR EACH ROW EXECUTE FUNCTION public.identities_after_delete();
+COMMENT ON TRIGGER identities_after_delete ON public.identities IS 'Keeps a token from before the deletion from making the user anew.';
+
 CREATE TRIGGER identities_audit_delete AFTER DELETE ON public.identities FOR EACH ROW EXECUTE FUNCTION public.audit_delete('identities', '{}');
 COMMENT ON TRIGGER identities_audit_delete ON public.identities IS 'An audit entry for a deleted row.';
 
@@ -1173,6 +1896,9 @@ ALTER TABLE public.identities ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY identities_owner ON public.identities USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
 COMMENT ON POLICY identities_owner ON public.identities IS 'A transaction sees and writes rows of the user it is for.';
+
+CREATE POLICY identities_resolve ON public.identities FOR SELECT TO todochat_owner USING (true);
+COMMENT ON POLICY identities_resolve ON public.identities IS 'resolve_identity(), which runs as the owner, finds whose an outside account is.';
 
 GRANT SELECT,INSERT,DELETE ON TABLE public.identities TO todochat_app;
 
@@ -1538,7 +2264,7 @@ GRANT INSERT(version) ON TABLE public.todos TO todochat_app;
 
 CREATE TABLE public.users (
     id uuid DEFAULT public.uuid7() NOT NULL,
-    email text NOT NULL,
+    email text,
     email_key text GENERATED ALWAYS AS (lower((email COLLATE "C"))) STORED COLLATE pg_catalog."C",
     username text,
     username_key text GENERATED ALWAYS AS (lower((username COLLATE "C"))) STORED COLLATE pg_catalog."C",
@@ -1549,6 +2275,7 @@ CREATE TABLE public.users (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     version integer DEFAULT 1 NOT NULL,
+    tokens_valid_from timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
     CONSTRAINT users_email_check CHECK (((char_length(email) <= 255) AND ((email COLLATE "C") ~ ('^[a-zA-Z0-9.!#$%&''*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?'::text || '(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$'::text)))),
     CONSTRAINT users_full_name_check CHECK ((char_length(full_name) <= 200)),
     CONSTRAINT users_password_hash_check CHECK (((char_length(password_hash) >= 1) AND (char_length(password_hash) <= 255))),
@@ -1559,7 +2286,7 @@ CREATE TABLE public.users (
 );
 COMMENT ON TABLE public.users IS 'People who can sign in. The only table without user_id: its id is everybody else''s user_id.';
 COMMENT ON COLUMN public.users.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.users.email IS 'As it was typed; at most 255 ASCII characters.';
+COMMENT ON COLUMN public.users.email IS 'As it was typed; at most 255 ASCII characters. Null for who came from an outside issuer without one, or with one that was taken.';
 COMMENT ON COLUMN public.users.email_key IS 'email in lower case: unique, and what sign-in looks up.';
 COMMENT ON COLUMN public.users.username IS 'As it was typed: 3 to 50 of A-Z a-z 0-9 _ -, or null.';
 COMMENT ON COLUMN public.users.username_key IS 'username in lower case: unique, and what a search by name looks up.';
@@ -1570,6 +2297,7 @@ COMMENT ON COLUMN public.users.token_version IS 'Tokens carry it; raising it mak
 COMMENT ON COLUMN public.users.created_at IS 'When the account was made; never changes.';
 COMMENT ON COLUMN public.users.updated_at IS 'When the row last really changed, by trigger.';
 COMMENT ON COLUMN public.users.version IS '1, and one more with every real change, by trigger; the ETag.';
+COMMENT ON COLUMN public.users.tokens_valid_from IS 'When token_version last moved: tokens of outside issuers from before then are worthless. Set by trigger, and for who comes back after a deletion by resolve_identity().';
 COMMENT ON CONSTRAINT users_email_check ON public.users IS 'Valid e-mail address of the HTML standard, at most 255 characters.';
 
 ALTER TABLE ONLY public.users
@@ -1601,6 +2329,9 @@ COMMENT ON TRIGGER users_check_deactivation ON public.users IS 'Refuses to deact
 
 CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at ON public.users FOR EACH ROW WHEN (((old.id IS DISTINCT FROM new.id) OR (old.created_at IS DISTINCT FROM new.created_at))) EXECUTE FUNCTION public.refuse_change('users', 'id and created_at');
 COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to change id and created_at.';
+
+CREATE TRIGGER users_token_version BEFORE UPDATE ON public.users FOR EACH ROW WHEN ((old.token_version IS DISTINCT FROM new.token_version)) EXECUTE FUNCTION public.users_token_version();
+COMMENT ON TRIGGER users_token_version ON public.users IS 'Notes when token_version moved.';
 
 ALTER TABLE public.users ENABLE ROW LEVEL SECURITY;
 

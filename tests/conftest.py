@@ -23,17 +23,25 @@ from uuid import UUID
 import httpx
 import psycopg
 import pytest
+from argon2 import PasswordHasher
 from psycopg import sql
 
 from service.auth import Tokens
 from service.embedded import EmbeddedPostgres
 from service.embedded.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
+from service.fields import new_id
 
 REPOSITORY = Path(__file__).parent.parent
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 TEMPLATE = "todochat_template"
 PASSWORD = "correct horse battery staple"
-UNSAFE_BUT_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+UNSAFE_BUT_FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "wal_level": "logical",  # for tests that look into the log for what really changed
+}
 STARTUP_SECONDS = 30.0
 PLAIN_HTTP = httpx.create_ssl_context()
 """One for all clients: each would read the system's certificates anew, which takes longer than most tests."""
@@ -203,6 +211,8 @@ def service_environment(**env: str) -> dict[str, str]:
         "SHUTDOWN_",
         "LOG_",
         "EMBEDDED_",
+        "ISSUER",
+        "LOCAL_",
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     return {**inherited, "PYTHONUNBUFFERED": "1", **env}
@@ -308,6 +318,15 @@ def start_server(tmp_path: Path, make_database: Callable[[], TestDatabase]) -> I
         yield start
 
 
+@pytest.fixture(scope="module")
+def start_module_server(
+    tmp_path_factory: pytest.TempPathFactory, make_module_database: Callable[[], TestDatabase]
+) -> Iterator[Callable[..., Server]]:
+    """The same for services that a module's tests share."""
+    with _server_factory(tmp_path_factory.mktemp("service"), make_module_database) as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[httpx.Client]:
     """A client of the session's service that is not signed in."""
@@ -329,23 +348,37 @@ class User:
 _numbers = itertools.count(1)
 
 
+_hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+
+def insert_user(url: str, fields: dict[str, object]) -> UUID:
+    """What registering does, with a hash that is made and checked fast. ``url`` is the service's login."""
+    user_id = new_id()
+    row = {"username": None, "full_name": None, **fields, "id": user_id}
+    row["password_hash"] = _hasher.hash(str(row.pop("password")))
+    with psycopg.connect(url, options="-c idle_in_transaction_session_timeout=0") as connection:
+        connection.execute(sql.SQL("SET LOCAL app.user_id = {}").format(str(user_id)))
+        connection.execute("SET LOCAL app.request_id = 'registration'")
+        names = sql.SQL(", ").join(map(sql.Identifier, row))
+        places = sql.SQL(", ").join(map(sql.Placeholder, row))
+        connection.execute(sql.SQL("INSERT INTO users ({}) VALUES ({})").format(names, places), row)
+    return user_id
+
+
 @contextlib.contextmanager
 def user_factory(server: Server) -> Generator[Callable[..., User]]:
-    """Registers users with any server; their tokens are made here, which spares a password check each."""
+    """Makes users of any server. Rows and tokens are made here, as the service would: that spares hashing passwords."""
     tokens = Tokens(server.env["JWT_SECRET"], None, 900, 3600)
     with contextlib.ExitStack() as clients:
-        client = clients.enter_context(httpx.Client(base_url=server.url, timeout=10, verify=PLAIN_HTTP))
 
         def make(**fields: object) -> User:
             number = next(_numbers)
             body = {"email": f"user{number}-{secrets.token_hex(4)}@example.com", "password": PASSWORD, **fields}
-            registered = client.post("/v1/auth/register", json=body)
-            assert registered.status_code == 201, registered.text
-            user_id = UUID(registered.json()["id"])
+            user_id = insert_user(server.database.service_url, body)
             token = tokens.issue(user_id, 1).access_token
             headers = {"Authorization": f"Bearer {token}"}
             own = clients.enter_context(
-                httpx.Client(base_url=client.base_url, headers=headers, timeout=10, verify=PLAIN_HTTP)
+                httpx.Client(base_url=server.url, headers=headers, timeout=10, verify=PLAIN_HTTP)
             )
             return User(user_id, str(body["email"]), token, own, str(body["password"]))
 

@@ -81,8 +81,14 @@ class Wire:
                 return
             server = socket.socket(socket.AF_UNIX)
             server.connect(self._target)
-            threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._backward, args=(server, client), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        with client, server:
+            backward = threading.Thread(target=self._backward, args=(server, client), daemon=True)
+            backward.start()
+            self._forward(client, server)
+            backward.join()
 
     def _backward(self, server: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -358,7 +364,7 @@ CALLS: dict[str, tuple[str, str, dict[str, Any] | None, int]] = {
     "get a todo": ("GET", "/v1/todos/{todo}", None, 155),
     "list 20 by status": ("GET", "/v1/todos?status=pending&limit=20", None, 255),
     "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 235),
-    "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 238),
+    "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 243),
     "last 50 messages": ("GET", "/v1/conversations/{conversation}/messages?order=-position&limit=50", None, 265),
     "a turn of two messages": ("POST", "/v1/conversations/{conversation}/turns", TURN, 355),
 }

@@ -61,6 +61,10 @@ COMMANDS = [
     ["create-login"],
     ["users", "list"],
     ["users", "deactivate", "a@b.example"],
+    ["users", "erase", "a@b.example"],
+    ["prune"],
+    ["export", "a@b.example"],
+    ["import", "a@b.example", "README.md"],
 ]
 
 
@@ -155,7 +159,8 @@ def test_an_old_python_is_told_which_one_it_takes() -> None:
 
 def test_every_command_has_help_that_says_what_it_does() -> None:
     names = re.findall(r"^    ([a-z-]+)", run("--help").stdout, re.MULTILINE)
-    commands = {"serve", "migrate", "rollback", "status", "schema", "create-login", "users", "queries", "demo"}
+    commands = {"serve", "migrate", "rollback", "status", "schema", "create-login", "users", "queries", "demo", "prune"}
+    commands |= {"export", "import", "rebase"}
     assert commands == set(names)
     for name in names:
         done = run(name, "--help")
@@ -253,7 +258,7 @@ def test_commands_on_a_database_without_tables_say_to_migrate(postgres: Embedded
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE without_tables")
     try:
-        for command in (["users", "list"], ["users", "activate", "a@example.com"]):
+        for command in (["users", "list"], ["users", "activate", "a@example.com"], ["prune"]):
             assert "make migrate" in complaint(run(*command, DATABASE_URL=postgres.url("without_tables")))
     finally:
         with psycopg.connect(postgres.url(), autocommit=True) as connection:

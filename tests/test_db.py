@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import msgspec
 import psycopg
 import pytest
 import uvloop
 from psycopg.conninfo import conninfo_to_dict
 
-from service.db import SESSION, Context, Database, Prepared, Result, StatementFailed, Step, database, pool
+from service.db import SESSION, Context, Database, Prepared, Result, StatementFailed, Step, pool
 from service.errors import Problem
 from service.queries import _TYPES
 from service.settings import Secret, Settings
@@ -221,6 +222,7 @@ EXAMPLES: dict[str, list[Any]] = {
         datetime(2026, 2, 28, 12, 0, 0, 1, tzinfo=ZONE),
         None,
     ],
+    "json": [msgspec.Raw(b'{"b": 1.50,"a" : "\\u00e4"}'), msgspec.Raw(b"[]"), None],
     "jsonb": [jsonb("{}"), jsonb('{"a": [1, 2.50, "ä", null, {"b": 1e2}]}'), None],
 }
 
@@ -426,15 +428,11 @@ def slow(seconds: float) -> Step:
     return step("SELECT pg_sleep($1::text::float)", ("text", str(seconds)))
 
 
-def test_the_deadline_ends_a_transaction_and_its_connection(
-    shared: TestDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database, "TRANSACTION_SECONDS", 0.2)
-
+def test_the_deadline_ends_a_transaction_and_its_connection(shared: TestDatabase) -> None:
     async def use(found: Database) -> None:
         before = await value(found, BACKEND)
         with pytest.raises(Problem) as failure:
-            await found.transact(NOBODY, [slow(3)])
+            await found.transact(NOBODY, [slow(3)], seconds=0.2)
         assert failure.value.code == "timeout"
         await whole(found, 1)
         assert await value(found, BACKEND) != before

@@ -37,7 +37,7 @@ CONTENT = {
     "messages": "to_jsonb(t)",
     "todo_conversation_links": "to_jsonb(t)",
     # Its own ids, times and transactions are never the same; their order within a user's is.
-    "audit_log": "to_jsonb(t) - '{id,at,xact}'::text[] || jsonb_build_object('place',"
+    "audit_log": "to_jsonb(t) - '{id,at,xact,commit_order}'::text[] || jsonb_build_object('place',"
     " row_number() OVER (PARTITION BY t.user_id, t.table_name, t.action ORDER BY t.id))",
 }
 

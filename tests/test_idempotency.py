@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from service.app import ROUTES
 from service.endpoint import Route
 from service.queries import TEXTS
+from tests import exports
 from tests.conftest import Server, TestDatabase, User, user_factory
 from tests.problems import problem
 
@@ -32,7 +33,14 @@ REPLAYED = "idempotency-replayed"
 
 
 def post(client: httpx.Client, path: str, body: Any, key: str, **headers: str) -> httpx.Response:
-    return client.post(path, json=body, headers={"Idempotency-Key": key, **headers})
+    return client.post(path, **content(body, **{"Idempotency-Key": key, **headers}))
+
+
+def content(body: Any, **headers: str) -> dict[str, Any]:
+    """How a body is sent: a list is the lines of a file."""
+    if isinstance(body, list):
+        return {"content": exports.written(body), "headers": {**exports.NDJSON, **headers}}
+    return {"json": body, "headers": headers}
 
 
 def assert_replayed(again: httpx.Response, first: httpx.Response) -> None:
@@ -97,6 +105,8 @@ BODIES: dict[str, Any] = {
     "create_turn": {"messages": [MESSAGE, MESSAGE], "context": {"messages": 5}},
     "create_first_turn": {"messages": [MESSAGE], "title": "Talk"},
     "create_link": {"todo_id": "{todo_id}", "conversation_id": "{conversation_id}"},
+    "create_import": exports.small_file(),
+    "revert_change": None,
     "create_task": {"title": "Buy milk"},
 }
 """A body for each of them, by operation."""
@@ -117,6 +127,8 @@ def test_a_post_that_is_sent_again_gets_the_first_answer_and_has_one_effect(
         "todo_id": ada.client.post("/v1/todos", json={"title": "x"}).json()["id"],
         "conversation_id": ada.client.post("/v1/conversations", json={}).json()["id"],
     }
+    ada.client.patch(f"/v1/todos/{known['todo_id']}", json={"title": "y"})
+    known["change_id"] = ada.client.get(f"/v1/audit?row_id={known['todo_id']}").json()["items"][0]["id"]
     path = route.path.format(**known)
     text = json.dumps(BODIES[route.name])
     for name, value in known.items():
@@ -138,7 +150,7 @@ def test_a_post_that_is_sent_again_gets_the_first_answer_and_has_one_effect(
     assert superuser.execute(audited, (ada.id,)).fetchone() == effects
     assert kept(superuser, ada) == {"key"}
     if body:
-        without = client.post(path, json=body)
+        without = client.post(path, **content(body))
         assert REPLAYED not in without.headers
         assert without.content != first.content
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from service.errors import CODES
-from service.settings import Settings
+from service.settings import IssuerSettings, Settings
 from tests.conftest import REPOSITORY, Server
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -54,10 +54,19 @@ def test_every_local_link_leads_somewhere() -> None:
 def test_the_settings_table_names_every_setting_with_its_default() -> None:
     table = section("In production")
     for field in msgspec.structs.fields(Settings):
+        if field.name == "issuers":
+            continue
         row = re.search(rf"^\| .*`{field.encode_name.upper()}`.*\|$", table, re.MULTILINE)
         assert row, field.encode_name
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             assert f"{field.default:g}" in row[0].replace("2592000", f"{2592000:g}"), row[0]
+
+
+def test_the_issuers_table_names_every_setting_of_an_issuer() -> None:
+    table = section("Users from outside")
+    for field in IssuerSettings.__struct_fields__:
+        variable = "ISSUER" if field == "name" else f"ISSUER_{field.upper()}"
+        assert re.search(rf"^\| .*`{variable}`.*\|$", table, re.MULTILINE), variable
 
 
 def test_the_error_table_is_the_table_of_the_code() -> None:

@@ -62,12 +62,16 @@ CASES = {
         "status = 201",
     ),
     "audit_log": Case(None, None, delete=False),
+    "audit_prunes": Case(None, None, delete=False),
 }
 DENIED = {
-    "insert": {"audit_log": "(user_id, action, table_name, row_id) VALUES (%(user)s, 'delete', 'todos', %(todo)s)"},
-    "update": {"audit_log": "actor_id = NULL", "identities": "subject = 'changed'"},
+    "insert": {
+        "audit_log": "(user_id, action, table_name, row_id) VALUES (%(user)s, 'delete', 'todos', %(todo)s)",
+        "audit_prunes": "(user_id, commit_order, id) VALUES (%(user)s, 1, %(todo)s)",
+    },
+    "update": {"audit_log": "actor_id = NULL", "audit_prunes": "commit_order = 0", "identities": "subject = 'changed'"},
 }
-NO_USER = {"users", "sign_in_attempts"}
+NO_USER = {"users", "sign_in_attempts", "ended_identities"}
 VERBS = ("select", "insert", "update", "delete")
 SETTINGS = ("unset", "empty", "other user", "garbage")
 
@@ -114,6 +118,7 @@ def owner(dba: Connection) -> Owner:
     add("todo_conversation_links", "todo_id, conversation_id", todo, conversation)
     add("identities", "issuer, subject", "issuer", str(user))
     add("idempotency_keys", "key, operation, request_hash", "key", "POST /", b"x" * 32)
+    add("audit_prunes", "id, commit_order", uuid4(), 1)
     return Owner(user, todo, spare, conversation)
 
 
@@ -276,10 +281,13 @@ def test_the_service_cannot_register_a_user_with_columns_of_its_choice(service: 
         service.execute(f"INSERT INTO users (id, email, {column}) VALUES (%s, 'new@example.org', DEFAULT)", [new])
 
 
-@pytest.mark.parametrize("verb", ["SELECT * FROM {}", "DELETE FROM {}", "UPDATE {} SET key = ''", "TABLE {}"])
-def test_sign_in_attempts_are_reached_through_their_functions_only(service: Connection, verb: str) -> None:
+@pytest.mark.parametrize("verb", ["SELECT * FROM {}", "DELETE FROM {}", "UPDATE {} SET {} = ''", "TABLE {}"])
+@pytest.mark.parametrize(("table", "column"), [("sign_in_attempts", "key"), ("ended_identities", "digest")])
+def test_what_belongs_to_no_user_is_reached_through_functions_only(
+    service: Connection, table: str, column: str, verb: str
+) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        service.execute(verb.format("sign_in_attempts").encode())
+        service.execute(verb.format(table, column).encode())
 
 
 def test_an_assignee_sees_the_todo_and_nothing_else_of_its_owner(
@@ -414,7 +422,8 @@ def test_the_service_s_login_has_no_privilege_beyond_the_four(dba: Connection, d
         "SELECT relname, p FROM pg_class c, unnest(ARRAY['TRUNCATE', 'REFERENCES', 'TRIGGER']) AS p"
         " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND has_table_privilege(%s, c.oid, p)"
         " UNION ALL SELECT relname, p FROM pg_class c, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) AS p"
-        " WHERE relnamespace = 'public'::regnamespace AND relname IN ('audit_log', 'sign_in_attempts')"
+        " WHERE relnamespace = 'public'::regnamespace"
+        " AND relname IN ('audit_log', 'audit_prunes', 'sign_in_attempts', 'ended_identities')"
         " AND has_table_privilege(%s, c.oid, p)",
         [login, login],
     )
@@ -484,6 +493,9 @@ def test_row_security_is_forced_wherever_there_is_a_user_id(dba: Connection) -> 
     assert {row[0] for row in rows if row[2]} == set(CASES)
 
 
+RETENTION = ("audit_log_retention", "audit_prunes_retention", "idempotency_keys_retention")
+
+
 def test_policies_are_in_direct_form(dba: Connection) -> None:
     """Without a sub-select or a function of our own: Citus runs no others, and the planner sees through them."""
     rows = dba.execute(
@@ -493,16 +505,24 @@ def test_policies_are_in_direct_form(dba: Connection) -> None:
     context = r"\(NULLIF\(current_setting\('app\.user_id'::text, true\), ''::text\)\)::uuid"
     direct = re.compile(rf"\((user_id|id|assigned_to) = {context}\) ")
     others = {name: text for name, text in rows if not direct.fullmatch(text)}
-    assert others == {"todos_check_deactivation": "(assigned_to IS NOT NULL) ", "audit_log_append": " true"}
+    assert others == {
+        "todos_check_deactivation": "(assigned_to IS NOT NULL) ",
+        "audit_log_append": " true",
+        "identities_resolve": "true ",
+        **dict.fromkeys(RETENTION, "true "),
+    }
 
 
 def test_policies_beyond_the_user_s_own_rows_are_the_owner_s_alone(dba: Connection) -> None:
     rows = dba.execute(
         "SELECT polname, polcmd::text, array_to_string(ARRAY(SELECT pg_get_userbyid(r) FROM unnest(polroles) r), ',')"
-        " FROM pg_policy WHERE polname IN ('todos_check_deactivation', 'audit_log_append')"
+        " FROM pg_policy WHERE polname = ANY (%s)",
+        [["todos_check_deactivation", "audit_log_append", "identities_resolve", *RETENTION]],
     ).fetchall()
     assert sorted(rows) == [
         ("audit_log_append", "a", "todochat_owner"),
+        *((name, "*", "todochat_owner") for name in RETENTION),
+        ("identities_resolve", "r", "todochat_owner"),
         ("todos_check_deactivation", "r", "todochat_owner"),
     ]
 
@@ -536,10 +556,16 @@ def test_only_the_service_may_call_functions_and_only_those_it_needs(dba: Connec
         "take_sign_in_attempt",
         "forgive_sign_in_attempt",
         "expect_position",
+        "authenticate_issued",
+        "resolve_identity",
+        "erase_user",
+        "audit_changes",
+        "utc_time",
     }
 
 
 def test_every_table_of_users_data_is_audited(dba: Connection) -> None:
-    """All but what tells nothing of its own: the answers kept, the counter, and the trail itself."""
+    """All but what tells nothing of its own: the answers kept, the counter, the trail and how far it was pruned."""
     rows = dba.execute("SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger WHERE tgname LIKE '%\\_audit\\_%'")
-    assert {row[0] for row in rows} == {"users", *CASES} - {"idempotency_keys", "todo_counters", "audit_log"}
+    silent = {"idempotency_keys", "todo_counters", "audit_log", "audit_prunes"}
+    assert {row[0] for row in rows} == {"users", *CASES} - silent

@@ -32,6 +32,8 @@ def test_an_empty_environment_means_the_embedded_database_and_the_documented_def
         jwt_secret_previous=None,
         access_token_seconds=900,
         refresh_token_seconds=2_592_000,
+        local_accounts=True,
+        issuers=(),
         metrics_token=None,
         shutdown_delay_seconds=1.0,
         shutdown_grace_seconds=10.0,
@@ -56,6 +58,7 @@ def test_an_empty_environment_means_the_embedded_database_and_the_documented_def
         ("JWT_SECRET_PREVIOUS", "p" * 32, Secret("p" * 32)),
         ("ACCESS_TOKEN_SECONDS", "60", 60),
         ("REFRESH_TOKEN_SECONDS", "3600", 3600),
+        ("LOCAL_ACCOUNTS", "true", True),
         ("METRICS_TOKEN", "m" * 32, Secret("m" * 32)),
         ("SHUTDOWN_DELAY_SECONDS", "0", 0.0),
         ("SHUTDOWN_GRACE_SECONDS", "2.5", 2.5),
@@ -94,6 +97,8 @@ def test_a_variable_sets_the_attribute_of_its_name(name: str, text: str, value: 
         ("SHUTDOWN_GRACE_SECONDS", "inf"),
         ("SHUTDOWN_GRACE_SECONDS", "soon"),
         ("LOG_LEVEL", "loud"),
+        ("LOCAL_ACCOUNTS", "none"),
+        ("LOCAL_ACCOUNTS", "false"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_variable(name: str, text: str) -> None:
@@ -132,4 +137,5 @@ def test_settings_never_change() -> None:
 def test_every_setting_can_be_set_from_the_environment() -> None:
     from service import settings
 
-    assert set(settings._READERS) == set(Settings.__struct_fields__)
+    assert {*settings._READERS, "issuers"} == set(Settings.__struct_fields__)
+    assert {*settings._ISSUER_READERS, "name"} == set(settings.IssuerSettings.__struct_fields__)

@@ -124,6 +124,19 @@ def test_numbers_count_from_one_for_each_owner_and_are_never_reused(new_user: Ne
     assert create(ada.client)["number"] == 4
 
 
+def test_a_value_that_is_none_of_some_is_answered_with_those(new_module_user: NewUser) -> None:
+    me = new_module_user()
+    said = "must be one of: pending, in_progress, completed, archived"
+    batch = {"create": [{"title": "x"}, {"title": "x", "status": "robot"}]}
+    for answer, field in (
+        (me.client.post("/v1/todos", json={"title": "x", "status": "robot"}), "status"),
+        (me.client.post("/v1/todos/batch", json=batch), "create[1].status"),
+        (me.client.get("/v1/todos", params={"status": ["pending", "robot"]}), "status"),
+    ):
+        assert answer.status_code == 422
+        assert answer.json()["errors"] == [{"field": field, "message": said}]
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

@@ -46,6 +46,10 @@ class World:
     """An Idempotency-Key with its answer kept."""
     old_key: str
     """One that is older than a day."""
+    changes: dict[str, UUID]
+    """Entries of the audit trail that nothing came after for their row: table and action → id. A deleted todo had a
+    link, a deleted conversation one and a message. The last entry of all is a link's delete."""
+    gone_link: UUID
     secrets: dict[str, str]
     """What must not be seen: its name → the text that gives it away."""
 
@@ -124,6 +128,12 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
             " VALUES (%(user)s, %(conversation)s, 'user', %(user)s, %(private)s) RETURNING id",
             {"user": owner.id, "conversation": conversation, "private": private},
         ).fetchall()[0]
+        connection.execute(
+            # Of others nothing is kept, so that whatever they get to see is the owner's.
+            "DELETE FROM audit_log WHERE user_id = ANY(%s)",
+            ([stranger.id, assignee.id, former.id],),
+        )
+        gone = make_history(connection, owner, private, conversation, message, link, target)
     return World(
         owner=owner,
         stranger=stranger,
@@ -138,6 +148,8 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
         link=link,
         key=f"{private}0 hours",
         old_key=f"{private}25 hours",
+        changes={name: change for name, (_, change) in gone.items()},
+        gone_link=gone["todo_conversation_links delete"][0],
         secrets={
             "owner_id": str(owner.id),
             "email": owner.email,
@@ -152,8 +164,71 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
             "message_id": str(message),
             "link_id": str(link),
             "private": private,
+            "last_change_id": str(gone["todo_conversation_links delete"][1]),
+            **{f"{name} row": str(row) for name, (row, _) in gone.items() if name.endswith("delete")},
         },
     )
+
+
+def make_history(
+    connection: Connection, owner: Person, private: str, conversation: UUID, message: UUID, link: UUID, target: UUID
+) -> dict[str, tuple[UUID, UUID]]:
+    """Update a row of every table, and delete others: table and action → the row, and the entry in the audit trail."""
+
+    def make(table: str, **values: Any) -> UUID:
+        names = sql.SQL(", ").join(map(sql.Identifier, values))
+        places = sql.SQL(", ").join(map(sql.Placeholder, values))
+        text = sql.SQL("INSERT INTO {} (user_id, {}) VALUES ({}, {}) RETURNING id")
+        row = connection.execute(
+            text.format(sql.Identifier(table), names, sql.Literal(owner.id), places), values
+        ).fetchone()
+        assert row
+        return UUID(str(row[0]))
+
+    def delete(table: str, row: UUID) -> UUID:
+        text = sql.SQL("DELETE FROM {} WHERE user_id = %s AND id = %s").format(sql.Identifier(table))
+        connection.execute(text, (owner.id, row))
+        return row
+
+    said = {"sender_type": "ai", "content": private}
+    # First, because the conversation counts it.
+    gone = {"messages": delete("messages", make("messages", conversation_id=conversation, **said))}
+    updates = {
+        "users": (owner.id, "full_name", "id", owner.full_name),
+        "todos": (target, "priority", "user_id", "medium"),
+        "conversations": (conversation, "title", "user_id", private),
+        "messages": (message, "content", "user_id", private),
+        "todo_conversation_links": (link, "relationship_type", "user_id", "discussion"),
+    }
+    # There and back, so that the rows are what they were.
+    others = {"todos": "low", "todo_conversation_links": "update"}
+    for table, (row, column, key, value) in updates.items():
+        text = sql.SQL("UPDATE {} SET {} = %s WHERE {} = %s AND id = %s").format(
+            *map(sql.Identifier, (table, column, key))
+        )
+        for wanted in (others.get(table, f"Once {private}"), value):
+            connection.execute(text, (wanted, owner.id, row))
+    ends = {"todo_id": target, "conversation_id": conversation}
+    gone["conversations"] = make("conversations", title=private)
+    make("messages", conversation_id=gone["conversations"], **said)
+    make("todo_conversation_links", todo_id=target, conversation_id=gone["conversations"])
+    delete("conversations", gone["conversations"])
+    gone["todos"] = make("todos", title=private)
+    make("todo_conversation_links", todo_id=gone["todos"], conversation_id=conversation)
+    delete("todos", gone["todos"])
+    gone["todo_conversation_links"] = delete(
+        "todo_conversation_links", make("todo_conversation_links", **ends, relationship_type="creation")
+    )
+    rows = {f"{table} update": row for table, (row, *_) in updates.items()}
+    rows |= {f"{table} delete": row for table, row in gone.items()}
+    entries = dict(
+        connection.execute(
+            "SELECT DISTINCT ON (row_id) row_id, id FROM audit_log WHERE user_id = %s"
+            " ORDER BY row_id, commit_order DESC, id DESC",
+            (owner.id,),
+        ).fetchall()
+    )
+    return {name: (row, entries[row]) for name, row in rows.items()}
 
 
 def snapshot(connection: Connection, user_id: UUID) -> dict[str, list[Any]]:

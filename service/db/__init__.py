@@ -7,7 +7,19 @@ a libpq pipeline and their results come back together. Statements are prepared o
 `statements` is what they hand to each other.
 """
 
-from service.db.database import Database, Held
+from service.db.database import TRANSACTION_SECONDS, Database, Held
 from service.db.statements import SESSION, Context, Prepared, Result, Row, StatementFailed, Step, Value
 
-__all__ = ["SESSION", "Context", "Database", "Held", "Prepared", "Result", "Row", "StatementFailed", "Step", "Value"]
+__all__ = [
+    "SESSION",
+    "TRANSACTION_SECONDS",
+    "Context",
+    "Database",
+    "Held",
+    "Prepared",
+    "Result",
+    "Row",
+    "StatementFailed",
+    "Step",
+    "Value",
+]

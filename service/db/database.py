@@ -30,6 +30,10 @@ PING_SECONDS = 3.0
 ATTEMPTS = 3
 
 _BEGIN: Step = (Prepared(b"begin", b"BEGIN", (), reads_only=False), ())
+_BEGIN_SNAPSHOT: Step = (
+    Prepared(b"begin_snapshot", b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", (), reads_only=True),
+    (),
+)
 _BEGIN_READ_ONLY: Step = (Prepared(b"begin_read_only", b"BEGIN READ ONLY", (), reads_only=True), ())
 _WRITES: Step = (Prepared(b"", b"SELECT", (), reads_only=False), ())
 _COMMIT: Step = (Prepared(b"commit", b"COMMIT", (), reads_only=True), ())
@@ -151,11 +155,13 @@ class Database:
         accept: Callable[[list[Result]], None] | None = None,
         *,
         acquire_seconds: float = ACQUIRE_SECONDS,
+        seconds: float = TRANSACTION_SECONDS,
     ) -> list[Result]:
         """Run the steps in one transaction, all or nothing, and return a result for each.
 
         One round trip; with ``accept``, which may raise to have everything rolled back, the commit is a second one.
-        Raises Problem (``overloaded``, ``database_unavailable``, ``timeout``) or StatementFailed.
+        It may take ``seconds`` in all. Raises Problem (``overloaded``, ``database_unavailable``, ``timeout``) or
+        StatementFailed.
 
         What is certain to have left nothing behind is tried again: reads whose connection is lost, what the server
         refused to begin, what collided with another transaction (so ``accept`` may be called more than once). A write
@@ -165,8 +171,8 @@ class Database:
         user = None if context.user_id is None else context.user_id.int
         loop = asyncio.get_running_loop()
         started = loop.time()
-        deadline = started + TRANSACTION_SECONDS
-        request, before, reads_only = self._request(context, steps, accept is None)
+        deadline = started + seconds
+        request, before, reads_only = self._request(context, steps, accept is None, seconds)
         attempts = ATTEMPTS
         at_once = True
         ok = False
@@ -206,20 +212,23 @@ class Database:
                 pool.distrust()
             raise Problem("timeout", "The database did not answer in time.") from None
         finally:
-            seconds = loop.time() - started
+            took = loop.time() - started
             for (name, _, _, _), _ in steps:
-                self._observe(name.decode(), seconds, ok)
+                self._observe(name.decode(), took, ok)
 
     @asynccontextmanager
-    async def hold(self, context: Context) -> AsyncGenerator["Held"]:
+    async def hold(
+        self, context: Context, *, seconds: float = TRANSACTION_SECONDS, snapshot: bool = False
+    ) -> AsyncGenerator["Held"]:
         """A transaction of several round trips, on one connection to the end; what isn't committed by then is undone.
 
-        Raises what ``transact`` does, and tries nothing again: what ran before can't be run by it.
+        It may take ``seconds`` in all; ``snapshot``: it only reads, and all of it sees what was there at its first
+        statement. Raises what ``transact`` does, and tries nothing again: what ran before can't be run by it.
         """
         pool = self._pool
         user = None if context.user_id is None else context.user_id.int
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + TRANSACTION_SECONDS
+        deadline = loop.time() + seconds
         while True:
             link = pool.take(user)
             if link is None:
@@ -229,8 +238,16 @@ class Database:
             link.close()
             pool.release(user, link)
         begin, _, _ = self._request(context, [_WRITES], commit=False)
+        begin.pop()
+        # In a write of its own: preparing the statements that leave with it would take a snapshot before it.
+        alone = [_BEGIN_SNAPSHOT] if snapshot else []
+        if snapshot:
+            del begin[0]
+        if seconds > TRANSACTION_SECONDS:
+            # Its pace is that of who sends or reads, which the role's own limit would take for a hung client.
+            begin.append(set_local("idle_in_transaction_session_timeout", f"{seconds:.0f}s"))
         try:
-            yield Held(link, begin[:-1], context, deadline, self._observe)
+            yield Held(link, alone, begin, context, deadline, self._observe)
         except LinkLost:
             raise Problem("database_unavailable", _PERHAPS_DONE) from None
         except LinkExpired:
@@ -242,7 +259,9 @@ class Database:
             finally:
                 pool.release(user, link)
 
-    def _request(self, context: Context, steps: Sequence[Step], commit: bool) -> tuple[list[Step], int, bool]:
+    def _request(
+        self, context: Context, steps: Sequence[Step], commit: bool, seconds: float = TRANSACTION_SECONDS
+    ) -> tuple[list[Step], int, bool]:
         """All that goes out at once, how much of it comes before the steps, and whether it only reads."""
         reads_only = True
         for (_, _, _, reads), _ in steps:
@@ -252,6 +271,8 @@ class Database:
         request = [_BEGIN_READ_ONLY if reads_only else _BEGIN]
         if not self._named:
             request += _SETTINGS
+        if seconds > TRANSACTION_SECONDS:
+            request.append(set_local("statement_timeout", f"{seconds - 1:.0f}s"))
         if context.user_id is not None:
             request.append(_set_user(context.user_id.int))
         if not reads_only:
@@ -302,12 +323,14 @@ class Held:
     def __init__(
         self,
         link: Link,
+        alone: Sequence[Step],
         begin: Sequence[Step],
         context: Context,
         deadline: float,
         observe: Callable[[str, float, bool], None],
     ) -> None:
         self._link = link
+        self._alone = alone
         self._begin = begin
         self._context = context
         self._deadline = deadline
@@ -322,13 +345,13 @@ class Held:
         ok = False
         try:
             try:
-                answers = await self._link.exchange(request, self._deadline)
+                answers = await self._exchange(request)
             except StepRefused as refused:
                 if not self._begin or refused.error.sqlstate not in _STALE_PLAN:
                     raise
                 await self._link.exchange([_ROLLBACK], self._deadline)
                 await self._link.forget_plans(self._deadline)
-                answers = await self._link.exchange(request, self._deadline)
+                answers = await self._exchange(request)
             ok = True
         except StepRefused as refused:
             if refused.error.sqlstate == _READ_ONLY_SERVER:
@@ -338,22 +361,31 @@ class Held:
             seconds = loop.time() - started
             for (name, _, _, _), _ in steps:
                 self._observe(name.decode(), seconds, ok)
-        self._begin = ()
+        self._alone = self._begin = ()
         return [_result(answer) for answer in answers[before : before + len(steps)]]
 
-    async def commit(self, last: Step) -> None:
-        """Run one step more and end the transaction, keeping what it did."""
-        await self.run([last], commit=True)
+    async def _exchange(self, request: Sequence[Step]) -> Sequence[pq.abc.PGresult]:
+        if self._alone:
+            await self._link.exchange(self._alone, self._deadline)
+        return await self._link.exchange(request, self._deadline)
+
+    async def commit(self, *last: Step) -> None:
+        """Run what is left and end the transaction, keeping what it did."""
+        await self.run(last, commit=True)
 
 
 def _failure(refused: StepRefused, request: Sequence[Step], before: int, context: Context) -> StatementFailed:
     """What the caller is told. An error that nobody expects is logged, without the values in its details."""
     error = refused.error
     problem = from_database(error)
-    statement = request[refused.index][0].name.decode()
+    name, text, _, _ = request[refused.index][0]
+    statement = name.decode()
     if error.sqlstate == _NAME_TAKEN:
         logs.log("error", "prepared_statement_refused", query=statement, request_id=context.request_id, hint=_POOLER)
         problem = Problem("database_unavailable")
+    elif problem.code == "user_has_records" and not text.startswith(b"SELECT erase_user"):
+        # The foreign key's other side: something was added, and the user deleted behind the check that let them in.
+        problem = Problem("invalid_token", "The user is gone.")
     elif problem.code == "internal":
         logs.log(
             "error",

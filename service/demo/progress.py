@@ -35,18 +35,19 @@ class Stage:
         if self._is_terminal:
             print(file=self._stream)
 
-    def update(self, share: float, rows: int) -> None:
-        """So many rows more; ``share`` of the stage is done, 0 to 1."""
+    def update(self, share: float | None, rows: int) -> None:
+        """So many rows more; ``share`` of the stage is done, 0 to 1, or None when nobody knows."""
         self.rows += rows
         if time.monotonic() - self._drawn >= self._pause:
             self._draw(share)
 
-    def _draw(self, share: float) -> None:
+    def _draw(self, share: float | None) -> None:
         self._drawn = time.monotonic()
         seconds = self._drawn - self._started
-        text = f"{share:4.0%} {self.rows:>13,} rows {seconds:6.1f} s"
+        percent = "    " if share is None else f"{share:4.0%}"
+        text = f"{percent} {self.rows:>13,} rows {seconds:6.1f} s"
         if self._is_terminal:
-            full = round(share * BAR)
+            full = round((share or 0) * BAR)
             print(f"\r{self._name:24} [{'#' * full}{'.' * (BAR - full)}] {text}", end="", file=self._stream, flush=True)
         else:
             print(f"{self._name:24} {text}", file=self._stream, flush=True)

@@ -20,6 +20,15 @@ LIMIT %(limit)s;
 SELECT f.id
 FROM find_credentials(%(email)s) AS f;
 
+-- name: find_account_by_id
+-- Whether there is such an account; who came from an outside issuer may have no address.
+-- param user_id: uuid
+-- returns: maybe UUID
+-- index: users_pkey
+SELECT u.id
+FROM users AS u
+WHERE u.id = %(user_id)s;
+
 -- name: update_account
 -- Activate or deactivate an account; a trigger refuses the latter while open todos are assigned to it.
 -- param user_id: uuid
@@ -29,3 +38,57 @@ FROM find_credentials(%(email)s) AS f;
 UPDATE users AS u
 SET is_active = %(is_active)s
 WHERE u.id = %(user_id)s;
+
+-- name: erase_account
+-- What erase_me is to the service: nobody's version matters here.
+-- param user_id: uuid
+-- returns: one bool
+-- writes: yes
+-- index: users_pkey
+SELECT erase_user(%(user_id)s, NULL);
+
+-- name: find_prunable_user
+-- The next user behind `user_id` with audit entries whose id, and so whose time, is below older_than.
+-- param user_id: uuid
+-- param older_than: uuid
+-- returns: maybe UUID
+-- index: audit_log_pkey
+SELECT f.user_id
+FROM find_prunable_user(%(user_id)s, %(older_than)s) AS f (user_id);
+
+-- name: count_prunable_entries
+-- param user_id: uuid
+-- param older_than: uuid
+-- returns: one int
+-- index: audit_log_pkey
+SELECT count_prunable_entries(%(user_id)s, %(older_than)s);
+
+-- name: prune_audit_log
+-- Removes at most a batch of the user's audit entries, oldest first, and says how many.
+-- param user_id: uuid
+-- param older_than: uuid
+-- param batch: integer
+-- returns: one int
+-- writes: yes
+-- index: audit_log_pkey
+SELECT prune_audit_log(%(user_id)s, %(older_than)s, %(batch)s);
+
+-- name: count_prunable_keys
+-- returns: one int
+-- index: idempotency_keys_created_at_idx
+SELECT count_prunable_keys();
+
+-- name: prune_idempotency_keys
+-- Removes at most a batch of the keys that are older than 24 hours, of whoever, oldest first, and says how many.
+-- param batch: integer
+-- returns: one int
+-- writes: yes
+-- index: idempotency_keys_created_at_idx
+SELECT prune_idempotency_keys(%(batch)s);
+
+-- name: rebase_audit_log
+-- After a dump was restored into another cluster: brings the trail into the order of the transactions of this one.
+-- returns: one int
+-- writes: yes
+-- index: none
+SELECT rebase_audit_log();

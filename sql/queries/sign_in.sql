@@ -72,3 +72,29 @@ WHERE id = %(user_id)s;
 UPDATE users
 SET token_version = token_version + 1
 WHERE id = %(user_id)s;
+
+-- name: authenticate_issued
+-- The same check for a token of an outside issuer, which carries no version: issued_at is its iat.
+-- param user_id: uuid
+-- param issued_at: bigint
+-- returns: none
+-- index: users_pkey
+SELECT authenticate_issued(%(user_id)s, %(issued_at)s);
+
+-- name: resolve_identity
+-- Whose the outside account is; with `creates` its user is made at the first call, under `user_id`, a new id.
+-- param user_id: uuid
+-- param issuer: text
+-- param subject: text
+-- param issued_at: bigint
+-- param email: text
+-- param full_name: text
+-- param creates: boolean
+-- returns: maybe UUID
+-- index: identities_issuer_subject_key
+-- writes: yes
+SELECT r.id
+FROM resolve_identity(
+    %(user_id)s, %(issuer)s, %(subject)s, %(issued_at)s, %(email)s, %(full_name)s, %(creates)s
+) AS r (id)
+WHERE r.id IS NOT NULL;

@@ -90,6 +90,11 @@ SET title = coalesce(%(title)s, title),
     completed_at = CASE WHEN %(set_completed_at)s THEN %(completed_at)s ELSE completed_at END,
     metadata = coalesce(%(metadata)s, metadata)
 WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
+  -- An import keeps ids, so somebody else may have a todo of the same one: then one's own is meant, and never both.
+  AND (
+      user_id = %(user_id)s
+      OR NOT EXISTS (SELECT FROM todos AS o WHERE o.user_id = %(user_id)s AND o.id = todos.id)
+  )
   AND id = CASE
           WHEN %(id)s IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = %(user_id)s AND t.number = %(number)s)
           ELSE %(id)s

@@ -25,15 +25,17 @@ WHERE id = %(user_id)s
   AND (%(version)s IS NULL OR version = %(version)s)
 RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
 
--- name: delete_me
--- Refused by the foreign keys of what the user still owns.
+-- name: erase_me
+-- Removes the user, their audit trail, and everything they own; with records false, whoever owns a todo or conversation
+-- is refused by its foreign key. False when the version asked for has passed. erase_user() is the only way to the trail,
+-- and to what other people's rows hold of them.
 -- param user_id: uuid
 -- param version: integer
--- returns: count
+-- param records: boolean
+-- returns: one bool
+-- writes: yes
 -- index: users_pkey
-DELETE FROM users
-WHERE id = %(user_id)s
-  AND (%(version)s IS NULL OR version = %(version)s);
+SELECT erase_user(%(user_id)s, %(version)s, %(records)s);
 
 -- name: list_users
 -- The one active user with this name, whatever its case. find_user_by_username gives away no more than these columns.

@@ -1,0 +1,126 @@
+-- Bringing in what an export carried away, in one transaction that says begin_restoring. `rows` are lines of the file
+-- as a JSON array, checked before: what is there already, by its id, is left as it is.
+
+-- name: find_exporter
+-- Whose account has the address that a file names: somebody else's file stays theirs.
+-- param email: text
+-- returns: maybe UUID
+-- index: users_email_key
+SELECT f.id
+FROM find_credentials(%(email)s) AS f;
+
+-- name: reserve_numbers
+-- Numbers given from here on, also to imported todos whose own is taken, lie behind all of the file's.
+-- param user_id: uuid
+-- param last_number: integer
+-- returns: none
+-- index: todo_counters_pkey
+INSERT INTO todo_counters AS c (user_id, last_number)
+VALUES (%(user_id)s, %(last_number)s)
+ON CONFLICT (user_id) DO UPDATE SET last_number = excluded.last_number
+WHERE c.last_number < excluded.last_number;
+
+-- name: begin_chunk
+-- What fails behind this is found line by line.
+-- returns: none
+-- index: none
+SAVEPOINT chunk;
+
+-- name: keep_chunk
+-- returns: none
+-- index: none
+RELEASE SAVEPOINT chunk;
+
+-- name: undo_chunk
+-- returns: none
+-- index: none
+ROLLBACK TO SAVEPOINT chunk;
+
+-- name: import_todos
+-- A number that another todo has is not taken away: the imported one gets the next. OFFSET 0 has each key looked up:
+-- else all that the user has is read for every statement.
+-- param user_id: uuid
+-- param rows: json
+-- returns: count
+-- index: todos_pkey
+INSERT INTO todos (
+    user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata,
+    created_at, updated_at, version
+)
+SELECT
+    %(user_id)s, r.id,
+    CASE
+        WHEN EXISTS (SELECT FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = r.number OFFSET 0) THEN NULL
+        ELSE r.number
+    END,
+    r.title, r.description, r.status, r.priority, r.due_date,
+    CASE WHEN r.assigned_to = 'me' THEN %(user_id)s ELSE r.assigned_to::uuid END,
+    r.completed_at, r.metadata, r.created_at, r.updated_at, r.version
+FROM json_to_recordset(%(rows)s) AS r (
+    id uuid, number integer, title text, description text, status text, priority text, due_date timestamptz,
+    assigned_to text, completed_at timestamptz, metadata jsonb, created_at timestamptz, updated_at timestamptz,
+    version integer
+)
+WHERE NOT EXISTS (SELECT FROM todos AS t WHERE t.user_id = %(user_id)s AND t.id = r.id OFFSET 0)
+ON CONFLICT (user_id, id) DO NOTHING;
+
+-- name: import_conversations
+-- param user_id: uuid
+-- param rows: json
+-- returns: count
+-- index: conversations_pkey
+INSERT INTO conversations (
+    user_id, id, title, metadata, last_position, message_count, created_at, updated_at, version
+)
+SELECT
+    %(user_id)s, r.id, r.title, r.metadata, r.last_position, r.message_count, r.created_at, r.updated_at, r.version
+FROM json_to_recordset(%(rows)s) AS r (
+    id uuid, title text, metadata jsonb, last_position integer, message_count integer, created_at timestamptz,
+    updated_at timestamptz, version integer
+)
+ON CONFLICT (user_id, id) DO NOTHING;
+
+-- name: import_messages
+-- Only a message at its own place is there already. One that another has taken, or an id at another place, is refused
+-- by the table's keys.
+-- param user_id: uuid
+-- param rows: json
+-- returns: count
+-- index: messages_pkey
+INSERT INTO messages (
+    user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at,
+    version
+)
+SELECT
+    %(user_id)s, r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata,
+    r.created_at, r.updated_at, r.version
+FROM json_to_recordset(%(rows)s) AS r (
+    id uuid, conversation_id uuid, position integer, sender_type text, content text, message_type text,
+    metadata jsonb, created_at timestamptz, updated_at timestamptz, version integer
+)
+WHERE NOT EXISTS (
+    SELECT
+    FROM messages AS m
+    WHERE m.user_id = %(user_id)s
+      AND m.conversation_id = r.conversation_id
+      AND m.position = r.position
+      AND m.id = r.id
+    OFFSET 0
+);
+
+-- name: import_links
+-- The same link under another id is there already, too.
+-- param user_id: uuid
+-- param rows: json
+-- returns: count
+-- index: todo_conversation_links_key
+INSERT INTO todo_conversation_links (
+    user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+)
+SELECT
+    %(user_id)s, r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
+FROM json_to_recordset(%(rows)s) AS r (
+    id uuid, todo_id uuid, conversation_id uuid, relationship_type text, created_at timestamptz,
+    updated_at timestamptz, version integer
+)
+ON CONFLICT DO NOTHING;
