@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: run demo test lint format migrate rollback status schema lock help clean runtime tools
+.PHONY: run demo test bench bench-scale lint format migrate rollback status schema lock help clean runtime tools
 # A failed recipe says one line of its own: make need not say where it stands.
 MAKEFLAGS += --no-print-directory
 DROPS := ban-drop-table,ban-drop-column,ban-drop-function
@@ -21,6 +21,12 @@ test: tools        ## run the tests (ARGS="-k name" for some of them)
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 3 $(ARGS)
 
 # About ten minutes on a machine that does nothing else. Node.js 20 or later is needed for two of the contenders.
+bench: runtime     ## measure todochat beside its peers (ARGS="--without fastify,postgrest", ARGS=--readme)
+	@.venv/bin/python -m tests.bench $(ARGS)
+
+bench-scale: runtime ## measure how todochat's cost grows with data, connections, load and processes
+	@.venv/bin/python -m tests.bench.scale $(ARGS)
+
 lint: tools        ## check style, types, imports, migrations and that the lock files are fresh
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .

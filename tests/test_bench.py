@@ -1,0 +1,376 @@
+"""The benchmark: that it runs and measures what it says. How fast anything is, is no test's business."""
+
+import contextlib
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import pytest
+
+from service.db.statements import SESSION
+from tests.bench import __main__ as command_line
+from tests.bench import bench as bench_module
+from tests.bench import report
+from tests.bench.bench import Bench
+from tests.bench.ceiling import statements
+from tests.bench.data import BenchDatabase
+from tests.bench.install import CONTENDERS
+from tests.bench.load import LoadError, Order, Outcome, is_whole
+from tests.bench.measure import BenchError
+from tests.bench.operations import OPERATIONS, Answer, Operation, Pick
+from tests.bench.services import Contender, PostgRest, running
+from tests.bench.wire import Traffic
+from tests.conftest import REPOSITORY, reachable_folder
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmark counts CPU and memory in /proc")
+GET = cast("Operation", "get")
+QUICK = ("--quick", "--contenders", "litestar")
+
+
+def bench(*arguments: str, folder: Path, module: str = "tests.bench") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", module, *arguments, "--folder", str(folder), "--output", str(folder / "out")]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A folder in which the benchmark has run once."""
+    with reachable_folder() as folder:
+        done = bench(*QUICK, folder=folder)
+        assert done.returncode == 0, done.stderr
+        (folder / "printed").write_text(done.stdout)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def results(home: Path) -> report.Results:
+    return msgspec.json.decode((home / "out" / "figures.json").read_bytes(), type=report.Results)
+
+
+def test_it_measures_every_operation_of_every_contender(results: report.Results) -> None:
+    wanted = {(contender, operation) for contender in ("todochat", "litestar") for operation in OPERATIONS}
+    assert {(sample.contender, sample.operation) for sample in results.samples} == wanted
+    for sample in [*results.samples, *results.many_samples, *results.part_samples]:
+        assert sample.answers > 0
+        assert sample.per_second == pytest.approx(sample.answers / sample.seconds)
+        assert 0 < sample.p50 <= sample.p99 <= sample.longest
+    assert {sample.connections for sample in results.many_samples} == {results.many}
+    assert {sample.operation for sample in results.part_samples} == set(OPERATIONS)
+    assert all(sample.database_cpu > 0 for sample in results.samples if sample.contender == "todochat")
+    assert results.memory["todochat"] > 20
+    assert results.served["todochat"] >= sum(s.answers for s in results.samples if s.contender == "todochat")
+
+
+def test_a_request_of_todochat_is_one_round_trip_and_one_transaction(results: report.Results) -> None:
+    counted = results.wire["todochat"]
+    assert counted.keys() == OPERATIONS.keys()
+    assert {(each.round_trips, each.transactions) for each in counted.values()} == {(1, 1)}
+    # BEGIN, the context, the check of the account, the query, COMMIT; a turn: the request's id, a check, two inserts, a
+    # query.
+    assert (counted["get"].statements, counted["turn"].statements) == (5, 7)
+
+
+def test_the_report_says_what_was_found(home: Path, results: report.Results) -> None:
+    text = (home / "out" / "report.md").read_text()
+    for label in [*OPERATIONS.values(), "todochat", "bare Litestar"]:
+        assert label in text
+    assert (home / "printed").read_text().strip() == report.markdown(results).strip()
+    assert report.markdown(results) in text
+    chart = (home / "out" / "chart.svg").read_text()
+    assert chart.startswith("<svg ")
+    assert chart.count("<rect ") == 1 + 2 + 2 * len(OPERATIONS)  # the page, the legend, the bars
+    assert "/tmp" not in text + chart
+    assert {target.text.partition(":")[0] for target in report.targets(results)} >= {"memory", "start to first answer"}
+
+
+def test_a_target_that_is_not_reached_is_said_not_to_be(results: report.Results) -> None:
+    heavy = msgspec.structs.replace(results, memory={"todochat": 91.0, "litestar": 40.0})
+    (memory,) = [target for target in report.targets(heavy) if target.text.startswith("memory")]
+    assert not memory.reached
+    assert "| memory: ≤ 90 MiB | 91 MiB" in report.full_report(heavy)
+    assert "**not reached**" in report.full_report(heavy)
+    twice = {name: Traffic(5, 2, 1) for name in OPERATIONS}
+    chatty = msgspec.structs.replace(results, wire={"todochat": dict(twice)})
+    (trips,) = [target for target in report.targets(chatty) if target.text.startswith("round trips")]
+    assert (trips.found, trips.reached) == ("2 and 1", False)
+
+
+def test_the_table_goes_between_the_markers_of_a_readme(tmp_path: Path, results: report.Results) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nan old table\n{report.END}\nafter\n")
+    report.write_readme(results, readme, tmp_path / "results")
+    text = readme.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\n")
+    assert text.endswith(f"{report.END}\nafter\n")
+    assert "an old table" not in text
+    assert report.markdown(results) in text
+    assert "(results/chart.svg)" in text
+    readme.write_text("no place for it")
+    with pytest.raises(BenchError, match="has no place for the table"):
+        report.write_readme(results, readme, tmp_path / "results")
+
+
+def test_growth_is_measured_too(home: Path) -> None:
+    done = bench("--quick", "--factor", "1", folder=home, module="tests.bench.scale")
+    assert done.returncode == 0, done.stderr
+    text = (home / "out" / "scale.md").read_text()
+    for heading in ("Connections", "Processes", "4 times what it bears", "Requests served"):
+        assert f"\n## {heading}\n" in text
+    assert done.stdout.strip() == text.strip()
+
+
+class Broken(Contender):
+    """One that ends as soon as it is started."""
+
+    name = label = "broken"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", "raise SystemExit('no such service')"]
+
+    def environment(self, database: BenchDatabase, socket_folder: Path, port: int) -> dict[str, str]:
+        del database, socket_folder, port
+        return {}
+
+
+def test_a_contender_that_does_not_start_says_why(tmp_path: Path) -> None:
+    database = BenchDatabase.__new__(BenchDatabase)
+    with (
+        pytest.raises(BenchError, match="broken did not start: no such service"),
+        running(Broken(tmp_path), database, tmp_path),
+    ):
+        pass
+
+
+def test_an_error_ends_the_benchmark_without_a_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise BenchError("fastify, get a todo: the answer was not 200")
+
+    monkeypatch.setattr(command_line, "run", fail)
+    monkeypatch.setattr(command_line, "keep_off_the_load", lambda: None)
+    assert command_line.main(["--quick", "--folder", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "bench: fastify, get a todo: the answer was not 200\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_contenders_install_is_locked_and_names_no_host() -> None:
+    node, python = CONTENDERS / "node", CONTENDERS / "fastapi_sqlmodel"
+    package, lock = (json.loads((node / name).read_text()) for name in ("package.json", "package-lock.json"))
+    for kind in ("dependencies", "optionalDependencies"):
+        assert package[kind] == lock["packages"][""][kind]
+        for name, version in package[kind].items():
+            assert lock["packages"][f"node_modules/{name}"]["version"] == version
+    assert all("integrity" in found for name, found in lock["packages"].items() if name)
+    pinned = (python / "requirements.lock").read_text()
+    lines = (python / "requirements.in").read_text().splitlines()
+    for wanted in [line.partition("[")[0] for line in lines if not line.startswith("#")]:
+        assert re.search(rf"^{wanted}==\S+", pinned, re.MULTILINE), wanted
+    assert len(re.findall("^\\S+==", pinned, re.MULTILINE)) > 10
+    assert "://" not in pinned + json.dumps(lock)
+
+
+# The answers that are checked
+
+
+class FakeRunning:
+    """A contender whose answers are made up."""
+
+    def __init__(self, contender: Contender, answer: Callable[[bytes], tuple[int, bytes]]) -> None:
+        self.contender = contender
+        self.ask = answer
+
+
+def fake_bench(monkeypatch: pytest.MonkeyPatch, expected: Answer) -> Bench:
+    monkeypatch.setattr(bench_module, "truth", lambda *_: expected)
+    found = Bench.__new__(Bench)
+    found.order = list[Operation]([GET])
+    found.picks = dict[Operation, list[Pick]]({GET: [Pick("00000000-0000-7000-8000-000000000001", "x")]})
+    found.database = BenchDatabase.__new__(BenchDatabase)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "refusal", "complaint"),
+    [
+        (200, {"id": "1", "title": "Buy milk"}, 401, None),
+        (200, {"id": "1", "title": "Buy silk"}, 401, "title is 'Buy silk', not 'Buy milk'"),
+        (200, {"id": "1"}, 401, "title is None"),
+        (500, {"detail": "broken"}, 401, "answered 500"),
+        (200, {"id": "1", "title": "Buy milk"}, 200, "a forged token was answered 200"),
+    ],
+)
+def test_an_answer_is_held_against_the_database(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    status: int,
+    body: dict[str, str],
+    refusal: int,
+    complaint: str | None,
+) -> None:
+    answers = iter([(status, json.dumps(body).encode()), (refusal, b"{}")])
+    one = FakeRunning(Contender(tmp_path), lambda _: next(answers))
+    found = fake_bench(monkeypatch, Answer([{"id": "1", "title": "Buy milk"}]))
+    if complaint is None:
+        assert found.check(one).keys() == {"get"}
+    else:
+        with pytest.raises(BenchError, match=complaint):
+            found.check(one)
+
+
+def test_a_write_that_was_answered_but_is_not_there_is_found(
+    monkeypatch: pytest.MonkeyPatch, results: report.Results
+) -> None:
+    found = Bench.__new__(Bench)
+    found.samples = [sample for sample in results.samples if sample.operation in ("create", "turn")]
+    found.database = BenchDatabase.__new__(BenchDatabase)
+    ours = {sample.operation: sample.sent for sample in found.samples if sample.contender == "todochat"}
+    right = (100 + ours["create"], 200 + 2 * ours["turn"])
+    monkeypatch.setattr(bench_module, "counts", lambda _: right)
+    found.check_counts((100, 200))
+    monkeypatch.setattr(bench_module, "counts", lambda _: (right[0] - 1, right[1]))
+    with pytest.raises(BenchError, match="answered as written"):
+        found.check_counts((100, 200))
+
+
+def test_postgrest_is_asked_for_the_same_rows(tmp_path: Path) -> None:
+    asked = Pick("00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002")
+    for operation in OPERATIONS:
+        theirs = PostgRest(tmp_path).request(operation, asked)
+        assert (asked.id.encode() in theirs) == (operation not in ("list", "create"))
+    row = {"id": "1", "created_at": "2026-01-01T00:00:00.123456+00:00"}
+    same = {"items": [{**row, "created_at": "2026-01-01T00:00:00.123Z"}]}
+    assert PostgRest(tmp_path).read("list", json.dumps([row]).encode()) == Contender(tmp_path).read(
+        "list", json.dumps(same).encode()
+    )
+
+
+def test_the_database_is_asked_what_the_service_asks(home: Path) -> None:
+    """Their texts are the queries': a renamed query, or a parameter more, must be told there, too."""
+    del home
+    asked = Pick("00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002")
+    for operation in OPERATIONS:
+        for text in statements(operation, asked):
+            assert "%(" not in text
+            assert asked.user_id in text
+    assert SESSION["enable_sort"] == "off"
+
+
+# The load
+
+
+def whole(body: bytes, status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %s\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-", False),
+        (whole(b"12345"), True),
+        (whole(b"12345")[:-1], False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", False),
+    ],
+)
+def test_the_end_of_an_answer_is_seen(data: bytes, expected: bool) -> None:
+    assert is_whole(data) is expected
+
+
+def test_an_answer_of_no_known_length_is_refused() -> None:
+    with pytest.raises(LoadError):
+        is_whole(b"HTTP/1.1 200 OK\r\n\r\nwhatever")
+
+
+class Answering:
+    """A server of one thread a connection, whose answer to the nth request ``answer`` says."""
+
+    def __init__(self, answer: Callable[[int], bytes]) -> None:
+        self.answer = answer
+        self.requests = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(ConnectionError):  # the load ends as it likes
+            while connection.recv(65536):
+                with self.lock:
+                    self.requests += 1
+                    answer = self.answer(self.requests)
+                if not answer:
+                    return
+                middle = len(answer) // 2
+                connection.sendall(answer[:middle])
+                connection.sendall(answer[middle:])
+
+
+def ordered(tmp_path: Path, answer: Callable[[int], bytes], **changes: object) -> tuple[Outcome, Answering]:
+    (tmp_path / "requests").write_bytes(msgspec.msgpack.encode([b"GET / HTTP/1.1\r\n\r\n"]))
+    server = Answering(answer)
+    order = Order(str(tmp_path / "requests"), [server.port], connections=3, seconds=0.2, warmup=0.1, status=200)
+    order = msgspec.structs.replace(order, **changes)
+    command = [sys.executable, "-m", "tests.bench.load", msgspec.json.encode(order).decode()]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60)
+    server.listener.close()
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Outcome), server
+
+
+def test_every_answer_is_counted_once(tmp_path: Path) -> None:
+    outcome, server = ordered(tmp_path, lambda _: whole(b"x" * 2000))
+    assert outcome.error == ""
+    assert outcome.sent == server.requests
+    assert 0 < outcome.answers < outcome.sent
+    assert outcome.seconds >= 0.2
+
+
+def test_one_wrong_answer_ends_the_load(tmp_path: Path) -> None:
+    outcome, _ = ordered(tmp_path, lambda number: whole(b"oh", b"500 Broken") if number == 5 else whole(b"ok"))
+    assert outcome.error.startswith("the answer was not 200 but HTTP/1.1 500 Broken")
+    outcome, _ = ordered(tmp_path, lambda number: b"" if number == 5 else whole(b"ok"))
+    assert outcome.error == "the service closed a connection"
+
+
+def test_with_a_rate_a_stall_is_charged_to_all_that_had_to_wait(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def stall(number: int) -> bytes:
+        if number == 60:
+            ended.wait(0.3)  # everybody waits, for the lock
+        return whole(b"ok")
+
+    outcome, _ = ordered(tmp_path, stall, rate=200, connections=2, seconds=1.0)
+    assert outcome.error == ""
+    # Of the 200 requests of that second about 60 were due in the stall, and they waited 150 ms on the average.
+    assert outcome.longest >= 300
+    assert outcome.p99 > 200
+    assert outcome.answers <= 200 * outcome.seconds + 10
+
+
+def test_a_refusal_is_counted_by_itself_where_it_is_expected(tmp_path: Path) -> None:
+    def answer(number: int) -> bytes:
+        return whole(b"busy", b"503 Service Unavailable") if number % 2 else whole(b"ok")
+
+    outcome, _ = ordered(tmp_path, answer, refusals=True)
+    assert outcome.error == ""
+    assert outcome.refused > 0
+    assert outcome.answers > 0
+    outcome, _ = ordered(tmp_path, answer)
+    assert "503" in outcome.error
