@@ -152,7 +152,7 @@ if URL in os.environ:
             ids = _objects.ids()
             for name in case.path_parameters.keys() & ids.keys():
                 case.path_parameters[name] = ids[name]
-        if label == IMPORT and case.media_type in LINES and _calls[label] % 4 == 0:
+        if label == IMPORT and case.media_type in LINES:  # a generated one has no end that counts its lines
             case.body = GOOD_IMPORT
         elif not case.meta.is_negative_at(ParameterLocation.BODY):
             if label == BATCH and _calls[label] % 4 == 0 and isinstance(case.body, dict):

@@ -215,7 +215,7 @@ def test_the_schema_of_a_todo_says_which_fields_are_times_ids_and_closed_sets(do
 EXCLUDED = (
     "positive_data_acceptance",  # some rules bind several fields, or the state of the database: no schema can say them
 )
-EXAMPLES = 8
+EXAMPLES = 10
 
 
 def test_whatever_is_sent_to_the_service_is_answered_as_the_document_says(server: Server) -> None:
