@@ -5,6 +5,6 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036 - an older one would only show a SyntaxError
     sys.exit("todochat: needs Python 3.11 or later, this is %d.%d" % sys.version_info[:2])  # noqa: UP031 - as above
 
-from service.cli import main
+from service.commands.cli import main
 
 sys.exit(main())

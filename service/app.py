@@ -8,21 +8,22 @@ import msgspec
 from litestar import Litestar, Request
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
-from service import audit, conversations, export, health, imports, links, messages, sign_in, tasks, todos, users
-from service.answers import LINES, Answer
-from service.auth import Tokens
-from service.bulk import Bulk
+from service import audit, conversations, health, imports, links, messages, sign_in, tasks, todos, users
+from service import exports as export
+from service.commands.migrate import known_ids
 from service.db import Database
-from service.docs import REVALIDATE, docs_files, file_etag
-from service.edge import App, Draining, Edge, StartupError
-from service.endpoint import Route, Services, Shortcut, allow, file_handler, litestar_handler, options_handler
-from service.errors import Problem
-from service.identities import Identities
-from service.issuers import Issuer
-from service.metrics import CONTENT_TYPE, Metrics, may_read_metrics
-from service.migrate import known_ids
-from service.openapi import openapi_document
-from service.passwords import Passwords
+from service.http.answers import LINES, Answer
+from service.http.bulk import Bulk
+from service.http.docs import REVALIDATE, docs_files, file_etag
+from service.http.edge import App, Draining, Edge, StartupError
+from service.http.endpoint import Route, Services, Shortcut, allow, file_handler, litestar_handler, options_handler
+from service.http.metrics import CONTENT_TYPE, Metrics, may_read_metrics
+from service.http.openapi import openapi_document
+from service.identity.identities import Identities
+from service.identity.issuers import Issuer
+from service.identity.passwords import Passwords
+from service.identity.tokens import Tokens
+from service.problems import Problem
 from service.settings import Settings
 
 ROUTES: Sequence[Route] = (

@@ -11,11 +11,11 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from service import logs
-from service.errors import Problem, invalid
-from service.fields import Time, check_time
-from service.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor
-from service.queries import BEGIN_RESTORING, Caller, Count, Many, Maybe, One, Statement
+from service.db.queries import BEGIN_RESTORING, Caller, Count, Many, Maybe, One, Statement
+from service.http.fields import Time, check_time
+from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor
+from service.problems import Problem, invalid
+from service.serving import logs
 
 Action = Literal["insert", "update", "delete"]
 Table = Literal["users", "identities", "todos", "conversations", "messages", "todo_conversation_links"]

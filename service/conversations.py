@@ -7,10 +7,10 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from service.errors import Problem
-from service.fields import Metadata, MetadataText, Number, Time, Title, check_metadata, check_title
-from service.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
-from service.queries import Caller, Many, Maybe, One
+from service.db.queries import Caller, Many, Maybe, One
+from service.http.fields import Metadata, MetadataText, Number, Time, Title, check_metadata, check_title
+from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.problems import Problem
 
 
 class Conversation(msgspec.Struct, frozen=True, gc=False):

@@ -5,11 +5,11 @@ from collections.abc import Collection
 
 import msgspec
 
-from service import logs
 from service.db import Database
-from service.edge import Draining, StartupError
-from service.errors import Problem
-from service.queries import Caller, Many, One
+from service.db.queries import Caller, Many, One
+from service.http.edge import Draining, StartupError
+from service.problems import Problem
+from service.serving import logs
 
 READY_SECONDS = 1.0
 """How long readiness waits for the database."""

@@ -11,8 +11,10 @@ from uuid import UUID
 
 import msgspec
 
-from service.errors import Problem, invalid
-from service.fields import check_time, check_title
+from service.db.queries import BEGIN_RESTORING, Caller, Count, Maybe, Nothing, Statement
+from service.http.fields import check_time, check_title
+from service.http.reading import decode_body
+from service.http.uploads import Upload
 from service.lines import (
     CLOCK_DIFFERENCE,
     LINE_BYTES,
@@ -26,9 +28,7 @@ from service.lines import (
     TodoLine,
     encode_line,
 )
-from service.queries import BEGIN_RESTORING, Caller, Count, Maybe, Nothing, Statement
-from service.reading import decode_body
-from service.uploads import Upload
+from service.problems import Problem, invalid
 
 IMPORT_BYTES = 128 * 1024 * 1024
 """The largest file over HTTP; the command line takes any."""

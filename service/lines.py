@@ -12,8 +12,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from service.errors import html_safe
-from service.fields import (
+from service.http.fields import (
     Content,
     Description,
     MessageType,
@@ -25,6 +24,7 @@ from service.fields import (
     Time,
     Title,
 )
+from service.problems import html_safe
 
 FORMAT = 1
 CLOCK_DIFFERENCE = timedelta(minutes=1)

@@ -4,10 +4,10 @@ from uuid import UUID
 
 import msgspec
 
-from service.errors import Problem
-from service.fields import RelationshipType, Time
-from service.paging import Cursor, Limit, Page, decode_cursor, page_of
-from service.queries import Caller, Many, Maybe, One, Statement, Tagged
+from service.db.queries import Caller, Many, Maybe, One, Statement, Tagged
+from service.http.fields import RelationshipType, Time
+from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
+from service.problems import Problem
 
 
 class Link(msgspec.Struct, frozen=True, gc=False):

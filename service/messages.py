@@ -7,8 +7,8 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from service.errors import FieldError, Problem, invalid
-from service.fields import (
+from service.db.queries import Caller, Count, Many, Maybe, Nothing, One, Statement, Tagged
+from service.http.fields import (
     Content,
     MessageType,
     Metadata,
@@ -20,8 +20,8 @@ from service.fields import (
     check_title,
     new_id,
 )
-from service.paging import Cursor, Limit, Page, decode_cursor, page_of
-from service.queries import Caller, Count, Many, Maybe, Nothing, One, Statement, Tagged
+from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
+from service.problems import FieldError, Problem, invalid
 
 Role = Literal["user", "assistant", "system"]
 Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]

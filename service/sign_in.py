@@ -9,11 +9,11 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from service.auth import TokenPair, Tokens
-from service.errors import Problem
-from service.fields import new_id
-from service.passwords import Passwords
-from service.queries import Caller, Maybe, Nothing, One
+from service.db.queries import Caller, Maybe, Nothing, One
+from service.http.fields import new_id
+from service.identity.passwords import Passwords
+from service.identity.tokens import TokenPair, Tokens
+from service.problems import Problem
 from service.users import Email, FullName, User, Username
 
 Password = Annotated[str, Meta(min_length=8, max_length=200, description="8 to 200 characters.")]

@@ -6,9 +6,9 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from service.errors import Problem
-from service.fields import Number, Time, Title, check_title
-from service.queries import Caller, Many, Maybe, One, Tagged
+from service.db.queries import Caller, Many, Maybe, One, Tagged
+from service.http.fields import Number, Time, Title, check_title
+from service.problems import Problem
 
 Description = Annotated[str, Meta(max_length=1000)]
 

@@ -8,8 +8,8 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from service.errors import FieldError, Problem
-from service.fields import (
+from service.db.queries import Caller, Count, Many, Maybe, One, Statement
+from service.http.fields import (
     Description,
     Metadata,
     MetadataText,
@@ -23,8 +23,8 @@ from service.fields import (
     check_title,
     new_id,
 )
-from service.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
-from service.queries import Caller, Count, Many, Maybe, One, Statement
+from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.problems import FieldError, Problem
 
 Order = Literal[
     "created_at", "-created_at", "updated_at", "-updated_at", "due_date", "-due_date",

@@ -6,10 +6,10 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from service.errors import Problem
-from service.fields import Time
-from service.paging import Cursor, Limit, Page
-from service.queries import Caller, Many, Maybe, One
+from service.db.queries import Caller, Many, Maybe, One
+from service.http.fields import Time
+from service.http.paging import Cursor, Limit, Page
+from service.problems import Problem
 
 ERASE_SECONDS = 60.0
 """How long an erasure may take: it goes through every row of the user's in one transaction."""

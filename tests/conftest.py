@@ -26,10 +26,10 @@ import pytest
 from argon2 import PasswordHasher
 from psycopg import sql
 
-from service.auth import Tokens
 from service.embedded import EmbeddedPostgres
 from service.embedded.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
-from service.fields import new_id
+from service.http.fields import new_id
+from service.identity.tokens import Tokens
 
 REPOSITORY = Path(__file__).parent.parent
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")

@@ -13,11 +13,11 @@ import psycopg.abc
 from psycopg import pq
 from psycopg.adapt import AdaptersMap, Loader, Transformer
 
-from service import logs
 from service.db.link import Link, LinkExpired, LinkLost, StepRefused
 from service.db.pool import Pool
 from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step, set_local, set_locally
-from service.errors import Problem, from_database
+from service.problems import Problem, from_database
+from service.serving import logs
 from service.settings import Settings
 
 ACQUIRE_SECONDS = 2.0

@@ -16,10 +16,10 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from service import logs
 from service.db.link import Link, LinkExpired, LinkLost, StepRefused
 from service.db.statements import SESSION, Prepared, Row, Step, set_session
-from service.errors import Problem
+from service.problems import Problem
+from service.serving import logs
 from service.settings import Settings
 
 CONNECT_SECONDS = 3

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from service.errors import Problem
+from service.problems import Problem
 
 SESSION = {
     "statement_timeout": "4s",

@@ -8,7 +8,7 @@ from typing import LiteralString, NamedTuple
 import psycopg
 from psycopg import sql
 
-from service import logins, migrate
+from service.commands import logins, migrate
 from service.embedded.server import EmbeddedPostgres
 
 DATABASE = "todochat"

@@ -20,7 +20,7 @@ from statistics import median
 
 import msgspec
 
-from service.demo import Size
+from service.commands.demo import Size
 from tests.bench import report
 from tests.bench.bench import Bench, Plan
 from tests.bench.ceiling import DatabaseSample, Pgbench

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from service.demo import Size
+from service.commands.demo import Size
 from tests.bench.data import BenchDatabase
 from tests.bench.load import Order
 from tests.bench.measure import BenchError, Sample, run_load

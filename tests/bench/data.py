@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from service.demo import Size, fill_many
+from service.commands.demo import Size, fill_many
+from service.commands.migration_files import DEFAULT_DIRECTORY
 from service.embedded import EmbeddedPostgres
 from service.embedded.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
-from service.migration_files import DEFAULT_DIRECTORY
 
 SETTINGS = {
     "shared_buffers": "1GB",

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
-from service.demo import Size
+from service.commands.demo import Size
 from tests.bench.ceiling import DatabaseSample
 from tests.bench.measure import CORES, REPOSITORY, BenchError, Sample
 from tests.bench.operations import OPERATIONS, READS, Operation

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 
-from service.demo import Size
+from service.commands.demo import Size
 from tests.bench.bench import Bench, Plan
 from tests.bench.ceiling import statements
 from tests.bench.data import SETTINGS, BenchDatabase, bench_database

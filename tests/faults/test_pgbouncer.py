@@ -9,9 +9,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from service.auth import Tokens
 from service.embedded import EmbeddedPostgres
 from service.embedded.account import server_account
+from service.identity.tokens import Tokens
 from tests.conftest import Server, TestDatabase, free_port, reachable_folder, user_factory
 from tests.faults.load import Ask, at_once, wait_for
 

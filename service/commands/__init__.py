@@ -1,0 +1,1 @@
+"""The command line, and what an operator does with it."""

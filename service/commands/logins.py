@@ -1,0 +1,115 @@
+"""The login the service connects with: a member of todochat_app that can do nothing else.
+
+Row security binds only a login that is no superuser, has no BYPASSRLS and owns no table, so the login is made by SQL:
+the same role made in a host's console often comes with more (on Neon, with BYPASSRLS).
+"""
+
+import re
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from service.commands.migrate import MigrationError, connect, parse_url
+
+APP_ROLE = "todochat_app"
+# What a request may cost the database; a login can be given other values by ALTER ROLE afterwards.
+ROLE_DEFAULTS = {"statement_timeout": "5s", "lock_timeout": "2s", "idle_in_transaction_session_timeout": "10s"}
+
+_PARTS = ("user", "password", "host", "port", "dbname")
+_UNSAFE = """
+SELECT array_remove(ARRAY[
+    CASE WHEN NOT r.rolcanlogin THEN 'can''t log in' END,
+    CASE WHEN r.rolsuper THEN 'is a superuser' END,
+    CASE WHEN r.rolbypassrls THEN 'bypasses row security' END,
+    CASE WHEN r.rolcreaterole THEN 'may create roles' END,
+    CASE WHEN r.rolcreatedb THEN 'may create databases' END,
+    CASE WHEN r.rolreplication THEN 'may replicate' END,
+    CASE WHEN EXISTS (SELECT FROM pg_shdepend AS d WHERE d.deptype = 'o'
+        AND d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid) THEN 'owns database objects' END,
+    (SELECT 'is a member of ' || string_agg(g.rolname, ', ' ORDER BY g.rolname)
+     FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
+     WHERE m.member = r.oid AND g.rolname <> %(app_role)s)
+], NULL)
+FROM pg_roles AS r WHERE r.rolname = %(name)s
+"""
+
+
+class LoginError(Exception):
+    """Why no login was made, in one line that says what to do; never holds a password."""
+
+
+def create_service_login(url: str, name: str, password: str) -> str:
+    """Make or mend the service's login in `url`'s server and return the database URL for the service.
+
+    `url` is a login with CREATEROLE (from PostgreSQL 16 on: the one that ran the migrations) or a superuser. An
+    existing login of that name gets the new password and its defaults back; one that could do more than the service
+    may is refused rather than cut down. The password travels as a SCRAM verifier, so that no server log or statistic
+    can hold it; Neon refuses verifiers, and gets the password itself if the connection is encrypted.
+    """
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) or name.startswith("pg_"):
+        raise LoginError(f"{name!r} is no good name for a login: use a to z, 0 to 9 and _, at most 63 in all")
+    if not password or "\0" in password:
+        raise LoginError("the login needs a password, without NUL characters")
+    try:
+        with connect(url) as conn:
+            verifier = conn.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+            try:
+                _store_login(conn, name, verifier)
+            except psycopg.Error as error:
+                if "plaintext password" not in str(error):
+                    raise
+                if not conn.pgconn.ssl_in_use:
+                    raise LoginError("this server wants the password itself: connect with sslmode=require") from error
+                _store_login(conn, name, password)
+    except MigrationError as error:
+        raise LoginError(str(error)) from error
+    except UnicodeEncodeError as error:
+        raise LoginError("the password must be text in UTF-8") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise LoginError(
+            f"{name} was not made: connect as a superuser or as the CREATEROLE login that ran the migrations, "
+            "with MIGRATION_DATABASE_URL"
+        ) from error
+    except psycopg.Error as error:
+        reason = error.diag.message_primary or "the connection was lost"
+        raise LoginError(f"the login {name} was not made: {reason}") from error
+    return _service_url(url, name, password)
+
+
+def _store_login(conn: psycopg.Connection, name: str, secret: str) -> None:
+    login, app = Identifier(name), Identifier(APP_ROLE)
+    with conn.transaction():
+        if conn.execute("SELECT FROM pg_roles WHERE rolname = %s", [APP_ROLE]).fetchone() is None:
+            raise LoginError(f"there is no role {APP_ROLE} yet: run the migrations first (make migrate)")
+        found = conn.execute(_UNSAFE, {"name": name, "app_role": APP_ROLE}).fetchone()
+        if found and found[0]:
+            raise LoginError(f"{name} exists and {', '.join(found[0])}: choose another name for the service")
+        # A CREATEROLE login may not even say NOSUPERUSER in ALTER ROLE (PostgreSQL 15), hence the check above.
+        verb = (
+            SQL("ALTER ROLE {} LOGIN VALID UNTIL 'infinity' CONNECTION LIMIT -1 INHERIT PASSWORD {}")
+            if found
+            else SQL(
+                "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT PASSWORD {}"
+            )
+        )
+        conn.execute(verb.format(login, Literal(secret)))
+        inherit = SQL(" WITH INHERIT TRUE" if conn.info.server_version >= 160000 else "")
+        conn.execute(Composed([SQL("GRANT {} TO {}").format(app, login), inherit]))
+        conn.execute(SQL("ALTER ROLE {} RESET ALL").format(login))
+        for setting, value in ROLE_DEFAULTS.items():
+            conn.execute(SQL("ALTER ROLE {} SET {} = {}").format(login, Identifier(setting), Literal(value)))
+
+
+def _service_url(url: str, name: str, password: str) -> str:
+    """`url` with another login. Hosts go into the query, where sockets' folders and lists of hosts fit as well."""
+    params = parse_url(url)
+    host, port = str(params.get("host") or ""), str(params.get("port") or "")
+    plain = re.fullmatch(r"[\w.-]+", host) is not None
+    query = {key: str(value) for key, value in params.items() if key not in _PARTS and value is not None}
+    if not plain:
+        query |= {key: value for key, value in (("host", host), ("port", port)) if value}
+    address = host + (f":{port}" if port else "") if plain else ""
+    query_text = f"?{urlencode(query, quote_via=quote)}" if query else ""
+    database = quote(str(params.get("dbname") or params.get("user") or ""), safe="")
+    return f"postgresql://{quote(name, safe='')}:{quote(password, safe='')}@{address}/{database}{query_text}"

@@ -1,0 +1,464 @@
+"""Database migrations: yoyo's file format and yoyo's tables, run by a runner that can be killed and doubled.
+
+yoyo 9 applies a migration on one connection and marks it on another, knows a file only by its name, and leaves a lock
+row behind when it is killed. Here one transaction holds the DDL, yoyo's mark and the file's checksum, so a migration
+is either wholly there or not at all; `yoyo list` still reads the tables.
+
+* One runner at a time, by a session advisory lock that ends with its connection. It is polled: a session that waits
+  inside pg_advisory_lock() holds a snapshot, and CREATE INDEX CONCURRENTLY waits for snapshots, a deadlock.
+* DDL waits at most LOCK_TIMEOUT for a table, because everything the service asks of that table queues behind it; then
+  the migration is rolled back whole and tried again, LOCK_ATTEMPTS times.
+* Statements that can't run in a transaction stand alone in a file with `-- transactional: false`, optionally after
+  `SET ROLE ...;`, and only in forms that can run twice, since a kill can fall between the statement and its mark.
+* `row_security` is off while migrations run: a backfill that a policy would silently reduce to nothing fails instead.
+  A migration whose role has a policy of its own says `SET LOCAL row_security = on`.
+"""
+
+import logging
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.sql import SQL, Identifier
+
+from service.commands.migration_files import (
+    DEFAULT_DIRECTORY,
+    REPEATABLE,
+    Migration,
+    MigrationError,
+    known_ids,
+    load,
+    split_statements,
+)
+from service.commands.schema_dump import normalise
+
+LOCK_TIMEOUT = "1s"  # below the service's own lock_timeout, so that a request queued behind DDL outlives the wait
+LOCK_ATTEMPTS = 10
+LOCK_PAUSE_SECONDS = 2.0
+RUNNER_WAIT_SECONDS = 60.0
+_RUNNER_POLL_SECONDS = 0.2
+_RUNNER_LOCK = 0x746F646F63686174  # "todochat" in ASCII; advisory locks are per database
+
+_DIRECT = "migrations need the database's own address in MIGRATION_DATABASE_URL (Neon: the host without -pooler)"
+_ROLLING_BACK = "rolling back"  # stands for the checksum while a rollback without a transaction is under way
+
+# yoyo's tables in yoyo's shape, and one column of ours: yoyo names the columns it reads and writes.
+_TABLES = """
+CREATE TABLE IF NOT EXISTS public._yoyo_migration (
+    migration_hash varchar(64) PRIMARY KEY, migration_id varchar(255), applied_at_utc timestamp);
+CREATE TABLE IF NOT EXISTS public._yoyo_log (
+    id varchar(36) PRIMARY KEY, migration_hash varchar(64), migration_id varchar(255), operation varchar(10),
+    username varchar(255), hostname varchar(255), comment varchar(255), created_at_utc timestamp);
+CREATE TABLE IF NOT EXISTS public._yoyo_version (version int PRIMARY KEY, installed_at_utc timestamp);
+CREATE TABLE IF NOT EXISTS public.yoyo_lock (locked int DEFAULT 1 PRIMARY KEY, ctime timestamp, pid int NOT NULL);
+INSERT INTO public._yoyo_version VALUES (2, now() AT TIME ZONE 'UTC') ON CONFLICT DO NOTHING;
+ALTER TABLE public._yoyo_migration ADD COLUMN IF NOT EXISTS checksum text;
+COMMENT ON TABLE public._yoyo_migration IS 'Applied migrations: one row each, written in the migration''s transaction.';
+COMMENT ON COLUMN public._yoyo_migration.checksum IS 'SHA-256 of the file as it was applied, in hexadecimal.';
+COMMENT ON TABLE public._yoyo_log IS 'Every migration and rollback that ever ran here; comment holds the checksum.';
+COMMENT ON TABLE public._yoyo_version IS 'The shape of these tables, for the yoyo command.';
+COMMENT ON TABLE public.yoyo_lock IS 'The lock of the yoyo command; the runner uses an advisory lock instead.';
+"""
+_HAS_TABLES = """
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('public._yoyo_migration')
+               AND attname = 'checksum' AND NOT attisdropped)
+"""
+_APPLIED = """
+SELECT migration_id, checksum, applied_at_utc AT TIME ZONE 'UTC' FROM public._yoyo_migration ORDER BY migration_id
+"""
+_MARK = """
+INSERT INTO public._yoyo_migration (migration_hash, migration_id, applied_at_utc, checksum)
+VALUES (%(hash)s, %(id)s, clock_timestamp() AT TIME ZONE 'UTC', %(checksum)s)
+"""
+_UNMARK = "DELETE FROM public._yoyo_migration WHERE migration_hash = %(hash)s"
+_MARK_ROLLING_BACK = "UPDATE public._yoyo_migration SET checksum = %(rolling_back)s WHERE migration_hash = %(hash)s"
+_LOG = """
+INSERT INTO public._yoyo_log
+    (id, migration_hash, migration_id, operation, username, hostname, comment, created_at_utc)
+VALUES (gen_random_uuid(), %(hash)s, %(id)s, %(operation)s, session_user, %(host)s, %(checksum)s,
+    clock_timestamp() AT TIME ZONE 'UTC')
+"""
+# Whatever the role or the database has set as a default, a migration meets the same session. The keepalives let the
+# server notice a runner whose machine has gone, and give its lock away, within a minute.
+_SESSION = """
+SELECT set_config(name, wanted, false)
+FROM (VALUES ('search_path', 'public'), ('timezone', 'UTC'), ('datestyle', 'ISO'), ('row_security', 'off'),
+    ('client_min_messages', 'warning'), ('statement_timeout', '0'), ('transaction_timeout', '0'),
+    ('idle_in_transaction_session_timeout', '60s'), ('idle_session_timeout', '0'), ('lock_timeout', %(lock_timeout)s),
+    ('default_transaction_read_only', 'off'), ('tcp_keepalives_idle', '30'), ('tcp_keepalives_interval', '10'),
+    ('tcp_keepalives_count', '3')) AS settings (name, wanted)
+JOIN pg_settings USING (name)
+"""
+_RUNNER_LOCK_HOLDER = """
+SELECT a.pid = pg_backend_pid(), a.pid, a.usename, a.application_name
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (l.classid::bigint << 32) | l.objid::bigint = %(key)s
+"""
+_OLDEST_TRANSACTION = """
+SELECT pid, usename, application_name, extract(epoch FROM now() - xact_start)::int FROM pg_stat_activity
+WHERE datname = current_database() AND xact_start < now() AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1
+"""
+
+__all__ = [
+    "DEFAULT_DIRECTORY",
+    "MigrationError",
+    "MigrationStatus",
+    "connect",
+    "dump_schema",
+    "known_ids",
+    "parse_url",
+    "rollback",
+    "status",
+    "upgrade",
+]
+
+log = logging.getLogger(__name__)
+
+State = Literal["applied", "pending", "changed", "missing"]
+Operation = Literal["apply", "rollback"]
+Applied = dict[str, tuple[str | None, datetime]]
+
+
+class MigrationStatus(msgspec.Struct, frozen=True):
+    """One line of `status`: `changed` was edited after it was applied, `missing` is applied but has no file here."""
+
+    id: str
+    state: State
+    applied_at: datetime | None
+
+
+def upgrade(url: str, directory: Path = DEFAULT_DIRECTORY, *, wait_seconds: float = RUNNER_WAIT_SECONDS) -> list[str]:
+    """Apply every pending migration and return their ids; wait up to `wait_seconds` for another runner to end."""
+    migrations = load(directory)
+    with _locked_session(url, wait_seconds) as conn:
+        if not _has_tables(conn):
+            _create_tables(conn)
+        applied = _applied(conn)
+        _check_history(migrations, applied)
+        pending = [migration for migration in migrations if migration.id not in applied]
+        for migration in pending:
+            _run(conn, migration, "apply")
+        return [migration.id for migration in pending]
+
+
+def rollback(
+    url: str, count: int = 1, directory: Path = DEFAULT_DIRECTORY, *, wait_seconds: float = RUNNER_WAIT_SECONDS
+) -> list[str]:
+    """Roll the latest `count` applied migrations back, newest first, and return their ids."""
+    if count < 1:
+        raise MigrationError(f"can't roll back {count} migrations: the count starts at 1")
+    migrations = load(directory)
+    with _locked_session(url, wait_seconds) as conn:
+        applied = _applied(conn)
+        _check_history(migrations, applied, unfinished_too=True)
+        latest = [migration for migration in reversed(migrations) if migration.id in applied][:count]
+        for migration in latest:
+            _run(conn, migration, "rollback")
+        return [migration.id for migration in latest]
+
+
+def status(url: str, directory: Path = DEFAULT_DIRECTORY) -> list[MigrationStatus]:
+    """The state of every migration in `directory` or in the database, by id. Changes nothing and takes no lock."""
+    files = {migration.id: migration for migration in load(directory)}
+    with _one_line_errors(), connect(url) as conn:
+        applied = _applied(conn)
+
+    def state(migration_id: str) -> State:
+        if migration_id not in applied:
+            return "pending"
+        if migration_id not in files:
+            return "missing"
+        return "applied" if applied[migration_id][0] == files[migration_id].checksum else "changed"
+
+    return [
+        MigrationStatus(migration_id, state(migration_id), applied.get(migration_id, (None, None))[1])
+        for migration_id in sorted(files.keys() | applied.keys())
+    ]
+
+
+def dump_schema(url: str, pg_dump: Path) -> str:
+    """The migrated schema as SQL for reviewers, the same text from every PostgreSQL 18 server; see schema_dump."""
+    params = parse_url(url)
+    password = params.pop("password", None)
+    command = [pg_dump, "--schema-only", "--no-tablespaces", "--dbname", make_conninfo(**params)]
+    secret = {"PGPASSWORD": password} if password else {}  # in the environment: every user can read a command line
+    try:
+        done = subprocess.run(command, env={**os.environ, **secret, "PGTZ": "UTC"}, capture_output=True, check=False)
+    except OSError as error:
+        raise MigrationError(f"can't run {pg_dump}: {error.strerror}") from error
+    if done.returncode:
+        raise MigrationError(f"pg_dump failed: {_flat(done.stderr.decode(errors='replace'))}")
+    return normalise(done.stdout.decode())
+
+
+def connect(url: str) -> psycopg.Connection:
+    """An autocommit connection to administer the database with; raises MigrationError that says why not."""
+    params = parse_url(url)
+    where = f"{params.get('host') or 'the local socket'}, database {params.get('dbname') or params.get('user') or '?'}"
+    name = f"todochat migrate on {socket.gethostname()} pid {os.getpid()}"
+    defaults = {
+        "connect_timeout": "10",
+        "tcp_user_timeout": "30000",
+        "client_encoding": "utf8",
+        "application_name": name,
+    }
+    try:
+        conn = psycopg.connect(make_conninfo(**{**defaults, **params}), autocommit=True)
+    except psycopg.Error as error:
+        raise MigrationError(
+            f"can't connect to {where}: {_flat(str(error))} "
+            "(is it running, and is MIGRATION_DATABASE_URL or DATABASE_URL right?)"
+        ) from error
+    if conn.info.server_version < 150000:
+        conn.close()
+        raise MigrationError(f"{where}: PostgreSQL 15 or later is needed, this is {conn.info.server_version // 10000}")
+    return conn
+
+
+def _check_history(migrations: list[Migration], applied: Applied, *, unfinished_too: bool = False) -> None:
+    """Refuse to go on from a database whose history is not the beginning of this directory's."""
+    files = {migration.id: migration for migration in migrations}
+    newest = migrations[-1].id
+    for migration_id, (checksum, applied_at) in applied.items():
+        if migration_id not in files and migration_id > newest:
+            raise MigrationError(
+                f"the database is ahead: a newer release applied {migration_id}, this one ends at {newest}; "
+                "use the newer release, to roll back too"
+            )
+        if migration_id not in files:
+            raise MigrationError(
+                f"{migration_id} was applied on {applied_at:%Y-%m-%d} but its file is gone: restore it"
+            )
+        if checksum == _ROLLING_BACK and unfinished_too:
+            continue
+        if checksum == _ROLLING_BACK:
+            raise MigrationError(f"the rollback of {migration_id} was interrupted: roll back again to end it")
+        if checksum is None:
+            raise MigrationError(
+                f"{migration_id} was marked without a checksum, by the yoyo command? If the database really holds it, "
+                f"say so: SET checksum = '{files[migration_id].checksum}' in its row of _yoyo_migration"
+            )
+        if checksum != files[migration_id].checksum:
+            raise MigrationError(
+                f"{migration_id}.sql was edited after it was applied on {applied_at:%Y-%m-%d}: restore the file and "
+                "put the change into a new migration"
+            )
+    late = [i for i in files if i not in applied and i < max(applied, default="")]
+    if late:
+        raise MigrationError(
+            f"{late[0]} comes before {max(applied)}, which is applied: give it a number after {newest}"
+        )
+
+
+@contextmanager
+def _locked_session(url: str, wait_seconds: float) -> Generator[psycopg.Connection]:
+    """A connection with the session settings of _SESSION that holds the one runner's lock."""
+    if "-pooler." in str(parse_url(url).get("host")):
+        raise MigrationError(f"this is the address of a connection pooler: {_DIRECT}")
+    with _one_line_errors(), connect(url) as conn:
+        _refuse_pooler(conn, url)
+        conn.execute(_SESSION, {"lock_timeout": LOCK_TIMEOUT})
+        with suppress(psycopg.Error):  # not on every platform; ends a statement soon after its runner was killed
+            conn.execute("SET client_connection_check_interval = '500ms'")
+        deadline = time.monotonic() + wait_seconds
+        while not _scalar(conn, "SELECT pg_try_advisory_lock(%(key)s)"):
+            if time.monotonic() > deadline:
+                holder = conn.execute(_RUNNER_LOCK_HOLDER, {"key": _RUNNER_LOCK}).fetchone()
+                who = (
+                    f"backend {holder[1]}, {holder[2]}, {holder[3] or 'unnamed'}" if holder else "which has just ended"
+                )
+                raise MigrationError(f"waited {wait_seconds:g} s for another runner ({who}): try again when it is done")
+            time.sleep(_RUNNER_POLL_SECONDS)
+        yield conn
+
+
+def _refuse_pooler(conn: psycopg.Connection, url: str) -> None:
+    """Refuse a pooler that gives a session's backend to others between transactions: locks mean nothing there.
+
+    A proxy shows by a process id at login that is not the backend's. One that keeps sessions apart is fine; one that
+    hands this session's idle backend to a second connection is not.
+    """
+    backends = {_scalar(conn, "SELECT pg_backend_pid()")}
+    if conn.info.backend_pid in backends:
+        return
+    with connect(url) as other:
+        for _ in range(5):
+            with other.transaction():
+                backend = _scalar(other, "SELECT pg_backend_pid()")
+                if backend in backends or _scalar(conn, "SELECT pg_backend_pid()") not in backends:
+                    raise MigrationError(f"this is the address of a pooler in transaction mode: {_DIRECT}")
+
+
+def _run(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
+    started = time.monotonic()
+    if migration.transactional:
+        _run_in_transaction(conn, migration, operation)
+    else:
+        _run_alone(conn, migration, operation)
+    log.info("%s of %s took %.2f s", operation, migration.id, time.monotonic() - started)
+
+
+def _run_in_transaction(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
+    name, text = _file(migration, operation)
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
+        try:
+            with conn.transaction():
+                _check_lock(conn)
+                with _errors_in(name, text):
+                    conn.execute(text.encode())
+                if conn.info.transaction_status != TransactionStatus.INTRANS:
+                    raise MigrationError(f"{name} ended the runner's transaction: take the statement out")
+                _mark(conn, migration, operation)
+            return
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            if attempt == LOCK_ATTEMPTS:
+                raise MigrationError(
+                    f"{name} got no lock in {attempt} tries of {LOCK_TIMEOUT}: {_oldest_transaction(conn)}"
+                ) from error
+        time.sleep(LOCK_PAUSE_SECONDS)  # the requests that queued behind the try go first
+
+
+def _run_alone(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
+    """Run a file of one repeatable statement, then mark it; a kill in between costs running it again."""
+    name, text = _file(migration, operation)
+    if operation == "rollback":  # from here on the index may be gone, so `upgrade` must not take it as applied
+        conn.execute(_MARK_ROLLING_BACK, {"hash": migration.hash, "rolling_back": _ROLLING_BACK})
+    _check_lock(conn)
+    conn.execute("SET lock_timeout = 0")  # CONCURRENTLY waits for old transactions, and nobody waits for it
+    with _errors_in(name, text):
+        for statement, blank in split_statements(text):
+            created = match["created"] if (match := REPEATABLE.fullmatch(blank)) else None
+            _drop_invalid_index(conn, created)
+            try:
+                conn.execute(statement.encode())
+            except psycopg.Error:
+                with suppress(psycopg.Error):
+                    _drop_invalid_index(conn, created)
+                raise
+            if created and _index_is_valid(conn, created) is not True:
+                raise MigrationError(f"{name}: {created} exists and is no valid index")
+    conn.execute("SELECT set_config('lock_timeout', %(lock_timeout)s, false)", {"lock_timeout": LOCK_TIMEOUT})
+    with conn.transaction():
+        _mark(conn, migration, operation)
+
+
+def _file(migration: Migration, operation: Operation) -> tuple[str, str]:
+    if operation == "apply":
+        return f"{migration.id}.sql", migration.text
+    return f"{migration.id}.rollback.sql", migration.rollback
+
+
+def _mark(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
+    conn.execute("RESET ROLE")  # a migration begins with SET LOCAL ROLE; the mark is the login's own
+    params = {
+        "id": migration.id,
+        "hash": migration.hash,
+        "checksum": migration.checksum,
+        "operation": operation,
+        "host": socket.gethostname(),
+    }
+    conn.execute(_MARK if operation == "apply" else _UNMARK, params)
+    conn.execute(_LOG, params)
+
+
+def _check_lock(conn: psycopg.Connection) -> None:
+    """The last word on poolers: the backend that runs the migration is itself the one that holds the lock."""
+    if not _scalar(conn, _RUNNER_LOCK_HOLDER):
+        raise MigrationError(f"the runner's lock is gone, as behind a pooler: {_DIRECT}")
+
+
+def _drop_invalid_index(conn: psycopg.Connection, name: str | None) -> None:
+    if name and _index_is_valid(conn, name) is False:
+        conn.execute(SQL("DROP INDEX CONCURRENTLY {}").format(Identifier(name.lower())))
+
+
+def _index_is_valid(conn: psycopg.Connection, name: str) -> bool | None:
+    return _scalar(conn, "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%(name)s)", name=name)
+
+
+def _has_tables(conn: psycopg.Connection) -> bool:
+    return bool(_scalar(conn, _HAS_TABLES))
+
+
+def _create_tables(conn: psycopg.Connection) -> None:
+    try:
+        with conn.transaction():
+            conn.execute(_TABLES.encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrationError(
+            f"login {conn.info.user} may not create tables in {conn.info.dbname}: migrations need the database's "
+            "owner with CREATEROLE, or a superuser, in MIGRATION_DATABASE_URL"
+        ) from error
+
+
+def _applied(conn: psycopg.Connection) -> Applied:
+    if not _has_tables(conn):
+        return {}
+    return {row[0]: (row[1], row[2].astimezone(UTC)) for row in conn.execute(_APPLIED)}
+
+
+def _oldest_transaction(conn: psycopg.Connection) -> str:
+    row = conn.execute(_OLDEST_TRANSACTION).fetchone()
+    if row is None:
+        return "try again when the database is quieter"
+    return f"backend {row[0]} ({row[1]}, {row[2] or 'unnamed'}) has a transaction open for {row[3]} s, end it first"
+
+
+def _scalar(conn: psycopg.Connection, query: str, **params: Any) -> Any:
+    row = conn.execute(query.encode(), {"key": _RUNNER_LOCK, **params}).fetchone()
+    return row[0] if row else None
+
+
+def parse_url(url: str) -> dict[str, Any]:
+    """The URL's parts for libpq. Its own messages repeat the URL, password and all, so they are not passed on."""
+    form = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters in the password percent-encoded"
+    try:
+        params = conninfo_to_dict(re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url))
+    except psycopg.Error:
+        params = {}
+    ports = str(params.get("port") or "")
+    if not params or "@" in str(params.get("host") or "") or not re.fullmatch(r"[\d,]*", ports):
+        raise MigrationError(f"the database URL can't be read: it has the form {form}") from None
+    return params
+
+
+@contextmanager
+def _errors_in(name: str, text: str) -> Generator[None]:
+    """Say which file and line PostgreSQL stopped at. Lock errors pass: they are tried again."""
+    try:
+        yield
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        raise
+    except psycopg.Error as error:
+        position = error.diag.statement_position
+        line = f" line {text.count(chr(10), 0, int(position) - 1) + 1}" if position else ""
+        raise MigrationError(f"{name}{line}: {_reason(error)}") from error
+
+
+@contextmanager
+def _one_line_errors() -> Generator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        raise MigrationError(f"the database refused or went away: {_reason(error)}") from error
+
+
+def _reason(error: psycopg.Error) -> str:
+    return _flat(error.diag.message_primary or str(error))
+
+
+def _flat(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()

@@ -1,0 +1,134 @@
+"""Migration files: pairs of NNNN_verb_object.sql and NNNN_verb_object.rollback.sql, read and checked.
+
+The format is yoyo's, read by yoyo's own parser: `-- depends:` and `-- transactional:` above the first statement. What
+yoyo lets pass is refused here: a missing or empty rollback, two heads, a directive in a place where yoyo ignores it,
+a COMMIT in the middle. No database is needed.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+import msgspec
+from yoyo import migrations as yoyo  # pyright: ignore[reportMissingTypeStubs]
+
+_INSTALLED = Path(__file__).parent.parent / "migrations"  # where the wheel puts the repository's folder
+DEFAULT_DIRECTORY = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "migrations"
+
+_NAME = re.compile(r"\d{4}(_[a-z][a-z0-9]*){2,}")
+_DIRECTIVE = re.compile(r"^\s*--\s*(?:transactional|depends)\s*:", re.MULTILINE)
+# What is not SQL between two semicolons: comments, dollar-quoted bodies, strings, quoted names.
+_OPAQUE = re.compile(r"""--[^\n]*|/\*.*?\*/|\$([A-Za-z_]\w*|)\$.*?\$\1\$|'(?:[^']|'')*'|"(?:[^"]|"")*\"""", re.DOTALL)
+_TRANSACTION_CONTROL = re.compile(r"(BEGIN|START\s+TRANSACTION|COMMIT|ROLLBACK(?!\s+TO\b)|ABORT)\b", re.IGNORECASE)
+_SET_ROLE = re.compile(r"SET\s+ROLE\s+\w+", re.IGNORECASE)
+REPEATABLE = re.compile(
+    r"CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+IF\s+NOT\s+EXISTS\s+(?P<created>\w+)\s+ON\s.*"
+    r"|DROP\s+INDEX\s+CONCURRENTLY\s+IF\s+EXISTS\s+(?:public\.)?\w+",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class MigrationError(Exception):
+    """What stands in the way, in one line that says what to do; never holds a password."""
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """A pair of files, `id`.sql and `id`.rollback.sql, with their texts."""
+
+    id: str
+    text: str
+    rollback: str
+    transactional: bool
+
+    @property
+    def hash(self) -> str:
+        """What yoyo calls the migration in its tables: a hash of the id."""
+        return str(yoyo.get_migration_hash(self.id))  # pyright: ignore[reportUnknownMemberType]
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the file to apply. Rollback files may be mended later, so they are not held to one."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def known_ids(directory: Path = DEFAULT_DIRECTORY) -> list[str]:
+    """The ids of the migrations in `directory`, oldest first, their files checked. Needs no database."""
+    return [migration.id for migration in load(directory)]
+
+
+def load(directory: Path = DEFAULT_DIRECTORY) -> list[Migration]:
+    """Read and check every pair of files, oldest first; raises MigrationError for the first thing wrong."""
+    names = sorted(path.name for path in directory.glob("*") if path.suffix.lower() in {".sql", ".py"})
+    ids = [name.removesuffix(".sql") for name in names if not name.endswith(".rollback.sql")]
+    if not ids:
+        raise MigrationError(f"no migrations in {directory}")
+    for name in names:
+        if not _NAME.fullmatch(name.removesuffix(".sql").removesuffix(".rollback")) or not name.endswith(".sql"):
+            raise MigrationError(f"{name}: a migration is called NNNN_verb_object.sql, in lower case")
+        if name.endswith(".rollback.sql") and name.removesuffix(".rollback.sql") not in ids:
+            raise MigrationError(f"{name}: there is no migration of that name to roll back")
+    migrations: list[Migration] = []
+    for previous, migration_id in zip([None, *ids], ids, strict=False):
+        if previous and previous[:4] == migration_id[:4]:
+            raise MigrationError(f"{previous} and {migration_id} have the same number: renumber the one not released")
+        migrations.append(_read_pair(directory, migration_id, previous))
+    return migrations
+
+
+def _read_pair(directory: Path, migration_id: str, previous: str | None) -> Migration:
+    text, directives = _read(directory / f"{migration_id}.sql")
+    depends = directives.get("depends", "").split()
+    if depends != ([previous] if previous else []):
+        named = f"depends on {' and '.join(depends)}" if depends else "depends on nothing"
+        wanted = f"write `-- depends: {previous}` at its top" if previous else "it is the first one"
+        raise MigrationError(f"{migration_id} {named}: the history is one line, {wanted}")
+    if not (directory / f"{migration_id}.rollback.sql").is_file():
+        raise MigrationError(f"{migration_id}.rollback.sql is missing: every migration says how to take it back")
+    rollback_text, rollback_directives = _read(directory / f"{migration_id}.rollback.sql")
+    flag = directives.get("transactional", "true").strip().lower()
+    if flag not in {"true", "false"}:
+        raise MigrationError(f"{migration_id}: `-- transactional:` is true or false")
+    # As in yoyo, the rollback runs the way its migration does; it may repeat the line for its reader.
+    if rollback_directives not in ({}, {"transactional": directives.get("transactional", "true")}):
+        raise MigrationError(
+            f"{migration_id}.rollback.sql: only the migration's own `-- transactional:` may stand here"
+        )
+    for name, content in ((f"{migration_id}.sql", text), (f"{migration_id}.rollback.sql", rollback_text)):
+        _check_statements(name, content, transactional=flag == "true")
+    return Migration(migration_id, text, rollback_text, flag == "true")
+
+
+def _read(path: Path) -> tuple[str, dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")  # universal newlines: a checkout's line endings are no change
+    except UnicodeDecodeError as error:
+        raise MigrationError(f"{path.name} is not UTF-8") from error
+    directives, _, _ = yoyo.parse_metadata_from_sql_comments(text)
+    if len(_DIRECTIVE.findall(text)) != len(directives):
+        raise MigrationError(f"{path.name}: each of depends and transactional stands once, above the first statement")
+    return text, directives
+
+
+def split_statements(text: str) -> list[tuple[str, str]]:
+    """The statements as they stand, each with a copy in which comments and quoted text are blanks."""
+    blanked = _OPAQUE.sub(lambda match: " " * len(match[0]), text)
+    ends = [match.start() for match in re.finditer(";", blanked)]
+    parts = [(text[a:b], blanked[a:b].strip()) for a, b in zip([0, *(e + 1 for e in ends)], [*ends, None], strict=True)]
+    return [(statement, blank) for statement, blank in parts if blank]
+
+
+def _check_statements(name: str, text: str, *, transactional: bool) -> None:
+    statements = split_statements(text)
+    if not statements:
+        raise MigrationError(f"{name} holds no statement")
+    if transactional:
+        for _, blank in statements:
+            if word := _TRANSACTION_CONTROL.match(blank):
+                raise MigrationError(f"{name}: take out {word[0].upper()}, the runner makes the transaction")
+        return
+    last = [blank for _, blank in statements if not _SET_ROLE.fullmatch(blank)]
+    if len(last) != 1 or len(statements) > 2 or not REPEATABLE.fullmatch(last[0]):
+        raise MigrationError(
+            f"{name}: without a transaction only one CREATE INDEX CONCURRENTLY IF NOT EXISTS name ON ... or "
+            "DROP INDEX CONCURRENTLY IF EXISTS name may stand here, after a SET ROLE if need be"
+        )

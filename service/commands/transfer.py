@@ -1,0 +1,110 @@
+"""Export and import from the command line, as the role that owns the tables: row security binds it, too."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from service.commands.accounts import find_account
+from service.db import Database
+from service.db.queries import Caller
+from service.exports import exported
+from service.imports import ImportResult, import_file
+from service.problems import Problem, html_safe
+from service.settings import Secret, Settings
+
+REQUEST_ID = "todochat"
+"""What the audit trail has in the place of a request's id."""
+SECONDS = 24 * 3600.0
+"""How long either may take."""
+
+Progress = Callable[[int, int], None]
+"""Told of bytes and lines that were done."""
+
+
+class CarryError(Exception):
+    """The export or import failed; the message is one line."""
+
+
+def export_to(url: str, account: str, path: Path, progress: Progress) -> int:
+    """Write the export of the account of this address or id to the file, which only its owner can read; its lines.
+
+    ``url`` names a login that migrates. The file is there when it is whole, not before.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("xb") as file:
+            draft.chmod(0o600)
+            lines = export_into(url, account, file, progress)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise CarryError(f"can't write {path}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return lines
+
+
+def export_into(url: str, account: str, file: IO[bytes], progress: Progress) -> int:
+    """Write the export to a file that is open; how many lines it has."""
+
+    async def run() -> int:
+        lines = 0
+        async with _acting(url, account) as caller:
+            async for piece in exported(caller):
+                count = piece.count(b"\n")
+                file.write(html_safe(piece))
+                progress(len(piece), count)
+                lines += count
+        return lines
+
+    return _run(run())
+
+
+def import_from(url: str, account: str, file: IO[bytes], progress: Progress) -> ImportResult:
+    """Import a file into the account of this address or id, as a whole or not at all.
+
+    ``url`` names a login that migrates.
+
+    A file that can be read only once, such as a pipe, is copied first.
+    """
+
+    async def run(source: IO[bytes]) -> ImportResult:
+        async with _acting(url, account) as caller:
+            return await import_file(caller, source, progress)
+
+    if file.seekable():
+        return _run(run(file))
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(file, copy)
+        copy.seek(0)
+        return _run(run(copy))
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return asyncio.run(work)
+    except Problem as problem:
+        if problem.errors:
+            raise CarryError(f"{problem.errors[0].field}: {problem.errors[0].message}") from problem
+        raise CarryError(problem.detail) from problem
+
+
+@asynccontextmanager
+async def _acting(url: str, account: str) -> AsyncGenerator[Caller]:
+    user_id = find_account(url, account)  # also says in one line why it can't connect
+    database = Database(Settings(database_url=Secret(url), database_pool_size=1), lambda _name, _seconds, _ok: None)
+    await database.open()
+    try:
+        await database.ping()
+        caller = Caller(database, REQUEST_ID, user_id)
+        caller.seconds = SECONDS
+        yield caller
+    finally:
+        await database.close()

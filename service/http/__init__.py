@@ -1,0 +1,1 @@
+"""What all handlers share, each piece at one of Litestar's extension points."""

@@ -1,0 +1,291 @@
+"""The outermost layer of every request: its id, its log line, its metrics, every answer's headers, the last resort.
+
+Plain ASGI around the whole application, because only here is every answer seen, whoever gives it. It sets
+``scope["state"]["request_id"]`` and reads ``route`` (the template) and ``user_id`` back from there. The server puts the
+HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only by its missing body.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from os import urandom
+from string import ascii_letters, digits
+from time import perf_counter
+from typing import Any, Protocol
+
+from service.http.metrics import UNMATCHED, Metrics
+from service.problems import Problem, send_problem
+from service.serving import logs
+from service.settings import Settings
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BODY_SECONDS = 10.0
+"""How long a request may let us wait for its body in all …"""
+BODY_BYTES_PER_SECOND = 16_384
+"""… plus a second for each of these that came: a large body that keeps arriving at this rate is never cut off."""
+
+REQUEST_ID_MAX = 128
+REQUEST_ID_CHARACTERS = (ascii_letters + digits + "._:/+=@-").encode()
+
+CLIENT_LEFT = 499
+"""nginx's status for a client that left before its answer; appears in logs and metrics only."""
+
+CONTENT_SECURITY_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""For pages: nothing from elsewhere, and neither scripts nor styles but our files."""
+
+_BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+_ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+_NO_STORE = (b"cache-control", b"no-store")
+_REVALIDATE = (b"cache-control", b"private, no-cache")
+_CLOSE = (b"connection", b"close")
+_POLICY = (b"content-security-policy", CONTENT_SECURITY_POLICY)
+
+_VERSION_4 = (0x4 << 76) | (0x2 << 62)
+_VERSION_4_CLEARED = ~((0xF << 76) | (0x3 << 62)) & ((1 << 128) - 1)
+
+
+class Connection(Protocol):
+    """What the edge needs to know of the HTTP connection under a request."""
+
+    def is_lost(self) -> bool:
+        """Whether the client has gone."""
+        ...
+
+    def has_body(self) -> bool:
+        """Whether the running request's body is known to have arrived whole."""
+        ...
+
+    def has_next(self) -> bool:
+        """Whether further requests were already read from it."""
+        ...
+
+
+class Draining:
+    """Whether the service is shutting down: one object for the server, the edge and readiness."""
+
+    __slots__ = ("active",)
+
+    def __init__(self) -> None:
+        self.active = False
+
+
+class StartupError(Exception):
+    """The service can't start; the message is one line that says what to do. The server prints it and exits with 1."""
+
+
+class _Randomness:
+    """The system's random bytes, fetched for many ids at once: the call is most of what an id costs."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._used = 0
+
+    def __call__(self) -> bytes:
+        """16 of them."""
+        start = self._used
+        if start == len(self._bytes):
+            self._bytes = urandom(16 * 256)
+            start = 0
+        self._used = start + 16
+        return self._bytes[start : start + 16]
+
+
+_random = _Randomness()
+
+
+def new_request_id() -> str:
+    """A random UUID of version 4 (RFC 9562) as 32 hexadecimal digits, at a tenth of the cost of ``uuid.uuid4()``.
+
+    To be called from one thread only, and not on both sides of a fork.
+    """
+    return f"{int.from_bytes(_random()) & _VERSION_4_CLEARED | _VERSION_4:032x}"
+
+
+class Edge:
+    """Wraps the application. ``body_seconds`` and ``body_rate`` (bytes a second) limit how slowly a body may arrive."""
+
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        metrics: Metrics,
+        draining: Draining | None = None,
+        *,
+        body_seconds: float = BODY_SECONDS,
+        body_rate: float = BODY_BYTES_PER_SECOND,
+    ) -> None:
+        logs.set_level(settings.log_level)
+        self.metrics = metrics
+        self.draining = draining or Draining()
+        self.body_seconds = body_seconds
+        self.body_rate = body_rate
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = perf_counter()
+        state: dict[str, Any] = scope.setdefault("state", {})
+        caller_id = b""
+        has_body = False
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                caller_id = value
+            elif name in _BODY_HEADERS:
+                has_body = True
+        if 0 < len(caller_id) <= REQUEST_ID_MAX and not caller_id.translate(None, REQUEST_ID_CHARACTERS):
+            request_id = caller_id.decode()
+        else:
+            request_id = new_request_id()
+        state["request_id"] = request_id
+        method: str = scope["method"]
+        if method == "HEAD":
+            state["head"] = True
+            scope = {**scope, "method": "GET"}
+        exchange = _Exchange(self, method, request_id, state.get("connection"), receive, send)
+        metrics = self.metrics
+        metrics.in_flight += 1
+        try:
+            await self._app(scope, exchange.receive if has_body else receive, exchange.send)
+            if not exchange.complete and not exchange.lost:
+                await self._rescue(RuntimeError("the application returned without a complete answer"), scope, exchange)
+        except BaseException as error:  # noqa: BLE001 - the last resort; what must go on is raised again
+            await self._rescue(error, scope, exchange)
+        finally:
+            metrics.in_flight -= 1
+            seconds = perf_counter() - started
+            status = CLIENT_LEFT if exchange.lost else exchange.status
+            route = state.get("route") or UNMATCHED
+            metrics.observe_request(method, route, status, seconds)
+            client = scope["client"]
+            logs.request(
+                request_id,
+                method,
+                route,
+                status,
+                seconds,
+                state.get("user_id"),
+                exchange.bytes_in,
+                exchange.bytes_out,
+                client[0] if client else None,
+            )
+
+    async def _rescue(self, error: BaseException, scope: Scope, exchange: "_Exchange") -> None:
+        """Answer in the application's place. Where it had begun to answer, the server closes the connection."""
+        if exchange.lost and isinstance(error, Exception):
+            return
+        if isinstance(error, Problem):
+            problem = error
+        elif isinstance(error, asyncio.CancelledError):
+            problem = Problem("overloaded", "The service is shutting down.")
+            exchange.close = True
+        else:
+            problem = Problem("internal", "Something went wrong here. The log tells more under the request id.")
+            logs.log_exception(
+                "unhandled_exception",
+                error,
+                request_id=exchange.request_id,
+                method=exchange.method,
+                route=scope["state"].get("route") or UNMATCHED,
+            )
+        if not exchange.status:
+            await send_problem(problem, scope, exchange.send)
+        if not isinstance(error, (Exception, asyncio.CancelledError)):
+            raise error
+
+
+class _Exchange:
+    """One request and its answer on their way through the edge."""
+
+    __slots__ = (
+        "_edge",
+        "_receive",
+        "_send",
+        "_waiting_left",
+        "bytes_in",
+        "bytes_out",
+        "close",
+        "complete",
+        "connection",
+        "lost",
+        "method",
+        "request_id",
+        "status",
+    )
+
+    def __init__(
+        self, edge: Edge, method: str, request_id: str, connection: Connection | None, receive: Receive, send: Send
+    ) -> None:
+        self._edge = edge
+        self._receive = receive
+        self._send = send
+        self._waiting_left = edge.body_seconds
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.close = False
+        self.complete = False
+        self.connection = connection
+        self.lost = False
+        self.method = method
+        self.request_id = request_id
+        self.status = 0
+
+    async def receive(self) -> Message:
+        """The next piece of the body. Only the time spent waiting for the client counts against its limit."""
+        started = perf_counter()
+        if self.connection is not None and self.connection.has_body():
+            message = await self._receive()
+        else:
+            try:
+                async with asyncio.timeout(self._waiting_left):
+                    message = await self._receive()
+            except TimeoutError:
+                self.close = True
+                raise Problem("timeout", "The body took too long to arrive.", status=408) from None
+        if message["type"] == "http.disconnect":
+            self.lost = self.lost or not self.complete
+            return message
+        size = len(message.get("body", b""))
+        self.bytes_in += size
+        self._waiting_left += size / self._edge.body_rate - (perf_counter() - started)
+        return message
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            return self._send(self._start(message))
+        body = message.get("body", b"")
+        self.bytes_out += len(body)
+        if not message.get("more_body"):
+            self.complete = True
+            if self.connection is not None and self.connection.is_lost():
+                self.lost = True
+        if self.method == "HEAD":
+            message = {**message, "body": b""}
+            self.bytes_out = 0
+        return self._send(message)
+
+    def _start(self, message: Message) -> Message:
+        """The answer's head with the headers that every answer has."""
+        self.status = message["status"]
+        headers = [*message.get("headers", ()), *_ALWAYS, (b"x-request-id", self.request_id.encode())]
+        cache: tuple[bytes, bytes] | None = _NO_STORE
+        for name, value in headers:
+            if name == b"etag":
+                cache = cache and _REVALIDATE
+            elif name == b"cache-control":
+                cache = None
+            elif name == b"content-type" and value.startswith(b"text/html"):
+                headers.append(_POLICY)
+        if cache is not None:
+            headers.append(cache)
+        if self.close or (self._edge.draining.active and not (self.connection and self.connection.has_next())):
+            headers.append(_CLOSE)
+        return {"type": "http.response.start", "status": self.status, "headers": headers}

@@ -1,0 +1,161 @@
+"""What Prometheus reads: requests, latencies, queries, the pool and the process.
+
+Counting happens on the event loop's thread only, in plain lists, and becomes Prometheus' families when somebody asks:
+a request costs under a microsecond. Labels are bounded: route templates, known methods, statuses and query names.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from hmac import compare_digest
+from ipaddress import ip_address
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.serving import logs
+from service.settings import Secret
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+UNMATCHED = "unmatched"
+"""The route label of every request that met no route."""
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the latency histogram, in seconds."""
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+OTHER_METHOD = "other"
+"""The method label of every other method."""
+
+_FORWARDED = frozenset({b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip"})
+
+
+class Metrics(Collector):
+    """The service's counters; one object a process."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.connections: Callable[[], int] = int
+        """How many HTTP connections are open; the server sets it."""
+        self.pool: Callable[[], Mapping[str, int]] = dict
+        """``Database.stats``: in_use, waiting and size; the application sets it."""
+        self._requests: dict[tuple[str, str, int], list[float]] = {}
+        self._queries: dict[str, list[float]] = {}
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a finished request. ``route`` is a template such as ``/v1/todos/{todo_id}``, or UNMATCHED."""
+        cell = self._requests.get((method, route, status))
+        if cell is None:
+            known = (method if method in METHODS else OTHER_METHOD, route, status)
+            cell = self._requests.setdefault(known, [0.0] * (len(BUCKETS) + 2))
+        cell[bisect_left(BUCKETS, seconds)] += 1
+        cell[-1] += seconds
+
+    def observe_query(self, name: str, seconds: float, ok: bool) -> None:
+        """Count a run of the query ``name``; ``ok`` is False when the database refused it or didn't answer."""
+        cell = self._queries.get(name)
+        if cell is None:
+            cell = self._queries[name] = [0, 0.0, 0]
+        cell[0] += 1
+        cell[1] += seconds
+        if not ok:
+            cell[2] += 1
+
+    def render(self) -> bytes:
+        """Everything in Prometheus' text format, CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._collect_requests()
+        yield from self._collect_queries()
+        yield GaugeMetricFamily("todochat_requests_in_flight", "Requests being answered.", value=self.in_flight)
+        yield GaugeMetricFamily("todochat_http_connections", "Open HTTP connections.", value=self.connections())
+        pool = self.pool()
+        for state, meaning in _POOL.items():
+            yield GaugeMetricFamily(f"todochat_pool_{state}", meaning, value=pool.get(state, 0))
+        yield CounterMetricFamily(
+            "todochat_log_lines_dropped", "Log lines nobody took in time.", value=logs.out.dropped
+        )
+
+    def _collect_requests(self) -> Iterator[Metric]:
+        total = CounterMetricFamily(
+            "todochat_requests", "Requests answered; status 499: the client left.", labels=["method", "route", "status"]
+        )
+        by_route: dict[str, list[float]] = {}
+        for (method, route, status), cell in self._requests.items():
+            total.add_metric([method, route, str(status)], sum(cell[:-1]))
+            sums = by_route.setdefault(route, [0.0] * len(cell))
+            by_route[route] = [a + b for a, b in zip(sums, cell, strict=True)]
+        yield total
+        seconds = HistogramMetricFamily(
+            "todochat_request_seconds", "Time from the request's head to its answer's end.", labels=["route"]
+        )
+        for route, cell in by_route.items():
+            below = 0.0
+            buckets: list[tuple[str, float]] = []
+            for bound, count in zip((*BUCKETS, "+Inf"), cell[:-1], strict=True):
+                below += count
+                buckets.append((str(bound), below))
+            seconds.add_metric([route], buckets, sum_value=cell[-1])
+        yield seconds
+
+    def _collect_queries(self) -> Iterator[Metric]:
+        seconds = SummaryMetricFamily("todochat_query_seconds", "Runs of named queries.", labels=["query"])
+        errors = CounterMetricFamily("todochat_query_errors", "Runs that failed.", labels=["query"])
+        for name, (count, total, failed) in self._queries.items():
+            seconds.add_metric([name], int(count), total)
+            errors.add_metric([name], failed)
+        yield seconds
+        yield errors
+
+
+_POOL = {
+    "in_use": "Database connections in use.",
+    "waiting": "Requests waiting for a database connection.",
+    "size": "Database connections, idle ones included.",
+}
+
+
+def may_read_metrics(
+    token: Secret | None,
+    remote: str | None,
+    headers: Iterable[tuple[bytes, bytes]],
+    is_access_token: Callable[[str], bool],
+) -> bool:
+    """Whether a request may read GET /metrics.
+
+    Yes with METRICS_TOKEN (``token``) or any valid access token as its bearer token. Without METRICS_TOKEN also a
+    direct peer on this machine: ``remote`` is a loopback address and no header says that a proxy stands between.
+    """
+    bearer = b""
+    forwarded = False
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            bearer = value[7:].strip()
+        elif name in _FORWARDED:
+            forwarded = True
+    if token is not None and compare_digest(bearer, token.value.encode()):
+        return True
+    if token is None and not forwarded and _is_loopback(remote):
+        return True
+    return bool(bearer) and bearer.isascii() and is_access_token(bearer.decode())
+
+
+def _is_loopback(remote: str | None) -> bool:
+    try:
+        address = ip_address(remote or "")
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

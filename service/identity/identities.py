@@ -1,0 +1,99 @@
+"""Who sends a bearer token: a local account's, or the user that an outside issuer's subject is, or becomes now."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from service.db import Database
+from service.db.queries import Caller, Maybe
+from service.http.fields import new_id
+from service.identity.issuers import Issuer, Subject
+from service.identity.tokens import LOCAL_ISSUER, Tokens, bearer_token, parse_token
+from service.problems import Problem
+
+REMEMBERED = 4096
+"""Good tokens are remembered: as many as were used last, or up to twice that."""
+REMEMBERED_BYTES = 2048
+"""A longer header isn't."""
+OUTSIDE_SECONDS = 60.0
+"""How long a token of an outside issuer is remembered before its key is looked at again."""
+
+
+class Bearer(msgspec.Struct, frozen=True, gc=False):
+    """Whose a token is, until when it may be remembered (seconds since 1970), and what revokes it.
+
+    That is the user's ``token_version`` for a local account's (``version``), the time of issue for others, which have
+    version 0. Remembering can't outlive the user: who comes back after a deletion needs a token that is newer.
+    """
+
+    user_id: UUID
+    version: int
+    issued_at: int
+    subject: str | None
+    until: float
+
+
+_resolve = Maybe("resolve_identity", UUID)
+
+
+class Identities:
+    """Knows the callers. That an account is active and its token not revoked, the database checks in every request."""
+
+    def __init__(self, database: Database, tokens: Tokens | None, issuers: Sequence[Issuer]) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._issuers: dict[Any, Issuer] = {issuer.claimed_name: issuer for issuer in issuers}
+        self._recent: dict[bytes | None, Bearer] = {}
+        self._older: dict[bytes | None, Bearer] = {}
+
+    async def caller(self, authorization: bytes | None, request_id: str) -> Caller:
+        """Who sends this ``Authorization`` header. Raises Problem 401."""
+        bearer = self._recent.get(authorization)
+        if bearer is None or bearer.until <= time.time():
+            bearer = await self._find(authorization, request_id)
+        return Caller(self._database, request_id, bearer.user_id, bearer.version, bearer.issued_at, bearer.subject)
+
+    async def _find(self, authorization: bytes | None, request_id: str) -> Bearer:
+        bearer = self._older.get(authorization)
+        if bearer is None or bearer.until <= time.time():
+            bearer = await self._judge(bearer_token(authorization), request_id)
+        if authorization is not None and len(authorization) <= REMEMBERED_BYTES:
+            if len(self._recent) >= REMEMBERED:
+                self._older, self._recent = self._recent, {}
+            self._recent[authorization] = bearer
+        return bearer
+
+    async def _judge(self, text: bytes, request_id: str) -> Bearer:
+        """By exactly one issuer: the one that the token names."""
+        token = parse_token(text)
+        name = token.claims.get("iss")
+        if name == LOCAL_ISSUER and self._tokens is not None:
+            claims = self._tokens.read_access(token)
+            return Bearer(claims.user_id, claims.version, claims.issued_at, None, claims.expires_at)
+        issuer = self._issuers.get(name) if isinstance(name, str | None) else None
+        if issuer is None:
+            raise Problem("invalid_token", "The token's issuer is not known here.")
+        subject = await issuer.judge(token)
+        user_id = await self._resolve(subject, request_id)
+        until = min(subject.expires_at, time.time() + OUTSIDE_SECONDS)
+        return Bearer(user_id, 0, subject.issued_at, subject.subject, until)
+
+    async def _resolve(self, subject: Subject, request_id: str) -> UUID:
+        # Under the id of a user in the making, for whom row security and the audit then hold.
+        maker = Caller(self._database, request_id, new_id())
+        found = await maker.run(
+            _resolve(
+                issuer=subject.issuer,
+                subject=subject.subject,
+                issued_at=subject.issued_at,
+                email=subject.email,
+                full_name=subject.full_name,
+                creates=subject.creates_user,
+            )
+        )
+        if found is None:
+            raise Problem("invalid_token", "The token's subject is not known here.")
+        return found

@@ -1,0 +1,97 @@
+"""Outside issuers: which one judges a token, and what it says of it."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+from service.identity.tokens import Token, check_claims, is_signed
+from service.problems import Problem
+from service.settings import IssuerSettings
+
+if TYPE_CHECKING:
+    from service.identity.key_set import KeySet
+
+_KINDS = ("jwt", "at+jwt", "application/at+jwt")
+"""RFC 7519, section 5.1; RFC 9068, section 4."""
+_FAMILY = {"Ed25519": "EdDSA"}
+"""RFC 9864 gives EdDSA with its usual curve a name of its own."""
+SUBJECT_LENGTH = 255
+NAME_LENGTH = 200
+EMAIL_LENGTH = 255
+
+
+class Subject(NamedTuple):
+    """Who a token is about, by its issuer. The address is nobody's proof of anything."""
+
+    issuer: str
+    subject: str
+    email: str | None
+    full_name: str | None
+    issued_at: int
+    expires_at: int
+    creates_user: bool
+    """Whether somebody unknown becomes a user."""
+
+
+class Issuer:
+    """One outside issuer. The token never chooses how it is judged: algorithms and keys are the issuer's."""
+
+    def __init__(self, settings: IssuerSettings) -> None:
+        self.settings = settings
+        self._secrets = [found.value for found in (settings.secret, settings.secret_previous) if found]
+        self._algorithms = ("HS256",) if self._secrets else settings.algorithms
+        self.key_set = _key_set(settings)
+        absent = settings.absent_claims
+        self.claimed_name = None if "iss" in absent else settings.name
+        self._audience = None if "aud" in absent else settings.audience
+
+    async def judge(self, token: Token) -> Subject:
+        """Who the token is about. Raises Problem 401, or ``timeout`` while no key could be had."""
+        header, claims = token.header, token.claims
+        kind, key_id, algorithm = header.get("typ", "JWT"), header.get("kid"), header.get("alg")
+        if (
+            not isinstance(kind, str)
+            or kind.lower() not in _KINDS
+            or not isinstance(key_id, str | None)
+            or not isinstance(algorithm, str)
+            or _FAMILY.get(algorithm, algorithm) not in self._algorithms
+        ):
+            raise Problem("invalid_token")
+        if not await self._is_signed(token, key_id, algorithm):
+            raise Problem("invalid_token")
+        check_claims(claims, self.claimed_name, self._audience, self.settings.token_seconds)
+        subject = claims.get("sub")
+        if not _is_text(subject, SUBJECT_LENGTH):
+            raise Problem("invalid_token", "The token names no subject.")
+        email, name = claims.get("email"), claims.get("name")
+        return Subject(
+            self.settings.name,
+            subject,
+            email if _is_text(email, EMAIL_LENGTH) else None,
+            name if _is_text(name, NAME_LENGTH) and not name.isspace() else None,
+            claims["iat"],
+            claims["exp"],
+            self.settings.creates_users,
+        )
+
+    async def _is_signed(self, token: Token, key_id: str | None, algorithm: str) -> bool:
+        if self.key_set is None:
+            return any(is_signed(token, secret, algorithm) for secret in self._secrets)
+        key = await self.key_set.find(key_id, _FAMILY.get(algorithm, algorithm))
+        return key is not None and is_signed(token, key, algorithm)
+
+
+def _key_set(settings: IssuerSettings) -> "KeySet | None":
+    if settings.jwks_url is None:
+        return None
+    from service.identity.key_set import KeySet  # with its HTTP client, which most services do without
+
+    return KeySet(settings.jwks_url, settings.algorithms)
+
+
+def _is_text(value: Any, length: int) -> TypeGuard[str]:
+    """Whether it is a text of 1 to ``length`` characters that the database can keep."""
+    return (
+        isinstance(value, str)
+        and 1 <= len(value) <= length
+        and "\0" not in value
+        and not any("\ud800" <= character <= "\udfff" for character in value)
+    )

@@ -1,0 +1,1 @@
+"""uvicorn, with the limits and the shutdown that it lacks."""

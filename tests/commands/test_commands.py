@@ -1,0 +1,372 @@
+"""The command line and the Makefile: what goes right, and one clear line for everything that commonly goes wrong."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import httpx
+import psycopg
+import pytest
+
+from service.commands import migrate
+from service.embedded import EmbeddedPostgres
+from tests.conftest import REPOSITORY, Server, TestDatabase, User, free_port, reachable_folder, service_environment
+
+SECRET = secrets.token_hex(32)
+PASSWORD = "do-not-print-me"
+
+
+def run(*arguments: str, stdin: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
+    """One command of the service to its end, without any setting but ``env``."""
+    command = [sys.executable, "-m", "service", *arguments]
+    return subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env=service_environment(**env),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def complaint(done: "subprocess.CompletedProcess[str]") -> str:
+    """The one line of a command that failed as it should."""
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("todochat: ")
+    return lines[0]
+
+
+def as_migrator(database: TestDatabase, **parts: str) -> dict[str, str]:
+    return {"MIGRATION_DATABASE_URL": database.owner_url, **parts}
+
+
+COMMANDS = [
+    ["migrate"],
+    ["rollback"],
+    ["status"],
+    ["create-login"],
+    ["users", "list"],
+    ["users", "deactivate", "a@b.example"],
+    ["users", "erase", "a@b.example"],
+    ["prune"],
+    ["export", "a@b.example"],
+    ["import", "a@b.example", "README.md"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_database_that_is_down_is_said_in_one_line_without_its_password(command: list[str]) -> None:
+    url = f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/todochat"
+    line = complaint(run(*command, DATABASE_URL=url))
+    assert "can't connect to 127.0.0.1" in line
+    assert "DATABASE_URL" in line
+    assert PASSWORD not in line
+
+
+def test_serving_from_a_database_that_is_down_is_said_in_one_line_without_its_password() -> None:
+    url = f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/todochat"
+    done = run("serve", DATABASE_URL=url, JWT_SECRET=SECRET, PORT=str(free_port()))
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
+    assert len(lines) == 1, done.stderr
+    assert "database" in lines[0]
+    assert "Traceback" not in done.stderr + done.stdout
+    assert PASSWORD not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("url", [f"mysql://u:{PASSWORD}@localhost/x", f"postgresql://u:{PASSWORD}@localhost:port/x"])
+def test_a_wrong_url_is_said_with_what_a_right_one_looks_like(command: list[str], url: str) -> None:
+    line = complaint(run(*command, DATABASE_URL=url))
+    assert line.startswith("todochat: DATABASE_URL ")
+    assert PASSWORD not in line
+
+
+def test_a_wrong_password_and_a_missing_database_are_said(session_database: TestDatabase) -> None:
+    missing = session_database.owner_url.replace(session_database.name, "no_such_database")
+    assert '"no_such_database" does not exist' in complaint(run("status", DATABASE_URL=missing))
+
+
+def test_all_bad_settings_are_said_at_once_and_no_secret_among_them() -> None:
+    bad = {
+        "DATABASE_URL": f"oracle://{PASSWORD}",
+        "PORT": "http",
+        "JWT_SECRET": PASSWORD,
+        "DATABASE_POOL_SIZE": "0",
+        "LOG_LEVEL": "loud",
+        "SHUTDOWN_GRACE_SECONDS": "soon",
+    }
+    done = run("serve", **bad)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("todochat: ") for line in lines)
+    assert {line.split()[1] for line in lines} == bad.keys()
+    assert PASSWORD not in done.stderr + done.stdout
+
+
+def test_a_configured_database_is_not_served_without_a_secret(session_database: TestDatabase) -> None:
+    line = complaint(run("serve", DATABASE_URL=session_database.service_url))
+    assert "JWT_SECRET is missing" in line
+    assert "openssl rand -hex 32" in line
+
+
+def test_a_taken_port_is_said_before_a_database_is_started(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        line = complaint(run("serve", PORT=str(port), EMBEDDED_DATA_DIR=str(tmp_path / "data")))
+    assert line == f"todochat: port {port} is taken: set PORT=… or stop the other program"
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_login_that_row_security_does_not_bind_is_not_served(session_database: TestDatabase) -> None:
+    for url in (session_database.owner_url, session_database.superuser_url):
+        done = run("serve", DATABASE_URL=url, JWT_SECRET=SECRET, PORT=str(free_port()))
+        assert done.returncode == 1
+        lines = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
+        assert len(lines) == 1, done.stderr
+        assert "create-login" in lines[0]
+
+
+def test_a_data_folder_that_can_not_be_used_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = complaint(run("status", EMBEDDED_DATA_DIR=str(tmp_path / "file")))
+    assert "can't be" in line
+
+
+def test_an_old_python_is_told_which_one_it_takes() -> None:
+    text = (REPOSITORY / "service" / "__main__.py").read_text()
+    program = f"import sys; sys.version_info = (3, 9, 2); exec(compile({text!r}, 'main', 'exec'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 1
+    assert done.stderr == "todochat: needs Python 3.11 or later, this is 3.9\n"
+
+
+def test_every_command_has_help_that_says_what_it_does() -> None:
+    names = re.findall(r"^    ([a-z-]+)", run("--help").stdout, re.MULTILINE)
+    commands = {"serve", "migrate", "rollback", "status", "schema", "create-login", "users", "queries", "demo", "prune"}
+    commands |= {"export", "import", "rebase"}
+    assert commands == set(names)
+    for name in names:
+        done = run(name, "--help")
+        assert done.returncode == 0
+        assert "usage: todochat" in done.stdout
+
+
+def test_migrations_go_down_and_up_and_status_says_so(make_database: Callable[[], TestDatabase]) -> None:
+    env = as_migrator(make_database())
+    newest = migrate.known_ids()[-1]
+    assert run("status", **env).stdout.splitlines()[-1].startswith(f"applied  {newest} ")
+    assert run("rollback", **env).stdout == f"rolled back {newest}\n"
+    done = run("status", **env)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == f"pending  {newest}"
+    assert run("migrate", **env).stdout == f"applied {newest}\n"
+    assert run("migrate", **env).stdout == "nothing to do: every migration is applied\n"
+
+
+def test_status_fails_when_an_applied_migration_is_not_the_one_in_the_files(
+    make_database: Callable[[], TestDatabase],
+) -> None:
+    database = make_database()
+    with psycopg.connect(database.superuser_url) as connection:
+        connection.execute("UPDATE _yoyo_migration SET checksum = 'another' WHERE migration_id = '0003_create_users'")
+    done = run("status", **as_migrator(database))
+    assert done.returncode == 1
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("changed")] == ["0003_create_users"]
+
+
+def test_the_migrating_url_goes_before_the_services(session_database: TestDatabase) -> None:
+    nowhere = f"postgresql://someone@127.0.0.1:{free_port()}/todochat"
+    assert run("status", **as_migrator(session_database, DATABASE_URL=nowhere)).returncode == 0
+
+
+def test_create_login_makes_a_login_that_can_be_served_with(make_database: Callable[[], TestDatabase]) -> None:
+    database, name = make_database(), f"service_{secrets.token_hex(4)}"
+    try:
+        done = run("create-login", name, **as_migrator(database))
+        assert done.stderr == ""
+        url = done.stdout.removeprefix("DATABASE_URL=").strip()
+        assert len(urlsplit(url).password or "") > 20
+        with psycopg.connect(url) as connection:
+            row = connection.execute("SELECT current_user, pg_has_role('todochat_app', 'member')").fetchone()
+        assert row == (name, True)
+    finally:
+        with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+            connection.execute(f"DROP ROLE {name}".encode())
+
+
+def test_create_login_does_not_repeat_a_password_that_it_was_given(make_database: Callable[[], TestDatabase]) -> None:
+    database, name = make_database(), f"service_{secrets.token_hex(4)}"
+    try:
+        done = run("create-login", name, "--password-file", "-", stdin=f"{PASSWORD} & more\n", **as_migrator(database))
+        assert done.stdout.startswith(f"DATABASE_URL=postgresql://{name}:PASSWORD@")
+        assert PASSWORD not in done.stdout + done.stderr
+        assert quote(PASSWORD) not in done.stdout + done.stderr
+    finally:
+        with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+            connection.execute(f"DROP ROLE {name}".encode())
+
+
+def test_users_can_be_listed_deactivated_and_activated(server: Server, new_user: Callable[..., User]) -> None:
+    user = new_user()
+    env = as_migrator(server.database)
+    line = next(line for line in run("users", "list", **env).stdout.splitlines() if user.email in line)
+    assert line.split()[1:4] == ["active", str(user.id), user.email]
+    assert user.client.get("/v1/users/me").status_code == 200
+
+    assert run("users", "deactivate", user.email.upper(), **env).stdout == f"{user.email.upper()} is inactive\n"
+    assert user.client.get("/v1/users/me").status_code == 401
+    line = next(line for line in run("users", "list", **env).stdout.splitlines() if user.email in line)
+    assert line.split()[1] == "inactive"
+
+    assert run("users", "activate", user.email, **env).returncode == 0
+    credentials = {"email": user.email, "password": user.password}
+    assert user.client.post("/v1/auth/token", json=credentials).status_code == 200
+
+
+def test_a_user_with_open_todos_assigned_is_not_deactivated(server: Server, new_user: Callable[..., User]) -> None:
+    user = new_user()
+    todo = {"title": "Water the plants", "assigned_to": str(user.id)}
+    assert user.client.post("/v1/todos", json=todo).status_code == 201
+    line = complaint(run("users", "deactivate", user.email, **as_migrator(server.database)))
+    assert "assigned" in line
+    assert user.client.get("/v1/users/me").status_code == 200
+
+
+def test_an_unknown_user_is_said_in_one_line(session_database: TestDatabase) -> None:
+    line = complaint(run("users", "activate", "nobody@example.com", **as_migrator(session_database)))
+    assert line == "todochat: no account has the address nobody@example.com"
+
+
+def test_commands_on_a_database_without_tables_say_to_migrate(postgres: EmbeddedPostgres) -> None:
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE without_tables")
+    try:
+        for command in (["users", "list"], ["users", "activate", "a@example.com"], ["prune"]):
+            assert "make migrate" in complaint(run(*command, DATABASE_URL=postgres.url("without_tables")))
+    finally:
+        with psycopg.connect(postgres.url(), autocommit=True) as connection:
+            connection.execute("DROP DATABASE without_tables WITH (FORCE)")
+
+
+def test_queries_lists_every_named_query_with_its_header() -> None:
+    done = run("queries")
+    named = re.findall(
+        r"^-- name: (\w+)", "".join(p.read_text() for p in (REPOSITORY / "sql/queries").glob("*.sql")), re.MULTILINE
+    )
+    assert sorted(re.findall(r"^(\w+)\(", done.stdout, re.MULTILINE)) == sorted(named)
+
+
+def test_without_a_database_url_the_embedded_one_is_made_migrated_and_served() -> None:
+    with reachable_folder() as folder:
+        port = str(free_port())
+        env = service_environment(EMBEDDED_DATA_DIR=str(folder / "my data"), PORT=port, SHUTDOWN_DELAY_SECONDS="0")
+        for attempt in (1, 2):
+            log = folder / f"log {attempt}"
+            with log.open("wb") as out:
+                command = [sys.executable, "-m", "service", "serve"]
+                process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=out, stderr=out)
+            served = Server(f"http://127.0.0.1:{port}", TestDatabase("", "", "", ""), log, env, process)
+            try:
+                served.wait_until_ready()
+                account = {"email": "ada@example.com", "password": "correct horse battery"}
+                answer = httpx.post(f"{served.url}/v1/auth/register", json=account)
+                assert answer.status_code == (201 if attempt == 1 else 409), "the account is kept from start to start"
+            finally:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(20) == 0
+            secret = (folder / "my data" / "jwt_secret").read_text()
+            assert stat.S_IMODE((folder / "my data" / "jwt_secret").stat().st_mode) == 0o600
+            said = [line for line in served.log().splitlines() if not line.startswith("{")]
+            assert any(f"serving {served.url}, documentation at {served.url}/schema" in line for line in said)
+            assert any("JWT_SECRET is unset" in line for line in said)
+            assert any(line.lstrip().startswith("curl ") for line in said)
+            assert secret not in served.log()
+
+
+def test_everything_the_service_logs_to_standard_output_is_json(server: Server) -> None:
+    for line in server.log().splitlines():
+        if not line.startswith(("todochat: ", "  curl ")):
+            json.loads(line)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make: apt-get install make")
+class TestMakefile:
+    def make(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        command = [shutil.which("make") or "make", *arguments]
+        kept = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+        return subprocess.run(
+            command, cwd=self.folder, env={**kept, **env}, capture_output=True, text=True, check=False
+        )
+
+    @pytest.fixture(autouse=True)
+    def _copy(self, tmp_path: Path) -> None:
+        """What the Makefile needs, in a folder whose name has a space."""
+        self.folder = tmp_path / "a clone"
+        (self.folder / ".ci").mkdir(parents=True)
+        for name in ("Makefile", ".ci/install", "requirements.lock", "pyproject.toml"):
+            shutil.copy(REPOSITORY / name, self.folder / name)
+
+    def test_make_alone_says_what_there_is(self) -> None:
+        targets = re.findall(r"^([a-z]+):.*## ", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+        for arguments in ([], ["help"]):
+            done = self.make(*arguments)
+            assert re.findall(r"^make ([a-z]+) +\S", done.stdout, re.MULTILINE) == targets
+        assert {"run", "test", "lint", "migrate", "rollback", "status", "schema", "lock", "help", "clean"} <= set(
+            targets
+        )
+
+    def fake(self, name: str, script: str) -> str:
+        path = self.folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    def only(self, *programs: str) -> str:
+        """A PATH with these programs and no Python."""
+        folder = self.folder / "path"
+        folder.mkdir()
+        for name in programs:
+            (folder / name).symlink_to(shutil.which(name) or name)
+        return str(folder)
+
+    def test_a_missing_or_old_python_is_said_in_one_line(self) -> None:
+        path = self.only("sh", "make", "cat", "cmp", "flock")
+        old = self.fake("python3.9", '[ "$1" = --version ] && echo Python 3.9.2 && exit; exit 1')
+        for python, found in ((old, "Python 3.9.2"), ("python3", "there is no python3")):
+            done = self.make("run", f"PYTHON={python}", PATH=path)
+            said = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
+            what_to_do = "install one, or name it: make PYTHON=/path/to/python3.12"
+            assert said == [f"todochat: Python 3.11 or later is needed ({found}): {what_to_do}"]
+            assert done.returncode != 0
+
+    def test_a_python_without_venv_is_said_in_one_line(self) -> None:
+        path = self.only("sh", "make", "cat", "cmp", "flock")
+        bare = self.fake("python3", 'case "$2" in *ensurepip*) exit 1;; esac')
+        done = self.make("status", f"PYTHON={bare}", PATH=path)
+        said = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
+        assert len(said) == 1
+        assert "apt-get install python3-venv" in said[0]
+
+    def test_clean_leaves_the_database(self) -> None:
+        for name in (".venv/bin", ".data/postgres", ".pytest_cache", "service/__pycache__", "tests"):
+            (self.folder / name).mkdir(parents=True)
+        assert self.make("clean").returncode == 0
+        assert sorted(path.name for path in self.folder.iterdir() if path.name.startswith(".")) == [".ci", ".data"]
+        assert not (self.folder / "service/__pycache__").exists()

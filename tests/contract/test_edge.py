@@ -1,0 +1,591 @@
+"""What holds for every request, whatever it asks: HTTP's limits, the request id, the log line, metrics, headers."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.http.edge import new_request_id
+from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics, may_read_metrics
+from service.settings import Secret
+from tests.support.small_server import SmallServer, command, environment, read_all, running
+
+LIMITS = {"header_seconds": 0.3, "idle_seconds": 0.6, "linger_seconds": 0.4, "stall_seconds": 0.4, "connections": 20}
+EDGE = {"body_seconds": 0.3, "body_rate": 20_000}
+SERVER_ERROR = 500
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
+    """A server with limits short enough to meet."""
+    with running(tmp_path_factory.mktemp("edge") / "log", limits=LIMITS, edge=EDGE) as server:
+        yield server
+        assert httpx.get(server.url).status_code == 200, "it still serves after everything that was done to it"
+
+
+def exchange(server: SmallServer, data: bytes) -> bytes:
+    with server.connect() as connection:
+        connection.sendall(data)
+        return read_all(connection)
+
+
+def problem_of(answer: bytes) -> dict[str, Any]:
+    """The problem in an answer's body, which closes its connection and repeats its own id."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert headers[b"connection"] == b"close"
+    assert int(headers[b"content-length"]) == len(body)
+    problem = json.loads(body)
+    assert headers[b"x-request-id"].decode() == problem["request_id"]
+    return problem
+
+
+def status_and_code(answer: bytes) -> tuple[int, str]:
+    problem = problem_of(answer)
+    assert answer.startswith(b"HTTP/1.1 %d " % problem["status"])
+    return problem["status"], problem["code"]
+
+
+# Request ids
+
+
+@pytest.mark.parametrize("sent", ["a", "x" * 128, "Az09._:/+=@-", "3f0c-77/span=1"])
+def test_a_sane_request_id_is_given_back_and_logged(small: SmallServer, sent: str) -> None:
+    assert httpx.get(small.url, headers={"X-Request-ID": sent}).headers["x-request-id"] == sent
+    assert small.line_of(sent)["status"] == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"x" * 129, b"a b", b'a"b', b"a\tb", b"<script>", b"\xc3\xa4", b"a,b", b"a\\nb"])
+def test_any_other_request_id_is_replaced_by_a_new_one(small: SmallServer, sent: bytes) -> None:
+    given = httpx.get(small.url, headers={b"X-Request-ID": sent}).headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", given)
+
+
+def test_new_request_ids_differ() -> None:
+    assert len({new_request_id() for _ in range(1000)}) == 1000
+
+
+# Answers
+
+
+def test_head_answers_like_get_without_the_body(small: SmallServer) -> None:
+    got = httpx.get(f"{small.url}/etag")
+    head = httpx.head(f"{small.url}/etag", headers={"X-Request-ID": "head-1"})
+    own = ("x-request-id", "date")
+    assert head.status_code == 200
+    assert head.content == b""
+    assert {k: v for k, v in head.headers.items() if k not in own} == {
+        k: v for k, v in got.headers.items() if k not in own
+    }
+    line = small.line_of("head-1")
+    assert (line["method"], line["bytes_out"]) == ("HEAD", 0)
+
+
+def test_an_answer_to_head_leaves_the_connection_usable(small: SmallServer) -> None:
+    last = b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer = exchange(small, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" + last)
+    first, second = answer.split(b"\r\n\r\n", 1)
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert b"content-length: 2" in first
+    assert second.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("path", "cache_control"),
+    [("/", "no-store"), ("/etag", "private, no-cache"), ("/cached", "public, max-age=60"), ("/crash", "no-store")],
+)
+def test_answers_are_stored_by_no_cache_but_may_be_revalidated(
+    small: SmallServer, path: str, cache_control: str
+) -> None:
+    answer = httpx.get(small.url + path)
+    assert answer.headers.get_list("cache-control") == [cache_control]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "server" not in answer.headers
+    assert "content-security-policy" not in answer.headers
+    assert len(answer.headers.get_list("date")) == 1
+
+
+def test_a_page_may_load_nothing_from_elsewhere(small: SmallServer) -> None:
+    policy = httpx.get(f"{small.url}/page").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+def test_an_exception_is_a_500_that_tells_nothing_and_is_logged_in_full(small: SmallServer) -> None:
+    answer = httpx.get(f"{small.url}/crash", headers={"X-Request-ID": "crash-1"})
+    assert answer.status_code == SERVER_ERROR
+    assert answer.json()["code"] == "internal"
+    assert answer.json()["request_id"] == "crash-1"
+    assert "secret of the crash" not in answer.text
+    logged = small.wait_for_line(lambda line: line["event"] == "unhandled_exception" and "crash-1" in line.values())
+    assert logged["exception"] == "LookupError: the secret of the crash"
+    assert "small_app.py" in logged["traceback"]
+    assert small.line_of("crash-1")["level"] == "error"
+
+
+def test_an_exception_in_the_middle_of_an_answer_closes_the_connection(small: SmallServer) -> None:
+    answer = exchange(small, b"GET /crash-later HTTP/1.1\r\nHost: a\r\nX-Request-ID: later-1\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\nhalf")
+    assert small.wait_for_line(lambda line: line.get("exception") == "LookupError: too late")
+    assert not [line for line in small.lines() if line["event"] == "library"]
+
+
+def test_a_header_with_a_line_break_never_leaves(small: SmallServer) -> None:
+    assert exchange(small, b"GET /split HTTP/1.1\r\nHost: a\r\nX-Request-ID: split-1\r\n\r\n") == b""
+    assert small.wait_for_line(lambda line: line["event"] == "unhandled_exception" and "split-1" in line.values())
+
+
+def test_an_application_that_answers_nothing_is_a_500(small: SmallServer) -> None:
+    assert httpx.get(f"{small.url}/nothing").json()["code"] == "internal"
+
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 40_000,
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 129,
+        b"GET /" + b"x" * 33_000 + b" HTTP/1.1\r\nHost: a",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"X: " + b"x" * 1000 + b"\r\n") * 33,
+    ],
+    ids=["one long header", "many headers", "a long URL", "a few long headers"],
+)
+def test_headers_that_are_too_large_are_refused(small: SmallServer, head: bytes) -> None:
+    assert status_and_code(exchange(small, head + b"\r\n\r\n")) == (431, "headers_too_large")
+
+
+def test_headers_up_to_the_limit_are_taken(small: SmallServer) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + (b"X: " + b"x" * 900 + b"\r\n") * 35
+    assert len(head) < 32 * 1024
+    assert exchange(small, head + b"\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_header_that_never_ends_is_cut_off_at_the_limit(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 5_000_000:
+                sent += connection.send(b"x" * 8192)
+                if select_readable(connection):
+                    break
+        assert status_and_code(read_all(connection)) == (431, "headers_too_large")
+        assert sent < 5_000_000
+
+
+def select_readable(connection: socket.socket) -> bool:
+    connection.settimeout(0.002)
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except TimeoutError:
+        return False
+    finally:
+        connection.settimeout(5)
+
+
+def test_headers_that_come_too_slowly_are_refused_even_when_they_keep_coming(small: SmallServer) -> None:
+    with small.connect() as connection:
+        started = time.monotonic()
+        for byte in b"GET / HTTP/1.1\r\nX-Slow: " + b"x" * 1000:
+            connection.sendall(bytes([byte]))
+            if select_readable(connection):
+                break
+            time.sleep(0.01)
+        assert status_and_code(read_all(connection)) == (408, "timeout")
+        assert time.monotonic() - started < 3
+
+
+def test_the_headers_of_a_later_request_have_the_same_time(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"GET / HTTP/1.1\r\nHo")
+        assert status_and_code(read_all(connection)) == (408, "timeout")
+
+
+def test_a_connection_on_which_nothing_comes_is_closed_without_a_word(small: SmallServer) -> None:
+    assert exchange(small, b"") == b""
+
+
+def test_an_idle_connection_is_closed_without_a_word(small: SmallServer) -> None:
+    answer = exchange(small, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHeader name: x\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    ],
+)
+def test_what_is_not_http_is_a_malformed_request(small: SmallServer, data: bytes) -> None:
+    assert status_and_code(exchange(small, data)) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize(
+    "bad", [b"GARBAGE\r\n\r\n", b"GET http:/ HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n"]
+)
+def test_requests_before_a_malformed_one_are_answered(small: SmallServer, bad: bytes) -> None:
+    answer = exchange(small, b"GET /slow?0.1 HTTP/1.1\r\nHost: a\r\n\r\n" + bad)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"slow")
+
+
+def test_pipelined_requests_are_answered_in_order(small: SmallServer) -> None:
+    requests = [b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n<%d>" % number for number in range(9)]
+    last = b"GET /slow?0 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer = exchange(small, b"GET /slow?0.05 HTTP/1.1\r\nHost: a\r\n\r\n" + b"".join(requests) + last)
+    bodies = re.findall(rb"\r\n\r\n(<\d>|slow)", answer)
+    assert bodies == [b"slow", *(b"<%d>" % number for number in range(9)), b"slow"]
+
+
+def test_a_trailer_does_not_become_a_header(small: SmallServer) -> None:
+    chunks = b"5\r\nhello\r\n0\r\nAuthorization: Bearer forged\r\n\r\n"
+    head = b"POST /headers HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = exchange(small, head + chunks)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"forged" not in answer
+
+
+def test_an_upgrade_is_ignored_and_nothing_behind_it_is_read_as_a_request(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"GET /slow?0.1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        time.sleep(0.05)
+        connection.sendall(b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = read_all(connection)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_http_1_0_is_answered_and_closed(small: SmallServer) -> None:
+    assert exchange(small, b"GET /etag HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\n{}")
+
+
+# Bodies
+
+
+def test_a_body_that_does_not_come_is_a_408_that_closes(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+        assert status_and_code(read_all(connection)) == (408, "timeout")
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"-half." + b"GET /slow?0 HTTP/1.1\r\nHost: a\r\nX-Request-ID: behind-2\r\n\r\n")
+            assert read_all(connection) == b""
+    assert "behind-2" not in httpx.get(f"{small.url}/finished").json()
+
+
+def test_a_body_that_trickles_is_a_408_and_one_that_flows_is_not(small: SmallServer) -> None:
+    def send(piece: bytes, times: int) -> bytes:
+        with small.connect() as connection:
+            head = b"POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+            connection.sendall(head % (len(piece) * times))
+            for _ in range(times):
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(piece)
+                if select_readable(connection):
+                    break
+                time.sleep(0.01)
+            return read_all(connection)
+
+    assert status_and_code(send(b"x", 80)) == (408, "timeout")
+    flowed = send(b"x" * 2000, 80)  # takes longer than the trickle was given, at 5 to 10 times the lowest rate
+    assert flowed.startswith(b"HTTP/1.1 200 ")
+    assert flowed.endswith(b"x" * 160_000)
+
+
+def test_a_client_that_asks_whether_to_send_its_body_is_told_to_go_on(small: SmallServer) -> None:
+    with small.connect() as connection:
+        head = b"POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\nExpect: 100-continue\r\n"
+        connection.sendall(head + b"\r\n")
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"body")
+        assert read_all(connection).endswith(b"\r\n\r\nbody")
+
+
+def test_only_waiting_for_the_client_counts_against_its_body(small: SmallServer) -> None:
+    answer = httpx.post(f"{small.url}/slow?0.5", content=b"x")
+    assert answer.text == "slow"
+
+
+def test_an_answer_given_before_a_large_body_was_read_can_be_read(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+        connection.sendall(b"x" * 1_000_000)
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        connection.sendall(b"x" * 2_000_000 + b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_answer_that_closes_can_be_read_by_a_client_that_still_sends(small: SmallServer) -> None:
+    with small.connect() as connection:
+        head = b"POST /unread HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n"
+        connection.sendall(head + b"x" * 1_000_000)
+        time.sleep(0.1)
+        connection.sendall(b"x" * 2_000_000 + b"GET /slow?0 HTTP/1.1\r\nX-Request-ID: behind-1\r\n\r\n")
+        answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+    assert "behind-1" not in httpx.get(f"{small.url}/finished").json()
+
+
+def test_the_rest_of_an_unwanted_body_has_little_time(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+        started = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - started < 5:
+                connection.sendall(b"x")
+                time.sleep(0.01)
+        assert time.monotonic() - started < 3
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        deadline = time.monotonic() + 5
+        while open_connections(small, "127.0.0.1", connection.getsockname()[1]):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def open_connections(server: SmallServer, host: str, port: int) -> bool:
+    """Whether the server still holds its end of the connection from there."""
+    del host
+    wanted = f":{server.port:04X} 0100007F:{port:04X} 01"
+    return wanted in Path("/proc/net/tcp").read_text()
+
+
+def test_a_client_that_leaves_is_noted_and_its_handler_runs_on(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"GET /slow?0.2 HTTP/1.1\r\nHost: a\r\nX-Request-ID: gone-1\r\n\r\n")
+        time.sleep(0.05)
+    assert small.line_of("gone-1")["status"] == 499
+    assert "gone-1" in httpx.get(f"{small.url}/finished").json()
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_noted(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nX-Request-ID: gone-2\r\nContent-Length: 9\r\n\r\nhalf")
+        time.sleep(0.05)
+    assert small.line_of("gone-2")["status"] == 499
+    assert not [line for line in small.lines() if "the client left" in json.dumps(line)]
+
+
+def test_connections_beyond_the_limit_are_told_so(small: SmallServer) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(LIMITS["connections"]):
+            held.enter_context(small.connect())
+        deadline = time.monotonic() + 3
+        while True:
+            answer = exchange(small, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            if answer.startswith(b"HTTP/1.1 503 "):
+                break
+            assert time.monotonic() < deadline, answer
+    assert status_and_code(answer) == (503, "overloaded")
+    assert b"retry-after: " in answer
+    deadline = time.monotonic() + 3
+    while httpx.get(small.url).status_code != 200:
+        assert time.monotonic() < deadline
+
+
+# Logs
+
+
+def test_a_request_is_one_line_without_secrets(small: SmallServer) -> None:
+    httpx.post(
+        f"{small.url}/echo?token=query-secret",
+        headers={"X-Request-ID": "log-1", "Authorization": "Bearer header-secret", "Cookie": "cookie-secret"},
+        content=b"body-secret",
+    )
+    line = small.line_of("log-1")
+    assert line["route"] == "/echo"
+    assert (line["method"], line["status"], line["bytes_in"], line["bytes_out"]) == ("POST", 200, 11, 11)
+    assert line["remote"] == "127.0.0.1"
+    assert line["level"] == "info"
+    assert 0 < line["duration_ms"] < 5000
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+    assert [found["event"] for found in small.lines() if found.get("request_id") == "log-1"] == ["request"]
+    assert "secret" not in small.log_path.read_text().replace("the secret of the crash", "")
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_service() -> None:
+    given = command(settings={"port": 0})
+    with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            url = json.loads(process.stdout.readline())["url"]
+            with httpx.Client(base_url=url, timeout=5) as client:
+                for _ in range(500):  # 500 lines with 128 bytes of id each are more than a pipe's 64 KiB
+                    assert client.get("/", headers={"X-Request-ID": "x" * 128}).status_code == 200
+                os.set_blocking(process.stdout.fileno(), False)
+                kept = process.stdout.read()
+                assert kept is not None
+                assert kept.count(b"\n") < 500
+                assert client.get("/").status_code == 200
+                deadline = time.monotonic() + 3
+                later = b""
+                while b"log_lines_dropped" not in later:
+                    assert time.monotonic() < deadline, later
+                    later += process.stdout.read() or b""
+                    time.sleep(0.01)
+                dropped = json.loads(next(line for line in later.splitlines() if b"log_lines_dropped" in line))
+                assert dropped["count"] > 0
+                process.stdout.close()
+                for _ in range(50):
+                    assert client.get("/").status_code == 200
+        finally:
+            process.kill()
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("trusted", "remote"), [(None, "127.0.0.1"), ("127.0.0.1", "192.0.2.7")])
+def test_a_proxy_is_believed_only_where_it_is_configured(tmp_path: Path, trusted: str | None, remote: str) -> None:
+    with running(tmp_path / "log", settings={"port": 0, "forwarded_allow_ips": trusted}) as server:
+        httpx.get(server.url, headers={"X-Request-ID": "proxy-1", "X-Forwarded-For": "192.0.2.7"})
+        assert server.line_of("proxy-1")["remote"] == remote
+
+
+# Metrics
+
+
+def test_labels_of_metrics_are_bounded(small: SmallServer) -> None:
+    with httpx.Client(base_url=small.url) as client:
+        for number in range(20):
+            client.get(f"/unknown/{number}?x={number}")
+        client.request("PROPFIND", "/")
+        exposed = client.get("/metrics").text
+    labels = set(re.findall(r'todochat_requests_total\{method="([^"]*)",route="([^"]*)"', exposed))
+    assert ("GET", UNMATCHED) in labels
+    assert {method for method, _ in labels} <= METHODS | {OTHER_METHOD}
+    assert not [route for _, route in labels if route.startswith("/unknown")]
+    assert "todochat_requests_in_flight 1.0" in exposed
+    assert "todochat_pool_in_use" in exposed
+    assert "process_resident_memory_bytes" in exposed
+
+
+def test_the_histogram_counts_what_the_counter_counts() -> None:
+    metrics = Metrics()
+    for seconds in (0.0005, 0.001, 0.002, 0.3, 60.0):
+        metrics.observe_request("GET", "/a", 200, seconds)
+    metrics.observe_request("BREW", "/a", 405, 0.1)
+    metrics.observe_request("COOK", "/a", 405, 0.1)
+    exposed = metrics.render().decode()
+    assert 'todochat_requests_total{method="GET",route="/a",status="200"} 5.0' in exposed
+    assert f'todochat_requests_total{{method="{OTHER_METHOD}",route="/a",status="405"}} 2.0' in exposed
+    assert 'todochat_request_seconds_bucket{le="0.001",route="/a"} 2.0' in exposed
+    assert 'todochat_request_seconds_bucket{le="10.0",route="/a"} 6.0' in exposed
+    assert 'todochat_request_seconds_bucket{le="+Inf",route="/a"} 7.0' in exposed
+    assert 'todochat_request_seconds_count{route="/a"} 7.0' in exposed
+
+
+def test_queries_and_the_pool_are_measured() -> None:
+    metrics = Metrics()
+    metrics.pool = lambda: {"in_use": 3, "waiting": 2, "size": 10}
+    metrics.observe_query("get_todo", 0.25, ok=True)
+    metrics.observe_query("get_todo", 0.5, ok=False)
+    exposed = metrics.render().decode()
+    assert 'todochat_query_seconds_count{query="get_todo"} 2.0' in exposed
+    assert 'todochat_query_seconds_sum{query="get_todo"} 0.75' in exposed
+    assert 'todochat_query_errors_total{query="get_todo"} 1.0' in exposed
+    assert "todochat_pool_in_use 3.0" in exposed
+    assert "todochat_pool_waiting 2.0" in exposed
+    assert "todochat_pool_size 10.0" in exposed
+
+
+@pytest.mark.parametrize(
+    ("token", "remote", "headers", "allowed"),
+    [
+        (None, "127.0.0.1", {}, True),
+        (None, "127.8.8.8", {}, True),
+        (None, "::1", {}, True),
+        (None, "::ffff:127.0.0.1", {}, True),
+        (None, "10.0.0.1", {}, False),
+        (None, None, {}, False),
+        (None, "localhost", {}, False),
+        (None, "127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
+        (None, "127.0.0.1", {"forwarded": "for=_x"}, False),
+        (None, "127.0.0.1", {"via": "1.1 proxy"}, False),
+        (None, "10.0.0.1", {"authorization": "Bearer access"}, True),
+        (None, "10.0.0.1", {"authorization": "Bearer other"}, False),
+        ("m" * 32, "127.0.0.1", {}, False),
+        ("m" * 32, "10.0.0.1", {"authorization": "Bearer " + "m" * 32}, True),
+        ("m" * 32, "10.0.0.1", {"authorization": "bearer " + "m" * 32, "via": "1.1 proxy"}, True),
+        ("m" * 32, "10.0.0.1", {"authorization": "Bearer " + "m" * 33}, False),
+        ("m" * 32, "10.0.0.1", {"authorization": "Basic " + "m" * 32}, False),
+        ("m" * 32, "10.0.0.1", {"authorization": "Bearer \xff"}, False),
+        ("m" * 32, "10.0.0.1", {"authorization": "Bearer access"}, True),
+    ],
+)
+def test_metrics_are_for_their_token_signed_in_users_and_without_a_token_for_this_machine(
+    token: str | None, remote: str | None, headers: dict[str, str], allowed: bool
+) -> None:
+    sent = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    secret = Secret(token) if token else None
+    assert may_read_metrics(secret, remote, sent, lambda given: given == "access") is allowed
+
+
+# Starting
+
+
+def start_and_fail(**options: object) -> "subprocess.CompletedProcess[str]":
+    given = command(**options)
+    return subprocess.run(given, capture_output=True, text=True, timeout=20, env=environment(), check=False)
+
+
+def test_a_taken_port_is_one_line(small: SmallServer) -> None:
+    ended = start_and_fail(settings={"port": small.port})
+    assert ended.returncode == 1
+    assert ended.stderr == f"todochat: port {small.port} is taken: set PORT=… or stop the other program\n"
+    assert ended.stdout == ""
+
+
+def test_an_address_of_another_machine_is_one_line() -> None:
+    ended = start_and_fail(settings={"host": "192.0.2.1", "port": 0})
+    assert ended.returncode == 1
+    assert ended.stderr == "todochat: HOST=192.0.2.1 is not an address of this machine\n"
+
+
+def test_an_error_the_application_explains_at_its_start_is_one_line() -> None:
+    ended = start_and_fail(fail="told")
+    assert ended.returncode == 1
+    assert ended.stderr == "todochat: the moon is not full: wait\n"
+    assert ended.stdout == ""
+
+
+def test_any_other_error_at_the_start_is_one_line_and_logged_in_full() -> None:
+    ended = start_and_fail(fail="crash")
+    assert ended.returncode == 1
+    assert ended.stderr == "todochat: the service can't start: LookupError: nothing there\n"
+    assert "small_app.py" in json.loads(ended.stdout)["traceback"]
+
+
+def test_an_ipv6_address_can_be_listened_on(tmp_path: Path) -> None:
+    with running(tmp_path / "log", settings={"host": "::1", "port": 0}) as server:
+        assert httpx.get(f"http://[::1]:{server.port}/").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) == 0

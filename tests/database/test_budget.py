@@ -1,0 +1,543 @@
+"""What the hot path may cost, in figures that a busy machine doesn't change: a regression fails with the number.
+
+Statements and round trips are read off the wire between the service and PostgreSQL. Buffers (pages read or written, the
+work of triggers and foreign keys included) are PostgreSQL's own count. Python's share is the number of calls it makes.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import json
+import secrets
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from service.app import create_app
+from service.commands.demo.fill import fill_many
+from service.commands.demo.rows import Size
+from service.db import Database
+from service.db.link import Link
+from service.db.queries import Caller
+from service.identity import tokens as auth
+from service.identity.tokens import Tokens
+from service.messages import (
+    MessageCreate,
+    MessageFilters,
+    Turn,
+    TurnContext,
+    create_message,
+    create_turn,
+    list_messages,
+)
+from service.serving import logs
+from service.settings import Secret, Settings
+from service.todos import TodoCreate, TodoFilters, create_todo, get_todo, list_todos
+from tests.conftest import Server, TestDatabase, _server_factory, user_factory
+
+MESSAGE = {"sender_type": "user", "content": "What is left to buy?"}
+REPLY = {"sender_type": "ai", "content": "Bread and milk."}
+TURN = {"messages": [MESSAGE, REPLY], "context": {"messages": 20}}
+
+
+# Statements and round trips, off the wire
+
+
+class Wire:
+    """Stands between the service and PostgreSQL, and notes what the service sends: a list for each round trip."""
+
+    def __init__(self, folder: Path, target: str) -> None:
+        self.round_trips: list[list[str]] = []
+        self._target = target
+        self._folder = folder
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / ".s.PGSQL.5432"))
+        self._listener.listen(50)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, database_url: str) -> str:
+        parts = conninfo_to_dict(database_url)
+        return f"postgresql://{parts['user']}@/{parts['dbname']}?host={self._folder}&port=5432"
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._target)
+            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        with client, server:
+            backward = threading.Thread(target=self._backward, args=(server, client), daemon=True)
+            backward.start()
+            self._forward(client, server)
+            backward.join()
+
+    def _backward(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        """Pass on whole messages; "Frontend/Backend Protocol" in PostgreSQL's manual tells their formats."""
+        started = False
+        unnamed = ""
+        sent: list[str] = []
+        waiting = b""
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                waiting += data
+                while len(waiting) >= (start := 1 if started else 0) + 4:
+                    size = start + struct.unpack_from("!I", waiting, start)[0]
+                    if len(waiting) < size:
+                        break
+                    message, waiting = waiting[:size], waiting[size:]
+                    kind, parts = message[:1], message[5:].split(b"\0")
+                    if not started:
+                        started = True
+                    elif kind == b"P" and parts[0]:
+                        sent.append(f"prepare {parts[0].decode()}")
+                    elif kind == b"P":
+                        unnamed = parts[1].decode().replace('"', "")
+                    elif kind == b"B":
+                        sent.append(parts[1].decode() or unnamed.partition(" =")[0])
+                    elif kind == b"Q":
+                        self.round_trips.append([parts[0].decode()])
+                    elif kind == b"S":
+                        self.round_trips.append(sent)
+                        sent = []
+                    server.sendall(message)
+            server.shutdown(socket.SHUT_WR)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """A service behind a Wire, and a user of it with a todo and a conversation."""
+
+    wire: Wire
+    request: Callable[..., Any]
+    todo: str
+    conversation: str
+
+
+@pytest.fixture(scope="module")
+def watched(
+    make_module_database: Callable[[], TestDatabase],
+    tmp_path_factory: pytest.TempPathFactory,
+    short_folder: Path,
+) -> Iterator[Watched]:
+    database = make_module_database()
+    parts = conninfo_to_dict(database.service_url)
+    wire = Wire(short_folder, f"{parts['host']}/.s.PGSQL.{parts['port']}")
+    behind = dataclasses.replace(database, service_url=wire.url(database.service_url))
+    with _server_factory(tmp_path_factory.mktemp("budget"), lambda: behind) as start:
+        server: Server = start(DATABASE_POOL_SIZE="1")
+        with user_factory(server) as new_user:
+            client = new_user().client
+
+            def request(method: str, path: str, **options: Any) -> Any:
+                answer = client.request(method, path, **options)
+                assert answer.status_code < 300, answer.text
+                return answer.json()
+
+            todo = request("POST", "/v1/todos", json={"title": "Buy milk"})["id"]
+            conversation = request("POST", "/v1/conversations", json={})["id"]
+            yield Watched(wire, request, todo, conversation)
+    wire.close()
+
+
+@pytest.fixture(scope="module")
+def short_folder() -> Iterator[Path]:
+    """The path of a Unix socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="wire") as folder:
+        yield Path(folder)
+
+
+READS = ["begin_read_only", "SET LOCAL app.user_id", "authenticate"]
+WRITES = ["begin", "SET LOCAL app.user_id", "SET LOCAL app.request_id", "authenticate"]
+
+ROUND_TRIPS: dict[str, tuple[str, str, dict[str, Any], list[list[str]]]] = {
+    "get a todo": ("GET", "/v1/todos/{todo}", {}, [[*READS, "get_todo", "commit"]]),
+    "get a todo by number": ("GET", "/v1/todos/1", {}, [[*READS, "get_todo_by_number", "commit"]]),
+    "list 20 by status": (
+        "GET",
+        "/v1/todos?status=pending&limit=20",
+        {},
+        [[*READS, "list_todos_by_status", "commit"]],
+    ),
+    "create a todo": ("POST", "/v1/todos", {"json": {"title": "Buy bread"}}, [[*WRITES, "create_todo", "commit"]]),
+    "change a todo": (
+        "PATCH",
+        "/v1/todos/{todo}",
+        {"json": {"priority": "high"}},
+        [[*WRITES, "update_todo", "commit"]],
+    ),
+    "append a message": (
+        "POST",
+        "/v1/conversations/{conversation}/messages",
+        {"json": MESSAGE},
+        [[*WRITES, "create_tagged_message", "commit"]],
+    ),
+    "last 50 messages": (
+        "GET",
+        "/v1/conversations/{conversation}/messages?order=-position&limit=50",
+        {},
+        [[*READS, "find_conversation", "list_messages_desc", "commit"]],
+    ),
+    "a turn of two messages and the context": (
+        "POST",
+        "/v1/conversations/{conversation}/turns",
+        {"json": TURN},
+        [[*WRITES, "create_two_messages", "list_context", "commit"]],
+    ),
+    "a turn of three messages": (
+        "POST",
+        "/v1/conversations/{conversation}/turns",
+        {"json": {"messages": [MESSAGE, REPLY, MESSAGE]}},
+        [[*WRITES, "create_two_messages", "create_message", "commit"]],
+    ),
+    "a turn that opens its conversation": (
+        "POST",
+        "/v1/turns",
+        {"json": TURN},
+        [[*WRITES, "open_conversation", "create_two_messages", "list_context", "commit"]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROUND_TRIPS)
+def test_a_request_is_one_transaction_and_one_round_trip(watched: Watched, name: str):
+    method, path, options, expected = ROUND_TRIPS[name]
+    path = path.format(todo=watched.todo, conversation=watched.conversation)
+    watched.request(method, path, **options)  # the first time, statements are prepared too
+    watched.wire.round_trips.clear()
+    watched.request(method, path, **options)
+    assert watched.wire.round_trips == expected
+
+
+def test_an_idempotency_key_costs_one_round_trip_more(watched: Watched):
+    def create() -> None:
+        key = {"Idempotency-Key": secrets.token_hex(8)}
+        watched.request("POST", "/v1/todos", json={"title": "Buy bread"}, headers=key)
+
+    create()
+    watched.wire.round_trips.clear()
+    create()
+    assert watched.wire.round_trips == [
+        [*WRITES, "forget_idempotency_key", "claim_idempotency_key", "create_todo"],
+        ["keep_answer", "commit"],
+    ]
+
+
+def test_statements_are_prepared_once_for_a_connection(watched: Watched):
+    path = f"/v1/todos/{watched.todo}/conversations"
+    watched.wire.round_trips.clear()
+    watched.request("GET", path)
+    assert any(statement == "prepare list_todo_conversations" for statement in watched.wire.round_trips[0])
+    watched.request("GET", path)
+    assert not any(statement.startswith("prepare") for statement in watched.wire.round_trips[1])
+
+
+# Buffers
+
+SMALL = Size(users=100, todos=5_000, messages=10_000)
+LARGE = Size(users=1_000, todos=50_000, messages=100_000)
+REQUESTS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeded:
+    """A database with rows of `service.demo`, and some of them."""
+
+    database: TestDatabase
+    todos: Sequence[tuple[UUID, UUID]]
+    conversations: Sequence[tuple[UUID, UUID]]
+
+
+def seed(database: TestDatabase, size: Size) -> Seeded:
+    fill_many(database.superuser_url, size)
+    with psycopg.connect(database.superuser_url) as connection:
+        todos = connection.execute("SELECT user_id, id FROM todos ORDER BY md5(id::text) LIMIT %s", (REQUESTS,))
+        conversations = connection.execute(
+            "SELECT user_id, id FROM conversations WHERE message_count > 20 ORDER BY md5(id::text) LIMIT %s",
+            (REQUESTS,),
+        )
+        return Seeded(database, todos.fetchall(), conversations.fetchall())
+
+
+@pytest.fixture(scope="module")
+def small(make_module_database: Callable[[], TestDatabase]) -> Seeded:
+    return seed(make_module_database(), SMALL)
+
+
+@pytest.fixture(scope="module")
+def large(make_module_database: Callable[[], TestDatabase]) -> Seeded:
+    return seed(make_module_database(), LARGE)
+
+
+PENDING = TodoFilters(status=["pending"], limit=20)
+LAST_50 = MessageFilters(order="-position", limit=50)
+ONE_TURN = Turn([MessageCreate(**MESSAGE), MessageCreate(**REPLY)], context=TurnContext(20))
+
+Operation = Callable[[Caller, UUID], Awaitable[Any]]
+BUFFERS: dict[str, tuple[Operation, float]] = {
+    "get a todo": (get_todo, 7.5),
+    "list 20 by status": (lambda caller, _: list_todos(caller, PENDING), 9),
+    "create a todo": (lambda caller, _: create_todo(caller, TodoCreate(title="Buy bread")), 45),
+    "append a message": (lambda caller, row: create_message(caller, row, MessageCreate(**MESSAGE)), 60),
+    "last 50 messages": (lambda caller, row: list_messages(caller, row, LAST_50), 16),
+    "a turn of two messages": (lambda caller, row: create_turn(caller, row, ONE_TURN), 97),
+}
+"""Each operation, and the buffers that a request may take on the small database: what it took when this was written,
+and a tenth more."""
+
+_COUNTED = """
+SELECT sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0)
+    + coalesce(toast_blks_hit, 0) + coalesce(toast_blks_read, 0))
+FROM pg_statio_user_tables
+"""
+
+
+def buffers(seeded: Seeded, name: str) -> float:
+    """What a request takes, on the average: handlers through the pool, as the service's login."""
+    operation, _ = BUFFERS[name]
+    rows = seeded.conversations if "message" in name else seeded.todos
+    settings = Settings(database_url=Secret(seeded.database.service_url), database_pool_size=1)
+
+    async def run() -> None:
+        database = Database(settings, lambda *_: None)
+        await database.open()
+        for user_id, row in rows:
+            await operation(Caller(database, "", user_id, 1), row)
+        await database.close()
+
+    before = counted(seeded.database)
+    asyncio.run(run())
+    return (counted(seeded.database) - before) / len(rows)
+
+
+def counted(database: TestDatabase) -> int:
+    """All buffers so far. A server process hands in its counts when it ends."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        deadline = time.monotonic() + 10
+        while connection.execute(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = %s)",
+            (conninfo_to_dict(database.service_url)["user"],),
+        ).fetchone()[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return int(connection.execute(_COUNTED).fetchone()[0])
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_a_request_takes_no_more_buffers_than_it_may(small: Seeded, name: str):
+    assert buffers(small, name) <= BUFFERS[name][1]
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_ten_times_the_data_costs_a_level_of_the_indexes_and_no_more(small: Seeded, large: Seeded, name: str):
+    # What reads more than it answers, of a table or of a user, takes several times as much.
+    assert buffers(large, name) <= buffers(small, name) * 1.4 + 1
+
+
+# Python
+
+CALLS: dict[str, tuple[str, str, dict[str, Any] | None, int]] = {
+    "get a todo": ("GET", "/v1/todos/{todo}", None, 155),
+    "list 20 by status": ("GET", "/v1/todos?status=pending&limit=20", None, 255),
+    "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 235),
+    "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 243),
+    "last 50 messages": ("GET", "/v1/conversations/{conversation}/messages?order=-position&limit=50", None, 265),
+    "a turn of two messages": ("POST", "/v1/conversations/{conversation}/turns", TURN, 355),
+}
+"""Each operation, and the calls of functions, Python's and C's, that a request may make: those of the interpreter's
+profiler, from the edge to the connection and back. The parsing of HTTP, the reading of the token and libpq are not in
+it."""
+
+
+class Connection:
+    """What the server puts under a request."""
+
+    def is_lost(self) -> bool:
+        return False
+
+    def has_body(self) -> bool:
+        return True
+
+    def has_next(self) -> bool:
+        return False
+
+
+class Rig:
+    """The application without HTTP around it. ``calls`` runs a request on the database's answer of the one before."""
+
+    def __init__(self, app: Any, token: str) -> None:
+        self._app = app
+        self._token = token
+        self._connection = Connection()
+        self.status = 0
+        self.body = b""
+
+    async def send(self, message: Any) -> None:
+        self.status = message.get("status", self.status)
+        self.body = message.get("body", b"")
+
+    def request(self, method: str, path: str, data: dict[str, Any] | None) -> Any:
+        path, _, query = path.partition("?")
+        body = b"" if data is None else json.dumps(data).encode()
+        headers = [
+            (b"host", b"127.0.0.1:8000"),
+            (b"authorization", b"Bearer " + self._token.encode()),
+            (b"accept", b"*/*"),
+            (b"user-agent", b"budget"),
+        ]
+        if body:
+            headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": query.encode(),
+            "headers": headers,
+            "client": ("127.0.0.1", 50000),
+            "server": ("127.0.0.1", 8000),
+            "scheme": "http",
+            "state": {"connection": self._connection},
+        }
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return self._app(scope, receive, self.send)
+
+
+def count_calls(request: Any) -> int:
+    """The calls that a coroutine makes which never has to wait, without those that auth.py makes."""
+    count = inside = 0
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        del argument
+        nonlocal count, inside
+        if event in {"call", "return"} and frame.f_code.co_filename == auth.__file__:
+            inside += 1 if event == "call" else -1
+        elif not inside:
+            count += event in {"call", "c_call"}
+
+    sys.setprofile(note)
+    try:
+        request.send(None)
+    except StopIteration:
+        return count
+    finally:
+        sys.setprofile(None)
+    pytest.fail("the request waited for something")
+
+
+@contextlib.asynccontextmanager
+async def running(seeded: Seeded) -> AsyncGenerator[Callable[[str], tuple[Rig, Callable[[], Any]]]]:
+    """The application on the database, and what makes requests of an operation of CALLS."""
+    secret = secrets.token_hex(32)
+    app = create_app(Settings(database_url=Secret(seeded.database.service_url), jwt_secret=Secret(secret)))
+    tokens = Tokens(secret, None, 900, 3600)
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    started = asyncio.Event()
+
+    async def note(message: Any) -> None:
+        assert message["type"].endswith(".complete"), message
+        started.set()
+
+    lifespan = asyncio.create_task(app({"type": "lifespan", "state": {}}, messages.get, note))
+    await messages.put({"type": "lifespan.startup"})
+    await started.wait()
+
+    def prepare(name: str) -> tuple[Rig, Callable[[], Any]]:
+        method, path, data, _ = CALLS[name]
+        user_id, row = (seeded.conversations if "message" in name else seeded.todos)[0]
+        rig = Rig(app, tokens.issue(user_id, 1).access_token)
+        return rig, lambda: rig.request(method, path.format(todo=row, conversation=row), data)
+
+    try:
+        yield prepare
+    finally:
+        await messages.put({"type": "lifespan.shutdown"})
+        await lifespan
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Log lines are written, to nowhere."""
+    with Path("/dev/null").open("wb") as nowhere:
+        monkeypatch.setattr(logs, "out", logs.Lines(nowhere.fileno()))
+        yield
+
+
+def calls(seeded: Seeded, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    async def run() -> int:
+        async with running(seeded) as prepare:
+            rig, request = prepare(name)
+            answers: list[Any] = []
+            exchange = Link.exchange
+
+            async def record(link: Link, steps: Any, deadline: float) -> Any:
+                answers.append(await exchange(link, steps, deadline))
+                return answers[-1]
+
+            async def replay(*_: Any) -> Any:
+                return answers[-1]
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Link, "exchange", record)
+                await request()
+                assert rig.status in {200, 201}, rig.body
+                patch.setattr(Link, "exchange", replay)
+                # Now and then a request also flushes the log, or fetches randomness for others.
+                return min(count_calls(request()) for _ in range(5))
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.usefixtures("quiet")
+def test_a_request_makes_no_more_calls_than_it_may(small: Seeded, name: str, monkeypatch: pytest.MonkeyPatch):
+    assert calls(small, name, monkeypatch) <= CALLS[name][3]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_nothing_of_a_request_stays_in_memory(small: Seeded):
+    async def run() -> int:
+        async with running(small) as prepare:
+            _, request = prepare("get a todo")
+            held = 0
+            for round_ in range(3):
+                for _ in range(200):
+                    await request()
+                gc.collect()
+                before, held = held, sys.getallocatedblocks()
+                if round_ < 2:
+                    continue
+                return held - before
+        return 0
+
+    assert asyncio.run(run()) < 100

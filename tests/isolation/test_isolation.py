@@ -1,0 +1,1360 @@
+"""One user never sees or changes what is another's: over HTTP, query by query, and if every query forgot its WHERE."""
+
+import asyncio
+import dataclasses
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
+
+import httpx
+import msgspec
+import psycopg
+import pytest
+
+import service.commands.rebase
+import service.commands.retention  # noqa: F401 - declares the operator's queries, like service.accounts
+from service.app import ROUTES, create_app
+from service.db import Context, Database, Prepared, Result, StatementFailed
+from service.db.queries import DECLARED, TEXTS
+from service.http.endpoint import Route
+from service.identity.passwords import Passwords
+from service.identity.tokens import Tokens
+from service.settings import Secret, Settings
+from tests.conftest import PASSWORD, Server, TestDatabase
+from tests.support import grammar
+from tests.support.worlds import ASSIGNED, Connection, Person, World, make_world, snapshot
+
+STRANGERS = ("stranger", "assignee", "former_assignee")
+"""Who isn't the owner. Whoever one todo is assigned to is a stranger to the others."""
+EVERY_STRANGER = pytest.mark.parametrize("who", STRANGERS)
+
+
+# Query by query
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryCase:
+    """A query aimed at the owner's rows: its parameters are the owner's, but for ``user_id``."""
+
+    values: Callable[[World], dict[str, Any]] = lambda _: {}
+    shows: frozenset[str] = frozenset()
+    """What of the owner everybody may see through it."""
+    reaches: bool = True
+    """Whether it shows or changes anything of the owner's when the owner runs it."""
+    refused: str | None = None
+    """The code with which what the owner owns makes it fail, for the owner."""
+    refused_to_others: str | None = None
+    """The code with which it fails for anybody else."""
+    caught: str | None = None
+    """The code with which a key of the table stops it for others, were both the WHERE and row security gone."""
+
+
+FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
+FIRST_TIME, LAST_TIME = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+ROW_LIMIT = 1_000_000
+
+
+def todo_list(**first: Any) -> QueryCase:
+    """A list from its start, without filters."""
+    filters = dict.fromkeys(("status", "completed", "priority", "due_before", "due_after", "overdue"))
+    return QueryCase(lambda _: {**filters, "row_limit": ROW_LIMIT, **first})
+
+
+def nothing_set(name: str) -> dict[str, Any]:
+    """The parameters of an update that changes nothing."""
+    return {
+        parameter: False if parameter.startswith("set_") else None
+        for parameter in TEXTS[name].parameters
+        if parameter != "user_id"
+    }
+
+
+def message_list() -> QueryCase:
+    """All of the conversation's messages."""
+    return QueryCase(
+        lambda world: {
+            "conversation_id": world.conversation,
+            "sender_type": None,
+            "message_type": None,
+            "after": 0,
+            "before": 2**31 - 1,
+            "row_limit": ROW_LIMIT,
+        }
+    )
+
+
+def link_list(end: str = "", **filters: Any) -> QueryCase:
+    """All links, or those of the target or of the conversation."""
+
+    def values(world: World) -> dict[str, Any]:
+        ends = {"todo_id": world.target, "conversation_id": world.conversation}
+        named = {end: ends[end]} if end else {}
+        return {"relationship_type": None, "after_id": LAST_ID, "row_limit": ROW_LIMIT, **filters, **named}
+
+    return QueryCase(values)
+
+
+def rows(**values: Any) -> dict[str, Any]:
+    """One row to be imported."""
+    row = {"id": str(uuid4()), "version": 1, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}
+    return {"rows": msgspec.json.encode([{**row, **values, "metadata": {}}])}
+
+
+AUDIT_BOUNDS = {"since_id": FIRST_ID, "until_id": LAST_ID, "before_id": LAST_ID}
+
+
+def audit_list(row: str = "", **first: Any) -> QueryCase:
+    """The audit trail, or that of one row, without filters."""
+    filters = dict.fromkeys(("table", "action", "since", "until"))
+    return QueryCase(
+        lambda world: {
+            **filters,
+            **first,
+            "looked_at": ROW_LIMIT,
+            **({"row_id": getattr(world, row)} if row else {}),
+        }
+    )
+
+
+def undo(change: str, **expected: Any) -> QueryCase:
+    """What reads or undoes a change of the world's."""
+    return QueryCase(lambda world: {"id": world.changes[change]}, **expected)
+
+
+def for_the_operator(**values: Any) -> QueryCase:
+    """Refused by the privilege on a function, which isn't the service's to call."""
+    return QueryCase(lambda _: values, refused="internal", refused_to_others="internal")
+
+
+MESSAGE = {"sender_type": "user", "content": "Planted", "message_type": "text", "metadata": None}
+
+QUERY_CASES = {
+    # sign_in.sql
+    "authenticate": QueryCase(lambda _: {"token_version": 1}, reaches=False),
+    "authenticate_issued": QueryCase(lambda _: {"issued_at": 1_700_000_000}, reaches=False),
+    # A token that its issuer signed says whose it is.
+    "resolve_identity": QueryCase(
+        lambda world: {
+            "issuer": "https://example.com",
+            "subject": world.secrets["private"],
+            "issued_at": 1_700_000_000,
+            "email": world.owner.email,
+            "full_name": None,
+            "creates": True,
+        },
+        shows=frozenset({"owner_id"}),
+    ),
+    "create_user": QueryCase(
+        lambda world: {
+            "email": world.owner.email.upper(),
+            "username": None,
+            "full_name": None,
+            "password_hash": "stolen",
+        },
+        refused="email_taken",
+        refused_to_others="email_taken",
+    ),
+    # Sign-in asks for an address, and looks whether the password is the one; no route answers with what it finds.
+    "find_credentials": QueryCase(
+        lambda world: {"email": world.owner.email}, shows=frozenset({"owner_id", "password_hash"})
+    ),
+    "get_own_credentials": QueryCase(),
+    "take_sign_in_attempt": QueryCase(lambda _: {"account": b"a", "address": b"b"}, reaches=False),
+    "forgive_sign_in_attempt": QueryCase(lambda _: {"account": b"a", "address": b"b"}, reaches=False),
+    "set_password": QueryCase(lambda _: {"password_hash": "stolen"}),
+    "revoke_tokens": QueryCase(),
+    # users.sql
+    "get_me": QueryCase(),
+    "update_me": QueryCase(lambda _: {**nothing_set("update_me"), "set_full_name": True, "full_name": "Stolen"}),
+    "erase_me": QueryCase(lambda _: {"version": None, "records": True}),
+    "list_users": QueryCase(
+        lambda world: {"username": world.owner.username.upper()},
+        shows=frozenset({"owner_id", "username", "full_name"}),
+    ),
+    # todos.sql
+    "get_todo": QueryCase(lambda world: {"id": world.target}),
+    "get_todo_by_number": QueryCase(lambda world: {"number": world.target_number}),
+    "create_todo": QueryCase(
+        lambda _: {
+            "id": None,
+            "title": "Planted",
+            "description": None,
+            "status": "pending",
+            "priority": "low",
+            "due_date": None,
+            "assigned_to": None,
+            "completed_at": None,
+            "metadata": None,
+        }
+    ),
+    "update_todo": QueryCase(
+        # The status alone: the trigger that keeps assignees from the rest is no part of what is tried here.
+        lambda world: {**nothing_set("update_todo"), "id": world.target, "status": "in_progress"}
+    ),
+    "delete_todo": QueryCase(lambda world: {"id": world.target, "number": None, "version": None}),
+    "list_todos_by_status": QueryCase(
+        lambda _: {"status": "pending", "after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}
+    ),
+    "list_todos_by_created_at": todo_list(after=FIRST_TIME, after_id=FIRST_ID),
+    "list_todos_by_created_at_desc": todo_list(after=LAST_TIME, after_id=LAST_ID),
+    "list_todos_by_updated_at": todo_list(after=FIRST_TIME, after_id=FIRST_ID),
+    "list_todos_by_updated_at_desc": todo_list(after=LAST_TIME, after_id=LAST_ID),
+    "list_todos_by_due_date": todo_list(after=FIRST_TIME, after_id=FIRST_ID, after_undated_id=FIRST_ID),
+    "list_todos_by_due_date_desc": todo_list(after=LAST_TIME, after_id=LAST_ID, after_undated_id=LAST_ID),
+    "list_todos_by_priority": todo_list(after=0, after_id=FIRST_ID),
+    "list_todos_by_priority_desc": todo_list(after=5, after_id=LAST_ID),
+    "list_todos_by_number": todo_list(after=0),
+    "list_todos_by_number_desc": todo_list(after=2**31 - 1),
+    "list_assigned_todos": dataclasses.replace(
+        todo_list(sort="created_at", direction=1, after=0, after_id=FIRST_ID),
+        reaches=False,  # the owner has given all theirs away
+    ),
+    "list_all_todos": todo_list(sort="created_at", direction=1, after=0, after_id=FIRST_ID),
+    "find_todo": QueryCase(lambda world: {"id": world.target, "number": None}),
+    "list_conversation_todos": QueryCase(
+        lambda world: {"conversation_id": world.conversation, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}
+    ),
+    # conversations.sql
+    "get_conversation": QueryCase(lambda world: {"id": world.conversation}),
+    "create_conversation": QueryCase(lambda _: {"id": None, "title": "Planted", "metadata": None}),
+    "update_conversation": QueryCase(
+        lambda world: {
+            **nothing_set("update_conversation"),
+            "id": world.conversation,
+            "set_title": True,
+            "title": "Stolen",
+        }
+    ),
+    "delete_conversation": QueryCase(lambda world: {"id": world.conversation, "version": None}),
+    "list_conversations": QueryCase(lambda _: {"after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}),
+    "list_conversations_with_messages": QueryCase(
+        lambda _: {"messages": 50, "after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}
+    ),
+    "list_todo_conversations": QueryCase(
+        lambda world: {"id": world.target, "number": None, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}
+    ),
+    # messages.sql
+    "find_conversation": QueryCase(lambda world: {"id": world.conversation}),
+    "open_conversation": QueryCase(lambda _: {"id": uuid4(), "title": "Planted"}),
+    "expect_position": QueryCase(
+        lambda world: {"conversation_id": world.conversation, "expected": 99},
+        refused="stale_position",
+        refused_to_others="not_found",
+    ),
+    "create_message": QueryCase(
+        lambda world: {"conversation_id": world.conversation, **MESSAGE}, refused_to_others="not_found"
+    ),
+    "create_two_messages": QueryCase(
+        lambda world: {
+            "conversation_id": world.conversation,
+            **MESSAGE,
+            **{f"second_{name}": value for name, value in MESSAGE.items()},
+        },
+        refused_to_others="not_found",
+    ),
+    "create_tagged_message": QueryCase(
+        lambda world: {"conversation_id": world.conversation, **MESSAGE}, refused_to_others="not_found"
+    ),
+    "get_message": QueryCase(lambda world: {"conversation_id": world.conversation, "id": world.message}),
+    "update_message": QueryCase(
+        lambda world: {
+            **nothing_set("update_message"),
+            "conversation_id": world.conversation,
+            "id": world.message,
+            "content": "Stolen",
+        }
+    ),
+    "delete_message": QueryCase(
+        lambda world: {"conversation_id": world.conversation, "id": world.message, "version": None}
+    ),
+    "delete_messages_from": QueryCase(lambda world: {"conversation_id": world.conversation, "from_position": 1}),
+    "list_messages": message_list(),
+    "list_messages_desc": message_list(),
+    "list_context": QueryCase(lambda world: {"conversation_id": world.conversation, "messages": 200}),
+    # links.sql
+    "get_link": QueryCase(lambda world: {"id": world.link}),
+    "create_link": QueryCase(
+        lambda world: {
+            "todo_id": world.target,
+            "conversation_id": world.conversation,
+            "relationship_type": "creation",
+        },
+        refused_to_others="not_found",
+    ),
+    "link_todo": QueryCase(
+        lambda world: {
+            "id": world.target,
+            "number": None,
+            "conversation_id": world.conversation,
+            "relationship_type": "update",
+        },
+        caught="not_found",
+    ),
+    "update_link": QueryCase(lambda world: {"id": world.link, "relationship_type": "creation", "version": None}),
+    "delete_link": QueryCase(lambda world: {"id": world.link, "version": None}),
+    "list_links": link_list(),
+    "list_links_of_todo": link_list("todo_id", conversation_id=None),
+    "list_links_of_conversation": link_list("conversation_id"),
+    # audit.sql and changes.sql
+    "list_audit": audit_list(**AUDIT_BOUNDS, row_limit=ROW_LIMIT),
+    "find_audit_bound": QueryCase(lambda _: {**AUDIT_BOUNDS, "looked_at": 1}),
+    "list_audit_of_row": audit_list("gone_link", before_id=LAST_ID, row_limit=ROW_LIMIT),
+    "find_audit_bound_of_row": QueryCase(
+        lambda world: {"row_id": world.gone_link, "before_id": LAST_ID, "looked_at": 1}
+    ),
+    "list_changes": QueryCase(lambda _: {"after": FIRST_ID, "row_limit": ROW_LIMIT}),
+    "find_change_cursor": QueryCase(lambda world: {"after": world.changes["todo_conversation_links delete"]}),
+    "get_change": undo("todos delete"),
+    "get_last_change": QueryCase(lambda world: {"row_id": world.gone_link, "table": "todo_conversation_links"}),
+    "undo_user_update": undo("users update"),
+    "undo_todo_update": undo("todos update", caught="forbidden"),  # by the trigger that keeps assignees from it
+    "undo_conversation_update": undo("conversations update"),
+    "undo_message_update": undo("messages update"),
+    "undo_link_update": undo("todo_conversation_links update"),
+    "undo_todo_delete": undo("todos delete"),
+    # It comes with its count of messages, which app.restoring is needed for.
+    "undo_conversation_delete": undo("conversations delete", refused="validation_failed"),
+    "undo_message_delete": undo("messages delete", caught="not_found"),
+    "undo_link_delete": undo("todo_conversation_links delete", caught="not_found"),
+    # Without what they belong to.
+    "restore_messages": undo("conversations delete", refused="not_found"),
+    "restore_conversation_links": undo("conversations delete", refused="not_found"),
+    "restore_todo_links": undo("todos delete", refused="not_found"),
+    # tasks.sql
+    "get_task": QueryCase(lambda world: {"number": world.target_number}),
+    "create_task": QueryCase(lambda _: {"title": "Planted", "description": None}),
+    "replace_task": QueryCase(
+        lambda world: {
+            "number": world.target_number,
+            "title": "Stolen",
+            "description": None,
+            "completed": None,
+            "version": None,
+        },
+        caught="forbidden",  # by the trigger that keeps assignees from the title
+    ),
+    "complete_task": QueryCase(lambda world: {"number": world.target_number, "completed": None, "version": None}),
+    "delete_task": QueryCase(lambda world: {"number": world.target_number, "version": None}),
+    "list_tasks_by_created": QueryCase(lambda _: {"completed": None}),
+    "list_tasks_by_title": QueryCase(lambda _: {"completed": None}),
+    "list_tasks_by_due_date": QueryCase(lambda _: {"completed": None}),
+    # idempotency.sql
+    "forget_idempotency_key": QueryCase(lambda world: {"key": world.old_key}),
+    "claim_idempotency_key": QueryCase(
+        lambda world: {"key": world.key, "operation": "POST /", "request_hash": b"x" * 32},
+        refused="idempotency_in_progress",
+    ),
+    "keep_answer": QueryCase(lambda world: {"key": world.key, "status": 200, "headers": b"{}", "body": b"stolen"}),
+    "get_kept_answer": QueryCase(lambda world: {"key": world.key}),
+    # restoring.sql
+    "begin_restoring": QueryCase(reaches=False),
+    "trust_counters": QueryCase(reaches=False),
+    "check_counters": QueryCase(reaches=False),
+    # export.sql
+    "get_exporter": QueryCase(),
+    "get_last_number": QueryCase(reaches=False),  # a number is no secret of the owner's
+    "export_todos": QueryCase(lambda _: {"after": 0, "limit": ROW_LIMIT}),
+    "export_conversations": QueryCase(lambda _: {"after_id": FIRST_ID, "limit": ROW_LIMIT}),
+    "export_messages": QueryCase(
+        lambda _: {"after_id": FIRST_ID, "after": 0, "last_id": LAST_ID, "limit": ROW_LIMIT},
+    ),
+    "export_links": QueryCase(lambda _: {"after_id": FIRST_ID, "limit": ROW_LIMIT}),
+    # imports.sql, row by row
+    "find_exporter": QueryCase(lambda world: {"email": world.owner.email}, shows=frozenset({"owner_id"})),
+    "reserve_numbers": QueryCase(lambda _: {"last_number": 1_000_000}),
+    "begin_chunk": QueryCase(reaches=False),
+    "keep_chunk": QueryCase(refused="internal", refused_to_others="internal"),  # there is none
+    "undo_chunk": QueryCase(refused="internal", refused_to_others="internal"),
+    "import_todos": QueryCase(
+        lambda _: rows(number=900, title="Planted", status="pending", priority="low", assigned_to="me"),
+    ),
+    "import_conversations": QueryCase(lambda _: rows(title="Planted", last_position=0, message_count=0)),
+    "import_messages": QueryCase(
+        lambda world: rows(conversation_id=str(world.conversation), position=7, **MESSAGE),
+        refused_to_others="not_found",
+    ),
+    "import_links": QueryCase(
+        lambda world: rows(
+            todo_id=str(world.target), conversation_id=str(world.conversation), relationship_type="creation"
+        ),
+        refused_to_others="not_found",
+    ),
+    # health.sql
+    "check_login": QueryCase(reaches=False),
+    "list_applied_migrations": QueryCase(reaches=False),
+    # admin.sql, as if the service ran it
+    "list_accounts": QueryCase(lambda _: {"limit": ROW_LIMIT}, reaches=False),  # those behind user_id
+    "find_account": QueryCase(lambda world: {"email": world.owner.email}, shows=frozenset({"owner_id"})),
+    "find_account_by_id": QueryCase(),
+    "update_account": QueryCase(lambda _: {"is_active": False}),
+    "erase_account": QueryCase(),
+    "find_prunable_user": for_the_operator(older_than=LAST_ID),
+    "count_prunable_entries": for_the_operator(older_than=LAST_ID),
+    "prune_audit_log": for_the_operator(older_than=LAST_ID, batch=1000),
+    "count_prunable_keys": for_the_operator(),
+    "prune_idempotency_keys": for_the_operator(batch=1000),
+    "rebase_audit_log": for_the_operator(),
+}
+EVERY_QUERY = pytest.mark.parametrize("name", QUERY_CASES)
+
+
+def test_every_query_has_a_case():
+    assert sorted(QUERY_CASES) == sorted(TEXTS) == sorted(DECLARED)
+
+
+def named_tables(name: str) -> set[str]:
+    """The users' tables that the query names."""
+    return {found.table for found in grammar.references(TEXTS[name].prepared.text.decode(), None)}
+
+
+def is_insert(name: str) -> bool:
+    """Whether it adds rows of nothing but its parameters. What an import reads besides is only what keys are taken."""
+    statement = grammar.statement(TEXTS[name].prepared.text.decode())
+    source: Any = isinstance(statement, grammar.ast.InsertStmt) and statement.selectStmt
+    if not source:
+        return False
+    tables = source.fromClause or ()
+    return bool(source.valuesLists) or all(isinstance(table, grammar.ast.RangeFunction) for table in tables)
+
+
+RAISING = {
+    "authenticate",
+    "authenticate_issued",
+    "expect_position",
+    "keep_chunk",
+    "undo_chunk",
+    "erase_me",
+    "erase_account",
+}
+"""What raises when it doesn't find the row that it is to look at, or the savepoint; or for somebody else's erasure."""
+
+
+NAMELESS = {"get_last_number"}
+"""What answers a number, which doesn't say whose it is."""
+
+
+def forgetful(name: str) -> Prepared | None:
+    """The query with every comparison with ``user_id`` taken out; None where there is none."""
+    query = TEXTS[name]
+    user = grammar.parameter_number(query)
+    if user is None or not named_tables(name) or is_insert(name):
+        return None
+    text = grammar.without_user(query.prepared.text.decode(), user).encode()
+    return query.prepared._replace(name=b"forgetful_" + query.prepared.name, text=text)
+
+
+FORGETFUL = {name: mutant for name in TEXTS if (mutant := forgetful(name))}
+EVERY_FORGETFUL = pytest.mark.parametrize("name", FORGETFUL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a query: its rows, or the code of its refusal, and what of the owner's they show."""
+
+    result: Result | None
+    refused: str | None
+    seen: frozenset[str]
+    changed: bool
+    """Whether any row of the owner's is another than before."""
+
+
+class Stage:
+    """A database, reached as the service does (or whoever the URL names), and a superuser's look at it."""
+
+    def __init__(self, runner: asyncio.Runner, url: str, superuser: Connection) -> None:
+        self.superuser = superuser
+        self._runner = runner
+        self._world: World | None = None
+        self._database = Database(Settings(database_url=Secret(url), database_pool_size=2), lambda *_: None)
+        runner.run(self._database.open())
+
+    def close(self) -> None:
+        self._runner.run(self._database.close())
+
+    def world(self) -> World:
+        """A world in which nobody has written anything yet."""
+        self._world = self._world or make_world(self.superuser)
+        return self._world
+
+    def attempt(
+        self,
+        name: str,
+        world: World,
+        who: Person,
+        *,
+        mutant: Prepared | None = None,
+        user_id: UUID | None = None,
+    ) -> Outcome:
+        """Run the query for ``who``: as it is, or a mutant of it, or with another ``user_id`` than theirs."""
+        prepared, values = DECLARED[name](**QUERY_CASES[name].values(world)).step(user_id or who.id)
+        step = (mutant or prepared, values)
+        if not step[0].reads_only:
+            self._world = None
+        before = snapshot(self.superuser, world.owner.id)
+        try:
+            (result,) = self._runner.run(self._database.transact(Context(who.id, "test"), [step]))
+            refused = None
+        except StatementFailed as failure:
+            result, refused = None, failure.problem.code
+        changed = snapshot(self.superuser, world.owner.id) != before
+        seen = world.seen(msgspec.json.encode(result.rows).decode()) if result else set()
+        return Outcome(result, refused, frozenset(seen), changed)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as found:
+        yield found
+
+
+def make_stage(runner: asyncio.Runner, database: TestDatabase, url: str) -> Iterator[Stage]:
+    with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        found = Stage(runner, url, superuser)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def stage(runner: asyncio.Runner, make_module_database: Callable[[], TestDatabase]) -> Iterator[Stage]:
+    """As the service sees it: bound by row security."""
+    database = make_module_database()
+    yield from make_stage(runner, database, database.service_url)
+
+
+@pytest.fixture(scope="module")
+def unbound_stage(runner: asyncio.Runner, make_module_database: Callable[[], TestDatabase]) -> Iterator[Stage]:
+    """As a superuser sees it: without row security."""
+    database = make_module_database()
+    yield from make_stage(runner, database, database.superuser_url)
+
+
+@EVERY_QUERY
+def test_a_query_reaches_the_owners_rows_when_the_owner_runs_it(name: str, stage: Stage):
+    case = QUERY_CASES[name]
+    world = stage.world()
+    outcome = stage.attempt(name, world, world.owner)
+    assert outcome.refused == case.refused
+    assert bool(outcome.seen or outcome.changed or outcome.refused) == case.reaches
+
+
+def assert_kept_apart(outcome: Outcome, who: str, name: str) -> None:
+    allowed = QUERY_CASES[name].shows | (ASSIGNED if who == "assignee" else set())
+    assert outcome.seen <= allowed
+    if who == "assignee" and name in ("erase_me", "erase_account"):
+        return  # nobody is left whom the todo could be assigned to: the owner's row says so
+    assert not outcome.changed
+    if who != "assignee" and named_tables(name) - {"users"} and not is_insert(name):
+        assert outcome.result == ([], 0)
+
+
+@EVERY_STRANGER
+@EVERY_QUERY
+def test_a_query_shows_and_changes_nothing_of_the_owners_for_somebody_else(name: str, who: str, stage: Stage):
+    world = stage.world()
+    outcome = stage.attempt(name, world, getattr(world, who))
+    assert_kept_apart(outcome, who, name)
+    assert outcome.refused == QUERY_CASES[name].refused_to_others
+
+
+# Were the WHERE forgotten
+
+
+def test_every_query_on_a_users_table_has_a_forgetful_mutant():
+    expected = {name for name in TEXTS if named_tables(name) and not is_insert(name)}
+    assert set(FORGETFUL) == expected
+    for name, mutant in FORGETFUL.items():
+        text, user = mutant.text.decode(), grammar.parameter_number(TEXTS[name])
+        bound = [found.table for found in grammar.references(text, user) if found.bound]
+        statement = grammar.statement(text)
+        # What an INSERT … SELECT adds still gets the caller for its owner.
+        assert bound == ([statement.relation.relname] if isinstance(statement, grammar.ast.InsertStmt) else []), name
+
+
+@EVERY_STRANGER
+@EVERY_FORGETFUL
+def test_row_security_alone_keeps_a_forgetful_query_from_the_owners_rows(name: str, who: str, stage: Stage):
+    world = stage.world()
+    outcome = stage.attempt(name, world, getattr(world, who), mutant=FORGETFUL[name])
+    assert outcome.refused is None
+    assert_kept_apart(outcome, who, name)
+
+
+@EVERY_FORGETFUL
+def test_without_row_security_a_forgetful_query_would_reach_them(name: str, unbound_stage: Stage):
+    world = unbound_stage.world()
+    outcome = unbound_stage.attempt(name, world, world.stranger, mutant=FORGETFUL[name])
+    assert outcome.refused == (QUERY_CASES[name].caught or QUERY_CASES[name].refused)
+    assert outcome.seen or outcome.changed or outcome.refused or (name in NAMELESS and outcome.result.rows)
+
+
+@EVERY_STRANGER
+@EVERY_QUERY
+def test_row_security_keeps_a_query_that_names_the_owner_from_the_owners_rows(name: str, who: str, stage: Stage):
+    world = stage.world()
+    outcome = stage.attempt(name, world, getattr(world, who), user_id=world.owner.id)
+    assert outcome.seen <= QUERY_CASES[name].shows | (ASSIGNED if who == "assignee" else set())
+    assert not outcome.changed
+    if is_insert(name) or name in RAISING or QUERY_CASES[name].refused == "internal":
+        assert outcome.refused
+    else:
+        assert outcome.refused is None
+
+
+# Over HTTP
+
+
+@dataclasses.dataclass(frozen=True)
+class RouteCase:
+    """A request to a route about objects that are the owner's, or don't exist."""
+
+    body: Callable[[World, Person, "Objects"], Any] | None = None
+    """Of the world, whoever asks, and the objects."""
+    query: Callable[[World], dict[str, str]] = lambda _: {}
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    shows: frozenset[str] = frozenset()
+    """What of the owner everybody may see."""
+    owner_status: int | None = None
+    """Where the owner's answer is another than the route's usual one."""
+    names: frozenset[str] = frozenset()
+    """Which of the objects the body names; a path that does says so itself. ``user``: the path is the owner's."""
+    stranger: tuple[int, str] = (404, "not_found")
+    """Status and code for somebody else, whether what is named exists or not."""
+    label: str = "plain"
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """What a request names: ids as they stand in a path."""
+
+    todo: str
+    """The UUID or the number."""
+    todo_uuid: str
+    """Where a number won't do."""
+    number: str
+    """The todo's number, which is its task's id."""
+    conversation: str
+    message: str
+    link: str
+    change: str
+    """An update in the audit trail."""
+    user: str
+    """Whose tasks are asked for, where that isn't whoever asks."""
+
+    @property
+    def todo_id(self) -> str | int:
+        """The todo as it stands in a body."""
+        return int(self.todo) if self.todo.isdigit() else self.todo
+
+
+def owned(world: World, kind: str = "id", todo: UUID | None = None) -> Objects:
+    """The owner's, the target unless another todo is named."""
+    return Objects(
+        todo=str(todo or world.target if kind == "id" else world.target_number),
+        todo_uuid=str(todo or world.target),
+        number=str(world.target_number),
+        conversation=str(world.conversation),
+        message=str(world.message),
+        link=str(world.link),
+        change=str(world.changes["todos update"]),
+        user=str(world.owner.id),
+    )
+
+
+def missing(kind: str = "id") -> Objects:
+    """None that exist."""
+    number = "999999999"
+    ids = [str(uuid4()) for _ in range(6)]
+    return Objects(ids[0] if kind == "id" else number, ids[0], number, *ids[1:])
+
+
+OBJECT_OF_PARAMETER = {
+    "todo_id": "todo",
+    "task_id": "number",
+    "conversation_id": "conversation",
+    "message_id": "message",
+    "link_id": "link",
+    "change_id": "change",
+}
+TODO, CONVERSATION, USER = map(frozenset, (["todo"], ["conversation"], ["user"]))
+ENDS = frozenset({"todo_uuid", "conversation"})
+
+
+def named(route: Route, case: RouteCase) -> frozenset[str]:
+    """Which of the objects the request names."""
+    return case.names | {OBJECT_OF_PARAMETER[name] for name in route.path_parameters if name != "user_id"}
+
+
+def with_owners_path(*cases: RouteCase) -> list[RouteCase]:
+    """The cases, and the same under the owner's path, which is refused before anything is looked for."""
+    return [
+        *cases,
+        *(
+            dataclasses.replace(case, names=USER, stranger=(403, "forbidden"), label=f"{case.label}, the owner's path")
+            for case in cases
+        ),
+    ]
+
+
+CHANGE = {"status": "in_progress"}
+SAID = {"sender_type": "user", "content": "Hello"}
+STALE = {"If-Match": '"99"'}
+
+
+def ends(_: World, __: Person, objects: Objects) -> dict[str, str]:
+    """A link's."""
+    return {"todo_id": objects.todo_uuid, "conversation_id": objects.conversation}
+
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def exported(*links: dict[str, str]) -> bytes:
+    """A file with these links and nothing else."""
+    times = {"created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}
+    lines = [
+        {"type": "export", "format": 1, "email": None, "last_number": 0},
+        *({"type": "link", **link, "relationship_type": "update", **times, "version": 1} for link in links),
+        {"type": "end", "todos": 0, "conversations": 0, "messages": 0, "links": len(links)},
+    ]
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+
+
+ROUTE_CASES: dict[tuple[str, str], list[RouteCase]] = {
+    ("GET", "/health/live"): [RouteCase()],
+    ("GET", "/health/ready"): [RouteCase()],
+    ("POST", "/v1/auth/register"): [
+        RouteCase(lambda *_: {"email": f"new-{secrets.token_hex(8)}@example.com", "password": PASSWORD})
+    ],
+    ("POST", "/v1/auth/token"): [RouteCase(lambda _, person, __: {"email": person.email, "password": PASSWORD})],
+    ("POST", "/v1/auth/refresh"): [RouteCase(lambda _, person, __: {"refresh_token": refresh_token(person)})],
+    ("POST", "/v1/auth/logout-everywhere"): [RouteCase()],
+    ("PUT", "/v1/users/me/password"): [
+        RouteCase(lambda *_: {"current_password": PASSWORD, "new_password": PASSWORD + "!"})
+    ],
+    ("GET", "/v1/users/me"): [RouteCase()],
+    ("PATCH", "/v1/users/me"): [RouteCase(lambda *_: {"full_name": "Changed"})],
+    ("DELETE", "/v1/users/me"): [
+        RouteCase(owner_status=409),
+        RouteCase(query=lambda _: {"erase": "true"}, label="erase"),
+    ],
+    ("GET", "/v1/users"): [
+        RouteCase(
+            query=lambda world: {"username": world.owner.username},
+            shows=frozenset({"owner_id", "username", "full_name"}),
+        )
+    ],
+    ("GET", "/v1/todos"): [
+        RouteCase(query=lambda _, scope=scope: {"scope": scope}, label=scope) for scope in ("owned", "assigned", "all")
+    ],
+    ("POST", "/v1/todos"): [
+        RouteCase(lambda *_: {"title": "New"}),
+        RouteCase(
+            lambda _, __, objects: {"title": "New", "conversation_id": objects.conversation},
+            names=CONVERSATION,
+            label="conversation",
+        ),
+    ],
+    ("POST", "/v1/todos/batch"): [
+        RouteCase(lambda *_: {"create": [{"title": "New"}]}, label="create"),
+        RouteCase(lambda _, __, objects: {"update": [{"id": objects.todo_id, **CHANGE}]}, names=TODO, label="update"),
+        RouteCase(lambda _, __, objects: {"delete": [objects.todo_id]}, names=TODO, label="delete"),
+        RouteCase(
+            lambda _, __, objects: {"create": [{"title": "New"}], "update": [{"id": objects.todo_id, **CHANGE}]},
+            names=TODO,
+            label="create and update",
+        ),
+        RouteCase(
+            lambda _, __, objects: {
+                "create": [{"title": "New"}, {"title": "New", "conversation_id": objects.conversation}]
+            },
+            names=CONVERSATION,
+            label="create with conversation",
+        ),
+        RouteCase(
+            lambda _, __, objects: {"update": [{"id": objects.todo_id, "conversation_id": objects.conversation}]},
+            names=TODO | CONVERSATION,
+            label="update with conversation",
+        ),
+    ],
+    ("GET", "/v1/todos/{todo_id}"): [
+        RouteCase(),
+        RouteCase(query=lambda _: {"escape": "html"}, label="escaped"),
+        RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
+    ],
+    ("PATCH", "/v1/todos/{todo_id}"): [
+        RouteCase(lambda *_: CHANGE),
+        RouteCase(lambda *_: {}, label="empty"),
+        RouteCase(lambda *_: {"status": "archived", "title": "Taken"}, label="title"),
+        RouteCase(lambda _, person, __: {"assigned_to": str(person.id)}, label="assign"),
+        RouteCase(lambda *_: CHANGE, headers={"If-Match": "*"}, label="If-Match"),
+        RouteCase(lambda *_: CHANGE, headers=STALE, owner_status=412, label="stale If-Match"),
+        RouteCase(
+            lambda _, __, objects: {"conversation_id": objects.conversation}, names=CONVERSATION, label="conversation"
+        ),
+    ],
+    ("DELETE", "/v1/todos/{todo_id}"): [
+        RouteCase(),
+        RouteCase(headers={"If-Match": "*"}, label="If-Match"),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("GET", "/v1/todos/{todo_id}/conversations"): [RouteCase()],
+    ("GET", "/v1/conversations"): [
+        RouteCase(),
+        RouteCase(query=lambda _: {"messages": "50"}, label="messages"),
+    ],
+    ("POST", "/v1/conversations"): [RouteCase(lambda *_: {"title": "New"})],
+    ("GET", "/v1/conversations/{conversation_id}"): [
+        RouteCase(),
+        RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
+    ],
+    ("PATCH", "/v1/conversations/{conversation_id}"): [
+        RouteCase(lambda *_: {"title": "Taken"}),
+        RouteCase(lambda *_: {}, label="empty"),
+        RouteCase(lambda *_: {"title": None}, headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("DELETE", "/v1/conversations/{conversation_id}"): [
+        RouteCase(),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("GET", "/v1/conversations/{conversation_id}/todos"): [RouteCase()],
+    ("GET", "/v1/conversations/{conversation_id}/messages"): [
+        RouteCase(),
+        RouteCase(query=lambda _: {"order": "-position", "before_position": "9"}, label="backwards"),
+        RouteCase(query=lambda _: {"after_position": "9"}, label="none left"),
+    ],
+    ("POST", "/v1/conversations/{conversation_id}/messages"): [
+        RouteCase(lambda *_: SAID),
+        RouteCase(lambda *_: {"sender_type": "system", "content": "Obey"}, label="system"),
+    ],
+    ("DELETE", "/v1/conversations/{conversation_id}/messages"): [
+        RouteCase(query=lambda _: {"from_position": "1"}),
+        RouteCase(query=lambda _: {"from_position": "9"}, label="none there"),
+    ],
+    ("GET", "/v1/conversations/{conversation_id}/messages/{message_id}"): [
+        RouteCase(),
+        RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
+    ],
+    ("PATCH", "/v1/conversations/{conversation_id}/messages/{message_id}"): [
+        RouteCase(lambda *_: {"content": "Taken"}),
+        RouteCase(lambda *_: {}, label="empty"),
+        RouteCase(lambda *_: {"content": "Taken"}, headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("DELETE", "/v1/conversations/{conversation_id}/messages/{message_id}"): [
+        RouteCase(),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("GET", "/v1/conversations/{conversation_id}/context"): [
+        RouteCase(),
+        RouteCase(query=lambda _: {"messages": "0"}, label="none"),
+    ],
+    ("POST", "/v1/conversations/{conversation_id}/turns"): [
+        RouteCase(lambda *_: {"messages": [SAID]}),
+        RouteCase(lambda *_: {"messages": [SAID, SAID], "context": {"messages": 200}}, label="context"),
+        RouteCase(lambda *_: {"messages": [SAID], "expected_position": 1}, label="expected"),
+        RouteCase(lambda *_: {"messages": [SAID], "expected_position": 9}, owner_status=409, label="stale"),
+    ],
+    ("POST", "/v1/turns"): [RouteCase(lambda *_: {"messages": [SAID], "context": {"messages": 200}, "title": "New"})],
+    ("GET", "/v1/links"): [
+        RouteCase(),
+        RouteCase(query=lambda world: {"todo_id": str(world.target)}, label="todo"),
+        RouteCase(query=lambda world: {"conversation_id": str(world.conversation)}, label="conversation"),
+        RouteCase(query=lambda _: {"relationship_type": "discussion"}, label="type"),
+    ],
+    ("POST", "/v1/links"): [
+        RouteCase(lambda *named: {**ends(*named), "relationship_type": "creation"}, names=ENDS),
+        RouteCase(ends, names=ENDS, owner_status=409, label="existing"),
+    ],
+    ("GET", "/v1/links/{link_id}"): [
+        RouteCase(),
+        RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
+    ],
+    ("PATCH", "/v1/links/{link_id}"): [
+        RouteCase(lambda *_: {"relationship_type": "update"}),
+        RouteCase(lambda *_: {}, label="empty"),
+        RouteCase(lambda *_: {}, headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("DELETE", "/v1/links/{link_id}"): [
+        RouteCase(),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ],
+    ("GET", "/v1/audit"): [
+        RouteCase(),
+        RouteCase(query=lambda world: {"row_id": str(world.target)}, label="row"),
+        RouteCase(query=lambda _: {"table": "todos", "action": "delete"}, label="deleted todos"),
+    ],
+    ("GET", "/v1/changes"): [RouteCase()],
+    ("POST", "/v1/changes/{change_id}/revert"): [RouteCase()],
+    ("GET", "/v1/export"): [RouteCase()],
+    ("POST", "/v1/import"): [
+        RouteCase(lambda *_: exported(), headers=NDJSON),
+        RouteCase(
+            lambda *named: exported({"id": str(uuid5(NAMESPACE_OID, named[2].todo_uuid)), **ends(*named)}),
+            headers=NDJSON,
+            names=ENDS,
+            stranger=(422, "validation_failed"),
+            label="link",
+        ),
+    ],
+    ("GET", "/api/{user_id}/tasks"): with_owners_path(
+        *(RouteCase(query=lambda _, sort=sort: {"sort": sort}, label=sort) for sort in ("created", "title", "due_date"))
+    ),
+    ("POST", "/api/{user_id}/tasks"): with_owners_path(RouteCase(lambda *_: {"title": "New"})),
+    ("GET", "/api/{user_id}/tasks/{task_id}"): with_owners_path(
+        RouteCase(),
+        RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
+    ),
+    ("PUT", "/api/{user_id}/tasks/{task_id}"): with_owners_path(
+        RouteCase(lambda *_: {"title": "Taken", "completed": True}),
+        RouteCase(lambda *_: {"title": "Taken"}, headers=STALE, owner_status=412, label="stale If-Match"),
+    ),
+    ("DELETE", "/api/{user_id}/tasks/{task_id}"): with_owners_path(
+        RouteCase(),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ),
+    ("PATCH", "/api/{user_id}/tasks/{task_id}/complete"): with_owners_path(
+        RouteCase(),
+        RouteCase(lambda *_: {"completed": True}, label="set"),
+        RouteCase(headers=STALE, owner_status=412, label="stale If-Match"),
+    ),
+}
+CASES: list[Any] = [
+    pytest.param(route, case, id=f"{route.method} {route.path} {case.label}")
+    for route in ROUTES
+    for case in ROUTE_CASES.get((route.method, route.path), [])
+]
+CASES_BY_KIND: list[Any] = [
+    pytest.param(*param.values, kind, id=f"{param.id} by {kind}")
+    for param in CASES
+    for kind in (("id", "number") if "todo" in named(*param.values) else ("id",))
+]
+"""Each case, where it names a todo, by its id and by its number."""
+NAMING_CASES = [param for param in CASES_BY_KIND if named(*param.values[:2])]
+OTHER_CASES = [param for param in CASES if not named(*param.values)]
+REQUEST_ID = "one-for-all-requests"
+
+
+def test_every_route_has_a_case():
+    assert sorted(ROUTE_CASES) == sorted((route.method, route.path) for route in ROUTES)
+    assert all(ROUTE_CASES.values())
+
+
+def test_nothing_is_served_beside_the_list_of_routes():
+    edge = create_app(
+        Settings(database_url=Secret("postgresql://nobody@localhost/none"), jwt_secret=Secret(secrets.token_hex(32)))
+    )
+    shortcut: Any = edge._app
+    listed = {(route.method, route.path) for route in ROUTES}
+    for path in shortcut.litestar.routes:
+        for handler in path.route_handlers:
+            if handler.opt.get("file"):  # the documentation and /metrics
+                assert path.path == "/metrics" or path.path.startswith("/schema")
+                continue
+            if handler.http_methods == {"OPTIONS"}:  # Litestar's own
+                continue
+            (method,) = handler.http_methods
+            listed.remove((method, handler.opt["route"].path))
+    assert listed == set()
+
+
+_tokens: list[Tokens] = []
+
+
+def refresh_token(person: Person) -> str:
+    return _tokens[-1].issue(person.id, 1).refresh_token
+
+
+class Site:
+    """The running service, and a superuser's look at its database."""
+
+    def __init__(self, server: Server, superuser: Connection, password_hash: str) -> None:
+        self.superuser = superuser
+        self.client = httpx.Client(base_url=server.url, timeout=10)
+        self._password_hash = password_hash
+        self._tokens = Tokens(server.env["JWT_SECRET"], None, 900, 3600)
+        _tokens.append(self._tokens)
+
+    def world(self) -> World:
+        return make_world(self.superuser, self._password_hash)
+
+    def headers(self, who: Person | None) -> dict[str, str]:
+        """Nobody (None) sends no token."""
+        token = who and f"Bearer {self._tokens.issue(who.id, 1).access_token}"
+        return {"X-Request-ID": REQUEST_ID, **({"Authorization": token} if token else {})}
+
+    def send(self, who: Person, method: str, path: str, body: Any = None) -> httpx.Response:
+        return self.client.request(method, path, headers=self.headers(who), json=body)
+
+    def ask(
+        self,
+        route: Route,
+        case: RouteCase,
+        world: World,
+        who: Person | None,
+        objects: Objects,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """The case's request about the objects."""
+        path = {parameter: getattr(objects, name) for parameter, name in OBJECT_OF_PARAMETER.items()}
+        user = objects.user if "user" in case.names else str((who or world.owner).id)
+        body = case.body(world, who or world.owner, objects) if case.body else None
+        return self.client.request(
+            route.method,
+            route.path.format(**path, user_id=user),
+            params=case.query(world),
+            headers={**self.headers(who), **case.headers, **(headers or {})},
+            **({"content": body} if isinstance(body, bytes) else {"json": body}),
+        )
+
+
+@pytest.fixture(scope="module")
+def site(server: Server) -> Iterator[Site]:
+    passwords = Passwords()
+    password_hash = asyncio.run(passwords.hash(PASSWORD))
+    passwords.close()
+    with psycopg.connect(server.database.superuser_url, autocommit=True) as superuser:
+        found = Site(server, superuser, password_hash)
+        with found.client:
+            yield found
+
+
+def everything(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], bytes]:
+    """All that a client can tell two answers apart by, but for the time."""
+    headers = sorted((name, value) for name, value in answer.headers.multi_items() if name != "date")
+    return answer.status_code, headers, answer.content
+
+
+@pytest.mark.parametrize(("route", "case"), CASES)
+def test_without_a_token_only_public_routes_answer(route: Route, case: RouteCase, site: Site):
+    world = site.world()
+    before = snapshot(site.superuser, world.owner.id)
+    answer = site.ask(route, case, world, None, owned(world))
+    if route.public:
+        assert answer.status_code == route.status
+        return
+    assert answer.status_code == 401
+    assert answer.json()["code"] == "unauthenticated"
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert everything(answer) == everything(site.ask(route, case, world, None, missing()))
+    assert world.seen(answer.text) == set()
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+@pytest.mark.parametrize(("route", "case", "kind"), CASES_BY_KIND)
+def test_the_owner_is_served(route: Route, case: RouteCase, kind: str, site: Site):
+    world = site.world()
+    answer = site.ask(route, case, world, world.owner, owned(world, kind))
+    nothing = route.returns is None
+    assert answer.status_code == (case.owner_status or (204 if nothing else route.status)), answer.text
+
+
+@pytest.mark.parametrize(("route", "case", "kind"), NAMING_CASES)
+@EVERY_STRANGER
+def test_a_stranger_gets_the_same_answer_as_for_what_is_missing(
+    route: Route, case: RouteCase, who: str, kind: str, site: Site
+):
+    world = site.world()
+    person = getattr(world, who)
+    before = snapshot(site.superuser, world.owner.id)
+    answer = site.ask(route, case, world, person, owned(world, kind))
+    assert (answer.status_code, answer.json()["code"]) == case.stranger
+    none = missing(kind)
+    # All of it missing, and one by one: a message of a conversation that is there, say.
+    absent = [
+        none,
+        *(dataclasses.replace(owned(world, kind), **{name: getattr(none, name)}) for name in named(route, case)),
+    ]
+    for objects in absent:
+        assert everything(answer) == everything(site.ask(route, case, world, person, objects))
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+@pytest.mark.parametrize(("route", "case"), OTHER_CASES)
+def test_a_stranger_is_served_with_nothing_of_the_owners(route: Route, case: RouteCase, site: Site):
+    world = site.world()
+    before = snapshot(site.superuser, world.owner.id)
+    answer = site.ask(route, case, world, world.stranger, owned(world))
+    assert answer.is_success, answer.text
+    assert world.seen(answer.text) == case.shows
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+@pytest.mark.parametrize(("route", "case"), [param for param in CASES if param.values[0].takes_key])
+def test_the_key_of_the_owners_request_is_a_new_one_to_a_stranger(route: Route, case: RouteCase, site: Site):
+    world = site.world()
+    key = {"Idempotency-Key": secrets.token_hex(8)}
+    site.ask(route, case, world, world.owner, owned(world), key)
+    if route.path != "/v1/auth/logout-everywhere":  # after which the owner's token is no longer good
+        answer = site.ask(route, case, world, world.owner, owned(world), key)
+        assert ("Idempotency-Replayed" in answer.headers) == answer.is_success
+    before = snapshot(site.superuser, world.owner.id)
+    answer = site.ask(route, case, world, world.stranger, owned(world), key)
+    assert "Idempotency-Replayed" not in answer.headers
+    assert world.seen(answer.text) == set()
+    if named(route, case):
+        assert (answer.status_code, answer.json()["code"]) == case.stranger
+        assert everything(answer) == everything(site.ask(route, case, world, world.stranger, missing(), key))
+    else:
+        assert answer.is_success
+        again = site.ask(route, case, world, world.stranger, owned(world), key)
+        assert again.headers.get("Idempotency-Replayed") == "true" or route.path == "/v1/auth/logout-everywhere"
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+# One's own and another's together
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """What somebody who isn't the owner has of their own."""
+
+    todo: str
+    conversation: str
+    message: str
+
+
+def make_own(site: Site, person: Person) -> Own:
+    todo = site.send(person, "POST", "/v1/todos", {"title": "Own"}).json()
+    turn = site.send(person, "POST", "/v1/turns", {"messages": [SAID]}).json()
+    return Own(todo["id"], turn["messages"][0]["conversation_id"], turn["messages"][0]["id"])
+
+
+MIXED: dict[str, Callable[[Own, Objects], tuple[str, str, Any]]] = {
+    "link one's own todo": lambda own, objects: (
+        "POST",
+        "/v1/links",
+        {"todo_id": own.todo, "conversation_id": objects.conversation},
+    ),
+    "link one's own conversation": lambda own, objects: (
+        "POST",
+        "/v1/links",
+        {"todo_id": objects.todo, "conversation_id": own.conversation},
+    ),
+    "change one's own todo in a conversation": lambda own, objects: (
+        "PATCH",
+        f"/v1/todos/{own.todo}",
+        {"title": "Taken", "conversation_id": objects.conversation},
+    ),
+    "change one's own todo in a conversation, in a batch": lambda own, objects: (
+        "POST",
+        "/v1/todos/batch",
+        {"update": [{"id": own.todo, "title": "Taken", "conversation_id": objects.conversation}]},
+    ),
+    "change a todo in one's own conversation": lambda own, objects: (
+        "PATCH",
+        f"/v1/todos/{objects.todo}",
+        {"conversation_id": own.conversation},
+    ),
+    "get a message in one's own conversation": lambda own, objects: (
+        "GET",
+        f"/v1/conversations/{own.conversation}/messages/{objects.message}",
+        None,
+    ),
+    "change a message in one's own conversation": lambda own, objects: (
+        "PATCH",
+        f"/v1/conversations/{own.conversation}/messages/{objects.message}",
+        {"content": "Taken"},
+    ),
+    "delete a message in one's own conversation": lambda own, objects: (
+        "DELETE",
+        f"/v1/conversations/{own.conversation}/messages/{objects.message}",
+        None,
+    ),
+    "get one's own message in a conversation": lambda own, objects: (
+        "GET",
+        f"/v1/conversations/{objects.conversation}/messages/{own.message}",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MIXED)
+@EVERY_STRANGER
+def test_ones_own_is_not_tied_to_what_is_anothers(what: str, who: str, site: Site):
+    world = site.world()
+    person = getattr(world, who)
+    own = make_own(site, person)
+    before, before_own = [snapshot(site.superuser, user.id) for user in (world.owner, person)]
+    answer = site.send(person, *MIXED[what](own, owned(world)))
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert everything(answer) == everything(site.send(person, *MIXED[what](own, missing())))
+    assert snapshot(site.superuser, world.owner.id) == before
+    assert snapshot(site.superuser, person.id) == before_own
+
+
+@EVERY_STRANGER
+def test_a_filter_that_names_anothers_object_finds_what_one_that_names_nothing_finds(who: str, site: Site):
+    world = site.world()
+    person = getattr(world, who)
+    own = make_own(site, person)
+    linked = site.send(person, "POST", "/v1/links", {"todo_id": own.todo, "conversation_id": own.conversation})
+    assert linked.status_code == 201
+    answers = [
+        [
+            everything(site.send(person, "GET", f"/v1/links?{filters}"))
+            for filters in (
+                f"todo_id={objects.todo}",
+                f"conversation_id={objects.conversation}",
+                f"todo_id={objects.todo}&conversation_id={objects.conversation}",
+                f"todo_id={own.todo}&conversation_id={objects.conversation}",
+                f"todo_id={objects.todo}&conversation_id={own.conversation}",
+            )
+        ]
+        for objects in (owned(world), missing())
+    ]
+    assert answers[0] == answers[1]
+    assert {(status, body) for status, _, body in answers[0]} == {(200, b'{"items":[],"next_cursor":null}')}
+
+
+# What an assignee may
+
+
+def assert_all_missing(site: Site, world: World, who: Person, todo: UUID) -> None:
+    """Whatever is asked about the todo, the answer is that of a todo that doesn't exist."""
+    before = snapshot(site.superuser, world.owner.id)
+    for route, case in (param.values for param in CASES if {"todo", "todo_uuid"} & named(*param.values)):
+        answer = site.ask(route, case, world, who, owned(world, todo=todo))
+        # What a file names is wrong with its line, not missing.
+        assert answer.status_code == (422 if route.path == "/v1/import" else 404)
+        assert everything(answer) == everything(site.ask(route, case, world, who, missing()))
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+def test_an_assignee_reads_the_todo_as_its_owner_does(site: Site):
+    world = site.world()
+    path = f"/v1/todos/{world.assigned}"
+    answer = site.send(world.assignee, "GET", path)
+    assert answer.status_code == 200
+    assert everything(answer) == everything(site.send(world.owner, "GET", path))
+    assert world.seen(answer.text) == ASSIGNED
+
+
+def test_an_assignee_finds_the_todo_among_the_assigned_ones_only(site: Site):
+    world = site.world()
+    seen = {
+        scope: [todo["id"] for todo in site.send(world.assignee, "GET", f"/v1/todos?scope={scope}").json()["items"]]
+        for scope in ("owned", "assigned", "all")
+    }
+    assert seen == {"owned": [], "assigned": [str(world.assigned)], "all": [str(world.assigned)]}
+    assert site.send(world.assignee, "GET", f"/v1/todos/{world.assigned_number}").status_code == 404
+
+
+def test_an_assignee_changes_the_status(site: Site):
+    world = site.world()
+    path = f"/v1/todos/{world.assigned}"
+    before = site.send(world.owner, "GET", path).json()
+    answer = site.send(world.assignee, "PATCH", path, {"status": "in_progress"})
+    assert answer.status_code == 200
+    expected = {"status": "in_progress", "completed": False, "completed_at": None, "version": before["version"] + 1}
+    assert answer.json() == {**before, **expected, "updated_at": answer.json()["updated_at"]}
+    again = site.send(
+        world.assignee, "POST", "/v1/todos/batch", {"update": [{"id": str(world.assigned), "status": "completed"}]}
+    )
+    assert again.status_code == 200
+    assert again.json()["update"][0]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"title": "Taken"},
+        {"status": "archived", "title": "Taken"},
+        {"description": "Taken"},
+        {"priority": "urgent"},
+        {"due_date": "2100-01-01T00:00:00Z"},
+        {"due_date": None},
+        {"assigned_to": None},
+        {"metadata": {"taken": True}},
+        {"status": "completed", "completed_at": "2020-01-01T00:00:00Z"},
+    ],
+    ids="-".join,
+)
+def test_an_assignee_changes_nothing_else(change: dict[str, Any], site: Site):
+    world = site.world()
+    before = snapshot(site.superuser, world.owner.id)
+    one = site.send(world.assignee, "PATCH", f"/v1/todos/{world.assigned}", change)
+    many = site.send(world.assignee, "POST", "/v1/todos/batch", {"update": [{"id": str(world.assigned), **change}]})
+    assert [answer.status_code for answer in (one, many)] == [403, 403]
+    assert one.json()["code"] == "forbidden"
+    assert (many.json()["code"], many.json()["list"], many.json()["index"]) == ("forbidden", "update", 0)
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+def test_an_assignee_does_not_hand_the_todo_on(site: Site):
+    world = site.world()
+    before = snapshot(site.superuser, world.owner.id)
+    for person in (world.assignee, world.stranger):
+        change = {"assigned_to": str(person.id)}
+        answer = site.send(world.assignee, "PATCH", f"/v1/todos/{world.assigned}", change)
+        # Naming who it is assigned to already changes nothing, and is no error.
+        assert answer.status_code == (200 if person is world.assignee else 403)
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+def test_an_assignee_does_not_delete_the_todo(site: Site):
+    world = site.world()
+    before = snapshot(site.superuser, world.owner.id)
+    one = site.send(world.assignee, "DELETE", f"/v1/todos/{world.assigned}")
+    many = site.send(world.assignee, "POST", "/v1/todos/batch", {"delete": [str(world.assigned)]})
+    assert [answer.status_code for answer in (one, many)] == [403, 403]
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+@pytest.mark.parametrize("successor", [None, "stranger"])
+def test_who_is_no_longer_assigned_gets_the_same_answers_as_for_a_missing_todo(successor: str | None, site: Site):
+    world = site.world()
+    assigned_to = successor and str(getattr(world, successor).id)
+    given = site.send(world.owner, "PATCH", f"/v1/todos/{world.assigned}", {"assigned_to": assigned_to})
+    assert given.status_code == 200
+    assert_all_missing(site, world, world.assignee, world.assigned)
+    assert site.send(world.assignee, "GET", "/v1/todos?scope=all").json()["items"] == []
+
+
+def test_an_assignee_sees_nothing_of_the_conversations_about_the_todo(site: Site):
+    world = site.world()
+    listed = site.send(world.owner, "GET", f"/v1/todos/{world.assigned}/conversations").json()["items"]
+    assert [item["id"] for item in listed] == [str(world.conversation)]
+    answer = site.send(world.assignee, "GET", f"/v1/todos/{world.assigned}/conversations")
+    assert answer.status_code == 404
+    assert everything(answer) == everything(site.send(world.assignee, "GET", f"/v1/todos/{uuid4()}/conversations"))
+    for path in ("/v1/conversations", "/v1/links", f"/v1/links?todo_id={world.assigned}"):
+        assert site.send(world.assignee, "GET", path).json()["items"] == []
+
+
+def test_an_assignee_links_the_todo_with_no_conversation(site: Site):
+    world = site.world()
+    own = make_own(site, world.assignee)
+    before, before_own = [snapshot(site.superuser, user.id) for user in (world.owner, world.assignee)]
+    for conversation in (own.conversation, str(world.conversation), str(uuid4())):
+        ends = {"todo_id": str(world.assigned), "conversation_id": conversation}
+        assert site.send(world.assignee, "POST", "/v1/links", ends).status_code == 404
+        change = {"status": "archived", "conversation_id": conversation}
+        one = site.send(world.assignee, "PATCH", f"/v1/todos/{world.assigned}", change)
+        many = site.send(world.assignee, "POST", "/v1/todos/batch", {"update": [{"id": str(world.assigned), **change}]})
+        assert [answer.status_code for answer in (one, many)] == [403, 403]
+    assert snapshot(site.superuser, world.owner.id) == before
+    assert snapshot(site.superuser, world.assignee.id) == before_own
+
+
+def test_an_assignee_has_no_task_of_the_todo(site: Site):
+    world = site.world()
+    own, theirs = f"/api/{world.assignee.id}/tasks", f"/api/{world.owner.id}/tasks"
+    assert site.send(world.assignee, "GET", own).json() == []
+    number = world.assigned_number
+    answer = site.send(world.assignee, "GET", f"{own}/{number}")
+    assert answer.status_code == 404
+    assert everything(answer) == everything(site.send(world.assignee, "GET", f"{own}/999999999"))
+    before = snapshot(site.superuser, world.owner.id)
+    assert site.send(world.assignee, "PATCH", f"{own}/{number}/complete").status_code == 404
+    assert site.send(world.assignee, "PATCH", f"{theirs}/{number}/complete").status_code == 403
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+def test_assigning_gives_the_owner_no_sight_of_the_assignees_rows(site: Site):
+    world = site.world()
+    created = site.send(world.assignee, "POST", "/v1/todos", {"title": "Of the assignee"}).json()
+    assert created["user_id"] == str(world.assignee.id)
+    assert site.send(world.owner, "GET", f"/v1/todos/{created['id']}").status_code == 404
+    for scope in ("owned", "assigned", "all"):
+        assert created["id"] not in site.send(world.owner, "GET", f"/v1/todos?scope={scope}").text
