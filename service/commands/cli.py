@@ -62,7 +62,7 @@ _EXPECTED = (
     ("service.commands.accounts", "AccountError"),
     ("service.commands.transfer", "CarryError"),
     ("service.commands.demo", "DemoError"),
-    ("service.http.edge", "StartupError"),
+    ("service.problems", "StartupError"),
     ("service.embedded.account", "EmbeddedPostgresError"),
     ("service.commands.logins", "LoginError"),
     ("service.commands.migrate", "MigrationError"),
