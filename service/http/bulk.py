@@ -1,7 +1,7 @@
 """What doesn't fit into memory, and lasts: exports and imports, so many at a time, and one for each user.
 
-A body goes to a temporary file, which has no name and is gone when it is closed. ``TMPDIR`` says where; a disk is better
-for it than memory.
+A body goes to a temporary file, which has no name and is gone when it is closed. ``TMPDIR`` says where; a disk is
+better for it than memory.
 """
 
 import hashlib

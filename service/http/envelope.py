@@ -1,9 +1,9 @@
 """The outermost layer of every request: its id, its log line, its metrics, every answer's headers, the last resort.
 
 A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
-nor 405. It sets ``scope["state"]["request_id"]`` and reads ``route`` (the template) and ``user_id`` back from there. The
-server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only by
-its missing body.
+nor 405. It sets ``scope["state"]["request_id"]`` and reads ``route`` (the template) and ``user_id`` back from there.
+The server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only
+by its missing body.
 """
 
 import asyncio

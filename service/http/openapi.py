@@ -156,7 +156,7 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             component.title = None
 
     def _tidy(self, schema: Any) -> Any:
-        """The schema with every closed set that has a name (its title) as a component, and with our components' names."""
+        """The schema with our components' names; a closed set that has a name, its title, becomes one of them."""
         if isinstance(schema, list):
             return [self._tidy(item) for item in schema]
         if not isinstance(schema, dict):
