@@ -50,6 +50,22 @@ def made_cluster() -> Iterator[Path]:
         yield found / "made"
 
 
+@pytest.fixture(scope="module")
+def wheel_elsewhere() -> Iterator[Path]:
+    """A copy of the wheel's programs at a path that shells trip over, which nobody else may enter; where they are."""
+    bin_dir = EmbeddedPostgres(Path("unused")).bin_dir
+    package = bin_dir.parent.parent
+    unneeded = shutil.ignore_patterns("*.a", "include", "pkgconfig", "pgxs")
+    with reachable_folder() as found:
+        site_packages = found / "home" / "it's a site & packages"
+        for part in (bin_dir.parent, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(part, site_packages / part.relative_to(package.parent), symlinks=True, ignore=unneeded)
+        for path in (found / "home", *(found / "home").rglob("*")):
+            if not path.is_symlink():  # as a venv made under umask 077 has them
+                path.chmod(path.stat().st_mode & 0o700)
+        yield site_packages / bin_dir.relative_to(package.parent)
+
+
 @pytest.fixture
 def data_dir(folder: Path, made_cluster: Path) -> Path:
     """A data folder with a cluster in it that was shut down."""
@@ -70,14 +86,6 @@ def ask(server: EmbeddedPostgres, query: LiteralString = "SELECT 1") -> object:
     with psycopg.connect(server.url()) as connection:
         row = connection.execute(query).fetchone()
     return row and row[0]
-
-
-def copy_of_wheel(bin_dir: Path, site_packages: Path) -> Path:
-    """The wheel's programs, and its libraries, installed elsewhere; where the programs are."""
-    package = bin_dir.parent.parent
-    for part in (bin_dir.parent, package.with_name(f"{package.name}.libs")):
-        shutil.copytree(part, site_packages / part.relative_to(package.parent), symlinks=True)
-    return site_packages / bin_dir.relative_to(package.parent)
 
 
 def owner_of(path: Path) -> dict[str, int | list[int]]:
@@ -120,14 +128,13 @@ def another_owner(data_dir: Path) -> Generator[tuple["subprocess.Popen[str]", in
             owner.kill()
 
 
-def test_data_and_programs_may_lie_in_paths_with_spaces_and_quotes(folder: Path, postgres: EmbeddedPostgres) -> None:
-    programs = copy_of_wheel(postgres.bin_dir, folder / "it's a site & packages")
-    with EmbeddedPostgres(folder / "my $data, 'quoted'", bin_dir=programs) as server:
+def test_data_and_programs_may_lie_in_paths_with_spaces_and_quotes(folder: Path, wheel_elsewhere: Path) -> None:
+    with EmbeddedPostgres(folder / "my $data, 'quoted'", bin_dir=wheel_elsewhere) as server:
         assert ask(server) == 1
 
 
-def test_a_very_long_data_path_still_gets_a_short_socket_path(folder: Path) -> None:
-    with embedded(folder / ("long" * 50)) as server:
+def test_a_very_long_data_path_still_gets_a_short_socket_path(folder: Path, data_dir: Path) -> None:
+    with embedded(data_dir.rename(folder / ("long" * 50))) as server:
         assert len(str(server.socket_dir / ".s.PGSQL.5432")) < 104
         assert ask(server) == 1
 
@@ -289,7 +296,7 @@ def test_a_start_waits_as_long_as_the_server_recovers(data_dir: Path) -> None:
     assert START_SECONDS >= 120
     (data_dir / "cluster" / "recovery.signal").touch()
     os.chown(data_dir / "cluster" / "recovery.signal", *(data_dir / "cluster").stat()[4:6])
-    slow = {**UNSAFE_BUT_FAST, "restore_command": "sleep 0.5; false", "hot_standby": "off"}
+    slow = {**UNSAFE_BUT_FAST, "restore_command": "sleep 0.2; false", "hot_standby": "off"}
     with pytest.raises(EmbeddedPostgresError, match=r"did not answer in 0 s: .*\(see "):
         EmbeddedPostgres(data_dir, options=slow, start_seconds=0.3).start()
     started = time.monotonic()
@@ -298,14 +305,22 @@ def test_a_start_waits_as_long_as_the_server_recovers(data_dir: Path) -> None:
     assert time.monotonic() - started > 0.5, "there was no recovery to wait for"
 
 
-def test_a_server_started_by_hand_is_used_and_left_running(data_dir: Path, postgres: EmbeddedPostgres) -> None:
+def test_a_server_started_by_hand_is_used_and_left_running(data_dir: Path) -> None:
     if os.geteuid() == 0:
         data_dir.chmod(0o711)  # an operator has to open root's folder, too, for an account that may run PostgreSQL
     account = owner_of(data_dir / "cluster")
     with reachable_folder() as sockets:
         if account:
             shutil.chown(sockets, account["user"], account["group"])
-        command = [postgres.bin_dir / "postgres", "-D", data_dir / "cluster", "-k", sockets.as_posix(), "-h", ""]
+        command = [
+            embedded(data_dir).bin_dir / "postgres",
+            "-D",
+            data_dir / "cluster",
+            "-k",
+            sockets.as_posix(),
+            "-h",
+            "",
+        ]
         by_hand = subprocess.Popen(command, stderr=subprocess.DEVNULL, **account)
         try:
             wait_until((sockets / ".s.PGSQL.5432").exists, "the server listens")
@@ -364,12 +379,11 @@ def test_somebody_elses_data_folder_is_refused(folder: Path) -> None:
         EmbeddedPostgres(folder / "data").start()
 
 
-@pytest.mark.root
-def test_a_data_folder_that_root_made_for_itself_is_used_where_it_is(folder: Path) -> None:
-    (folder / "data").mkdir(mode=0o700)
-    with embedded(folder / "data") as server:
-        assert ask(server, "SHOW data_directory") == str(folder / "data" / "cluster")
-        assert stat.S_IMODE((folder / "data").stat().st_mode) == 0o700
+def test_a_data_folder_that_others_could_enter_is_closed_and_used_where_it_is(data_dir: Path) -> None:
+    data_dir.chmod(0o755)
+    with embedded(data_dir) as server:
+        assert ask(server, "SHOW data_directory") == str(data_dir / "cluster")
+        assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
 
 
 @pytest.mark.root
@@ -387,20 +401,13 @@ def test_a_socket_folder_that_somebody_else_made_first_is_not_used(data_dir: Pat
 
 
 @pytest.mark.root
-def test_roots_server_runs_as_somebody_else_where_only_root_may_go_and_widens_no_folder(
-    folder: Path, postgres: EmbeddedPostgres
-) -> None:
-    home = folder / "home of root"
-    programs = copy_of_wheel(postgres.bin_dir, home / "venv")
-    for path in (home, *home.rglob("*")):  # as a venv made under umask 077 has them
-        path.chmod(path.stat().st_mode & 0o700)
-    modes = {path: path.stat().st_mode for path in (folder, home, *home.rglob("*"), Path("/tmp"))}
+def test_roots_server_runs_as_somebody_else_where_only_root_may_go_and_widens_no_folder(wheel_elsewhere: Path) -> None:
+    home = next(path for path in wheel_elsewhere.parents if path.name == "home")
+    modes = {path: path.stat().st_mode for path in (home.parent, home, *home.rglob("*"), Path("/tmp"))}
     for _ in range(2):
-        with EmbeddedPostgres(home / "data", bin_dir=programs, options=UNSAFE_BUT_FAST) as server:
+        with EmbeddedPostgres(home / "data", bin_dir=wheel_elsewhere, options=UNSAFE_BUT_FAST) as server:
             assert ask(server) == 1
             status = dict(line.split(":\t", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
             assert "0" not in status["Uid"].split() + status["Gid"].split()
-            assert int(status["CapPrm"], 16) == 1 << 1, (
-                "more than the way past the permissions of files (see capability.h)"
-            )
+            assert int(status["CapPrm"], 16) == 1 << 1, "more than the way past files' permissions (see capability.h)"
     assert {path: path.stat().st_mode for path in modes} == modes
