@@ -63,7 +63,7 @@ _EXPECTED = (
     ("service.commands.transfer", "CarryError"),
     ("service.commands.demo", "DemoError"),
     ("service.problems", "StartupError"),
-    ("service.embedded.account", "EmbeddedPostgresError"),
+    ("service.embedded", "EmbeddedPostgresError"),
     ("service.commands.logins", "LoginError"),
     ("service.commands.migrate", "MigrationError"),
     ("service.db.queries", "QueryError"),
@@ -383,8 +383,6 @@ def _embedded(settings: Settings) -> "Generator[EmbeddedPostgres]":
     from service.embedded import EmbeddedPostgres
 
     with EmbeddedPostgres(settings.embedded_data_dir / "postgres") as server:
-        for notice in server.notices:
-            _say(notice)
         yield server
 
 
