@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.sql import SQL, Identifier
 
 from service.commands.migrate import connect
 from service.commands.migration_files import split_statements
@@ -32,13 +31,6 @@ ROWS_AT_ONCE = 20_000
 
 _PACKAGED = Path(__file__).parents[1] / "sql" / "demo"
 _FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "sql" / "demo"
-_SESSION = """
-SELECT set_config(name, wanted, false)
-FROM (VALUES ('timezone', 'UTC'), ('statement_timeout', '0'), ('transaction_timeout', '0'), ('lock_timeout', '10s'),
-    ('idle_in_transaction_session_timeout', '60s'), ('work_mem', '64MB'), ('default_transaction_read_only', 'off'))
-    AS settings (name, wanted)
-JOIN pg_settings USING (name)
-"""
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('todochat: demo'))"
 _FIND = "SELECT min(email) FROM public.users WHERE email_key >= %(account)s AND email_key < %(account)s || '~'"
 _NO_SCHEMA = (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction)
@@ -96,7 +88,7 @@ def _fill(url: str, account: str, size: Size | None) -> Filled:
     with connect(url) as connection:
         as_superuser = size is not None and connection.info.parameter_status("is_superuser") == "on"
         try:
-            connection.execute(_SESSION)
+            _run(connection, "session")
             with connection.transaction():
                 connection.execute(_LOCK)
                 if not as_superuser:
@@ -111,7 +103,8 @@ def _fill(url: str, account: str, size: Size | None) -> Filled:
                 email = _find(connection, parameters)
                 _run(connection, "end")
             if size is not None:
-                _vacuum(connection)
+                with Stage("vacuum, analyze"):
+                    _run(connection, "vacuum")
         except _NO_SCHEMA:
             raise DemoError("the database is empty: run the migrations first (make migrate)") from None
         except psycopg.errors.InsufficientPrivilege:
@@ -148,16 +141,6 @@ def _write(connection: _Connection, name: str, parameters: _Parameters, *, by_us
             added += counted
             stage.update(numbers[-1] / users, counted.total())
     return added
-
-
-def _vacuum(connection: _Connection) -> None:
-    """Set what the first reader of each row would set otherwise: measurements begin even."""
-    connection.execute("SET ROLE todochat_owner")
-    tables = (*TABLES, "todo_counters", "audit_log")
-    with Stage("vacuum, analyze") as stage:
-        for done, table in enumerate(tables, start=1):
-            connection.execute(SQL("VACUUM (ANALYZE) {}").format(Identifier("public", table)))
-            stage.update(done / len(tables), 0)
 
 
 def _run(connection: _Connection, name: str, parameters: _Parameters | None = None) -> list[_Run]:

@@ -1,6 +1,6 @@
--- What the other files of this folder rely on: the planner's settings, and functions that are dropped before the
--- transaction ends (end.sql), so that nobody else ever sees them. They are single expressions, which the planner puts in
--- place of the calls.
+-- What the other files of this folder rely on: the planner's settings, and functions that end.sql drops before the
+-- transaction ends, so that nobody else ever sees them. They are single expressions, which the planner puts in place of
+-- the calls.
 
 -- New rows have no statistics: the planner would read whole tables for each slice of users.
 SET LOCAL enable_seqscan = off;

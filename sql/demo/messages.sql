@@ -51,11 +51,11 @@ told AS MATERIALIZED (
     SELECT
         d.*,
         public.demo_errand(d.call_bits) AS errand,
-        public.demo_pick(
-            ARRAY['create_todo', 'list_todos', 'update_todo', 'complete_todo', 'find_conversation'],
-            public.demo_random(d.call_bits, 1)
-        ) AS tool,
-        jsonb_build_object('title', public.demo_errand(d.call_bits), 'number', 1 + mod(d.position, 50)) AS arguments
+        public.demo_pick(ARRAY['create_todo', 'update_todo', 'complete_todo'], public.demo_random(d.call_bits, 1))
+            AS tool,
+        jsonb_build_object(
+            'number', 1 + floor(50 * public.demo_random(d.call_bits, 2)), 'title', public.demo_errand(d.call_bits)
+        ) AS arguments
     FROM drawn AS d
 )
 

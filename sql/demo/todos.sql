@@ -1,5 +1,5 @@
--- Todos in every state, spread over the year: half are open, most others completed, some archived; a few are assigned to
--- somebody. A completed todo has no due date, which could lie before the day of its completion.
+-- Todos in every state, spread over the year: half are open, most others completed, some archived; a few are assigned
+-- to somebody. A completed todo has no due date, which could lie before the day of its completion.
 -- param seed: integer
 -- param users: integer, how many users there are in all
 -- param todos: integer, how many todos all users have together

@@ -391,6 +391,7 @@ def test_the_embedded_database_is_filled_while_it_is_served() -> None:
         first = demo_command("--users", "3", "--messages", "20", **env)  # makes and migrates the database
         assert first.returncode == 0, first
         assert re.search(r"^messages +100% +20 rows", first.stderr, re.MULTILINE)
+        assert re.search(r"^3 users, 150 todos, \d+ conversations, 20 messages, \d+ todo_", first.stdout), first.stdout
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "service", "serve"],
