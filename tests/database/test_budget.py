@@ -26,8 +26,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from service.app import create_app
-from service.commands.demo.fill import fill_many
-from service.commands.demo.rows import Size
+from service.commands.demo import Size, fill_many
 from service.db import Database
 from service.db.link import Link
 from service.db.queries import Caller
@@ -268,7 +267,7 @@ REQUESTS = 40
 
 @dataclasses.dataclass(frozen=True)
 class Seeded:
-    """A database with rows of `service.demo`, and some of them."""
+    """A database with rows of `service.commands.demo`, and some of them."""
 
     database: TestDatabase
     todos: Sequence[tuple[UUID, UUID]]
