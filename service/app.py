@@ -27,8 +27,8 @@ from service import (
     users,
 )
 from service.commands.migrate import known_ids
+from service.db.caller import Caller
 from service.db.database import Database
-from service.db.queries import Caller
 from service.http.bulk import Bulk
 from service.http.docs import documentation
 from service.http.envelope import Draining, Envelope

@@ -6,8 +6,9 @@ from collections.abc import Collection
 import msgspec
 from litestar import get
 
-from service.db import Database
-from service.db.queries import Caller, Many, One
+from service.db.caller import Caller
+from service.db.database import Database
+from service.db.queries import Many, One
 from service.http.envelope import Draining
 from service.http.metrics import CONTENT_TYPE, may_read_metrics
 from service.http.request import Request

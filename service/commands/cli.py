@@ -290,7 +290,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _queries(_: argparse.Namespace) -> int:
     """List the named queries: file, parameters, what they return, the index they ride on."""
-    from service.db.queries import TEXTS
+    from service.db.loading import TEXTS
 
     for query in TEXTS.values():
         parameters = ", ".join(f"{name} {kind}" for name, kind in query.parameters.items())

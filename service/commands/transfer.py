@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from service.commands.accounts import find_account
-from service.db import Database
-from service.db.queries import Caller
+from service.db.caller import Caller
+from service.db.database import Database
 from service.exports import exported
 from service.imports import ImportResult, import_file
 from service.problems import Problem, html_safe

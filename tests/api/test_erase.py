@@ -17,7 +17,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from service.db import SESSION, Context, Database, Prepared
+from service.db.database import Database
+from service.db.statements import SESSION, Context, Prepared
 from service.settings import Secret, Settings
 from service.users import ERASE_SECONDS
 from tests.commands.test_commands import as_migrator, complaint, run

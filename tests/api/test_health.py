@@ -12,8 +12,8 @@ from psycopg import sql
 
 from service import health
 from service.commands.migrate import known_ids
-from service.db import Database
-from service.db.queries import Caller
+from service.db.caller import Caller
+from service.db.database import Database
 from service.embedded import EmbeddedPostgres
 from service.http.envelope import Draining
 from service.problems import Problem, StartupError

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from service.commands import retention
-from service.db.queries import TEXTS
+from service.db.loading import TEXTS
 from tests.commands.test_commands import as_migrator, run
 from tests.conftest import Server, TestDatabase, User, user_factory
 from tests.support.problems import problem

@@ -24,12 +24,12 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from service.db.connection import Connection
 
 from service.app import create_app
 from service.commands.demo import Size, fill_many
-from service.db import Database
-from service.db.link import Link
-from service.db.queries import Caller
+from service.db.caller import Caller
+from service.db.database import Database
 from service.identity import tokens as auth
 from service.identity.tokens import Tokens
 from service.messages import (
@@ -499,9 +499,9 @@ def calls(seeded: Seeded, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
         async with running(seeded) as prepare:
             rig, request = prepare(name)
             answers: list[Any] = []
-            exchange = Link.exchange
+            exchange = Connection.exchange
 
-            async def record(link: Link, steps: Any, deadline: float) -> Any:
+            async def record(link: Connection, steps: Any, deadline: float) -> Any:
                 answers.append(await exchange(link, steps, deadline))
                 return answers[-1]
 
@@ -509,10 +509,10 @@ def calls(seeded: Seeded, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
                 return answers[-1]
 
             with monkeypatch.context() as patch:
-                patch.setattr(Link, "exchange", record)
+                patch.setattr(Connection, "exchange", record)
                 await request()
                 assert rig.status in {200, 201}, rig.body
-                patch.setattr(Link, "exchange", replay)
+                patch.setattr(Connection, "exchange", replay)
                 # Now and then a request also flushes the log, or fetches randomness for others.
                 return min(count_calls(request()) for _ in range(5))
 

@@ -14,8 +14,10 @@ import pytest
 import uvloop
 from psycopg.conninfo import conninfo_to_dict
 
-from service.db import SESSION, Context, Database, Prepared, Result, StatementFailed, Step, pool
-from service.db.queries import _TYPES
+from service.db import pool
+from service.db.database import Database
+from service.db.loading import TYPES as _TYPES
+from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step
 from service.problems import Problem
 from service.settings import Secret, Settings
 from tests.conftest import TestDatabase, free_port

@@ -24,8 +24,9 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from service.audit import AuditFilters, list_audit, list_changes
-from service.db import Database
-from service.db.queries import Caller, Statement
+from service.db.caller import Caller
+from service.db.database import Database
+from service.db.queries import Statement
 from service.embedded import EmbeddedPostgres
 from service.http.paging import Page, PageQuery, encode_cursor
 from service.settings import Secret, Settings
