@@ -257,7 +257,7 @@ def create_app(settings: Settings) -> Edge:
         logging_config=None,
         debug=False,
     )
-    return Edge(cast(App, Shortcut(routes, services, litestar)), settings, metrics, draining)
+    return Edge(cast(App, Shortcut(routes, services, litestar)), metrics, draining)
 
 
 def _tokens(settings: Settings) -> Tokens | None:

@@ -4,6 +4,7 @@ Triggers write it, in the transaction of the change. What a column became is not
 when it is read: the next entry of the same row has it as its old value, or else the row has it still.
 """
 
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -15,7 +16,8 @@ from service.db.queries import BEGIN_RESTORING, Caller, Count, Many, Maybe, One,
 from service.http.fields import Time, check_time
 from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor
 from service.problems import Problem, invalid
-from service.serving import logs
+
+log = logging.getLogger(__name__)
 
 Action = Literal["insert", "update", "delete"]
 Table = Literal["users", "identities", "todos", "conversations", "messages", "todo_conversation_links"]
@@ -170,7 +172,7 @@ async def list_changes(caller: Caller, query: PageQuery) -> Page[Entry]:
     if found is None:
         raise Problem("invalid_cursor", "What follows this cursor is not kept any more. Begin without one.")
     if found.is_stranded:
-        logs.log("error", "audit_log_stranded", request_id=caller.request_id, hint="run `todochat rebase`")
+        log.error("audit_log_stranded", extra={"request_id": caller.request_id, "hint": "run `todochat rebase`"})
         raise Problem("database_unavailable", "The change feed waits for the database's operator.")
     return Page(rows, encode_cursor("changes", (rows[-1].id if rows else found.after,)))
 

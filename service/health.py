@@ -1,6 +1,7 @@
 """Whether the process lives, whether it may be sent requests, and whether its database login is one that may serve."""
 
 import asyncio
+import logging
 from collections.abc import Collection
 
 import msgspec
@@ -9,7 +10,8 @@ from service.db import Database
 from service.db.queries import Caller, Many, One
 from service.http.edge import Draining, StartupError
 from service.problems import Problem
-from service.serving import logs
+
+log = logging.getLogger(__name__)
 
 READY_SECONDS = 1.0
 """How long readiness waits for the database."""
@@ -104,7 +106,7 @@ async def refuse_unsafe_login(database: Database) -> None:
         raise StartupError("the database has no tables yet: run `todochat migrate`")
     reasons = login_faults(found)
     if reasons:
-        logs.log("error", "unsafe_login", login=found.login, reasons=reasons)
+        log.error("unsafe_login", extra={"login": found.login, "reasons": reasons})
         raise StartupError(
             f"the database login {found.login!r} is not safe to serve with: it {'; it '.join(reasons)}. "
             "Make a proper one with `todochat create-login NAME` and put it into DATABASE_URL"

@@ -1,6 +1,7 @@
 """The one function that runs a transaction."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -17,8 +18,9 @@ from service.db.link import Link, LinkExpired, LinkLost, StepRefused
 from service.db.pool import Pool
 from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step, set_local, set_locally
 from service.problems import Problem, from_database
-from service.serving import logs
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 ACQUIRE_SECONDS = 2.0
 """How long a request waits for a connection before it is answered 503."""
@@ -381,19 +383,19 @@ def _failure(refused: StepRefused, request: Sequence[Step], before: int, context
     name, text, _, _ = request[refused.index][0]
     statement = name.decode()
     if error.sqlstate == _NAME_TAKEN:
-        logs.log("error", "prepared_statement_refused", query=statement, request_id=context.request_id, hint=_POOLER)
+        fields = {"query": statement, "request_id": context.request_id, "hint": _POOLER}
+        log.error("prepared_statement_refused", extra=fields)
         problem = Problem("database_unavailable")
     elif problem.code == "user_has_records" and not text.startswith(b"SELECT erase_user"):
         # The foreign key's other side: something was added, and the user deleted behind the check that let them in.
         problem = Problem("invalid_token", "The user is gone.")
     elif problem.code == "internal":
-        logs.log(
-            "error",
-            "database_error",
-            query=statement,
-            request_id=context.request_id,
-            sqlstate=error.sqlstate,
-            message=error.diag.message_primary,
-            constraint=error.diag.constraint_name,
-        )
+        fields = {
+            "query": statement,
+            "request_id": context.request_id,
+            "sqlstate": error.sqlstate,
+            "reason": error.diag.message_primary,
+            "constraint": error.diag.constraint_name,
+        }
+        log.error("database_error", extra=fields)
     return StatementFailed(refused.index - before, problem)

@@ -19,8 +19,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from service.db.link import Link, LinkExpired, LinkLost, StepRefused
 from service.db.statements import SESSION, Prepared, Row, Step, set_session
 from service.problems import Problem
-from service.serving import logs
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3
 """How long an attempt to connect may take, for each address of the host."""
@@ -330,7 +331,8 @@ class Pool:
             return
         if not self._unreachable:
             self._unreachable = True
-            logs.log("error", "database_unreachable", reason=self._reason, connections=len(self._leased))
+            fields = {"reason": self._reason, "connections": len(self._leased)}
+            log.error("database_unreachable", extra=fields)
         if not self._leased:
             self._refuse_waiting()
 
@@ -357,7 +359,7 @@ class Pool:
             self._failing_since = None
             if self._unreachable:
                 self._unreachable = False
-                logs.log("info", "database_reachable")
+                log.info("database_reachable")
             self._hand_on(link)
 
     def _forget(self, link: Link) -> None:

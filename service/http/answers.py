@@ -1,5 +1,6 @@
 """Answers, as ASGI applications."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -8,7 +9,8 @@ import msgspec
 from litestar.types import Receive, Scope, Send
 
 from service.problems import Problem, html_escaped, html_safe, problem_body
-from service.serving import logs
+
+log = logging.getLogger(__name__)
 
 LINES = "application/x-ndjson"
 PIECE_BYTES = 64 * 1024
@@ -50,7 +52,7 @@ class Lines:
                     await self._send(write(piece), state.get("connection"), send)
                     piece = await anext(pieces, None)
             except Problem as problem:
-                logs.log("warning", "answer_cut_off", request_id=state["request_id"], code=problem.code)
+                log.warning("answer_cut_off", extra={"request_id": state["request_id"], "code": problem.code})
                 raise
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

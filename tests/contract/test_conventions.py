@@ -21,7 +21,6 @@ from service.http.endpoint import BODY_BYTES, Route
 from service.http.fields import TITLE_LENGTH
 from service.messages import TURN_BYTES
 from service.problems import CODES, Problem
-from service.serving import logs
 from service.settings import Secret, Settings
 from service.todos import BATCH_BYTES
 from tests.support.problems import problem
@@ -211,7 +210,7 @@ def test_options_names_the_methods_too(client: httpx.Client, route: Route) -> No
 
 
 def test_an_error_nobody_foresaw_is_answered_without_its_cause(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(caller: object) -> None:
         raise LookupError(f"the secret of {caller}")
@@ -227,9 +226,7 @@ def test_an_error_nobody_foresaw_is_answered_without_its_cause(
     answer = asyncio.run(ask())
     problem(answer, 500, "internal")
     assert "secret" not in answer.text
-    logs.out.flush()
-    logged = capfd.readouterr()
-    assert "LookupError: the secret of" in logged.out + logged.err
+    assert "LookupError: the secret of" in caplog.text
 
 
 # Bodies

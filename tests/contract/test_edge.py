@@ -233,11 +233,11 @@ def test_an_idle_connection_is_closed_without_a_word(small: SmallServer) -> None
     [
         b"GARBAGE\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHeader name: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHeader name: x\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
     ],
 )
 def test_what_is_not_http_is_a_malformed_request(small: SmallServer, data: bytes) -> None:
@@ -270,14 +270,73 @@ def test_a_trailer_does_not_become_a_header(small: SmallServer) -> None:
     assert b"forged" not in answer
 
 
-def test_an_upgrade_is_ignored_and_nothing_behind_it_is_read_as_a_request(small: SmallServer) -> None:
+UPGRADES = {
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+    "websocket": b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+}
+BODIES = {
+    "no body": (b"GET", b"", b""),
+    "a body": (b"POST", b"Content-Length: 4\r\n\r\n", b"body"),
+    "a chunked body": (b"POST", b"Transfer-Encoding: chunked\r\n\r\n", b"4\r\nbody\r\n0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES)
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_a_wish_for_another_protocol_is_ignored_body_and_all(
+    small: SmallServer, upgrade: str, kind: str, size: int
+) -> None:
+    method, length, body = BODIES[kind]
+    head = method + b" /echo HTTP/1.1\r\nHost: a\r\n" + UPGRADES[upgrade] + (length or b"\r\n")
+    data = head + body + b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     with small.connect() as connection:
-        connection.sendall(b"GET /slow?0.1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
-        time.sleep(0.05)
-        connection.sendall(b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(data), size):
+            connection.sendall(data[start : start + size])
         answer = read_all(connection)
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert answer.startswith(b"HTTP/1.1 200 ")
+    first, second = answer.split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200 ")
+    assert first.endswith(b"\r\n\r\n" + (b"body" if body else b""))
+    assert second.startswith(b"200 ")
+    assert second.endswith(b"\r\n\r\n{}")
+
+
+def test_many_wishes_for_another_protocol_at_once_are_ignored_one_by_one(small: SmallServer) -> None:
+    requests = b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n" * 500
+    answer = exchange(small, requests + b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 ") == 501
+
+
+def test_curl_with_http2_posts_a_body(small: SmallServer, tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(b"x" * 200_000)
+    given = ["curl", "-sS", "--http2", "--data-binary", f"@{tmp_path}/body", "-w", "%{http_version} %{response_code}"]
+    ended = subprocess.run([*given, f"{small.url}/echo"], capture_output=True, timeout=20, check=True)
+    assert ended.stdout == b"x" * 200_000 + b"1.1 200"
+
+
+def test_a_tunnel_is_refused(small: SmallServer) -> None:
+    answer = exchange(small, b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\nGET /slow?0 HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert status_and_code(answer) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "version", "status"),
+    [
+        (b"", b"1.1", 400),
+        (b"Host: a\r\nHost: a\r\n", b"1.1", 400),
+        (b"Host: a\r\nhost: b\r\n", b"1.1", 400),
+        (b"Host:\r\n", b"1.1", 200),
+        (b"HOST: a\r\n", b"1.1", 200),
+        (b"", b"1.0", 200),
+    ],
+)
+def test_a_request_of_http_1_1_has_one_host(small: SmallServer, hosts: bytes, version: bytes, status: int) -> None:
+    answer = exchange(small, b"GET / HTTP/%b\r\n%bConnection: close\r\n\r\n" % (version, hosts))
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    if status == 400:
+        assert problem_of(answer)["code"] == "malformed_request"
+        assert "Host" in problem_of(answer)["detail"]
 
 
 def test_http_1_0_is_answered_and_closed(small: SmallServer) -> None:
@@ -345,7 +404,7 @@ def test_an_answer_that_closes_can_be_read_by_a_client_that_still_sends(small: S
         head = b"POST /unread HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n"
         connection.sendall(head + b"x" * 1_000_000)
         time.sleep(0.1)
-        connection.sendall(b"x" * 2_000_000 + b"GET /slow?0 HTTP/1.1\r\nX-Request-ID: behind-1\r\n\r\n")
+        connection.sendall(b"x" * 2_000_000 + b"GET /slow?0 HTTP/1.1\r\nHost: a\r\nX-Request-ID: behind-1\r\n\r\n")
         answer = read_all(connection)
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert answer.count(b"HTTP/1.1 ") == 1

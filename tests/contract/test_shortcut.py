@@ -1,9 +1,7 @@
 """The quick ways of the hot path lead where the slow ones do."""
 
-import asyncio
 import secrets
 import socket
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -16,7 +14,6 @@ from service.db.statements import set_local, set_locally
 from service.http.endpoint import Shortcut, _next_link
 from service.http.reading import path_reader, read_pairs
 from service.problems import Problem
-from service.serving import logs
 from service.settings import Secret, Settings
 from tests.conftest import Server
 
@@ -181,19 +178,3 @@ def test_an_id_in_a_path_is_read_in_any_case_and_in_no_other_form():
     ):
         with pytest.raises(Problem):
             read(text)
-
-
-def test_log_lines_leave_in_writes_that_are_as_full_as_they_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    writes: list[bytes] = []
-    line = b"x" * 299 + b"\n"
-
-    async def gather(lines: logs.Lines) -> None:
-        for _ in range(100):
-            lines.gather(line)
-        lines.flush()
-
-    with (tmp_path / "log").open("wb") as file:
-        lines = logs.Lines(file.fileno())
-        monkeypatch.setattr(lines, "_put", lambda chunk, _: writes.append(chunk))
-        asyncio.run(gather(lines))
-    assert [len(write) for write in writes] == [13 * len(line)] * 7 + [9 * len(line)]

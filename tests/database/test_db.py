@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from service.db import SESSION, Context, Database, Prepared, Result, StatementFailed, Step, pool
 from service.db.queries import _TYPES
 from service.problems import Problem
+from service.serving.log import JsonFormatter
 from service.settings import Secret, Settings
 from tests.conftest import TestDatabase, free_port
 from tests.faults.load import wait_for
@@ -617,7 +618,7 @@ def test_closing_ends_what_runs_and_what_waits(shared: TestDatabase) -> None:
     run(shared.service_url, use)
 
 
-def test_a_database_that_is_not_there_is_unavailable_soon(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_database_that_is_not_there_is_unavailable_soon(caplog: pytest.LogCaptureFixture) -> None:
     async def use() -> None:
         url = f"postgresql://nobody:secret@127.0.0.1:{free_port()}/nothing"
         found = Database(Settings(database_url=Secret(url)), lambda *_: None)
@@ -632,7 +633,7 @@ def test_a_database_that_is_not_there_is_unavailable_soon(capfd: pytest.CaptureF
             await found.close()
 
     asyncio.run(use())
-    said = capfd.readouterr().out
+    said = "\n".join(JsonFormatter().format(record) for record in caplog.records)
     assert "database_unreachable" in said
     assert "Connection refused" in said
     assert "secret" not in said

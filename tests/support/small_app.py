@@ -132,5 +132,5 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 if __name__ == "__main__":
     defaults = {"port": 0, "shutdown_delay_seconds": 0.3, "shutdown_grace_seconds": 2.0}
     settings = Settings(**{**defaults, **OPTIONS["settings"]})
-    edge = Edge(app, settings, METRICS, DRAINING, **OPTIONS["edge"])
+    edge = Edge(app, METRICS, DRAINING, **OPTIONS["edge"])
     sys.exit(run(settings, edge, limits=Limits(**OPTIONS["limits"])))
