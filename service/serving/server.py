@@ -29,6 +29,8 @@ from service.settings import Settings
 
 BACKLOG = 2048
 """Connections the kernel may hold for us; net.core.somaxconn caps it."""
+UNSENT_BYTES = 128 * 1024
+"""How much of an answer the kernel may hold for a connection before it is on its way."""
 ACCEPT_ATTEMPTS = 100
 STARTUP_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
@@ -81,6 +83,8 @@ def listen(host: str, port: int) -> socket.socket:
         else:
             message = f"can't listen on {host}, port {port}: {error.strerror}"
         raise StartupError(message) from error
+    # What a client doesn't read waits here, where it is counted, and not in the kernel: up to 4 MiB a connection there.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     listener.setblocking(False)
     return listener
 

@@ -17,10 +17,18 @@ import pytest
 
 from service.http.edge import new_request_id
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics, may_read_metrics
+from service.serving.protocol import Connections, Limits
 from service.settings import Secret
-from tests.support.small_server import SmallServer, command, environment, read_all, running
+from tests.support.small_server import LARGE, SmallServer, command, environment, read_all, running
 
-LIMITS = {"header_seconds": 0.3, "idle_seconds": 0.6, "linger_seconds": 0.4, "stall_seconds": 0.4, "connections": 20}
+LIMITS = {
+    "header_seconds": 0.3,
+    "idle_seconds": 0.6,
+    "linger_seconds": 0.4,
+    "stall_seconds": 0.4,
+    "connections": 20,
+    "connections_per_address": 16,
+}
 EDGE = {"body_seconds": 0.3, "body_rate": 20_000}
 SERVER_ERROR = 500
 
@@ -422,18 +430,49 @@ def test_the_rest_of_an_unwanted_body_has_little_time(small: SmallServer) -> Non
         assert time.monotonic() - started < 3
 
 
-def test_a_client_that_does_not_read_its_answer_is_cut_off(small: SmallServer) -> None:
+@pytest.mark.parametrize("path", [b"/big", b"/large"])
+@pytest.mark.parametrize("goes_on_asking", [False, True])
+def test_a_client_that_does_not_read_its_answer_is_cut_off(
+    small: SmallServer, path: bytes, goes_on_asking: bool
+) -> None:
     with small.connect() as connection:
-        connection.sendall(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        request = b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+        connection.sendall(request)
         deadline = time.monotonic() + 5
-        while open_connections(small, "127.0.0.1", connection.getsockname()[1]):
+        while is_open(small, connection.getsockname()[1]):
             assert time.monotonic() < deadline
-            time.sleep(0.02)
+            time.sleep(0.05)
+            if goes_on_asking:
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(request)
 
 
-def open_connections(server: SmallServer, host: str, port: int) -> bool:
+def test_a_client_that_reads_its_answer_slowly_gets_it(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        received, started = 0, time.monotonic()
+        while piece := connection.recv(500_000, socket.MSG_WAITALL):
+            received += len(piece)
+            time.sleep(0.05)
+    assert received > LARGE
+    assert time.monotonic() - started > 2 * LIMITS["stall_seconds"]
+
+
+def test_answers_that_nobody_reads_take_little_memory_and_keep_nobody_else_from_theirs(tmp_path: Path) -> None:
+    with running(tmp_path / "log") as server, contextlib.ExitStack() as held:
+        for _ in range(60):
+            connection = held.enter_context(server.connect())
+            connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        other = held.enter_context(server.connect("127.0.0.2"))
+        other.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert len(read_all(other)) > LARGE
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        most = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+        assert most < 250 * 1024 * 1024
+
+
+def is_open(server: SmallServer, port: int) -> bool:
     """Whether the server still holds its end of the connection from there."""
-    del host
     wanted = f":{server.port:04X} 0100007F:{port:04X} 01"
     return wanted in Path("/proc/net/tcp").read_text()
 
@@ -454,21 +493,67 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_noted(small: SmallSer
     assert not [line for line in small.lines() if "the client left" in json.dumps(line)]
 
 
-def test_connections_beyond_the_limit_are_told_so(small: SmallServer) -> None:
-    with contextlib.ExitStack() as held:
-        for _ in range(LIMITS["connections"]):
-            held.enter_context(small.connect())
+CLOSING = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+def ask_from(server: SmallServer, address: str) -> bytes:
+    with server.connect(address) as connection:
+        connection.sendall(CLOSING)
+        return read_all(connection)
+
+
+def test_one_address_can_not_take_every_connection(tmp_path: Path) -> None:
+    limits = {**LIMITS, "header_seconds": 60}
+    with running(tmp_path / "log", limits=limits) as server, contextlib.ExitStack() as held:
+        first = [held.enter_context(server.connect()) for _ in range(40)]
+        refused = [read_all(connection) for connection in first[LIMITS["connections_per_address"] :]]
+        assert {status_and_code(answer) for answer in refused} == {(503, "overloaded")}
+        assert all(b"\r\nretry-after: " in answer for answer in refused)
+        for address in ("127.0.0.2", "127.0.0.3"):
+            assert ask_from(server, address).startswith(b"HTTP/1.1 200 ")
+        for connection in first:
+            connection.close()
         deadline = time.monotonic() + 3
-        while True:
-            answer = exchange(small, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            if answer.startswith(b"HTTP/1.1 503 "):
-                break
-            assert time.monotonic() < deadline, answer
-    assert status_and_code(answer) == (503, "overloaded")
-    assert b"retry-after: " in answer
-    deadline = time.monotonic() + 3
-    while httpx.get(small.url).status_code != 200:
-        assert time.monotonic() < deadline
+        while not ask_from(server, "127.0.0.1").startswith(b"HTTP/1.1 200 "):
+            assert time.monotonic() < deadline
+
+
+def test_connections_beyond_the_limit_are_told_so(tmp_path: Path) -> None:
+    limits = {**LIMITS, "header_seconds": 60}
+    with running(tmp_path / "log", limits=limits) as server, contextlib.ExitStack() as held:
+        for number in range(LIMITS["connections"]):
+            held.enter_context(server.connect(f"127.0.0.{2 + number % 2}"))
+        answer = ask_from(server, "127.0.0.1")
+        assert status_and_code(answer) == (503, "overloaded")
+        assert b"\r\nretry-after: " in answer
+        held.close()
+        deadline = time.monotonic() + 3
+        while not ask_from(server, "127.0.0.1").startswith(b"HTTP/1.1 200 "):
+            assert time.monotonic() < deadline
+
+
+def test_a_configured_proxy_may_take_every_connection(tmp_path: Path) -> None:
+    settings = {"port": 0, "forwarded_allow_ips": "10.0.0.0/8, 127.0.0.2"}
+    limits = {**LIMITS, "header_seconds": 60}
+    with running(tmp_path / "log", limits=limits, settings=settings) as server, contextlib.ExitStack() as held:
+        for _ in range(LIMITS["connections"] - 1):
+            held.enter_context(server.connect("127.0.0.2"))
+        assert ask_from(server, "127.0.0.2").startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("host", "counted_as"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2fe::1", "2001:db8:1:200::/56"),
+        ("2001:db8:1:201:a:b:c:d", "2001:db8:1:200::/56"),
+        ("fe80::1%eth0", "fe80::/56"),
+        ("10.1.2.3", ""),
+    ],
+)
+def test_an_address_is_that_of_a_customer_or_a_proxy(host: str, counted_as: str) -> None:
+    assert Connections(Limits(), Metrics(), {"10.1.2.3"}).address(host) == counted_as
 
 
 # Logs

@@ -17,10 +17,13 @@ from service.problems import Problem, send_problem
 from service.serving.protocol import Limits
 from service.serving.server import run
 from service.settings import Settings
+from tests.support.small_server import LARGE
 
 OPTIONS = json.loads(sys.argv[1])
 METRICS = Metrics()
 DRAINING = Draining()
+POOL = asyncio.Semaphore(10)
+"""What makes a large answer waits for a connection of the database first: there are as many."""
 finished: list[str] = []
 
 
@@ -63,6 +66,12 @@ async def big(scope: Any, receive: Any, send: Any) -> None:
     for _ in range(50):
         await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
     await send({"type": "http.response.body", "body": b"."})
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    async with POOL:
+        await asyncio.sleep(0.01)
+        await answer(send, b"x" * LARGE)
 
 
 async def crash(scope: Any, receive: Any, send: Any) -> None:
@@ -115,6 +124,7 @@ PATHS: dict[str, Callable[[Any, Any, Any], Awaitable[None]]] = {
     "/finished": lambda scope, receive, send: answer(send, json.dumps(finished).encode()),
     "/unread": lambda scope, receive, send: send_problem(Problem("payload_too_large"), scope, send),
     "/big": big,
+    "/large": large,
     "/metrics": lambda scope, receive, send: answer(send, METRICS.render()),
 }
 
