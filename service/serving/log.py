@@ -8,8 +8,9 @@ looking through all of a record's attributes costs as much as the rest of its li
 Records of libraries become events named ``library``, from WARNING on only: what they report below that, the line of
 the request says better.
 
-What a line costs, measured in one run of 30,000 lines: 5 us here for a request's record with ``fields`` that is given
-to ``Logger.handle``, 10 us for ``Logger.info`` with ``extra``, 7 us with structlog, 11 us with python-json-logger.
+What a line costs, each the best of five times 30,000 lines in one run: 5 us for a request's record with ``fields`` that
+is given to ``Logger.handle``, 10 us for ``Logger.info`` with ``extra``, 7 us with structlog, 11 us with
+python-json-logger. Gathered records are made into lines together, which is cheaper than one between two requests.
 """
 
 import logging
@@ -67,7 +68,7 @@ def _second(seconds: int) -> str:
 class PipeHandler(logging.Handler):
     """Writes lines to a file descriptor and never waits for its reader.
 
-    Records below WARNING are gathered: they leave with the next tick of the server, or when there are GATHERED. Lines
+    Records below ERROR are gathered: they leave with the next tick of the server, or when there are GATHERED. Lines
     that a full or closed pipe doesn't take are dropped and counted in ``dropped``; a ``log_lines_dropped`` event tells
     the number as soon as the reader goes on. What was taken in part is completed before anything else.
     """
@@ -84,7 +85,7 @@ class PipeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._records.append(record)
-        if record.levelno >= logging.WARNING or len(self._records) >= GATHERED:
+        if record.levelno >= logging.ERROR or len(self._records) >= GATHERED:
             self.flush()
 
     def flush(self) -> None:

@@ -23,8 +23,9 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from service.http.edge import Edge, StartupError
+from service.serving.limits import Connections, Limits
 from service.serving.log import configure
-from service.serving.protocol import Connections, HttpProtocol, Limits
+from service.serving.protocol import HttpProtocol
 from service.settings import Settings
 
 BACKLOG = 2048
@@ -63,26 +64,23 @@ def run(
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises StartupError with what to do when the address can't be had."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        (family, _, _, _, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except OSError as error:
         raise StartupError(f"HOST={host} can't be used: {error.strerror or error}") from error
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
+        # As other programs do, `::` also listens to IPv4.
+        dual = family == socket.AF_INET6
+        listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
     except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            message = f"port {port} is taken: set PORT=… or stop the other program"
-        elif error.errno == errno.EACCES:
-            message = f"port {port} is reserved for the system's administrator: set PORT to 1024 or more"
-        elif error.errno == errno.EADDRNOTAVAIL:
-            message = f"HOST={host} is not an address of this machine"
-        else:
-            message = f"can't listen on {host}, port {port}: {error.strerror}"
-        raise StartupError(message) from error
+        reasons = {
+            errno.EADDRINUSE: f"port {port} is taken: set PORT=… or stop the other program",
+            errno.EACCES: f"port {port} is reserved for the system's administrator: set PORT to 1024 or more",
+            errno.EADDRNOTAVAIL: f"HOST={host} is not an address of this machine",
+        }
+        reason = reasons.get(error.errno or 0, f"can't listen on {host}, port {port}: {error.strerror}")
+        raise StartupError(reason) from error
     # What a client doesn't read waits here, where it is counted, and not in the kernel: up to 4 MiB a connection there.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     listener.setblocking(False)
@@ -152,7 +150,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Act on deadlines, ten times a second; whether to stop: SHUTDOWN_DELAY_SECONDS after the signal."""
         await super().on_tick(counter)
-        logging.getLogger().handlers[0].flush()
+        for handler in logging.getLogger().handlers:
+            handler.flush()
         now = asyncio.get_running_loop().time()
         for connection in self._connections():
             connection.sweep(now)
@@ -173,6 +172,15 @@ class Server(uvicorn.Server):
             server.close()
         if self._arriving:
             await asyncio.wait(self._arriving)
+        await self._finish()
+        if self.force_exit:
+            log.warning("stopped_at_once", extra={"requests": len(self.server_state.tasks)})
+            return
+        await self.lifespan.shutdown()
+        log.info("stopped")
+
+    async def _finish(self) -> None:
+        """Wait for running requests and close idle connections; after SHUTDOWN_GRACE_SECONDS, cut off what is left."""
         loop = asyncio.get_running_loop()
         state = self.server_state
         deadline = loop.time() + self._settings.shutdown_grace_seconds
@@ -182,13 +190,16 @@ class Server(uvicorn.Server):
                 if connection.is_idle(loop.time()):
                     connection.close()
             await asyncio.sleep(0.01)
-        if state.connections or state.tasks:
-            await self._cut()
-        if self.force_exit:
-            log.warning("stopped_at_once", extra={"requests": len(state.tasks)})
+        if not (state.connections or state.tasks):
             return
-        await self.lifespan.shutdown()
-        log.info("stopped")
+        tasks = list(state.tasks)
+        log.warning("requests_cut_off", extra={"requests": len(tasks), "connections": len(state.connections)})
+        for task in tasks:
+            task.cancel()
+        if tasks and not self.force_exit:
+            await asyncio.wait(tasks, timeout=1)
+        for connection in self._connections():
+            connection.close()
 
     def _connections(self) -> list[HttpProtocol]:
         return cast("list[HttpProtocol]", list(self.server_state.connections))
@@ -215,18 +226,6 @@ class Server(uvicorn.Server):
             if self._stopper.connect_ex(listener.getsockname()) == 0:
                 return
             self._stopper.close()
-
-    async def _cut(self) -> None:
-        """Cancel what is still running and close what is still open."""
-        tasks = list(self.server_state.tasks)
-        connections = self._connections()
-        log.warning("requests_cut_off", extra={"requests": len(tasks), "connections": len(connections)})
-        for task in tasks:
-            task.cancel()
-        if tasks and not self.force_exit:
-            await asyncio.wait(tasks, timeout=1)
-        for connection in self._connections():
-            connection.close()
 
 
 class _Lifespan(LifespanOn):
@@ -260,9 +259,7 @@ class _Lifespan(LifespanOn):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await super().shutdown()
         except TimeoutError:
-            log.error(  # noqa: TRY400 - where it was cut off tells nothing
-                "shutdown_incomplete", extra={"seconds": CLOSE_SECONDS}
-            )
+            log.error("shutdown_incomplete", extra={"seconds": CLOSE_SECONDS})  # noqa: TRY400 - nothing failed
         if self._error:
             log.error("shutdown_failed", exc_info=self._error)
 

@@ -17,7 +17,7 @@ import pytest
 
 from service.http.edge import new_request_id
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics, may_read_metrics
-from service.serving.protocol import Connections, Limits
+from service.serving.limits import Connections, Limits
 from service.settings import Secret
 from tests.support.small_server import LARGE, SmallServer, command, environment, read_all, running
 

@@ -16,7 +16,8 @@ import pytest
 from uvicorn import Config
 
 from service.http.metrics import Metrics
-from service.serving.protocol import Connections, HttpProtocol, Limits
+from service.serving.limits import Connections, Limits
+from service.serving.protocol import HttpProtocol
 from tests.support.small_server import SmallServer, read_all, running
 
 HEAD = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -14,7 +14,7 @@ from typing import Any
 from service.http.edge import Draining, Edge, StartupError
 from service.http.metrics import Metrics
 from service.problems import Problem, send_problem
-from service.serving.protocol import Limits
+from service.serving.limits import Limits
 from service.serving.server import run
 from service.settings import Settings
 from tests.support.small_server import LARGE

@@ -30,7 +30,7 @@ class SmallServer:
         """What it logged up to now."""
         return [json.loads(line) for line in self.log_path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
-    def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 5.0) -> dict[str, Any]:
+    def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 20.0) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while True:
             for line in self.lines():
