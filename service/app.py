@@ -160,7 +160,7 @@ def create_app(settings: Settings) -> Envelope:
         logging_config=None,
         debug=False,
     )
-    return Envelope(litestar, settings, metrics, draining)
+    return Envelope(litestar, metrics, draining)
 
 
 def _tokens(settings: Settings) -> Tokens | None:

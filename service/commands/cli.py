@@ -95,7 +95,9 @@ def _serve(_: argparse.Namespace) -> int:
             settings = msgspec.structs.replace(settings, database_url=database_url)
             if settings.local_accounts and settings.jwt_secret is None:
                 settings = msgspec.structs.replace(settings, jwt_secret=_development_secret(settings.embedded_data_dir))
-        return server.run(settings, on_ready=_greet if settings.local_accounts else _say_url)
+        from service.app import create_app  # slow to import: only once the port and the database are known to be there
+
+        return server.run(settings, create_app(settings), on_ready=_greet if settings.local_accounts else _say_url)
 
 
 def _say_url(url: str) -> None:

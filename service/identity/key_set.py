@@ -1,6 +1,7 @@
 """The public keys of an outside issuer (RFC 7517): fetched when needed, kept, and never in the way of a known key."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -12,8 +13,9 @@ import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from service.problems import Problem
-from service.serving import logs
 from service.settings import is_loopback
+
+log = logging.getLogger(__name__)
 
 LIFETIME_SECONDS = 600.0
 """Older keys are still used while new ones are fetched, and for as long as that fails."""
@@ -114,7 +116,8 @@ class KeySet:
             first = self._loaded_at is None
             self._blocked_until = self._clock() + (FIRST_COOLDOWN_SECONDS if first else COOLDOWN_SECONDS)
             reason = str(error) if isinstance(error, FetchError) else repr(error)
-            logs.log("warning", "key_set_unavailable", url=self.url, reason=reason, keys_known=len(self._keys))
+            fields = {"url": self.url, "reason": reason, "keys_known": len(self._keys)}
+            log.warning("key_set_unavailable", extra=fields)
         finally:
             self._wanted.clear()
             self._loading = None

@@ -19,6 +19,7 @@ from service.db.database import Database
 from service.db.loading import TYPES as _TYPES
 from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step
 from service.problems import Problem
+from service.serving.log import JsonFormatter
 from service.settings import Secret, Settings
 from tests.conftest import TestDatabase, free_port
 from tests.faults.load import wait_for
@@ -619,7 +620,7 @@ def test_closing_ends_what_runs_and_what_waits(shared: TestDatabase) -> None:
     run(shared.service_url, use)
 
 
-def test_a_database_that_is_not_there_is_unavailable_soon(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_database_that_is_not_there_is_unavailable_soon(caplog: pytest.LogCaptureFixture) -> None:
     async def use() -> None:
         url = f"postgresql://nobody:secret@127.0.0.1:{free_port()}/nothing"
         found = Database(Settings(database_url=Secret(url)), lambda *_: None)
@@ -634,7 +635,7 @@ def test_a_database_that_is_not_there_is_unavailable_soon(capfd: pytest.CaptureF
             await found.close()
 
     asyncio.run(use())
-    said = capfd.readouterr().out
+    said = "\n".join(JsonFormatter().format(record) for record in caplog.records)
     assert "database_unreachable" in said
     assert "Connection refused" in said
     assert "secret" not in said
