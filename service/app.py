@@ -6,6 +6,7 @@ from typing import Any, NoReturn, cast
 
 import msgspec
 from litestar import Litestar, Request
+from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
 from service import audit, conversations, health, imports, links, messages, sign_in, tasks, todos, users
@@ -252,6 +253,7 @@ def create_app(settings: Settings) -> Edge:
             *(file_handler(path, _file(kind, body)) for path, (kind, body) in files.items()),
         ],
         lifespan=[lifespan],
+        cors_config=_cors(settings),
         openapi_config=None,
         exception_handlers={Exception: _raise_problem},
         logging_config=None,
@@ -268,6 +270,26 @@ def _tokens(settings: Settings) -> Tokens | None:
         settings.jwt_secret_previous and settings.jwt_secret_previous.value,
         settings.access_token_seconds,
         settings.refresh_token_seconds,
+    )
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    """What pages of other origins may send and read; None where there are none."""
+    if not settings.cors_allow_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_allow_origins),
+        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+            "If-None-Match",
+            "X-Request-ID",
+        ],
+        expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID", "Idempotency-Replayed"],
+        max_age=7200,  # seconds; Chromium keeps a preflight's answer for no longer
     )
 
 
