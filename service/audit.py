@@ -9,22 +9,30 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
+from litestar import get, post
+from litestar.params import FromPath
 from msgspec import Meta
 
-from service.db.queries import BEGIN_RESTORING, Caller, Count, Many, Maybe, One, Statement
+from service.db.queries import BEGIN_RESTORING, Count, Many, Maybe, One, Statement
 from service.http.fields import Time, check_time
+from service.http.idempotency import idempotent
+from service.http.missing import found
 from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor
+from service.http.request import Request
 from service.problems import Problem, invalid
 from service.serving import logs
 
-Action = Literal["insert", "update", "delete"]
-Table = Literal["users", "identities", "todos", "conversations", "messages", "todo_conversation_links"]
+Action = Annotated[Literal["insert", "update", "delete"], Meta(title="AuditAction")]
+Table = Annotated[
+    Literal["users", "identities", "todos", "conversations", "messages", "todo_conversation_links"],
+    Meta(title="AuditTable"),
+]
 Changes = Annotated[
     msgspec.Raw,
     Meta(
         extra_json_schema={
             "type": "object",
-            "additionalProperties": {"type": "array", "minItems": 2, "maxItems": 2},
+            "additionalProperties": {"type": "array", "items": {}, "minItems": 2, "maxItems": 2},
             "description": "Column → [before, after]. An update has the changed columns, `updated_at` and `version` "
             "among them; an insert and a delete every column, with null on the missing side. Password hashes never.",
         }
@@ -122,12 +130,14 @@ _UNDO_DELETE = {
 """Table → what brings back a row of it, and then what was deleted with it."""
 
 
-async def list_audit(caller: Caller, query: AuditFilters) -> Page[Entry]:
+@get("/v1/audit", query=AuditFilters)
+async def list_audit(request: Request) -> Page[Entry]:
     """The caller's audit trail, newest first.
 
     Each page looks at so many entries at most, so a page of a filtered list may be short, or empty, while
     `next_cursor` leads on.
     """
+    query = request.filters(AuditFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
     (before_id,) = (_LAST,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     if query.row_id is not None:
@@ -138,11 +148,11 @@ async def list_audit(caller: Caller, query: AuditFilters) -> Page[Entry]:
         key = {**bounds, "before_id": before_id, "looked_at": LOOKED_AT}
         find, listed = _find_bound, _list
     filters = {"table": query.table, "action": query.action, "since": query.since, "until": query.until}
-    rows = await caller.run(listed(**filters, **key, row_limit=query.limit + 1))
+    rows = await request.user.run(listed(**filters, **key, row_limit=query.limit + 1))
     if len(rows) > query.limit:
         return Page(rows[: query.limit], encode_cursor(question, (rows[query.limit - 1].id,)))
     is_filtered = any(value is not None for value in filters.values())
-    bound = await caller.run(find(**key)) if is_filtered else None
+    bound = await request.user.run(find(**key)) if is_filtered else None
     return Page(rows, None if bound is None else encode_cursor(question, (bound,)))
 
 
@@ -154,41 +164,48 @@ def _id_at(moment: datetime | None, margin: timedelta, default: UUID) -> UUID:
     return UUID(int=milliseconds << 80)
 
 
-async def list_changes(caller: Caller, query: PageQuery) -> Page[Entry]:
+@get("/v1/changes", query=PageQuery)
+async def list_changes(request: Request) -> Page[Entry]:
     """The caller's changes, oldest first, in the order in which they became visible: for copies and followers.
 
     Whoever follows `next_cursor`, which is never null, gets every change once: ask again later where a page is empty.
     A cursor whose next changes were removed for their age is `invalid_cursor`: begin anew, from the objects themselves.
     """
+    query = request.filters(PageQuery)
     after = None
     if query.cursor is not None:
         (after,) = decode_cursor(query.cursor, "changes", tuple[UUID])
     # In this order: what was pruned behind the first statement, the second doesn't find any more.
-    rows, found = await caller.run(
+    rows, place = await request.user.run(
         _list_changes(after=_FIRST if after is None else after, row_limit=query.limit), _find_cursor(after=after)
     )
-    if found is None:
+    if place is None:
         raise Problem("invalid_cursor", "What follows this cursor is not kept any more. Begin without one.")
-    if found.is_stranded:
-        logs.log("error", "audit_log_stranded", request_id=caller.request_id, hint="run `todochat rebase`")
+    if place.is_stranded:
+        logs.log("error", "audit_log_stranded", request_id=request.id, hint="run `todochat rebase`")
         raise Problem("database_unavailable", "The change feed waits for the database's operator.")
-    return Page(rows, encode_cursor("changes", (rows[-1].id if rows else found.after,)))
+    return Page(rows, encode_cursor("changes", (rows[-1].id if rows else place.after,)))
 
 
-async def revert_change(caller: Caller, change_id: UUID) -> Entry:
+@post(
+    "/v1/changes/{change_id:str}/revert",
+    status_code=200,
+    seconds=REVERT_SECONDS,
+    problems=("version_mismatch", "username_taken", "link_exists"),
+)
+@idempotent
+async def revert_change(request: Request, change_id: FromPath[UUID]) -> Entry:
     """Undo an update or a delete, where nothing has happened to the row since; the answer is the entry of the undo.
 
     A deleted todo or conversation comes back as it was, with its id, number, messages and links. What a rule forbids to
     reach, such as completed from archived, an undo may go back to; an assignee must be active.
     """
-    change = await caller.run(_get_change(id=change_id))
-    if change is None:
-        raise Problem("not_found")
+    change = found(await request.user.run(_get_change(id=change_id)))
     undo = _undo(change, change_id)
     if not change.is_last:
         raise Problem("version_mismatch", "Something else has happened to the row since.")
     try:
-        results = await caller.run_all([BEGIN_RESTORING(), *undo], _check_undo, seconds=REVERT_SECONDS)
+        results = await request.user.run_all([BEGIN_RESTORING(), *undo], _check_undo, seconds=REVERT_SECONDS)
     except Problem as problem:
         if problem.statement is not None and problem.statement > 0 and problem.code == "not_found":
             raise Problem("version_mismatch", "What the row belongs to is gone: bring that back first.") from problem

@@ -5,12 +5,16 @@ from typing import Annotated
 from uuid import UUID
 
 import msgspec
+from litestar import delete, get, patch, post
+from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Caller, Many, Maybe, One
-from service.http.fields import Metadata, MetadataText, Number, Time, Title, check_metadata, check_title
+from service.db.queries import Many, Maybe, One
+from service.http.fields import Metadata, MetadataText, Time, Title, TodoRef, check_metadata, check_title, given
+from service.http.idempotency import idempotent
+from service.http.missing import found, why_unchanged
 from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
-from service.problems import Problem
+from service.http.request import Request
 
 
 class Conversation(msgspec.Struct, frozen=True, gc=False):
@@ -89,76 +93,70 @@ _Instant = Annotated[datetime, Meta(tz=True)]
 _LAST = (datetime.max.replace(tzinfo=UTC), UUID(int=(1 << 128) - 1))
 
 
-async def list_conversations(caller: Caller, query: ConversationFilters) -> Page[ListedConversation]:
+@get("/v1/conversations", query=ConversationFilters)
+async def list_conversations(request: Request) -> Page[ListedConversation]:
     """The caller's conversations, most recently active first."""
+    query = request.filters(ConversationFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
     after, after_id = _LAST
     if query.cursor is not None:
         after, after_id = decode_cursor(query.cursor, question, tuple[_Instant, UUID])
     key = {"after": after, "after_id": after_id, "row_limit": query.limit + 1}
     if query.messages:
-        rows = await caller.run(_list_with_messages(messages=query.messages, **key))
+        rows = await request.user.run(_list_with_messages(messages=query.messages, **key))
     else:
-        rows = [ListedConversation(*msgspec.structs.astuple(row)) for row in await caller.run(_list(**key))]
+        rows = [ListedConversation(*msgspec.structs.astuple(row)) for row in await request.user.run(_list(**key))]
     return page_of(rows, query.limit, question, lambda row: (row.updated_at, row.id))
 
 
-async def list_todo_conversations(caller: Caller, todo_id: UUID | Number, query: PageQuery) -> Page[Conversation]:
+@get("/v1/todos/{todo_id:str}/conversations", query=PageQuery)
+async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) -> Page[Conversation]:
     """The conversations that one of the caller's own todos is linked with, oldest first."""
+    query = request.filters(PageQuery)
     reference = {"id": None, "number": todo_id} if isinstance(todo_id, int) else {"id": todo_id, "number": None}
     question = ("todo", str(todo_id))
     (after_id,) = (UUID(int=0),) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
-    found, rows = await caller.run(
+    owned, rows = await request.user.run(
         _find_todo(**reference), _list_of_todo(**reference, after_id=after_id, row_limit=query.limit + 1)
     )
-    if found is None:
-        raise Problem("not_found")
+    found(owned)
     return page_of(rows, query.limit, question, lambda conversation: (conversation.id,))
 
 
-async def create_conversation(caller: Caller, data: ConversationCreate) -> Conversation:
+@post("/v1/conversations", location="/v1/conversations/{id}")
+@idempotent
+async def create_conversation(request: Request, data: JSONBody[ConversationCreate]) -> Conversation:
     """Open a conversation."""
-    return await caller.run(
-        _create(id=None, title=data.title, metadata=None if data.metadata is UNSET else data.metadata)
-    )
+    return await request.user.run(_create(id=None, title=data.title, metadata=given(data.metadata)))
 
 
-async def get_conversation(caller: Caller, conversation_id: UUID) -> Conversation:
+@get("/v1/conversations/{conversation_id:str}")
+async def get_conversation(request: Request, conversation_id: FromPath[UUID]) -> Conversation:
     """One of the caller's conversations."""
-    conversation = await caller.run(_get(id=conversation_id))
-    if conversation is None:
-        raise Problem("not_found")
-    return conversation
+    return found(await request.user.run(_get(id=conversation_id)))
 
 
+@patch("/v1/conversations/{conversation_id:str}", if_match=True)
 async def update_conversation(
-    caller: Caller, conversation_id: UUID, data: ConversationPatch, if_match: int | None
+    request: Request, conversation_id: FromPath[UUID], data: JSONBody[ConversationPatch]
 ) -> Conversation:
     """Change a conversation's title or metadata."""
-    conversation = await caller.run(
+    conversation = await request.user.run(
         _update(
             id=conversation_id,
             set_title=data.title is not UNSET,
-            title=None if data.title is UNSET else data.title,
-            metadata=None if data.metadata is UNSET else data.metadata,
-            version=if_match,
+            title=given(data.title),
+            metadata=given(data.metadata),
+            version=request.if_match,
         )
     )
     if conversation is None:
-        raise await _why_none(caller, conversation_id)
+        raise await why_unchanged(request.user, _get(id=conversation_id), "conversation")
     return conversation
 
 
-async def delete_conversation(caller: Caller, conversation_id: UUID, if_match: int | None) -> None:
+@delete("/v1/conversations/{conversation_id:str}", if_match=True)
+async def delete_conversation(request: Request, conversation_id: FromPath[UUID]) -> None:
     """Delete a conversation, and with it its messages and links."""
-    if await caller.run(_delete(id=conversation_id, version=if_match)) is None:
-        raise await _why_none(caller, conversation_id)
-
-
-async def _why_none(caller: Caller, conversation_id: UUID) -> Problem:
-    """Why a change found no row: there is none, or it has moved on."""
-    try:
-        conversation = await get_conversation(caller, conversation_id)
-    except Problem as problem:
-        return problem
-    return Problem("version_mismatch", f"The conversation is at version {conversation.version}.")
+    if await request.user.run(_delete(id=conversation_id, version=request.if_match)) is None:
+        raise await why_unchanged(request.user, _get(id=conversation_id), "conversation")

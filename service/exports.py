@@ -4,10 +4,12 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from uuid import UUID
 
 import msgspec
+from litestar import get
 
 from service.db.queries import Caller, Many, Maybe, One
-from service.http.answers import Lines
 from service.http.bulk import Bulk
+from service.http.request import Request
+from service.http.response import LINES, Lines
 from service.lines import (
     FORMAT,
     ConversationLine,
@@ -41,12 +43,15 @@ _messages = Many("export_messages", MessageLine)
 _links = Many("export_links", LinkLine)
 
 
-async def get_export(caller: Caller, bulk: Bulk) -> Lines:
+@get("/v1/export", media_type=LINES, seconds=EXPORT_SECONDS)
+async def get_export(request: Request) -> Lines:
     """Everything the user owns, as lines of JSON, each an object with a `type`.
 
     The first is of type `export`; then come all `todo`s by number, every `conversation` with its `message`s behind it,
     all `link`s, and an `end` that counts them: a file without it was cut off. `POST /v1/import` takes it back.
     """
+    caller = request.user
+    bulk: Bulk = request.app.state.bulk
     return Lines(bulk.export(caller.user_id, exported(caller)), 'attachment; filename="todochat.ndjson"')
 
 

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Collection
 
 import msgspec
+from litestar import get
 
 from service.db import Database
 from service.db.queries import Caller, Many, One
-from service.http.edge import Draining, StartupError
-from service.problems import Problem
+from service.http.envelope import Draining
+from service.http.metrics import CONTENT_TYPE, may_read_metrics
+from service.http.request import Request
+from service.problems import Problem, StartupError
 from service.serving import logs
 
 READY_SECONDS = 1.0
@@ -85,16 +88,29 @@ async def _ask(caller: Caller) -> list[str] | Problem:
         return problem
 
 
-async def get_live(caller: Caller) -> Health:
+@get("/health/live", public=True)
+async def get_live(request: Request) -> Health:
     """The process answers. Never touches the database."""
-    del caller
+    del request
     return _OK
 
 
-async def get_ready(caller: Caller, readiness: Readiness) -> Health:
+@get("/health/ready", public=True)
+async def get_ready(request: Request) -> Health:
     """The process may be sent requests: the database answers, no migration is pending, and it isn't shutting down."""
-    await readiness.check(caller)
+    readiness: Readiness = request.app.state.readiness
+    await readiness.check(request.user)
     return _OK
+
+
+@get("/metrics", public=True, media_type=CONTENT_TYPE, problems=("unauthenticated",))
+async def get_metrics(request: Request) -> str:
+    """What Prometheus reads: with METRICS_TOKEN or an access token, or from this machine where neither is needed."""
+    state = request.app.state
+    is_access = state.tokens.is_access if state.tokens else lambda _: False
+    if not may_read_metrics(state.settings.metrics_token, request.address, request.scope["headers"], is_access):
+        raise Problem("unauthenticated", "Send Authorization: Bearer and METRICS_TOKEN, or an access token.")
+    return state.metrics.render().decode()
 
 
 async def refuse_unsafe_login(database: Database) -> None:

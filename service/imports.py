@@ -10,11 +10,14 @@ from typing import IO, Any, NamedTuple
 from uuid import UUID
 
 import msgspec
+from litestar import post
 
 from service.db.queries import BEGIN_RESTORING, Caller, Count, Maybe, Nothing, Statement
+from service.http.bulk import Bulk, spool_body
 from service.http.fields import check_time, check_title
-from service.http.reading import decode_body
-from service.http.uploads import Upload
+from service.http.idempotency import answer_once
+from service.http.request import Request, decode_body
+from service.http.response import LINES
 from service.lines import (
     CLOCK_DIFFERENCE,
     LINE_BYTES,
@@ -34,6 +37,7 @@ IMPORT_BYTES = 128 * 1024 * 1024
 """The largest file over HTTP; the command line takes any."""
 IMPORT_SECONDS = 120.0
 """How long the transaction of an import over HTTP may take."""
+BODY_TYPES = (LINES, "application/jsonl", "application/json")
 CHUNK_LINES = 500
 CHUNK_BYTES = 1024 * 1024
 """So much goes into the database at a time."""
@@ -89,14 +93,22 @@ _IMPORT: dict[type[Row], Count] = {
 _decode = msgspec.json.Decoder(AnyLine).decode
 
 
-async def create_import(caller: Caller, upload: Upload) -> ImportResult:
+@post("/v1/import", status_code=200, request_max_body_size=IMPORT_BYTES, seconds=IMPORT_SECONDS, body_types=BODY_TYPES)
+async def create_import(request: Request) -> ImportResult:
     """Bring in a file as `GET /v1/export` wrote it: ids, order, links and times are kept.
 
     What is there already is left as it is, so a second import of the same file changes nothing. A todo whose number
     another todo has gets the next one. All of the file goes in, or, with a 422 that names the line, nothing. Numbers,
     positions, counts and versions go up to 1,000,000,000, and no row may be from the future.
     """
-    return await import_file(caller, upload.file)
+    caller = request.user
+    bulk: Bulk = request.app.state.bulk
+    with bulk.arriving(caller.user_id):
+        upload = await spool_body(request, *BODY_TYPES)
+    with upload, bulk.running(caller.user_id):
+        if b"idempotency-key" not in request.sent:
+            return await import_file(caller, upload.file)
+        return await answer_once(request, upload.digest, lambda: import_file(caller, upload.file))
 
 
 async def import_file(

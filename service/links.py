@@ -3,11 +3,15 @@
 from uuid import UUID
 
 import msgspec
+from litestar import delete, get, patch, post
+from litestar.params import FromPath, JSONBody
 
-from service.db.queries import Caller, Many, Maybe, One, Statement, Tagged
+from service.db.queries import Many, Maybe, One, Statement, Versioned
 from service.http.fields import RelationshipType, Time
+from service.http.idempotency import idempotent
+from service.http.missing import found, why_unchanged
 from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
-from service.problems import Problem
+from service.http.request import Request
 
 
 class Link(msgspec.Struct, frozen=True, gc=False):
@@ -45,9 +49,9 @@ class LinkFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
-_get = Maybe("get_link", Tagged[Link])
-_create = One("create_link", Tagged[Link])
-_update = Maybe("update_link", Tagged[Link])
+_get = Maybe("get_link", Versioned[Link])
+_create = One("create_link", Versioned[Link])
+_update = Maybe("update_link", Versioned[Link])
 _delete = Maybe("delete_link", UUID)
 _list = Many("list_links", Link)
 _list_of_todo = Many("list_links_of_todo", Link)
@@ -56,8 +60,10 @@ _list_of_conversation = Many("list_links_of_conversation", Link)
 _LAST = UUID(int=(1 << 128) - 1)
 
 
-async def list_links(caller: Caller, query: LinkFilters) -> Page[Link]:
+@get("/v1/links", query=LinkFilters)
+async def list_links(request: Request) -> Page[Link]:
     """The caller's links, newest first."""
+    query = request.filters(LinkFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
     (after_id,) = (_LAST,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     page = {"relationship_type": query.relationship_type, "after_id": after_id, "row_limit": query.limit + 1}
@@ -68,43 +74,36 @@ async def list_links(caller: Caller, query: LinkFilters) -> Page[Link]:
         statement = _list_of_conversation(conversation_id=query.conversation_id, **page)
     else:
         statement = _list(**page)
-    return page_of(await caller.run(statement), query.limit, question, lambda link: (link.id,))
+    return page_of(await request.user.run(statement), query.limit, question, lambda link: (link.id,))
 
 
-async def create_link(caller: Caller, data: LinkCreate) -> Tagged[Link]:
+@post("/v1/links", location="/v1/links/{id}", problems=("not_found", "link_exists"))
+@idempotent
+async def create_link(request: Request, data: JSONBody[LinkCreate]) -> Versioned[Link]:
     """Link a todo and a conversation, both the caller's own."""
-    return await caller.run(
+    return await request.user.run(
         _create(todo_id=data.todo_id, conversation_id=data.conversation_id, relationship_type=data.relationship_type)
     )
 
 
-async def get_link(caller: Caller, link_id: UUID) -> Tagged[Link]:
+@get("/v1/links/{link_id:str}")
+async def get_link(request: Request, link_id: FromPath[UUID]) -> Versioned[Link]:
     """One link."""
-    link = await caller.run(_get(id=link_id))
-    if link is None:
-        raise Problem("not_found")
-    return link
+    return found(await request.user.run(_get(id=link_id)))
 
 
-async def update_link(caller: Caller, link_id: UUID, data: LinkPatch, if_match: int | None) -> Tagged[Link]:
+@patch("/v1/links/{link_id:str}", if_match=True, problems=("link_exists",))
+async def update_link(request: Request, link_id: FromPath[UUID], data: JSONBody[LinkPatch]) -> Versioned[Link]:
     """Change what a link says."""
     kind = None if data.relationship_type is msgspec.UNSET else data.relationship_type
-    link = await caller.run(_update(id=link_id, relationship_type=kind, version=if_match))
+    link = await request.user.run(_update(id=link_id, relationship_type=kind, version=request.if_match))
     if link is None:
-        raise await _why_none(caller, link_id)
+        raise await why_unchanged(request.user, _get(id=link_id), "link")
     return link
 
 
-async def delete_link(caller: Caller, link_id: UUID, if_match: int | None) -> None:
+@delete("/v1/links/{link_id:str}", if_match=True)
+async def delete_link(request: Request, link_id: FromPath[UUID]) -> None:
     """Delete a link; the todo and the conversation stay."""
-    if await caller.run(_delete(id=link_id, version=if_match)) is None:
-        raise await _why_none(caller, link_id)
-
-
-async def _why_none(caller: Caller, link_id: UUID) -> Problem:
-    """Why a change found no row: there is none, or it has moved on."""
-    try:
-        link = await get_link(caller, link_id)
-    except Problem as problem:
-        return problem
-    return Problem("version_mismatch", f"The link is at version {link.version}.")
+    if await request.user.run(_delete(id=link_id, version=request.if_match)) is None:
+        raise await why_unchanged(request.user, _get(id=link_id), "link")

@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
+from litestar import delete, get, patch, post
+from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Caller, Count, Many, Maybe, Nothing, One, Statement, Tagged
+from service.db.queries import Caller, Count, Many, Maybe, Nothing, One, Statement, Versioned
 from service.http.fields import (
     Content,
     MessageType,
@@ -18,12 +20,16 @@ from service.http.fields import (
     Title,
     check_metadata,
     check_title,
+    given,
     new_id,
 )
+from service.http.idempotency import idempotent
+from service.http.missing import found, why_unchanged
 from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
+from service.http.request import Request
 from service.problems import FieldError, Problem, invalid
 
-Role = Literal["user", "assistant", "system"]
+Role = Annotated[Literal["user", "assistant", "system"], Meta(title="Role")]
 Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 
 TURN_MESSAGES = 100
@@ -135,7 +141,7 @@ class MessageFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     message_type: MessageType | None = None
     after_position: Position | None = None
     before_position: Position | None = None
-    order: Literal["position", "-position"] = "position"
+    order: Annotated[Literal["position", "-position"], Meta(title="MessageOrder")] = "position"
     limit: Limit = 50
     cursor: Cursor | None = None
 
@@ -157,9 +163,9 @@ _open = Nothing("open_conversation")
 _expect = Nothing("expect_position")
 _create = One("create_message", Message)
 _create_two = Many("create_two_messages", Message)
-_create_tagged = One("create_tagged_message", Tagged[Message])
-_get = Maybe("get_message", Tagged[Message])
-_update = Maybe("update_message", Tagged[Message])
+_create_tagged = One("create_tagged_message", Versioned[Message])
+_get = Maybe("get_message", Versioned[Message])
+_update = Maybe("update_message", Versioned[Message])
 _delete = Maybe("delete_message", UUID)
 _rewind = Count("delete_messages_from")
 _list = Many("list_messages", Message)
@@ -167,8 +173,10 @@ _list_desc = Many("list_messages_desc", Message)
 _context = Many("list_context", ContextMessage)
 
 
-async def list_messages(caller: Caller, conversation_id: UUID, query: MessageFilters) -> Page[Message]:
+@get("/v1/conversations/{conversation_id:str}/messages", query=MessageFilters)
+async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Page[Message]:
     """A conversation's messages, by position."""
+    query = request.filters(MessageFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
     after = 0 if query.after_position is None else query.after_position
     before = 2_147_483_647 if query.before_position is None else query.before_position
@@ -177,7 +185,7 @@ async def list_messages(caller: Caller, conversation_id: UUID, query: MessageFil
         (reached,) = decode_cursor(query.cursor, (str(conversation_id), question), tuple[Position])
         after, before = (after, min(before, reached)) if descending else (max(after, reached), before)
     rows: list[Message] = await _read(
-        caller,
+        request.user,
         conversation_id,
         (_list_desc if descending else _list)(
             conversation_id=conversation_id,
@@ -191,17 +199,32 @@ async def list_messages(caller: Caller, conversation_id: UUID, query: MessageFil
     return page_of(rows, query.limit, (str(conversation_id), question), lambda message: (message.position,))
 
 
-async def get_context(caller: Caller, conversation_id: UUID, query: ContextSize) -> list[ContextMessage]:
+@get("/v1/conversations/{conversation_id:str}/context", query=ContextSize)
+async def get_context(request: Request, conversation_id: FromPath[UUID]) -> list[ContextMessage]:
     """A conversation's last messages as a language model takes them, oldest first."""
-    return await _read(caller, conversation_id, _context(conversation_id=conversation_id, messages=query.messages))
+    query = request.filters(ContextSize)
+    return await _read(
+        request.user, conversation_id, _context(conversation_id=conversation_id, messages=query.messages)
+    )
 
 
-async def create_message(caller: Caller, conversation_id: UUID, data: MessageCreate) -> Tagged[Message]:
+@post("/v1/conversations/{conversation_id:str}/messages", location="/v1/conversations/{conversation_id}/messages/{id}")
+@idempotent
+async def create_message(
+    request: Request, conversation_id: FromPath[UUID], data: JSONBody[MessageCreate]
+) -> Versioned[Message]:
     """Append a message."""
-    return await caller.run(_create_tagged(**_values(caller, conversation_id, data)))
+    return await request.user.run(_create_tagged(**_values(request.user, conversation_id, data)))
 
 
-async def create_turn(caller: Caller, conversation_id: UUID, data: Turn) -> TurnResult:
+@post(
+    "/v1/conversations/{conversation_id:str}/turns",
+    location="/v1/conversations/{id}",
+    request_max_body_size=TURN_BYTES,
+    problems=("stale_position",),
+)
+@idempotent
+async def create_turn(request: Request, conversation_id: FromPath[UUID], data: JSONBody[Turn]) -> TurnResult:
     """Append a turn's messages and get the context for the next one, in one round trip."""
     # Without an expectation the first insert does what is left: it locks the conversation, or finds that there is none.
     expect = (
@@ -209,63 +232,71 @@ async def create_turn(caller: Caller, conversation_id: UUID, data: Turn) -> Turn
         if data.expected_position is None
         else [_expect(conversation_id=conversation_id, expected=data.expected_position)]
     )
-    return await _append(caller, conversation_id, expect, data.messages, data.context)
+    return await _append(request.user, conversation_id, expect, data.messages, data.context)
 
 
-async def create_first_turn(caller: Caller, data: FirstTurn) -> TurnResult:
+@post("/v1/turns", location="/v1/conversations/{id}", request_max_body_size=TURN_BYTES)
+@idempotent
+async def create_first_turn(request: Request, data: JSONBody[FirstTurn]) -> TurnResult:
     """Open a conversation with its first turn."""
     conversation_id = new_id()
     return await _append(
-        caller, conversation_id, [_open(id=conversation_id, title=data.title)], data.messages, data.context
+        request.user, conversation_id, [_open(id=conversation_id, title=data.title)], data.messages, data.context
     )
 
 
-async def get_message(caller: Caller, conversation_id: UUID, message_id: UUID) -> Tagged[Message]:
+@get("/v1/conversations/{conversation_id:str}/messages/{message_id:str}")
+async def get_message(
+    request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]
+) -> Versioned[Message]:
     """One message."""
-    message = await caller.run(_get(conversation_id=conversation_id, id=message_id))
-    if message is None:
-        raise Problem("not_found")
-    return message
+    return found(await request.user.run(_get(conversation_id=conversation_id, id=message_id)))
 
 
+@patch("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True)
 async def update_message(
-    caller: Caller, conversation_id: UUID, message_id: UUID, data: MessagePatch, if_match: int | None
-) -> Tagged[Message]:
+    request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID], data: JSONBody[MessagePatch]
+) -> Versioned[Message]:
     """Change a message's content, type or metadata; its position and times of others stay."""
-    message = await caller.run(
+    message = await request.user.run(
         _update(
             conversation_id=conversation_id,
             id=message_id,
-            content=None if data.content is UNSET else data.content,
-            message_type=None if data.message_type is UNSET else data.message_type,
-            metadata=None if data.metadata is UNSET else data.metadata,
-            version=if_match,
+            content=given(data.content),
+            message_type=given(data.message_type),
+            metadata=given(data.metadata),
+            version=request.if_match,
         )
     )
     if message is None:
-        raise await _why_none(caller, conversation_id, message_id)
+        raise await why_unchanged(request.user, _get(conversation_id=conversation_id, id=message_id), "message")
     return message
 
 
-async def delete_message(caller: Caller, conversation_id: UUID, message_id: UUID, if_match: int | None) -> None:
+@delete("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True)
+async def delete_message(request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]) -> None:
     """Delete one message; the positions of the others stay."""
-    if await caller.run(_delete(conversation_id=conversation_id, id=message_id, version=if_match)) is None:
-        raise await _why_none(caller, conversation_id, message_id)
+    if (
+        await request.user.run(_delete(conversation_id=conversation_id, id=message_id, version=request.if_match))
+        is None
+    ):
+        raise await why_unchanged(request.user, _get(conversation_id=conversation_id, id=message_id), "message")
 
 
-async def rewind_messages(caller: Caller, conversation_id: UUID, query: Rewind) -> Rewound:
+@delete("/v1/conversations/{conversation_id:str}/messages", status_code=200, query=Rewind)
+async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> Rewound:
     """Delete the message at a position and all after it. What is appended later gets positions never used before."""
+    query = request.filters(Rewind)
     deleted = await _read(
-        caller, conversation_id, _rewind(conversation_id=conversation_id, from_position=query.from_position)
+        request.user, conversation_id, _rewind(conversation_id=conversation_id, from_position=query.from_position)
     )
     return Rewound(deleted)
 
 
 async def _read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:
     """Run a statement about a conversation's messages; ``not_found`` when there is no such conversation."""
-    found, result = await caller.run(_exists(id=conversation_id), statement)
-    if found is None:
-        raise Problem("not_found")
+    conversation, result = await caller.run(_exists(id=conversation_id), statement)
+    found(conversation)
     return result
 
 
@@ -334,14 +365,5 @@ def _values(caller: Caller, conversation_id: UUID, data: MessageCreate) -> dict[
         "sender_type": data.sender_type,
         "content": data.content,
         "message_type": data.message_type,
-        "metadata": None if data.metadata is UNSET else data.metadata,
+        "metadata": given(data.metadata),
     }
-
-
-async def _why_none(caller: Caller, conversation_id: UUID, message_id: UUID) -> Problem:
-    """Why a change found no row: there is none, or it has moved on."""
-    try:
-        message = await get_message(caller, conversation_id, message_id)
-    except Problem as problem:
-        return problem
-    return Problem("version_mismatch", f"The message is at version {message.version}.")

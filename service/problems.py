@@ -4,16 +4,18 @@ The answers are RFC 9457 problem details; ``code`` is the stable part that clien
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
 from msgspec import UNSET, UnsetType
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 RETRY_AFTER_SECONDS = 1
+
+
+class StartupError(Exception):
+    """The service can't start; the message is one line that says what to do."""
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -165,15 +167,6 @@ def problem_body(problem: Problem, request_id: str, *, escape: bool = False) -> 
     )
     body = _encode(details)
     return html_escaped(body) if escape else html_safe(body)
-
-
-async def send_problem(problem: Problem, scope: Mapping[str, Any], send: Send) -> None:
-    """Answer the request of ``scope`` with the problem."""
-    body = problem_body(problem, scope["state"].get("request_id", ""))
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in problem.headers.items()]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 # What the database's refusals mean. Names are of constraints in migrations/; classes of SQLSTATE are from

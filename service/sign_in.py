@@ -7,18 +7,24 @@ from typing import Annotated
 from uuid import UUID
 
 import msgspec
+from litestar import post, put
+from litestar.params import JSONBody
 from msgspec import Meta
 
 from service.db.queries import Caller, Maybe, Nothing, One
 from service.http.fields import new_id
+from service.http.idempotency import idempotent
+from service.http.request import Request
 from service.identity.passwords import Passwords
 from service.identity.tokens import TokenPair, Tokens
 from service.problems import Problem
 from service.users import Email, FullName, User, Username
 
-Password = Annotated[str, Meta(min_length=8, max_length=200, description="8 to 200 characters.")]
+Password = Annotated[
+    str, Meta(min_length=8, max_length=200, examples=["correct horse battery"], description="8 to 200 characters.")
+]
 """A password to be set."""
-Given = Annotated[str, Meta(min_length=1, max_length=200)]
+Given = Annotated[str, Meta(min_length=1, max_length=200, examples=["correct horse battery"])]
 """A password to be checked."""
 
 
@@ -34,14 +40,14 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SignIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who wants to sign in."""
 
-    email: Annotated[str, Meta(min_length=1, max_length=255)]
+    email: Annotated[str, Meta(min_length=1, max_length=255, examples=["ada@example.org"])]
     password: Given
 
 
 class Refresh(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The refresh token of a pair."""
 
-    refresh_token: str
+    refresh_token: Annotated[str, Meta(examples=["eyJhbGciOiJIUzI1NiIsInR5cCI6InJ0K2p3dCJ9.e30.c2ln"])]
 
 
 class PasswordChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,57 +83,68 @@ _revoke = Nothing("revoke_tokens")
 _get = One("get_me", User)
 
 
-async def register(caller: Caller, data: Registration, passwords: Passwords) -> User:
+@post("/v1/auth/register", public=True, location="/v1/users/me", problems=("email_taken", "username_taken"))
+async def register(request: Request, data: JSONBody[Registration]) -> User:
     """Open an account."""
+    passwords: Passwords = request.app.state.passwords
     password_hash = await passwords.hash(data.password)
     # The account's own transaction: row security lets a user in the making write their own row and no other.
-    owner = Caller(caller.database, caller.request_id, new_id())
+    owner = Caller(request.user.database, request.id, new_id())
     return await owner.run(
         _create(email=data.email, username=data.username, full_name=data.full_name, password_hash=password_hash)
     )
 
 
-async def create_token(caller: Caller, data: SignIn, address: str, tokens: Tokens, passwords: Passwords) -> TokenPair:
+@post("/v1/auth/token", public=True, status_code=200, problems=("bad_credentials", "account_inactive", "rate_limited"))
+async def create_token(request: Request, data: JSONBody[SignIn]) -> TokenPair:
     """Sign in. An unknown e-mail address and a wrong password get the same answer, after the same time."""
-    account, source = _account_key(data.email), _address_key(address)
-    wait, found = await caller.run(_take_attempt(account=account, address=source), _find(email=data.email))
+    account, source = _account_key(data.email), _address_key(request.address)
+    passwords: Passwords = request.app.state.passwords
+    tokens: Tokens = request.app.state.tokens
+    wait, found = await request.user.run(_take_attempt(account=account, address=source), _find(email=data.email))
     if wait > 0:
         raise _rate_limited(wait)
     if not await passwords.verify(found and found.password_hash, data.password) or found is None:
         raise Problem("bad_credentials")
     if not found.is_active:
         raise Problem("account_inactive")
-    await caller.run(_forgive_attempt(account=account, address=source))
+    await request.user.run(_forgive_attempt(account=account, address=source))
     return tokens.issue(found.id, found.token_version)
 
 
-async def refresh_token(caller: Caller, data: Refresh, tokens: Tokens) -> TokenPair:
+@post("/v1/auth/refresh", public=True, status_code=200, problems=("invalid_token", "token_expired", "account_inactive"))
+async def refresh_token(request: Request, data: JSONBody[Refresh]) -> TokenPair:
     """Get a new pair of tokens for a refresh token."""
+    tokens: Tokens = request.app.state.tokens
     claims = tokens.read_refresh(data.refresh_token)
-    owner = Caller(caller.database, caller.request_id, claims.user_id, claims.version)
+    owner = Caller(request.user.database, request.id, claims.user_id, claims.version)
     user = await owner.run(_get())
     return tokens.issue(user.id, claims.version)
 
 
-async def logout_everywhere(caller: Caller) -> None:
+@post("/v1/auth/logout-everywhere", status_code=204)
+@idempotent
+async def logout_everywhere(request: Request) -> None:
     """Make every token that was issued before now stop working."""
-    await caller.run(_revoke())
+    await request.user.run(_revoke())
 
 
-async def change_password(caller: Caller, data: PasswordChange, address: str, passwords: Passwords) -> None:
+@put("/v1/users/me/password", status_code=204, problems=("bad_credentials", "rate_limited"))
+async def change_password(request: Request, data: JSONBody[PasswordChange]) -> None:
     """Set another password; every token that was issued before now stops working."""
-    own = await caller.run(_own())
+    passwords: Passwords = request.app.state.passwords
+    own = await request.user.run(_own())
     if own.email is None or own.password_hash is None:
         raise Problem("bad_credentials", "The account has no password: it signs in at an outside issuer.")
-    account, source = _account_key(own.email), _address_key(address)
-    anonymous = Caller(caller.database, caller.request_id)
+    account, source = _account_key(own.email), _address_key(request.address)
+    anonymous = Caller(request.user.database, request.id)
     wait = await anonymous.run(_take_attempt(account=account, address=source))
     if wait > 0:
         raise _rate_limited(wait)
     if not await passwords.verify(own.password_hash, data.current_password):
         raise Problem("bad_credentials", "The current password is wrong.")
     await anonymous.run(_forgive_attempt(account=account, address=source))
-    await caller.run(_set_password(password_hash=await passwords.hash(data.new_password)))
+    await request.user.run(_set_password(password_hash=await passwords.hash(data.new_password)))
 
 
 def _rate_limited(seconds: float) -> Problem:

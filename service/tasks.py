@@ -1,16 +1,21 @@
 """Tasks: the todos as specification A's clients know them. A task's id is its todo's number."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from litestar import delete, get, patch, post, put
+from litestar.params import FromPath, JSONBody
+from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Caller, Many, Maybe, One, Tagged
-from service.http.fields import Number, Time, Title, check_title
+from service.db.queries import Caller, Many, Maybe, One, Versioned
+from service.http.fields import Description, Number, Time, Title, check_title, given
+from service.http.idempotency import idempotent
+from service.http.missing import found, why_unchanged
+from service.http.request import Request
 from service.problems import Problem
 
-Description = Annotated[str, Meta(max_length=1000)]
+Ignored = Annotated[msgspec.Raw, Meta(extra_json_schema={"description": "Ignored: it may be sent back as it was got."})]
 
 
 class Task(msgspec.Struct, frozen=True, gc=False):
@@ -25,21 +30,31 @@ class Task(msgspec.Struct, frozen=True, gc=False):
     updated_at: Time
 
 
-class TaskCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A task to be made: a pending todo of medium priority."""
+class EchoedTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Fields of a task that clients of specification A send back as they got them: they are ignored."""
+
+    id: Ignored | UnsetType = UNSET
+    user_id: Ignored | UnsetType = UNSET
+    created_at: Ignored | UnsetType = UNSET
+    updated_at: Ignored | UnsetType = UNSET
+
+
+class TaskCreate(EchoedTask, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A task to be made: a todo of medium priority, pending unless it is completed."""
 
     title: Title
     description: Description | None = None
+    completed: bool = False
 
     def __post_init__(self) -> None:
         check_title(self.title)
 
 
-class TaskReplace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole task: a description that is absent is cleared; ``completed`` may be left as it is."""
+class TaskUpdate(EchoedTask, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What of a task is to be changed: what is left out stays, a description that is null is cleared."""
 
-    title: Title
-    description: Description | None = None
+    title: Title | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
     completed: bool | None = None
 
     def __post_init__(self) -> None:
@@ -55,14 +70,14 @@ class TaskCompletion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TaskFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``pending`` are all that are not completed; archived ones are left out."""
 
-    status: Literal["all", "pending", "completed"] = "all"
-    sort: Literal["created", "title", "due_date"] = "created"
+    status: Annotated[Literal["all", "pending", "completed"], Meta(title="TaskStatus")] = "all"
+    sort: Annotated[Literal["created", "title", "due_date"], Meta(title="TaskSort")] = "created"
 
 
-_get = Maybe("get_task", Tagged[Task])
-_create = One("create_task", Tagged[Task])
-_replace = Maybe("replace_task", Tagged[Task])
-_complete = Maybe("complete_task", Tagged[Task])
+_get = Maybe("get_task", Versioned[Task])
+_create = One("create_task", Versioned[Task])
+_update = Maybe("update_task", Versioned[Task])
+_complete = Maybe("complete_task", Versioned[Task])
 _delete = Maybe("delete_task", int)
 _lists = {
     "created": Many("list_tasks_by_created", Task),
@@ -71,61 +86,69 @@ _lists = {
 }
 
 
-async def list_tasks(caller: Caller, user_id: str, query: TaskFilters) -> list[Task]:
+@get("/api/{user_id:str}/tasks", query=TaskFilters, problems=("forbidden",))
+async def list_tasks(request: Request, user_id: FromPath[str]) -> list[Task]:
     """All of the user's tasks, as one array."""
-    _check_user(caller, user_id)
+    query = request.filters(TaskFilters)
+    _check_user(request.user, user_id)
     completed = None if query.status == "all" else query.status == "completed"
-    return await caller.run(_lists[query.sort](completed=completed))
+    return await request.user.run(_lists[query.sort](completed=completed))
 
 
-async def create_task(caller: Caller, user_id: str, data: TaskCreate) -> Tagged[Task]:
+@post("/api/{user_id:str}/tasks", location="/api/{user_id}/tasks/{id}", problems=("forbidden",))
+@idempotent
+async def create_task(request: Request, user_id: FromPath[str], data: JSONBody[TaskCreate]) -> Versioned[Task]:
     """Make a task."""
-    _check_user(caller, user_id)
-    return await caller.run(_create(title=data.title, description=data.description))
+    _check_user(request.user, user_id)
+    return await request.user.run(
+        _create(title=data.title, description=data.description, status="completed" if data.completed else "pending")
+    )
 
 
-async def get_task(caller: Caller, user_id: str, task_id: Number) -> Tagged[Task]:
+@get("/api/{user_id:str}/tasks/{task_id:str}", problems=("forbidden",))
+async def get_task(request: Request, user_id: FromPath[str], task_id: FromPath[Number]) -> Versioned[Task]:
     """One task."""
-    _check_user(caller, user_id)
-    task = await caller.run(_get(number=task_id))
-    if task is None:
-        raise Problem("not_found")
-    return task
+    _check_user(request.user, user_id)
+    return found(await request.user.run(_get(number=task_id)))
 
 
-async def replace_task(
-    caller: Caller, user_id: str, task_id: Number, data: TaskReplace, if_match: int | None
-) -> Tagged[Task]:
-    """Replace a task's title and description, and complete or reopen it."""
-    _check_user(caller, user_id)
-    task = await caller.run(
-        _replace(
+@put("/api/{user_id:str}/tasks/{task_id:str}", if_match=True, problems=("forbidden", "invalid_transition"))
+async def update_task(
+    request: Request, user_id: FromPath[str], task_id: FromPath[Number], data: JSONBody[TaskUpdate]
+) -> Versioned[Task]:
+    """Change a task's title or description, and complete or reopen it."""
+    _check_user(request.user, user_id)
+    task = await request.user.run(
+        _update(
             number=task_id,
-            title=data.title,
-            description=data.description,
+            title=given(data.title),
+            set_description=data.description is not UNSET,
+            description=given(data.description),
             completed=data.completed,
-            version=if_match,
+            version=request.if_match,
         )
     )
-    return task or await _why_none(caller, user_id, task_id)
+    return task or await _raise_why(request.user, task_id)
 
 
-async def delete_task(caller: Caller, user_id: str, task_id: Number, if_match: int | None) -> None:
+@delete("/api/{user_id:str}/tasks/{task_id:str}", if_match=True, problems=("forbidden",))
+async def delete_task(request: Request, user_id: FromPath[str], task_id: FromPath[Number]) -> None:
     """Delete a task, and with it its links."""
-    _check_user(caller, user_id)
-    if await caller.run(_delete(number=task_id, version=if_match)) is None:
-        await _why_none(caller, user_id, task_id)
+    _check_user(request.user, user_id)
+    if await request.user.run(_delete(number=task_id, version=request.if_match)) is None:
+        await _raise_why(request.user, task_id)
 
 
+@patch("/api/{user_id:str}/tasks/{task_id:str}/complete", if_match=True, problems=("forbidden", "invalid_transition"))
 async def complete_task(
-    caller: Caller, user_id: str, task_id: Number, data: TaskCompletion | None, if_match: int | None
-) -> Tagged[Task]:
+    request: Request, user_id: FromPath[str], task_id: FromPath[Number], data: JSONBody[TaskCompletion | None] = None
+) -> Versioned[Task]:
     """Toggle ``completed``, or set it to what the body says."""
-    _check_user(caller, user_id)
-    task = await caller.run(
-        _complete(number=task_id, completed=None if data is None else data.completed, version=if_match)
+    _check_user(request.user, user_id)
+    task = await request.user.run(
+        _complete(number=task_id, completed=None if data is None else data.completed, version=request.if_match)
     )
-    return task or await _why_none(caller, user_id, task_id)
+    return task or await _raise_why(request.user, task_id)
 
 
 def _check_user(caller: Caller, user_id: str) -> None:
@@ -133,7 +156,6 @@ def _check_user(caller: Caller, user_id: str) -> None:
         raise Problem("forbidden", "The path names another user than the token.")
 
 
-async def _why_none(caller: Caller, user_id: str, task_id: Number) -> Tagged[Task]:
-    """Raises why a change found no row: there is none, or it has moved on."""
-    task = await get_task(caller, user_id, task_id)
-    raise Problem("version_mismatch", f"The task is at version {task.version}.")
+async def _raise_why(caller: Caller, task_id: Number) -> NoReturn:
+    """Say why a change found no row."""
+    raise await why_unchanged(caller, _get(number=task_id), "task")

@@ -4,11 +4,14 @@ from typing import Annotated
 from uuid import UUID
 
 import msgspec
+from litestar import delete, get, patch
+from litestar.params import JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Caller, Many, Maybe, One
+from service.db.queries import Many, Maybe, One
 from service.http.fields import Time
 from service.http.paging import Cursor, Limit, Page
+from service.http.request import Request
 from service.problems import Problem
 
 ERASE_SECONDS = 60.0
@@ -33,10 +36,11 @@ Username = Annotated[
         min_length=3,
         max_length=50,
         pattern=r"^[A-Za-z0-9_-]+$(?!\n)",
+        examples=["ada"],
         description="3 to 50 of A-Z a-z 0-9 _ -; upper and lower case are the same.",
     ),
 ]
-FullName = Annotated[str, Meta(max_length=200)]
+FullName = Annotated[str, Meta(max_length=200, examples=["Ada Lovelace"])]
 
 
 class User(msgspec.Struct, frozen=True, gc=False):
@@ -94,38 +98,42 @@ _erase = One("erase_me", bool)
 _search = Many("list_users", PublicUser)
 
 
-async def get_me(caller: Caller) -> User:
+@get("/v1/users/me")
+async def get_me(request: Request) -> User:
     """The signed-in user."""
-    return await caller.run(_get())
+    return await request.user.run(_get())
 
 
-async def update_me(caller: Caller, data: UserPatch, if_match: int | None) -> User:
+@patch("/v1/users/me", if_match=True, problems=("username_taken", "active_todos_assigned"))
+async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
     """Change the signed-in user's name or username, or deactivate the account.
 
     Deactivating is refused while pending or in_progress todos are assigned to them; their tokens stop working at once.
     """
-    changed = await caller.run(
+    changed = await request.user.run(
         _update(
             set_username=data.username is not UNSET,
             username=None if data.username is UNSET else data.username,
             set_full_name=data.full_name is not UNSET,
             full_name=None if data.full_name is UNSET else data.full_name,
             is_active=None if data.is_active is UNSET else data.is_active,
-            version=if_match,
+            version=request.if_match,
         )
     )
     if changed is None:
-        raise _why_none(if_match)
+        raise _why_none(request.if_match)
     return changed
 
 
-async def delete_me(caller: Caller, query: Deletion, if_match: int | None) -> None:
+@delete("/v1/users/me", query=Deletion, if_match=True, problems=("user_has_records",))
+async def delete_me(request: Request) -> None:
     """Delete the signed-in user, who must own nothing any more; or with ``erase=true`` erase them and all they own.
 
     Either way other people's todos are unassigned, and the audit trail goes, too: one entry without content is left.
     """
-    if not await caller.run(_erase(version=if_match, records=query.erase), seconds=ERASE_SECONDS):
-        raise _why_none(if_match)
+    query = request.filters(Deletion)
+    if not await request.user.run(_erase(version=request.if_match, records=query.erase), seconds=ERASE_SECONDS):
+        raise _why_none(request.if_match)
 
 
 def _why_none(if_match: int | None) -> Problem:
@@ -133,8 +141,10 @@ def _why_none(if_match: int | None) -> Problem:
     return Problem("invalid_token", "The user is gone.") if if_match is None else Problem("version_mismatch")
 
 
-async def list_users(caller: Caller, query: UserSearch) -> Page[PublicUser]:
+@get("/v1/users", query=UserSearch)
+async def list_users(request: Request) -> Page[PublicUser]:
     """The active user with this username, to assign a todo to; an empty list if there is none."""
+    query = request.filters(UserSearch)
     if query.cursor is not None:
         raise Problem("invalid_cursor", "A list of at most one has no next page.")
-    return Page(await caller.run(_search(username=query.username)), None)
+    return Page(await request.user.run(_search(username=query.username)), None)

@@ -62,8 +62,8 @@ _EXPECTED = (
     ("service.commands.accounts", "AccountError"),
     ("service.commands.transfer", "CarryError"),
     ("service.commands.demo", "DemoError"),
-    ("service.http.edge", "StartupError"),
-    ("service.embedded.account", "EmbeddedPostgresError"),
+    ("service.problems", "StartupError"),
+    ("service.embedded", "EmbeddedPostgresError"),
     ("service.commands.logins", "LoginError"),
     ("service.commands.migrate", "MigrationError"),
     ("service.db.queries", "QueryError"),
@@ -244,7 +244,7 @@ def _rebase(_: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     """Write everything that the user of an e-mail address owns to a file, as lines of JSON."""
     from service.commands import transfer as carry
-    from service.commands.demo.progress import Stage
+    from service.commands.progress import Stage
 
     output: Path = options.output
     with _owner_url() as url, Stage("export") as stage:
@@ -263,7 +263,7 @@ def _export(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     """Bring a file that an export wrote into the account of an e-mail address, as a whole or not at all."""
     from service.commands import transfer as carry
-    from service.commands.demo.progress import Stage
+    from service.commands.progress import Stage
 
     source: Path = options.file
     with contextlib.ExitStack() as stack:
@@ -383,8 +383,6 @@ def _embedded(settings: Settings) -> "Generator[EmbeddedPostgres]":
     from service.embedded import EmbeddedPostgres
 
     with EmbeddedPostgres(settings.embedded_data_dir / "postgres") as server:
-        for notice in server.notices:
-            _say(notice)
         yield server
 
 

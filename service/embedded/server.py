@@ -1,42 +1,43 @@
 """Starts, joins and stops the embedded server.
 
 It listens on a Unix socket in a folder that nobody but its owner (and root) can enter, so it trusts whoever connects;
-it has no TCP port. It runs as long as any process uses it, and no longer, however those processes end (see keeper).
+it has no TCP port. Three locks in the data folder, which the kernel takes from a process that ends, order everything:
+
+- `start.lock`: held by whoever starts, joins or leaves, so that only one does at a time.
+- `users.lock`: shared by all users. Its exclusive lock is granted to the keeper when the last one is gone.
+- `server.lock`: inherited by the keeper, the server and its backends. Free means: no process has the data open.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
 import sys
-import threading
+import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
+from io import BufferedWriter
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
 import psycopg
 
-from service.embedded.account import (
-    Account,
-    EmbeddedPostgresError,
-    can_reach,
-    make_own_dir,
-    make_private_dir,
-    private_dir,
-    server_account,
-)
-from service.embedded.cluster import PORT, SUPERUSER, is_server_of, make_cluster, make_socket_dir, read_pid_file
-from service.embedded.programs import ENVIRONMENT, can_run, cluster_version, copy_programs, major_version, wheel_bin_dir
+from service.embedded.programs import ENVIRONMENT, EmbeddedPostgresError, cluster_version, major_version, wheel_bin_dir
 
+SUPERUSER = "postgres"
+PORT = 5432  # only part of the socket's name: .s.PGSQL.5432
+SOCKET_PARENT = Path("/tmp")  # noqa: S108 - the owner of what is found there is checked
+NOBODY = (65534, 65534)  # the user and group nobody of every Linux
 LOG_BYTES = 5_000_000
 START_SECONDS = 120.0
 STOP_SECONDS = 90.0  # longer than the keeper takes at most
+POLL_SECONDS = 0.005
 
 
 class EmbeddedPostgres:
@@ -46,8 +47,7 @@ class EmbeddedPostgres:
     settings by name. A start may take ``start_seconds`` while the server's process lives: recovery can be long.
 
     Several processes, or several of these objects, may use one folder: the first starts the server, the others join it,
-    and the last to stop or die ends it. After a start, ``notices`` has a line if something was put elsewhere, because
-    root's server could not reach it.
+    and the last to stop or die ends it. Root's server runs as another account, with root's access to files (Linux).
     """
 
     def __init__(
@@ -59,30 +59,22 @@ class EmbeddedPostgres:
         start_seconds: float = START_SECONDS,
     ) -> None:
         self.data_dir = data_dir.absolute()
-        self.notices: list[str] = []
+        self.cluster_dir = self.data_dir / "cluster"
+        """PostgreSQL's own data directory."""
+        self.log_path = self.data_dir / "server.log"
+        """What the server writes about itself."""
         self._bin_dir = bin_dir
         self._options = dict(options or {})
         self._start_seconds = start_seconds
         self._socket_dir: Path | None = None
-        self._users_lock: int | None = None
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._users_lock: BufferedWriter | None = None
 
     @property
     def bin_dir(self) -> Path:
-        """PostgreSQL's programs, psql and pg_dump among them: once started, those that the server runs from."""
+        """PostgreSQL's programs, psql and pg_dump among them."""
         if self._bin_dir is None:
             self._bin_dir = wheel_bin_dir(self.cluster_dir)
         return self._bin_dir
-
-    @property
-    def cluster_dir(self) -> Path:
-        """PostgreSQL's own data directory."""
-        return self.data_dir / "cluster"
-
-    @property
-    def log_path(self) -> Path:
-        """What the server writes about itself."""
-        return self.data_dir / "server.log"
 
     @property
     def socket_dir(self) -> Path:
@@ -94,22 +86,20 @@ class EmbeddedPostgres:
     @property
     def pid(self) -> int:
         """The process id of the server."""
-        pid, _ = read_pid_file(self.cluster_dir)
-        if pid is None:
+        pid = self._pid_file()[0]
+        if not pid:
             raise EmbeddedPostgresError("the embedded PostgreSQL is not running")
-        return pid
+        return int(pid)
 
     def url(self, dbname: str = "postgres", user: str = SUPERUSER) -> str:
         """A connection URL. It holds no secret: the folder of the socket is what protects the server."""
-        return _url(self.socket_dir, dbname, user)
+        return f"postgresql://{quote(user)}@/{quote(dbname)}?host={quote(str(self.socket_dir))}&port={PORT}"
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -119,201 +109,196 @@ class EmbeddedPostgres:
         """
         if self._users_lock is not None:
             return
-        deadline = time.monotonic() + self._start_seconds
-        bin_dir, account = self.bin_dir, None
         try:
-            self.data_dir.parent.mkdir(parents=True, exist_ok=True)
-            if os.geteuid() == 0:
-                bin_dir, account = self._move_into_reach(bin_dir)
-                self._bin_dir = bin_dir
-            make_own_dir(self.data_dir, account)
-            with self._starting_alone(deadline):
-                self._users_lock = _lock_file(self.data_dir / "users.lock")
-                while not _try_lock(self._users_lock, fcntl.LOCK_SH):  # its keeper stops a server: wait for the end
-                    self._wait_a_little(deadline, "the server before it is still stopping")
-                if not self._join(deadline):
-                    self._start_server(account, bin_dir, deadline)
+            self._make_data_dir()
+            with self._open("start.lock") as start_lock:
+                fcntl.flock(start_lock, fcntl.LOCK_EX)
+                self._users_lock = self._open("users.lock")
+                fcntl.flock(self._users_lock, fcntl.LOCK_SH)  # waits while a keeper stops the server before this one
+                self._join_or_launch()
         except BaseException as error:
             self._release()
-            if self._keeper is not None:
-                self._keeper.wait()
             if isinstance(error, OSError):
-                reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
-                raise EmbeddedPostgresError(f"the database folder can't be used: {reason}") from None
+                raise EmbeddedPostgresError(f"the database folder can't be used: {error}") from None
             raise
 
     def stop(self) -> None:
         """Stop using the server; when nobody else uses it, return after its end."""
         if self._users_lock is None:
             return
-        deadline = time.monotonic() + STOP_SECONDS
-        with self._starting_alone(time.monotonic() + self._start_seconds):
+        with self._open("start.lock") as start_lock, self._open("server.lock") as server_lock:
+            fcntl.flock(start_lock, fcntl.LOCK_EX)
             self._release()
-            if self._has_other_users():
-                if self._keeper is not None:  # to be reaped whenever it ends
-                    threading.Thread(target=self._keeper.wait, daemon=True).start()
-                return
-            while self._has_server() and time.monotonic() < deadline:
-                time.sleep(0.005)
-            if self._keeper is not None:
-                self._keeper.wait()
+            if not self._has_other_users():
+                deadline = time.monotonic() + STOP_SECONDS
+                while not _try_lock(server_lock, fcntl.LOCK_EX) and time.monotonic() < deadline:
+                    time.sleep(POLL_SECONDS)
 
     def _release(self) -> None:
         if self._users_lock is not None:
-            os.close(self._users_lock)
+            self._users_lock.close()
             self._users_lock = None
 
     def _has_other_users(self) -> bool:
-        """Whether a process other than the keeper holds the users' lock; none can join while we start alone."""
-        lock = _lock_file(self.data_dir / "users.lock")
-        try:
-            # Exclusive refused: other users, or the keeper stopping the server. Shared refused too: the keeper.
+        """Whether anybody but the keeper holds the users' lock; nobody can join while we hold the start lock."""
+        with self._open("users.lock") as lock:
+            # Exclusive refused: other users, or the keeper, which stops the server. Shared refused too: the keeper.
             return not _try_lock(lock, fcntl.LOCK_EX) and _try_lock(lock, fcntl.LOCK_SH)
-        finally:
-            os.close(lock)
 
-    @contextlib.contextmanager
-    def _starting_alone(self, deadline: float) -> Generator[None]:
-        lock = _lock_file(self.data_dir / "start.lock")
-        try:
-            while not _try_lock(lock, fcntl.LOCK_EX):
-                self._wait_a_little(deadline, "another process is still starting it")
-            yield
-        finally:
-            os.close(lock)
+    def _open(self, name: str) -> BufferedWriter:
+        return (self.data_dir / name).open("ab")
 
-    def _wait_a_little(self, deadline: float, why: str) -> None:
-        if time.monotonic() > deadline:
-            seconds = f"{self._start_seconds:.0f} s"
-            raise EmbeddedPostgresError(
-                f"the embedded PostgreSQL did not answer in {seconds}: {why} (see {self.log_path})"
-            )
-        time.sleep(0.02)
+    def _make_data_dir(self) -> None:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        uid = self.data_dir.stat().st_uid
+        if uid != os.geteuid():
+            owner = next((entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == uid), f"user {uid}")
+            raise EmbeddedPostgresError(f"{self.data_dir} belongs to {owner}: remove it, or run this as {owner}")
 
-    def _move_into_reach(self, bin_dir: Path) -> tuple[Path, Account | None]:
-        """As root: pick the server's account, and use a private folder for what it can't reach."""
-        private = private_dir(self.data_dir)
-        elsewhere = private / "postgres"
-        account = server_account(self.cluster_dir, elsewhere / "cluster")
-        if account is None:
-            return bin_dir, None
-        moved: list[str] = []
-        if elsewhere.exists() or not can_reach(self.data_dir.parent, account):
-            make_private_dir(private, account)
-            self.data_dir = elsewhere
-            moved.append(f"the database is kept in {private}")
-        if not can_run(bin_dir, account):
-            home = make_private_dir(private_dir(bin_dir), account)
-            bin_dir = copy_programs(bin_dir, home)
-            moved.append(f"PostgreSQL's programs are copied to {home}")
-        if moved:
-            self.notices = [f"{', '.join(moved)}: its server can't be root, and others can't enter here"]
-        return bin_dir, account
-
-    def _join(self, deadline: float) -> bool:
-        """Join the server that runs on this folder, if one does; wait for one that still starts, recovers or ends."""
+    def _join_or_launch(self) -> None:
+        deadline = time.monotonic() + self._start_seconds
+        start_of_log: int | None = None
         while True:
-            pid, socket_dir = read_pid_file(self.cluster_dir)
-            if not self._has_server() and (pid is None or not is_server_of(pid, self.cluster_dir, socket_dir)):
-                # No process has this data open. A pid file left by a crash may name any process by now, and PostgreSQL
-                # would refuse to start because of it.
-                (self.cluster_dir / "postmaster.pid").unlink(missing_ok=True)
-                return False
-            if socket_dir is not None and self._answers(socket_dir):
-                self._socket_dir = socket_dir
-                return True
-            self._wait_a_little(deadline, "a running server does not answer on its socket")
+            with self._open("server.lock") as server_lock:
+                if not _try_lock(server_lock, fcntl.LOCK_EX) or self._is_run_by_hand():
+                    if self._answers():
+                        return
+                elif start_of_log is None:
+                    start_of_log = self._launch(server_lock.fileno())
+                else:
+                    raise self._error("did not start", start_of_log)
+            if time.monotonic() > deadline:
+                raise self._error(f"did not answer in {self._start_seconds:.0f} s", start_of_log or 0)
+            time.sleep(POLL_SECONDS)
 
-    def _has_server(self) -> bool:
-        """Whether a server started by a keeper lives: it and its backends inherited this lock."""
-        lock = _lock_file(self.data_dir / "server.lock")
+    def _pid_file(self) -> list[str]:
+        """The 8 lines of postmaster.pid, which PostgreSQL writes one after the other; empty where they are missing."""
         try:
-            return not _try_lock(lock, fcntl.LOCK_EX)
-        finally:
-            os.close(lock)
+            lines = (self.cluster_dir / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            lines = []
+        return [line.strip() for line in lines] + [""] * (8 - len(lines))
 
-    def _answers(self, socket_dir: Path) -> bool:
-        """Whether a server of this very folder accepts connections there."""
+    def _answers(self) -> bool:
+        """Whether the server that wrote postmaster.pid accepts connections."""
+        lines = self._pid_file()
+        if lines[7] != "ready" or not lines[4]:
+            return False
+        self._socket_dir = Path(lines[4])
         try:
-            with psycopg.connect(_url(socket_dir, "postgres", SUPERUSER), connect_timeout=5) as connection:
-                row = connection.execute("SHOW data_directory").fetchone()
+            psycopg.connect(self.url(), connect_timeout=5).close()
         except psycopg.OperationalError:
             return False
-        return row is not None and self.cluster_dir.samefile(row[0])
+        return True
 
-    def _start_server(self, account: Account | None, bin_dir: Path, deadline: float) -> None:
-        made_by = cluster_version(self.cluster_dir)
-        if made_by is None:
-            make_cluster(self.cluster_dir, bin_dir, account)
-        elif made_by != (ours := major_version(bin_dir)):
+    def _is_run_by_hand(self) -> bool:
+        """Whether postmaster.pid names a live server that no keeper started: somebody ran pg_ctl on this data.
+
+        After a crash it may name any process by now. A server's working directory is its data directory.
+        """
+        pid = self._pid_file()[0]
+        if not re.fullmatch(r"[1-9]\d{0,9}", pid):
+            return False
+        if sys.platform == "linux":
+            try:
+                return Path(f"/proc/{pid}/cwd").samefile(self.cluster_dir)
+            except OSError:  # gone, or another user's, who can't be the owner of this data
+                return False
+        command = ["ps", "-o", "comm=", "-p", pid]
+        return "postgres" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    def _launch(self, server_lock: int) -> int:
+        """Start a keeper, which holds ``server_lock`` from now on; where in the log its words begin."""
+        bin_dir, ours, made_by = self.bin_dir, major_version(self.bin_dir), cluster_version(self.cluster_dir)
+        if made_by not in {None, ours}:
             raise EmbeddedPostgresError(
                 f"{self.data_dir} was made by PostgreSQL {made_by}, this is {ours}: move that folder away to begin anew"
             )
-        socket_dir = make_socket_dir(self.cluster_dir, account)
-        settings = {
-            "listen_addresses": "",
-            "port": str(PORT),
-            "unix_socket_directories": str(socket_dir),
-            "timezone": "UTC",
-            "log_timezone": "UTC",
-            **self._options,
-        }
-        command = [str(bin_dir / "postgres"), "-D", str(self.cluster_dir)]
-        for name, value in settings.items():
-            command += ["-c", f"{name}={value}"]
-        start_of_log = self._run_keeper(command, socket_dir, account)
-        while not self._answers(socket_dir):
-            if self._keeper is None or self._keeper.poll() is not None:
-                why = self._log_excerpt(start_of_log)
-                raise EmbeddedPostgresError(f"the embedded PostgreSQL did not start: {why} (see {self.log_path})")
-            self._wait_a_little(deadline, self._log_excerpt(start_of_log))
-        self._socket_dir = socket_dir
-
-    def _run_keeper(self, command: list[str], socket_dir: Path, account: Account | None) -> int:
-        """Start the server's parent; where in the log its words begin."""
+        self.data_dir.chmod(0o700)
+        # Nobody has this data open, but PostgreSQL would take whatever process the file names for a server.
+        (self.cluster_dir / "postmaster.pid").unlink(missing_ok=True)
+        # The keeper moves a new cluster into place when it is complete: an interrupted initdb leaves nothing half-made.
+        new = self.data_dir / "cluster.new"
+        shutil.rmtree(new, ignore_errors=True)
+        account, socket_dir = as_account(self.cluster_dir), _make_socket_dir(self.cluster_dir)
+        initdb = [f"{bin_dir}/initdb", "-D", f"{new}", "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--locale=C"]
+        if ours >= 17:  # the same order and letter cases on every machine
+            initdb += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        postgres = [f"{bin_dir}/postgres", "-D", f"{self.cluster_dir}", "-h", "", "-k", f"{socket_dir}"]
         order = {
-            "command": command,
+            "initdb": account + initdb if made_by is None else None,
+            "postgres": account + postgres + [f"--{name}={value}" for name, value in self._options.items()],
             "environment": ENVIRONMENT,
-            "uid": account.uid if account else None,
-            "gid": account.gid if account else None,
-            "users_lock": str(self.data_dir / "users.lock"),
-            "server_lock": str(self.data_dir / "server.lock"),
             "socket_dir": str(socket_dir),
+            "server_lock": server_lock,
         }
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
-        log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        try:
-            self._keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")), json.dumps(order)],
+        command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")), json.dumps(order)]
+        with self._open("server.log") as log:
+            start_of_log = log.tell()
+            subprocess.run(
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd="/",
-                start_new_session=True,  # Ctrl-C is for the service: it drains, then the server goes
+                cwd=self.data_dir,
+                pass_fds=(server_lock,),
+                check=False,
             )
-            return os.fstat(log).st_size
-        finally:
-            os.close(log)
+        return start_of_log
 
-    def _log_excerpt(self, start: int) -> str:
-        """The line of the log since ``start`` that says most."""
-        with self.log_path.open("rb") as log:
-            log.seek(start)
-            lines = log.read(LOG_BYTES).decode(errors="replace").strip().splitlines()
-        reasons = [line for line in lines if re.search(r"FATAL|PANIC|Error", line) and "starting up" not in line]
-        return (reasons[:1] or lines[-1:] or ["its log is empty"])[0].strip()
+    def _error(self, what: str, start_of_log: int) -> EmbeddedPostgresError:
+        """With the line of the log that says most."""
+        self.log_path.touch()  # a server started by hand writes elsewhere
+        lines = self.log_path.read_bytes()[start_of_log:].decode(errors="replace").strip().splitlines()
+        reasons = [line for line in lines if re.search(r"FATAL|PANIC|[Ee]rror", line)]
+        why = (reasons[:1] or lines[-1:] or ["its log is empty"])[0].strip()
+        return EmbeddedPostgresError(f"the embedded PostgreSQL {what}: {why} (see {self.log_path})")
 
 
-def _url(socket_dir: Path, dbname: str, user: str) -> str:
-    return f"postgresql://{quote(user)}@/{quote(dbname)}?host={quote(str(socket_dir))}&port={PORT}"
+def as_account(cluster_dir: Path) -> list[str]:
+    """The beginning of a command that root has to run as another account, because PostgreSQL refuses root.
+
+    The account may not enter where root's files often are (/root). It is lent root's way past the permissions of files,
+    and nothing else of root's, so nothing has to be copied or opened to others. That makes the server as powerful over
+    files as root: therefore only root can reach its data and its socket.
+    """
+    if os.geteuid() != 0:
+        return []
+    if sys.platform != "linux":
+        raise EmbeddedPostgresError("PostgreSQL does not run as root: run this as another user")
+    uid, gid = cluster_dir.stat()[4:6] if cluster_dir.exists() else NOBODY
+    return [
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={gid}",
+        "--clear-groups",
+        "--securebits=+no_setuid_fixup",  # else access(2), by which PostgreSQL looks for its programs, denies them
+        "--inh-caps=-all,+dac_override",
+        "--ambient-caps=-all,+dac_override",
+        "--pdeathsig=INT",  # as in the keeper, whose own setting a change of account undoes
+    ]
 
 
-def _lock_file(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+def _make_socket_dir(cluster_dir: Path) -> Path:
+    """The same short folder for the same data and user; a random one if somebody else took its name.
+
+    A socket's path is limited to 107 bytes (103 on macOS), which a data folder may well exceed.
+    """
+    name = hashlib.sha256(f"{cluster_dir.resolve()} {os.geteuid()}".encode()).hexdigest()[:16]
+    path = SOCKET_PARENT / f"todochat-{name}"
+    with contextlib.suppress(OSError):
+        if path.lstat().st_uid == os.geteuid():
+            shutil.rmtree(path)  # what a killed server left: its lock file, too, may name any process by now
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return Path(tempfile.mkdtemp(prefix="todochat-", dir=SOCKET_PARENT))
+    return path
 
 
-def _try_lock(file: int, kind: int) -> bool:
+def _try_lock(file: BufferedWriter, kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,9 +1,17 @@
-"""Keeps exports and imports, which last, from taking the service over: so many at a time, and one for each user."""
+"""What doesn't fit into memory, and lasts: exports and imports, so many at a time, and one for each user.
 
+A body goes to a temporary file, which has no name and is gone when it is closed. ``TMPDIR`` says where; a disk is
+better for it than memory.
+"""
+
+import hashlib
+import tempfile
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
+from typing import IO, Self
 from uuid import UUID
 
+from service.http.request import Request
 from service.problems import Problem
 
 UPLOADS = 8
@@ -48,3 +56,42 @@ class Bulk:
             yield
         finally:
             taken.discard(user_id)
+
+
+class Upload:
+    """A body in a file; a context manager that closes it."""
+
+    def __init__(self, file: IO[bytes], digest: bytes) -> None:
+        self.file = file
+        self.digest = digest
+        """SHA-256 of it all."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+async def spool_body(request: Request, *media_types: str) -> Upload:
+    """The body, up to the handler's limit, as a file to be read from its beginning.
+
+    Raises ``unsupported_media_type``, ``payload_too_large``, ``malformed_request`` when the client leaves early, and
+    ``overloaded`` when the disk is full.
+    """
+    request.check_content(*media_types)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - whoever gets the Upload closes it
+    try:
+        digest = hashlib.sha256()
+        async for piece in request.stream():
+            digest.update(piece)
+            file.write(piece)
+        file.seek(0)
+    except OSError:
+        with suppress(OSError):  # closing writes what is left
+            file.close()
+        raise Problem("overloaded", "There is no room for the body at the moment.") from None
+    except BaseException:
+        file.close()
+        raise
+    return Upload(file, digest.digest())

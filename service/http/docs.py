@@ -1,29 +1,37 @@
 """The documentation page: Swagger UI from this package, so that it works without the internet."""
 
-from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-_STATIC = Path(__file__).parent / "static"
+from litestar import Request, Router
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 
-_FILES = {
-    "/schema": ("index.html", "text/html; charset=utf-8"),
-    "/schema/initializer.js": ("initializer.js", "text/javascript; charset=utf-8"),
-    "/schema/swagger-ui-bundle.js": ("swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
-    "/schema/swagger-ui.css": ("swagger-ui.css", "text/css; charset=utf-8"),
-    "/schema/favicon-32x32.png": ("favicon-32x32.png", "image/png"),
-}
-
-REVALIDATE = (b"cache-control", b"public, no-cache")
-"""A browser keeps the files and asks with their ETag whether they are still the same."""
+_FOLDER = Path(__file__).parent / "static"
 
 
-def docs_files() -> dict[str, tuple[str, bytes]]:
-    """Path → (content type, body) of everything the page needs but the OpenAPI document."""
-    return {path: (kind, (_STATIC / name).read_bytes()) for path, (name, kind) in _FILES.items()}
+class StaticFile(OpenAPIRenderPlugin):
+    """A file of the page, served by Litestar's OpenAPI router."""
+
+    def __init__(self, path: str, name: str, media_type: str) -> None:
+        super().__init__(path=path, media_type=media_type)  # type: ignore[arg-type]
+        self._content = (_FOLDER / name).read_bytes()
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        del request, openapi_schema
+        return self._content
+
+    def receive_router(self, router: Router) -> None:
+        """Drop Litestar's route for what isn't there: it answers with a page, and not with a problem as all others."""
+        router.routes = [route for route in router.routes if "{" not in route.path]
 
 
-@lru_cache(maxsize=32)
-def file_etag(body: bytes) -> bytes:
-    """A strong ETag of a file's content (RFC 9110, section 8.8.3)."""
-    return b'"%s"' % sha256(body).hexdigest()[:32].encode()
+def documentation() -> list[OpenAPIRenderPlugin]:
+    """The page at the root, the files it loads, and the document as JSON."""
+    return [
+        StaticFile("/", "index.html", "text/html; charset=utf-8"),
+        StaticFile("/initializer.js", "initializer.js", "text/javascript; charset=utf-8"),
+        StaticFile("/swagger-ui-bundle.js", "swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
+        StaticFile("/swagger-ui.css", "swagger-ui.css", "text/css; charset=utf-8"),
+        StaticFile("/favicon-32x32.png", "favicon-32x32.png", "image/png"),
+        JsonRenderPlugin(media_type="application/json"),  # type: ignore[arg-type]
+    ]

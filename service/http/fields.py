@@ -7,11 +7,13 @@ import json
 import os
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
+
+T = TypeVar("T")
 
 METADATA_BYTES = 16 * 1024
 METADATA_DEPTH = 32
@@ -25,6 +27,8 @@ _INVISIBLE = (
 
 Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 """A todo's number."""
+TodoRef = UUID | Number
+"""A todo's id, or the number of one of the caller's own."""
 Title = Annotated[
     str,
     Meta(
@@ -32,24 +36,36 @@ Title = Annotated[
         max_length=1000,
         pattern=f"[^{_INVISIBLE}]",
         description="1 to 200 characters apart from white space around them, one of them visible; kept as sent.",
+        examples=["Buy milk"],
     ),
 ]
-Description = Annotated[str, Meta(max_length=1000)]
-Content = Annotated[str, Meta(min_length=1, max_length=10_000, description="1 to 10,000 characters, kept as sent.")]
-Status = Literal["pending", "in_progress", "completed", "archived"]
-Priority = Literal["low", "medium", "high", "urgent"]
-SenderType = Literal["user", "ai", "system"]
-MessageType = Literal["text", "command", "response", "error"]
-RelationshipType = Literal["discussion", "update", "creation"]
+Description = Annotated[str, Meta(max_length=1000, examples=["Two bottles, and bread."])]
+Content = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=10_000,
+        description="1 to 10,000 characters, kept as sent.",
+        examples=["Remind me to buy milk"],
+    ),
+]
+Status = Annotated[Literal["pending", "in_progress", "completed", "archived"], Meta(title="TodoStatus")]
+Priority = Annotated[Literal["low", "medium", "high", "urgent"], Meta(title="TodoPriority")]
+SenderType = Annotated[Literal["user", "ai", "system"], Meta(title="SenderType")]
+MessageType = Annotated[Literal["text", "command", "response", "error"], Meta(title="MessageType")]
+RelationshipType = Annotated[Literal["discussion", "update", "creation"], Meta(title="RelationshipType")]
 Time = Annotated[
     datetime,
     Meta(
         tz=True,
         description="RFC 3339 with an offset, from 1970 to 9999 in UTC; kept to the microsecond, answered in UTC.",
+        examples=["2030-01-31T18:00:00+01:00"],
     ),
 ]
 _METADATA_SCHEMA = {
     "type": "object",
+    "additionalProperties": True,
+    "examples": [{"source": "chat"}],
     "description": "A JSON object of at most 16 KiB as text and 32 levels, finite numbers only.",
 }
 Metadata = Annotated[msgspec.Raw, Meta(extra_json_schema=_METADATA_SCHEMA)]
@@ -62,6 +78,11 @@ def new_id() -> UUID:
     """A UUID version 7 (RFC 9562, section 5.7), as the tables' own default makes them."""
     bits = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     return UUID(int=bits & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+
+
+def given(value: T | UnsetType) -> T | None:
+    """The value of a field, or None where it was left out."""
+    return None if value is UNSET else value
 
 
 def check_title(title: str | UnsetType | None) -> None:

@@ -5,12 +5,17 @@ After the draft of the IETF's HTTPAPI group, ``draft-ietf-httpapi-idempotency-ke
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, cast
 
 import msgspec
 
-from service.db.queries import Caller, Maybe, Nothing
-from service.http.answers import Answer
+from service.db.queries import Maybe, Nothing
+from service.http.request import Request
+from service.http.response import Answer, answer
 from service.problems import Problem, invalid
+
+P = ParamSpec("P")
 
 KEY_LENGTH = 255
 KEPT_HEADERS = (b"content-type", b"content-length", b"location", b"etag", b"link")
@@ -32,23 +37,37 @@ _keep = Nothing("keep_answer")
 _get = Maybe("get_kept_answer", KeptAnswer)
 
 
-async def answer_once(
-    caller: Caller, header: bytes, operation: str, body: bytes, make: Callable[[], Awaitable[Answer]]
-) -> Answer:
-    """``make``'s answer, or the one kept under the key.
+def idempotent(
+    fn: Callable[Concatenate[Request, P], Awaitable[Any]],
+) -> Callable[Concatenate[Request, P], Awaitable[Any]]:
+    """Stands under the ``@post`` of a handler that a signed-in user calls: it heeds Idempotency-Key."""
+
+    @wraps(fn)
+    async def once(request: Request, *args: P.args, **kwargs: P.kwargs) -> Any:
+        if b"idempotency-key" not in request.sent:
+            return await fn(request, *args, **kwargs)
+        body = await request.body()
+        return await answer_once(request, hashlib.sha256(body).digest(), lambda: fn(request, *args, **kwargs))
+
+    return once
+
+
+async def answer_once(request: Request, request_hash: bytes, make: Callable[[], Awaitable[Any]]) -> Answer:
+    """The answer with what ``make`` returns, or the one kept under the request's key.
 
     ``make`` runs in the transaction that keeps its answer; when it raises, nothing is kept and the key stays free.
     Raises ``idempotency_key_reused`` for another request, ``idempotency_in_progress`` while the first still runs.
     """
-    key = _read_key(header)
-    request_hash = hashlib.sha256(body).digest()
+    caller = request.user
+    key = _read_key(request.sent[b"idempotency-key"])
+    operation = f"{request.scope['method']} {request.scope['path']}"
     claim = _claim(key=key, operation=operation, request_hash=request_hash)
     try:
         async with caller.holding(_forget(key=key), claim) as commit:
-            answer = await make()
-            headers = {name.decode(): value.decode("latin-1") for name, value in answer.headers if name in KEPT_HEADERS}
-            await commit(_keep(key=key, status=answer.status, headers=msgspec.json.encode(headers), body=answer.body))
-        return answer
+            made = answer(request, await make(), cast(int, request.route_handler.status_code))
+            headers = {name.decode(): value.decode("latin-1") for name, value in made.headers if name in KEPT_HEADERS}
+            await commit(_keep(key=key, status=made.status, headers=msgspec.json.encode(headers), body=made.body))
+        return made
     except Problem as problem:
         if (
             problem.statement is None
@@ -65,8 +84,8 @@ async def answer_once(
     if (kept.operation, kept.request_hash) != (operation, request_hash):
         raise Problem("idempotency_key_reused", "The key was used for a request with another path or body.")
     kept_headers = msgspec.json.decode(kept.headers, type=dict[str, str])
-    headers = [(name.encode(), value.encode("latin-1")) for name, value in kept_headers.items()]
-    return Answer(kept.status, [*headers, (b"idempotency-replayed", b"true")], kept.body or b"")
+    sent = [(name.encode(), value.encode("latin-1")) for name, value in kept_headers.items()]
+    return Answer(kept.status, [*sent, (b"idempotency-replayed", b"true")], kept.body or b"")
 
 
 def _read_key(header: bytes) -> str:

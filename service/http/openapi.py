@@ -1,30 +1,68 @@
-"""The OpenAPI 3.1 document, written from the list of routes and the structs that decode and encode.
+"""What Litestar's OpenAPI document is told besides: msgspec's schemas, the query structs, headers, and how things fail.
 
-msgspec writes the schemas, so the document says what the decoder does and can't fall behind it.
+msgspec writes the schemas, so the document says what the decoder does and can't fall behind it. Litestar writes the
+document from its handlers; this plugin of Litestar's adds what their decorators say in words of ours: ``query`` (the
+struct of the query string), ``problems`` (codes of its own), ``location``, ``if_match``, ``body_types``, ``public``.
 """
 
-import inspect
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, get_origin
-from uuid import UUID
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import getdoc
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import OpenAPIRenderPlugin
+from litestar.openapi.spec import (
+    Components,
+    Example,
+    License,
+    OpenAPIHeader,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Operation,
+    Parameter,
+    Reference,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+)
+from litestar.params import BodyKwarg
+from litestar.plugins import OpenAPISchemaPlugin, ReceiveRoutePlugin
+from litestar.router import Router
+from litestar.routes import BaseRoute, HTTPRoute
+from litestar.typing import FieldDefinition
 
-from service.http.answers import Lines
-from service.http.endpoint import Route
+from service.db.queries import Versioned
+from service.http.examples import example_of
 from service.http.idempotency import KEY_LENGTH
 from service.http.paging import Page
+from service.http.request import JSON
+from service.http.response import Lines
 from service.problems import CODES, ProblemDetails
-
-_REF = "#/components/schemas/{name}"
-_VERSION = "1.0.0"
 
 _ALWAYS = ("not_acceptable", "headers_too_large", "overloaded", "database_unavailable", "timeout", "internal")
 _SIGNED_IN = ("unauthenticated", "invalid_token", "token_expired", "account_inactive")
-_WITH_BODY = ("malformed_request", "payload_too_large", "unsupported_media_type", "validation_failed")
+_WITH_BODY = ("payload_too_large", "unsupported_media_type")
+# An unknown query parameter is refused everywhere.
+_READ = ("validation_failed", "malformed_request")
 
-_HEADERS = {"X-Request-ID": {"schema": {"type": "string"}, "description": "The request's, if it sent a sane one."}}
+_DESCRIPTION = """\
+The memory of a todo chatbot: users, todos, conversations and messages, each user's for that user alone.
+
+{sign_in} and send it as `Authorization: Bearer …`. Errors are problem details (RFC 9457);
+their `code` is stable: `x-problem-codes` of an operation names those that it may answer with. Every answer carries
+`X-Request-ID`. Strings come back as they were sent; on the wire `<`, `>` and `&` are written as JSON escapes, and
+`?escape=html` on any GET answers them HTML-escaped.
+"""
+_LOCAL_SIGN_IN = "Get a token from `POST /v1/auth/token`"
+_OUTSIDE_SIGN_IN = "Get a token where you sign in"
+
+_LINES: dict[str, Any] = {"type": "string", "format": "binary"}
+_TEXT: dict[str, Any] = {"type": "string"}
 _ETAG: dict[str, Any] = {"type": "string", "examples": ['"1"']}
 # White space around a header's value is no part of it (RFC 9110, section 5.5): no key begins or ends with it.
 _KEY: dict[str, Any] = {
@@ -34,155 +72,202 @@ _KEY: dict[str, Any] = {
     "pattern": "^[!-~]([ -~]*[!-~])?$",
     "examples": ["018f4fd2-7a3c-7000-8000-5a1d2c3b4e5f"],
 }
-_FILES = {
-    "/metrics": "What Prometheus reads.",
-    "/schema": "The documentation as a page.",
-    "/schema/openapi.json": "This document.",
-}
-
-_DESCRIPTION = """\
-The memory of a todo chatbot: users, todos, conversations and messages, each user's for that user alone.
-
-{sign_in} and send it as `Authorization: Bearer …`. Errors are problem details (RFC 9457);
-their `code` is stable. Every answer carries `X-Request-ID`. Strings come back as they were sent; on the wire `<`, `>`
-and `&` are written as JSON escapes, and `?escape=html` on any GET answers them HTML-escaped.
-"""
-_LOCAL_SIGN_IN = "Get a token from `POST /v1/auth/token`"
-_OUTSIDE_SIGN_IN = "Get a token where you sign in"
 
 
-def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
-    """The document for these routes."""
-    is_local = any(route.local for route in routes)
-    description = _DESCRIPTION.format(sign_in=_LOCAL_SIGN_IN if is_local else _OUTSIDE_SIGN_IN)
-    types = [ProblemDetails]
-    for route in routes:
-        types += [kind for kind in (route.body_type, route.returns) if kind is not None and kind is not Lines]
-        if route.query_type:
-            types += [field.type for field in msgspec.structs.fields(route.query_type)]
-        types += route.path_parameters.values()
-    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    schema_of = {_key(kind): _tidy(schema) for kind, schema in zip(types, schemas, strict=True)}
-    paths: dict[str, dict[str, Any]] = {}
-    for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)
-    for path, kind in (
-        ("/metrics", "text/plain"),
-        ("/schema", "text/html"),
-        ("/schema/openapi.json", "application/json"),
-    ):
-        paths[path] = {"get": _file_operation(path, kind)}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "todochat", "version": _VERSION, "description": description, "license": {"name": "MIT"}},
-        "servers": [{"url": "/"}],
-        "paths": paths,
-        "components": {
-            "schemas": {name: _tidy(schema) for name, schema in components.items()},
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
-        },
-    }
+@dataclass
+class _JSONSchema(Schema):
+    """A schema as msgspec wrote it."""
+
+    raw: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_schema(self) -> dict[str, Any]:
+        return self.raw
 
 
-def _key(kind: Any) -> str:
-    return repr(kind)
+@dataclass
+class _Operation(Operation):
+    """An operation that names the codes of its problems."""
+
+    problem_codes: dict[str, list[str]] = field(
+        default_factory=dict[str, list[str]], metadata={"alias": "x-problem-codes"}
+    )
 
 
-def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without the titles that repeat its name, and with the type of every closed set."""
-    schema.pop("title", None)
-    for part in (schema, *schema.get("properties", {}).values(), *schema.get("anyOf", ())):
-        for choice in (part, part.get("items", {}), *part.get("anyOf", ())):
-            if "enum" in choice:
-                choice.setdefault("type", "string")
-    return schema
+class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
+    """Litestar's plugin; ``config`` is for Litestar, too."""
 
-
-def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
-    summary, _, rest = (inspect.getdoc(route.handler) or route.name).partition("\n")
-    operation: dict[str, Any] = {
-        "operationId": route.name,
-        "summary": summary,
-        "tags": [_tag(route)],
-        "parameters": _parameters(route, schema_of),
-        "responses": {**_success(route, schema_of), **_problems(route)},
-    }
-    if rest.strip():
-        operation["description"] = " ".join(rest.split())
-    if not route.public:
-        operation["security"] = [{"bearer": []}]
-    if route.body_type is not None:
-        schema = schema_of[_key(route.body_type)]
-        operation["requestBody"] = {
-            "required": route.body_required,
-            "content": {"application/json": {"schema": schema}},
-        }
-    elif route.takes_upload:
-        # A schema of lines isn't anything that OpenAPI 3.1 knows.
-        operation["requestBody"] = {"required": True, "content": {kind: {} for kind in route.body_types}}
-    return operation
-
-
-def _file_operation(path: str, kind: str) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "operationId": "get" + re.sub("[/.]", "_", path),
-        "summary": _FILES[path],
-        "tags": [path.split("/")[1]],
-        "responses": {
-            "200": {"description": "OK.", "headers": _HEADERS, "content": {kind: {}}},
-            **_by_status(["headers_too_large", "internal", *(["unauthenticated"] if path == "/metrics" else [])]),
-        },
-    }
-    if path == "/metrics":
-        operation["security"] = [{}, {"bearer": []}]
-    else:
-        operation["responses"]["304"] = {"description": "Not changed.", "headers": _HEADERS}
-    return operation
-
-
-def _tag(route: Route) -> str:
-    parts = route.path.strip("/").split("/")
-    return parts[1] if parts[0] == "v1" else parts[0]
-
-
-def _parameters(route: Route, schema_of: dict[str, Any]) -> list[dict[str, Any]]:
-    parameters: list[dict[str, Any]] = []
-    for name, kind in route.path_parameters.items():
-        schema = schema_of[_key(kind)] if kind is not UUID else {"type": "string", "format": "uuid"}
-        parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
-    if route.query_type:
-        for field in msgspec.structs.fields(route.query_type):
-            schema = dict(_without_null(schema_of[_key(field.type)]))
-            description = schema.pop("description", None)
-            if not field.required and field.default not in (None, msgspec.NODEFAULT):
-                schema["default"] = field.default
-            parameter = {"name": field.encode_name, "in": "query", "required": field.required, "schema": schema}
-            if description:
-                parameter["description"] = description
-            parameters.append(parameter)
-    if route.method == "GET":
-        parameters.append(
-            {
-                "name": "escape",
-                "in": "query",
-                "required": False,
-                "description": "`html`: strings are answered HTML-escaped.",
-                "schema": {"type": "string", "enum": ["html"]},
-            }
+    def __init__(
+        self, version: str, render_plugins: Sequence[OpenAPIRenderPlugin], *, has_local_accounts: bool
+    ) -> None:
+        sign_in = _LOCAL_SIGN_IN if has_local_accounts else _OUTSIDE_SIGN_IN
+        self._registry: Any = None
+        self.config = OpenAPIConfig(
+            title="todochat",
+            version=version,
+            description=_DESCRIPTION.format(sign_in=sign_in),
+            license=License(name="MIT"),
+            security=[{"bearer": []}],
+            components=Components(
+                responses={name: _problem_response(status) for status, name in _PROBLEM_NAMES.items()},
+                security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")},
+            ),
+            operation_id_creator=_operation_id,
+            render_plugins=render_plugins,
+            openapi_router=Router("/schema", route_handlers=[], opt={"public": True}),
         )
-    if route.has_etag and route.method == "GET":
-        text = "An ETag as it was answered: 304 while the object has not changed."
-        parameters.append(_header("If-None-Match", text, _ETAG))
-    if route.takes_key:
-        text = "Have the first answer given again instead of doing it twice; kept for 24 hours."
-        parameters.append(_header("Idempotency-Key", text, _KEY))
-    if route.takes_if_match:
-        parameters.append(_header("If-Match", "An ETag as it was answered: 412 when the object has moved on.", _ETAG))
-    return parameters
+
+    # Litestar's hooks
+
+    def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
+        kind = field_definition.annotation
+        return isinstance(kind, type) or get_origin(kind) in (list, Page, Versioned)
+
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
+        self._registry = schema_creator.schema_registry
+        self._schema(ProblemDetails)  # which the shared responses refer to
+        return _JSONSchema(raw=self._schema(field_definition.annotation))
+
+    def receive_route(self, route: BaseRoute) -> None:
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                handler.operation_class = partial(self._operation, handler)  # type: ignore[assignment]
+
+    # Schemas
+
+    def _schema(self, kind: Any) -> dict[str, Any]:
+        """The schema of a type; what it refers to goes into the document's components."""
+        if kind is Lines:
+            return dict(_LINES)
+        if get_origin(kind) is Versioned:
+            (kind,) = get_args(kind)
+        (schema,), components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+        for name, component in components.items():
+            component.pop("title", None)
+            self._add(_component_name(name), component)
+        return self._tidy(schema)
+
+    def _add(self, name: str, schema: dict[str, Any]) -> None:
+        named = FieldDefinition.from_annotation(Annotated[dict, BodyKwarg(schema_component_key=name)])
+        component: Schema = self._registry.get_schema_for_field_definition(named)
+        if component == Schema():
+            component.title = name  # so that a struct that refers to itself is not gone through for ever
+            for key, value in self._tidy(schema).items():
+                setattr(component, re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key), value)
+            component.title = None
+
+    def _tidy(self, schema: Any) -> Any:
+        """The schema with our components' names; a closed set that has a name, its title, becomes one of them."""
+        if isinstance(schema, list):
+            return [self._tidy(item) for item in schema]
+        if not isinstance(schema, dict):
+            return schema
+        if "enum" in schema:
+            schema.setdefault("type", "string")
+            if name := schema.pop("title", None):
+                more = {key: schema.pop(key) for key in ("default", "description") if key in schema}
+                self._add(name, schema)
+                return {"$ref": f"#/components/schemas/{name}", **more}
+        if "$ref" in schema:
+            prefix, _, name = schema["$ref"].rpartition("/")
+            return {**schema, "$ref": f"{prefix}/{_component_name(name)}"}
+        return {key: self._tidy(value) if key != "examples" else value for key, value in schema.items()}
+
+    # Operations
+
+    def _operation(self, handler: HTTPRouteHandler, **fields: Any) -> Operation:
+        summary, _, rest = (getdoc(handler.fn) or handler.handler_name).partition("\n")
+        fields |= {
+            "summary": summary,
+            "description": " ".join(rest.split()) or None,
+            "tags": [_tag(handler)],
+            "security": [] if "public" in handler.opt else None,
+            "parameters": self._parameters(handler),
+        }
+        if body_types := handler.opt.get("body_types"):
+            fields["request_body"] = RequestBody(
+                description=f"Also taken: {', '.join(body_types[1:])}.",
+                required=True,
+                content={body_types[0]: _lines()},
+            )
+        elif fields["request_body"] is not None and handler.parsed_data_field and handler.parsed_data_field.is_optional:
+            kind = handler.parsed_data_field.inner_types[0].annotation
+            schema = _JSONSchema(raw=self._schema(kind))
+            fields["request_body"] = RequestBody(required=False, content={JSON: OpenAPIMediaType(schema=schema)})
+        if (data := handler.parsed_data_field) is not None:
+            kind = data.inner_types[0].annotation if data.is_optional else data.annotation
+            fields["request_body"].content[JSON].examples = {"usual": Example(value=example_of(kind))}
+        codes = _codes(handler, has_body=fields["request_body"] is not None)
+        success = fields["responses"][str(handler.status_code)]
+        fields["responses"] = {**_success(handler, success), **_problem_references(codes)}
+        if "unauthenticated" in handler.opt.get("problems", ()):
+            fields["security"] = [{}, {"bearer": []}]
+        return _Operation(problem_codes=_by_status(codes), **fields)
+
+    def _parameters(self, handler: HTTPRouteHandler) -> list[Parameter]:
+        found: list[Parameter] = []
+        for name in _path_names(handler):
+            schema = self._schema(handler.parsed_fn_signature.parameters[name].raw)
+            found.append(Parameter(name, "path", required=True, schema=_JSONSchema(raw=schema)))
+        if (kind := handler.opt.get("query")) is not None:
+            found += [self._query_parameter(item) for item in msgspec.structs.fields(kind)]
+        if "GET" in handler.http_methods:
+            escape = _JSONSchema(raw=self._tidy({"enum": ["html"], "title": "Escape"}))
+            text = "`html`: strings are answered HTML-escaped."
+            found.append(Parameter("escape", "query", description=text, schema=escape))
+            if _has_etag(handler):
+                found.append(
+                    _header("If-None-Match", "An ETag as it was answered: 304 while nothing has changed.", _ETAG)
+                )
+        if _takes_key(handler):
+            text = "Have the first answer given again instead of doing it twice; kept for 24 hours."
+            found.append(_header("Idempotency-Key", text, _KEY))
+        if "if_match" in handler.opt:
+            text = "An ETag as it was answered: 412 when the object has moved on."
+            found.append(_header("If-Match", text, _ETAG))
+        return found
+
+    def _query_parameter(self, item: Any) -> Parameter:
+        schema = _without_null(self._schema(item.type))
+        description = schema.pop("description", None)
+        if not item.required and item.default not in (None, msgspec.NODEFAULT):
+            schema["default"] = item.default
+        return Parameter(
+            item.encode_name, "query", description=description, required=item.required, schema=_JSONSchema(raw=schema)
+        )
 
 
-def _header(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+def _component_name(name: str) -> str:
+    return re.sub(r"^Page_(\w+)_$", r"\1Page", name)
+
+
+def _operation_id(handler: HTTPRouteHandler, *_: Any) -> str:
+    """The handler's name; Litestar's own, of the document and its page, are all called the same."""
+    if handler.handler_name != "_handler":
+        return handler.handler_name
+    (path, *_) = sorted(handler.paths)
+    return f"get_schema{re.sub('[^a-z0-9]', '_', path).rstrip('_')}"
+
+
+def _path_names(handler: HTTPRouteHandler) -> list[str]:
+    return re.findall(r"{(\w+):", next(iter(handler.paths)))
+
+
+def _tag(handler: HTTPRouteHandler) -> str:
+    parts = next(iter(handler.paths)).strip("/").split("/")
+    return parts[1] if parts[0] == "v1" else parts[0] or "schema"
+
+
+def _takes_key(handler: HTTPRouteHandler) -> bool:
+    return "POST" in handler.http_methods and "public" not in handler.opt
+
+
+def _has_etag(handler: HTTPRouteHandler) -> bool:
+    kind = handler.parsed_return_field.annotation
+    return "version" in getattr(get_origin(kind) or kind, "__struct_fields__", ()) or kind is bytes
+
+
+def _header(name: str, description: str, schema: dict[str, Any]) -> Parameter:
+    return Parameter(name, "header", description=description, schema=_JSONSchema(raw=schema))
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -193,82 +278,90 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _success(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
-    headers: dict[str, Any] = {**_HEADERS}
-    if route.takes_key:
+# Responses
+
+_PROBLEM_NAMES = {status: f"Problem{status}" for status in sorted({408, *(code.status for code in CODES.values())})}
+
+
+def _answer_header(description: str, schema: dict[str, Any] = _TEXT) -> OpenAPIHeader:
+    return OpenAPIHeader(schema=_JSONSchema(raw=schema), description=description)
+
+
+_REQUEST_ID = _answer_header("The request's, if it sent a sane one.")
+
+
+def _success(handler: HTTPRouteHandler, response: OpenAPIResponse) -> dict[str, OpenAPIResponse]:
+    headers = {"X-Request-ID": _REQUEST_ID}
+    if _takes_key(handler):
         text = "The answer is the first one to this Idempotency-Key; absent on the first itself."
-        headers["Idempotency-Replayed"] = {"schema": {"type": "string", "enum": ["true"]}, "description": text}
-    if route.returns is None:
-        return {"204": {"description": "Done.", "headers": headers}}
-    answers: dict[str, Any] = {}
-    if route.has_etag:
-        headers["ETag"] = {"schema": {"type": "string"}, "description": "The object's version."}
-        if route.method == "GET":
-            answers["304"] = {
-                "description": "Not changed since the version that If-None-Match names.",
-                "headers": headers,
-            }
-    if route.location:
-        headers["Location"] = {"schema": {"type": "string"}, "description": "Where the object is."}
-    if get_origin(route.returns) is Page:
-        text = 'The next page, as rel="next"; absent on the last.'
-        headers["Link"] = {"schema": {"type": "string"}, "description": text}
-    content: dict[str, Any] = {} if route.returns is Lines else {"schema": schema_of[_key(route.returns)]}
-    answers[str(route.status)] = {
-        "description": "Created." if route.status == 201 else "OK.",
-        "headers": headers,
-        "content": {route.media_type: content},
-    }
-    return answers
+        headers["Idempotency-Replayed"] = _answer_header(text, {"type": "string", "enum": ["true"]})
+    answers: dict[str, OpenAPIResponse] = {}
+    if _has_etag(handler):
+        headers["ETag"] = _answer_header("The object's version.")
+        if "GET" in handler.http_methods:
+            text = "Not changed since the version that If-None-Match names."
+            answers["304"] = OpenAPIResponse(description=text, headers=dict(headers))
+    if "location" in handler.opt:
+        headers["Location"] = _answer_header("Where the object is.")
+    if get_origin(handler.parsed_return_field.annotation) is Page:
+        headers["Link"] = _answer_header('The next page, as rel="next"; absent on the last.')
+    response.description = {201: "Created.", 204: "Done."}.get(handler.status_code, "OK.")
+    response.headers = headers
+    return {str(handler.status_code): response, **answers}
 
 
-def _problems(route: Route) -> dict[str, Any]:
-    """Every status with the codes it may carry."""
-    codes = [*_ALWAYS, *route.problems]
-    if not route.public:
+def _codes(handler: HTTPRouteHandler, *, has_body: bool) -> list[str]:
+    """Every code of a problem that the operation may answer with."""
+    codes = [*_ALWAYS, *_READ, *handler.opt.get("problems", ())]
+    if "public" not in handler.opt:
         codes += _SIGNED_IN
-    if route.body_type is not None or route.takes_upload:
+    if has_body:
         codes += _WITH_BODY
-    # An unknown query parameter is refused on every route.
-    codes += ("validation_failed", "malformed_request")
-    if route.query_type and "cursor" in route.query_type.__struct_fields__:
+    if "cursor" in getattr(handler.opt.get("query"), "__struct_fields__", ()):
         codes.append("invalid_cursor")
-    if route.path_parameters:
+    if _path_names(handler):
         codes.append("not_found")
-    if route.takes_key:
+    if _takes_key(handler):
         codes += ("idempotency_in_progress", "idempotency_key_reused")
-    if route.takes_if_match:
+    if "if_match" in handler.opt:
         codes.append("version_mismatch")
-    return _by_status(codes)
+    return list(dict.fromkeys(codes))
 
 
-def _by_status(codes: Iterable[str]) -> dict[str, Any]:
-    by_status: dict[int, list[str]] = {}
-    codes = dict.fromkeys(codes)
-    if "payload_too_large" in codes:
-        by_status[408] = ["timeout"]
+def _by_status(codes: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[int, list[str]] = {}
     for code in codes:
-        by_status.setdefault(CODES[code].status, []).append(code)
-    return {str(status): _problem(status, names) for status, names in sorted(by_status.items())}
+        found.setdefault(CODES[code].status, []).append(code)
+    if "payload_too_large" in codes:
+        found[408] = ["timeout"]  # the body took too long to arrive
+    return {str(status): names for status, names in sorted(found.items())}
 
 
-def _problem(status: int, codes: list[str]) -> dict[str, Any]:
-    answer: dict[str, Any] = {
-        "headers": {**_HEADERS},
-        "description": "; ".join(f"`{code}`: {CODES[code].title}" for code in codes),
-        "content": {
-            "application/problem+json": {
-                "schema": {
-                    "allOf": [
-                        {"$ref": _REF.format(name=ProblemDetails.__name__)},
-                        {"properties": {"code": {"enum": codes}}},
-                    ]
-                }
-            }
-        },
+def _problem_references(codes: Sequence[str]) -> dict[str, Reference]:
+    return {
+        status: Reference(
+            ref=f"#/components/responses/{_PROBLEM_NAMES[int(status)]}",
+            description="; ".join(f"`{name}`: {CODES[name].title}" for name in names),
+        )
+        for status, names in _by_status(codes).items()
     }
+
+
+def _problem_response(status: int) -> OpenAPIResponse:
+    """The one response that every operation shares for a status."""
+    titles = [f"`{name}`: {code.title}" for name, code in CODES.items() if code.status == status]
+    headers = {"X-Request-ID": _REQUEST_ID}
     if status in (429, 503):
-        answer["headers"]["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
+        headers["Retry-After"] = _answer_header("Seconds.", {"type": "integer"})
     if status == 401:
-        answer["headers"]["WWW-Authenticate"] = {"schema": {"type": "string"}}
-    return answer
+        headers["WWW-Authenticate"] = _answer_header("RFC 6750.")
+    schema = _JSONSchema(raw={"$ref": f"#/components/schemas/{ProblemDetails.__name__}"})
+    return OpenAPIResponse(
+        description="; ".join(titles) or "`timeout`: The body took too long to arrive",
+        headers=headers,
+        content={"application/problem+json": OpenAPIMediaType(schema=schema)},
+    )
+
+
+def _lines() -> OpenAPIMediaType:
+    return OpenAPIMediaType(schema=_JSONSchema(raw=dict(_LINES)))

@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from service.http.edge import new_request_id
+from service.http.envelope import new_request_id
 from service.http.metrics import OTHER_METHOD, UNMATCHED, Metrics
 from service.problems import Problem, problem_body
 from service.serving import logs

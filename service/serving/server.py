@@ -21,8 +21,9 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from service.http.edge import App, Draining, Edge, Message, Scope, StartupError
+from service.http.envelope import App, Draining, Envelope, Message, Scope
 from service.http.metrics import Metrics
+from service.problems import StartupError
 from service.serving import logs
 from service.serving.protocol import HttpProtocol, Limits
 from service.settings import Settings
@@ -110,8 +111,8 @@ class Server:
         self._listener = listener
         self._limits = limits
         self._on_ready = on_ready
-        self._draining = app.draining if isinstance(app, Edge) else Draining()
-        self._metrics = app.metrics if isinstance(app, Edge) else Metrics()
+        self._draining = app.draining if isinstance(app, Envelope) else Draining()
+        self._metrics = app.metrics if isinstance(app, Envelope) else Metrics()
         self._lifespan = _Lifespan(app)
         self._config = uvicorn.Config(
             app,

@@ -14,25 +14,27 @@ WHERE user_id = %(user_id)s
 -- param user_id: uuid
 -- param title: text
 -- param description: text
+-- param status: text
 -- returns: one Task+version
 -- index: todos_pkey
-INSERT INTO todos (user_id, title, description)
-VALUES (%(user_id)s, %(title)s, %(description)s)
+INSERT INTO todos (user_id, title, description, status)
+VALUES (%(user_id)s, %(title)s, %(description)s, %(status)s)
 RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
 
--- name: replace_task
--- A null completed leaves the status. No row when there is no such task, or the version asked for has passed.
+-- name: update_task
+-- A null title or completed leaves it as it is. No row when there is no such task, or the version asked for has passed.
 -- param user_id: uuid
 -- param number: bigint
 -- param title: text
+-- param set_description: boolean
 -- param description: text
 -- param completed: boolean
 -- param version: integer
 -- returns: maybe Task+version
 -- index: todos_user_id_number_key
 UPDATE todos
-SET title = %(title)s,
-    description = %(description)s,
+SET title = coalesce(%(title)s, title),
+    description = CASE WHEN %(set_description)s THEN %(description)s ELSE description END,
     status = CASE
         WHEN %(completed)s THEN 'completed'
         WHEN NOT %(completed)s AND status = 'completed' THEN 'pending'

@@ -15,8 +15,8 @@ from service.commands.migrate import known_ids
 from service.db import Database
 from service.db.queries import Caller
 from service.embedded import EmbeddedPostgres
-from service.http.edge import Draining, StartupError
-from service.problems import Problem
+from service.http.envelope import Draining
+from service.problems import Problem, StartupError
 from service.settings import Secret, Settings
 from tests.conftest import Server, TestDatabase
 

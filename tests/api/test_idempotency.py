@@ -18,12 +18,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from service.app import ROUTES
 from service.db.queries import TEXTS
-from service.http.endpoint import Route
 from tests.conftest import Server, TestDatabase, User, user_factory
 from tests.support import exports
 from tests.support.problems import problem
+from tests.support.routes import ROUTES, Route
 
 NewUser = Callable[..., User]
 Connection = psycopg.Connection[Any]

@@ -22,6 +22,7 @@ from service.identity.tokens import Tokens, parse_token
 from service.problems import Problem
 from tests import conftest
 from tests.conftest import Server
+from tests.support.asking import asking
 from tests.support.problems import problem
 
 NewUser = Callable[..., Any]
@@ -159,7 +160,8 @@ def test_every_refused_sign_in_takes_one_round_trip_and_verifies_one_hash_of_equ
     caller: Any = _Caller(found)
     tokens = Tokens("x" * 32, None, 900, 3600)
     with pytest.raises(Problem) as refused:
-        asyncio.run(sign_in.create_token(caller, sign_in.SignIn("a@b", WRONG), "::1", tokens, checker))
+        request = asking(caller, tokens=tokens, passwords=checker)
+        asyncio.run(sign_in.create_token.fn(request, sign_in.SignIn("a@b", WRONG)))
     checker.close()
     assert refused.value.code == "bad_credentials"
     assert (caller.runs, len(hasher.verified)) == (1, 1)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.http.paging import encode_cursor
-from service.todos import TodoFilters
+from service.todo_lists import TodoFilters
 from tests.support.problems import problem
 
 NewUser = Callable[..., Any]

@@ -22,8 +22,8 @@ from psycopg import sql
 
 from service.db.queries import TEXTS
 from service.db.statements import SESSION
-from service.embedded.cluster import SUPERUSER
 from service.embedded.development import SERVICE_LOGIN
+from service.embedded.server import SUPERUSER
 from tests.bench.data import BenchDatabase
 from tests.bench.measure import BenchError, database_seconds
 from tests.bench.operations import CONTEXT, DESCRIPTION, LAST, LISTED, READS, REPLY, SAID, TITLE, Operation, Pick

@@ -14,8 +14,7 @@ import msgspec
 import psycopg
 import pytest
 
-from service.commands import demo
-from service.commands.demo import progress
+from service.commands import demo, progress
 from service.embedded import EmbeddedPostgres
 from tests.conftest import (
     REPOSITORY,
@@ -134,30 +133,35 @@ def test_there_are_as_many_rows_as_were_asked_for(copied: tuple[TestDatabase, de
     assert found["todo_conversation_links"] > 0
 
 
-DIGEST = """
-import hashlib
-from service.commands.demo import Size, World
-
-def digest(size):
-    world, found = World(size), hashlib.sha256()
-    for index in range(size.users):
-        conversations = world.conversations(index)
-        rows = [world.user(index), *world.todos(index), *conversations]
-        rows += [*world.messages(index, conversations), *world.links(index, conversations)]
-        for row in rows:
-            found.update(repr([getattr(value, "text", value) for value in row]).encode())
-    return found.hexdigest()
-"""
+def test_a_seed_makes_the_same_rows_again_and_another_seed_makes_others(
+    copied: tuple[TestDatabase, demo.Filled], make_database: Callable[[], TestDatabase]
+) -> None:
+    again, other = make_database(), make_database()
+    demo.fill_many(again.superuser_url, SIZE)
+    demo.fill_many(other.superuser_url, msgspec.structs.replace(SIZE, seed=8))
+    assert digests(again) == digests(copied[0])
+    same = [table for table, found in digests(other).items() if found == digests(copied[0])[table]]
+    assert same == []
 
 
-def test_a_seed_makes_the_same_rows_in_another_process_and_another_seed_makes_others() -> None:
-    here: dict[str, Any] = {}
-    exec(DIGEST, here)  # noqa: S102
-    program = f"{DIGEST}\nprint(digest(Size(users={SIZE.users}, todos=400, messages=1_500, seed=7)), end='')"
-    command = [sys.executable, "-c", program]
-    there = subprocess.run(command, cwd=REPOSITORY, env={"PYTHONHASHSEED": "1"}, capture_output=True, check=True)
-    assert here["digest"](SIZE) == there.stdout.decode()
-    assert here["digest"](msgspec.structs.replace(SIZE, seed=8)) != there.stdout.decode()
+def test_a_size_that_takes_many_slices_makes_the_same_rows(
+    copied: tuple[TestDatabase, demo.Filled],
+    make_database: Callable[[], TestDatabase],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(demo, "ROWS_AT_ONCE", 1)
+    database = make_database()
+    assert demo.fill_many(database.superuser_url, SIZE).added == copied[1].added
+    assert digests(database) == digests(copied[0])
+
+
+def test_nothing_but_rows_is_left(database: TestDatabase, make_database: Callable[[], TestDatabase]) -> None:
+    def functions(of: TestDatabase) -> set[Any]:
+        with psycopg.connect(of.superuser_url) as connection:
+            found = connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace")
+            return set(found.fetchall())
+
+    assert functions(database) == functions(make_database())
 
 
 def test_every_constraint_holds(connection: psycopg.Connection) -> None:
@@ -268,13 +272,12 @@ def test_a_second_run_adds_nothing_and_another_seed_adds_its_own(make_database: 
 
 
 @pytest.mark.parametrize("way", ["superuser_url", "owner_url"])
-def test_a_run_that_breaks_off_leaves_nothing(
-    make_database: Callable[[], TestDatabase], monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+def test_a_run_that_breaks_off_leaves_nothing(make_database: Callable[[], TestDatabase], way: str) -> None:
     database = make_database()
-    monkeypatch.setattr(demo.World, "links", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        demo.fill_many(getattr(database, way), demo.Size(users=3, todos=9, messages=20))
+    with psycopg.connect(database.superuser_url) as connection:
+        connection.execute("ALTER TABLE todo_conversation_links ADD CONSTRAINT no_links_today CHECK (false)")
+    with pytest.raises(demo.DemoError, match="no_links_today"):
+        demo.fill_many(getattr(database, way), demo.Size(users=3, todos=90, messages=200))
     assert {count for count, _ in digests(database).values()} == {0}
 
 
@@ -388,6 +391,7 @@ def test_the_embedded_database_is_filled_while_it_is_served() -> None:
         first = demo_command("--users", "3", "--messages", "20", **env)  # makes and migrates the database
         assert first.returncode == 0, first
         assert re.search(r"^messages +100% +20 rows", first.stderr, re.MULTILINE)
+        assert re.search(r"^3 users, 150 todos, \d+ conversations, 20 messages, \d+ todo_", first.stdout), first.stdout
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "service", "serve"],
@@ -415,16 +419,27 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_gets_a_bar_and_anything_else_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0)
-    monkeypatch.setattr(progress, "PLAIN_SECONDS", 1e9)
+def test_a_terminal_gets_a_bar_and_anything_else_plain_lines() -> None:
     terminal, file = Terminal(), io.StringIO()
     for stream in (terminal, file):
         with progress.Stage("messages", stream) as stage:
             stage.update(0.5, 1_000)
             stage.update(1, 1_000)
-    bars = terminal.getvalue().split("\r")
-    assert [bar.count("#") for bar in bars] == [0, 0, progress.BAR // 2, progress.BAR, progress.BAR]
-    assert max(map(len, bars)) < 80
-    assert terminal.getvalue().endswith("\n")
+    drawn = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue())
+    assert re.search(r"messages +━{16} +100% +2,000 rows 0:00:00\n", drawn)
+    assert max(map(len, re.split(r"[\r\n]+", drawn))) < 80
     assert re.fullmatch(r"messages +100% +2,000 rows +0.0 s\n", file.getvalue())
+
+
+def test_without_a_terminal_a_long_stage_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0)
+    file = io.StringIO()
+    with progress.Stage("messages", file) as stage:
+        stage.update(0.25, 1_000)
+        stage.update(None, 1_000)
+    said = [line.split() for line in file.getvalue().splitlines()]
+    assert [words[1:-2] for words in said] == [
+        ["25%", "1,000", "rows"],
+        ["2,000", "rows"],
+        ["100%", "2,000", "rows"],
+    ]

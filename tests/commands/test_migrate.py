@@ -27,6 +27,7 @@ from service.commands.logins import LoginError, create_service_login
 from service.commands.migrate import MigrationError, known_ids, rollback, status, upgrade
 from service.embedded import EmbeddedPostgres
 from service.embedded.development import OWNER_LOGIN, prepare_database
+from service.embedded.server import as_account
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "sql" / "schema.sql"
@@ -643,7 +644,7 @@ def test_a_login_that_may_not_migrate_is_told_which_may(database: Database, fold
 
 @contextlib.contextmanager
 def pgbouncer(database: Database, mode: str) -> Iterator[str]:
-    """A pooler in front of the database, run by the account that may enter the server's socket folder."""
+    """A pooler in front of the database, run as the server's account: like PostgreSQL it refuses root."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("needs PgBouncer: apt-get install pgbouncer")
@@ -653,15 +654,8 @@ def pgbouncer(database: Database, mode: str) -> Iterator[str]:
         f"[databases]\n* = host={sockets} port=5432 user={LOGIN}\n[pgbouncer]\n"
         f"unix_socket_dir = {sockets}\nlisten_port = 6432\nauth_type = any\npool_mode = {mode}\n"
     )
-    owner = sockets.stat() if os.geteuid() == 0 else None
-    process = subprocess.Popen(
-        [program, "-q", str(settings)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        user=owner.st_uid if owner else None,
-        group=owner.st_gid if owner else None,
-        extra_groups=[] if owner else None,
-    )
+    command = [*as_account(database.server.cluster_dir), program, "-q", str(settings)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not (sockets / ".s.PGSQL.6432").exists():

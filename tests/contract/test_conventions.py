@@ -15,16 +15,19 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from litestar import Litestar
 
-from service.app import ROUTES, create_app
-from service.http.endpoint import BODY_BYTES, Route
+from service import health
+from service.app import create_app
 from service.http.fields import TITLE_LENGTH
+from service.http.request import BODY_BYTES
 from service.messages import TURN_BYTES
 from service.problems import CODES, Problem
 from service.serving import logs
 from service.settings import Secret, Settings
 from service.todos import BATCH_BYTES
 from tests.support.problems import problem
+from tests.support.routes import ROUTES, Route
 
 NewUser = Callable[..., Any]
 
@@ -63,7 +66,7 @@ VALID: dict[str, Any] = {
     "create_link": {"todo_id": NOBODY, "conversation_id": NOBODY, "relationship_type": "discussion"},
     "update_link": {"relationship_type": "update"},
     "create_task": {"title": "Buy milk", "description": "Two litres"},
-    "replace_task": {"title": "Buy milk", "description": "Two litres"},
+    "update_task": {"title": "Buy milk", "description": "Two litres"},
     "complete_task": {"completed": True},
 }
 """A body of the right form for every route that takes one, by operation."""
@@ -73,7 +76,7 @@ NULLABLE = {
     ("update_conversation", "title"),
     ("create_first_turn", "title"),
     ("create_task", "description"),
-    ("replace_task", "description"),
+    ("update_task", "description"),
 }
 """The texts among them in whose place null may be sent."""
 REQUIRED_QUERY = {"list_users": {"username": "abc"}, "rewind_messages": {"from_position": "1"}}
@@ -213,10 +216,10 @@ def test_options_names_the_methods_too(client: httpx.Client, route: Route) -> No
 def test_an_error_nobody_foresaw_is_answered_without_its_cause(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def fail(caller: object) -> None:
-        raise LookupError(f"the secret of {caller}")
+    async def fail(request: object) -> None:
+        raise LookupError(f"the secret of {request}")
 
-    monkeypatch.setattr(next(route for route in ROUTES if route.name == "get_live"), "handler", fail)
+    monkeypatch.setattr(health.get_live, "_fn", fail)
     app = create_app(Settings(database_url=Secret("postgresql://a@127.0.0.1:1/b"), jwt_secret=Secret("x" * 32)))
 
     async def ask() -> httpx.Response:
@@ -1006,3 +1009,27 @@ def test_every_route_with_a_body_has_a_valid_one_in_these_tests() -> None:
     assert VALID.keys() == {route.name for route in WITH_BODY}
     assert NOWHERE.keys() == {name for route in ROUTES for name in route.path_parameters}
     assert BODY_BYTES == 1024 * 1024
+
+
+# Litestar
+
+
+def test_without_litestar_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(database_url=Secret("postgresql://a@127.0.0.1:1/b"), jwt_secret=Secret("x" * 32)))
+    reached: list[str] = []
+
+    async def fail(_: object, scope: Any, *__: object) -> None:
+        reached.append(f"{scope['method']} {scope['path']}")
+        raise LookupError
+
+    monkeypatch.setattr(Litestar, "__call__", fail)
+    asked = [(route.method, path_of(route)) for route in ROUTES] + [("GET", path) for path in ("/metrics", "/schema")]
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            for method, path in asked:
+                assert (await client.request(method, path)).status_code == 500
+
+    asyncio.run(ask())
+    assert reached == [f"{method} {path}" for method, path in asked]

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.http.edge import new_request_id
+from service.http.envelope import new_request_id
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics, may_read_metrics
 from service.settings import Secret
 from tests.support.small_server import SmallServer, command, environment, read_all, running

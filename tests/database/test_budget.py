@@ -26,8 +26,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from service.app import create_app
-from service.commands.demo.fill import fill_many
-from service.commands.demo.rows import Size
+from service.commands.demo import Size, fill_many
 from service.db import Database
 from service.db.link import Link
 from service.db.queries import Caller
@@ -44,8 +43,10 @@ from service.messages import (
 )
 from service.serving import logs
 from service.settings import Secret, Settings
-from service.todos import TodoCreate, TodoFilters, create_todo, get_todo, list_todos
+from service.todo_lists import TodoFilters, list_todos
+from service.todos import TodoCreate, create_todo, get_todo
 from tests.conftest import Server, TestDatabase, _server_factory, user_factory
+from tests.support.asking import asking
 
 MESSAGE = {"sender_type": "user", "content": "What is left to buy?"}
 REPLY = {"sender_type": "ai", "content": "Bread and milk."}
@@ -266,7 +267,7 @@ REQUESTS = 40
 
 @dataclasses.dataclass(frozen=True)
 class Seeded:
-    """A database with rows of `service.demo`, and some of them."""
+    """A database with rows of `service.commands.demo`, and some of them."""
 
     database: TestDatabase
     todos: Sequence[tuple[UUID, UUID]]
@@ -300,12 +301,12 @@ ONE_TURN = Turn([MessageCreate(**MESSAGE), MessageCreate(**REPLY)], context=Turn
 
 Operation = Callable[[Caller, UUID], Awaitable[Any]]
 BUFFERS: dict[str, tuple[Operation, float]] = {
-    "get a todo": (get_todo, 7.5),
-    "list 20 by status": (lambda caller, _: list_todos(caller, PENDING), 9),
-    "create a todo": (lambda caller, _: create_todo(caller, TodoCreate(title="Buy bread")), 45),
-    "append a message": (lambda caller, row: create_message(caller, row, MessageCreate(**MESSAGE)), 60),
-    "last 50 messages": (lambda caller, row: list_messages(caller, row, LAST_50), 16),
-    "a turn of two messages": (lambda caller, row: create_turn(caller, row, ONE_TURN), 97),
+    "get a todo": (lambda caller, row: get_todo.fn(asking(caller), row), 7.5),
+    "list 20 by status": (lambda caller, _: list_todos.fn(asking(caller, PENDING)), 9),
+    "create a todo": (lambda caller, _: create_todo.fn(asking(caller), TodoCreate(title="Buy bread")), 45),
+    "append a message": (lambda caller, row: create_message.fn(asking(caller), row, MessageCreate(**MESSAGE)), 60),
+    "last 50 messages": (lambda caller, row: list_messages.fn(asking(caller, LAST_50), row), 16),
+    "a turn of two messages": (lambda caller, row: create_turn.fn(asking(caller), row, ONE_TURN), 97),
 }
 """Each operation, and the buffers that a request may take on the small database: what it took when this was written,
 and a tenth more."""

@@ -27,9 +27,11 @@ from service.http.paging import Page, PageQuery
 from service.links import LinkFilters, list_links
 from service.messages import MessageFilters, list_messages
 from service.settings import Secret, Settings
-from service.todos import Order, Todo, TodoFilters, list_conversation_todos, list_todos
+from service.todo_lists import Order, TodoFilters, list_conversation_todos, list_todos
+from service.todos import Todo
 from tests.conftest import REPOSITORY, TestDatabase
 from tests.support import grammar
+from tests.support.asking import asking
 from tests.support.worlds import Connection
 
 EVERY_QUERY = pytest.mark.parametrize("query", TEXTS.values(), ids=TEXTS)
@@ -670,7 +672,7 @@ def test_a_query_rides_on_the_index_that_its_header_names(query: QueryText, mode
 # Pages
 
 PAGE = 50
-ORDERS = [*get_args(Order)]
+ORDERS = [*get_args(get_args(Order)[0])]
 
 
 class Recorder(Caller):
@@ -707,7 +709,7 @@ class Listed:
 def todo_list(label: str, *, is_sorted: bool = False, **filters: Any) -> Listed:
     return Listed(
         label,
-        lambda caller, cursor: list_todos(caller, TodoFilters(**filters, limit=200, cursor=cursor)),
+        lambda caller, cursor: list_todos.fn(asking(caller, TodoFilters(**filters, limit=200, cursor=cursor))),
         is_sorted=is_sorted,
     )
 
@@ -715,8 +717,8 @@ def todo_list(label: str, *, is_sorted: bool = False, **filters: Any) -> Listed:
 def conversation_list(messages: int) -> Listed:
     return Listed(
         f"conversations with {messages} messages",
-        lambda caller, cursor: list_conversations(
-            caller, ConversationFilters(messages=messages, limit=200, cursor=cursor)
+        lambda caller, cursor: list_conversations.fn(
+            asking(caller, ConversationFilters(messages=messages, limit=200, cursor=cursor))
         ),
         tables=2 if messages else 1,
     )
@@ -725,8 +727,8 @@ def conversation_list(messages: int) -> Listed:
 def message_list(order: Literal["position", "-position"]) -> Listed:
     return Listed(
         f"messages by {order}",
-        lambda caller, cursor: list_messages(
-            caller, CONVERSATION, MessageFilters(order=order, limit=200, cursor=cursor)
+        lambda caller, cursor: list_messages.fn(
+            asking(caller, MessageFilters(order=order, limit=200, cursor=cursor)), CONVERSATION
         ),
         query="list_messages" if order == "position" else "list_messages_desc",
     )
@@ -735,7 +737,7 @@ def message_list(order: Literal["position", "-position"]) -> Listed:
 def link_list(label: str, *, is_sorted: bool = False, **filters: Any) -> Listed:
     return Listed(
         label,
-        lambda caller, cursor: list_links(caller, LinkFilters(**filters, limit=200, cursor=cursor)),
+        lambda caller, cursor: list_links.fn(asking(caller, LinkFilters(**filters, limit=200, cursor=cursor))),
         is_sorted=is_sorted,
     )
 
@@ -744,7 +746,7 @@ def audit_list(label: str, **filters: Any) -> Listed:
     # An entry, the next one of its row, those with columns that seldom change, and the row.
     return Listed(
         label,
-        lambda caller, cursor: list_audit(caller, AuditFilters(**filters, limit=200, cursor=cursor)),
+        lambda caller, cursor: list_audit.fn(asking(caller, AuditFilters(**filters, limit=200, cursor=cursor))),
         query="list_audit_of_row" if "row_id" in filters else "list_audit",
         tables=5,
     )
@@ -752,7 +754,7 @@ def audit_list(label: str, **filters: Any) -> Listed:
 
 async def list_changes_so_far(caller: Caller, cursor: str | None) -> Page[Any]:
     """A page of the feed, which has an end here."""
-    page = await list_changes(caller, PageQuery(limit=200, cursor=cursor))
+    page = await list_changes.fn(asking(caller, PageQuery(limit=200, cursor=cursor)))
     return page if page.items else Page([], None)
 
 
@@ -774,13 +776,15 @@ LISTS = [
     Listed("changes", list_changes_so_far, query="list_changes", tables=5),
     Listed(
         "conversations of a todo",
-        lambda caller, cursor: list_todo_conversations(caller, TODO, PageQuery(limit=200, cursor=cursor)),
+        lambda caller, cursor: list_todo_conversations.fn(asking(caller, PageQuery(limit=200, cursor=cursor)), TODO),
         query="list_todo_conversations",
         tables=2,
     ),
     Listed(
         "todos of a conversation",
-        lambda caller, cursor: list_conversation_todos(caller, CONVERSATION, PageQuery(limit=200, cursor=cursor)),
+        lambda caller, cursor: list_conversation_todos.fn(
+            asking(caller, PageQuery(limit=200, cursor=cursor)), CONVERSATION
+        ),
         query="list_conversation_todos",
         tables=2,
     ),

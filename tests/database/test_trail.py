@@ -31,6 +31,7 @@ from service.http.paging import Page, PageQuery, encode_cursor
 from service.settings import Secret, Settings
 from tests.conftest import PLAIN_HTTP, REPOSITORY, Server, TestDatabase, User, _server_factory, user_factory
 from tests.faults.load import Ask, at_once
+from tests.support.asking import asking
 from tests.support.problems import problem
 from tests.support.row_changes import RowChange, RowChanges, row_changes
 from tests.support.workload import ACTIONS, BY_HAND, EVERY_ROUTE, MAY_FAIL, Workload
@@ -1399,12 +1400,12 @@ def test_a_page_of_the_feed_and_of_the_audit_list_costs_the_same_among_a_million
 
         def feed(after: UUID | None) -> Callable[[Caller], Awaitable[Page[Any]]]:
             cursor = after and encode_cursor("changes", (after,))
-            return lambda caller: list_changes(caller, PageQuery(limit=50, cursor=cursor))
+            return lambda caller: list_changes.fn(asking(caller, PageQuery(limit=50, cursor=cursor)))
 
         def audited(before: UUID | None, **filters: Any) -> Callable[[Caller], Awaitable[Page[Any]]]:
             question = AuditFilters(limit=1, **filters)
             cursor = before and encode_cursor(question, (before,))
-            return lambda caller: list_audit(caller, AuditFilters(limit=50, cursor=cursor, **filters))
+            return lambda caller: list_audit.fn(asking(caller, AuditFilters(limit=50, cursor=cursor, **filters)))
 
         return {
             "the feed": [feed(place) for place in (half, late)],

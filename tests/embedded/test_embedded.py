@@ -19,8 +19,6 @@ import psycopg
 import pytest
 
 from service.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from service.embedded.account import PRIVATE_PARENTS, private_dir, server_account
-from service.embedded.programs import copy_programs
 from service.embedded.server import START_SECONDS
 from tests.conftest import REPOSITORY, UNSAFE_BUT_FAST, reachable_folder
 
@@ -52,6 +50,22 @@ def made_cluster() -> Iterator[Path]:
         yield found / "made"
 
 
+@pytest.fixture(scope="module")
+def wheel_elsewhere() -> Iterator[Path]:
+    """A copy of the wheel's programs at a path that shells trip over, which nobody else may enter; where they are."""
+    bin_dir = EmbeddedPostgres(Path("unused")).bin_dir
+    package = bin_dir.parent.parent
+    unneeded = shutil.ignore_patterns("*.a", "include", "pkgconfig", "pgxs")
+    with reachable_folder() as found:
+        site_packages = found / "home" / "it's a site & packages"
+        for part in (bin_dir.parent, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(part, site_packages / part.relative_to(package.parent), symlinks=True, ignore=unneeded)
+        for path in (found / "home", *(found / "home").rglob("*")):
+            if not path.is_symlink():  # as a venv made under umask 077 has them
+                path.chmod(path.stat().st_mode & 0o700)
+        yield site_packages / bin_dir.relative_to(package.parent)
+
+
 @pytest.fixture
 def data_dir(folder: Path, made_cluster: Path) -> Path:
     """A data folder with a cluster in it that was shut down."""
@@ -72,6 +86,12 @@ def ask(server: EmbeddedPostgres, query: LiteralString = "SELECT 1") -> object:
     with psycopg.connect(server.url()) as connection:
         row = connection.execute(query).fetchone()
     return row and row[0]
+
+
+def owner_of(path: Path) -> dict[str, int | list[int]]:
+    """For a process: run as the account of the server whose data this is, when that isn't our own."""
+    found = path.stat()
+    return {"user": found.st_uid, "group": found.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def is_alive(pid: int) -> bool:
@@ -108,16 +128,13 @@ def another_owner(data_dir: Path) -> Generator[tuple["subprocess.Popen[str]", in
             owner.kill()
 
 
-def test_data_and_programs_may_lie_in_paths_with_spaces_and_quotes(folder: Path, postgres: EmbeddedPostgres) -> None:
-    site_packages = folder / "it's a site & packages"
-    site_packages.mkdir()
-    programs = copy_programs(postgres.bin_dir, site_packages)
-    with EmbeddedPostgres(folder / "my $data, 'quoted'", bin_dir=programs) as server:
+def test_data_and_programs_may_lie_in_paths_with_spaces_and_quotes(folder: Path, wheel_elsewhere: Path) -> None:
+    with EmbeddedPostgres(folder / "my $data, 'quoted'", bin_dir=wheel_elsewhere) as server:
         assert ask(server) == 1
 
 
-def test_a_very_long_data_path_still_gets_a_short_socket_path(folder: Path) -> None:
-    with embedded(folder / ("long" * 50)) as server:
+def test_a_very_long_data_path_still_gets_a_short_socket_path(folder: Path, data_dir: Path) -> None:
+    with embedded(data_dir.rename(folder / ("long" * 50))) as server:
         assert len(str(server.socket_dir / ".s.PGSQL.5432")) < 104
         assert ask(server) == 1
 
@@ -126,27 +143,29 @@ def test_nobody_else_can_enter_the_folder_of_the_socket_and_there_is_no_tcp(data
     with embedded(data_dir) as server:
         found = server.socket_dir.lstat()
         assert stat.S_IMODE(found.st_mode) == 0o700
-        assert found.st_uid == Path(f"/proc/{server.pid}").stat().st_uid
+        assert found.st_uid == os.geteuid()
         assert ask(server, "SHOW listen_addresses") == ""
-        assert stat.S_IMODE(server.data_dir.stat().st_mode) & 0o007 == 0
+        assert stat.S_IMODE(server.data_dir.stat().st_mode) == 0o700
 
 
 @pytest.mark.root
-def test_another_user_of_the_machine_can_not_reach_the_socket(data_dir: Path) -> None:
+def test_another_user_of_the_machine_reaches_neither_socket_nor_data_not_even_the_servers_own(data_dir: Path) -> None:
     with embedded(data_dir) as server:
-        account = server_account(server.cluster_dir)
-        stranger = next(entry for entry in pwd.getpwall() if account and entry.pw_uid not in (0, account.uid))
-        done = subprocess.run(
-            [shutil.which("ls") or "ls", server.socket_dir / ".s.PGSQL.5432"],
-            user=stranger.pw_uid,
-            group=stranger.pw_gid,
-            extra_groups=[],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode != 0
-        assert "Permission denied" in done.stderr
+        account = server.cluster_dir.stat().st_uid
+        stranger = next(entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid not in (0, account))
+        for uid in (stranger, account):
+            for path in (server.socket_dir / ".s.PGSQL.5432", server.cluster_dir, Path(f"/proc/{server.pid}/cwd/base")):
+                done = subprocess.run(
+                    [shutil.which("ls") or "ls", path],
+                    user=uid,
+                    group=server.cluster_dir.stat().st_gid,
+                    extra_groups=[],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert done.returncode != 0, (uid, path)
+                assert "Permission denied" in done.stderr
 
 
 def test_the_same_data_gets_the_same_url_at_every_start(data_dir: Path) -> None:
@@ -177,17 +196,20 @@ def test_encoding_and_order_are_the_same_on_every_machine(data_dir: Path) -> Non
 
 
 def test_a_stale_pid_file_that_names_a_stranger_neither_stops_the_start_nor_kills_the_stranger(data_dir: Path) -> None:
-    account = server_account(
-        data_dir / "cluster"
-    )  # a process that the server may signal, so that it takes it seriously
-    uid = account.uid if account else None
-    with subprocess.Popen([shutil.which("sleep") or "sleep", "600"], user=uid) as stranger:
+    with embedded(data_dir) as server:
+        socket_dir = server.socket_dir
+    cluster = data_dir / "cluster"
+    # A process that the server may signal, so that it takes it seriously.
+    with subprocess.Popen([shutil.which("sleep") or "sleep", "600"], **owner_of(cluster)) as stranger:
         try:
-            pid_file = data_dir / "cluster" / "postmaster.pid"
-            lines = [stranger.pid, data_dir / "cluster", int(time.time()), 5432, "/tmp", "", "  1 1", "ready"]
-            pid_file.write_text("\n".join(map(str, lines)) + "\n")
+            lines = [stranger.pid, cluster, int(time.time()), 5432, socket_dir, "", "  1 1", "ready"]
+            text = "\n".join(map(str, lines)) + "\n"
+            (cluster / "postmaster.pid").write_text(text)
+            socket_dir.mkdir(mode=0o700)
+            (socket_dir / ".s.PGSQL.5432.lock").write_text(text)
             with embedded(data_dir) as server:
                 assert server.pid != stranger.pid
+                assert server.socket_dir == socket_dir
                 assert ask(server) == 1
             assert stranger.poll() is None
         finally:
@@ -274,7 +296,7 @@ def test_a_start_waits_as_long_as_the_server_recovers(data_dir: Path) -> None:
     assert START_SECONDS >= 120
     (data_dir / "cluster" / "recovery.signal").touch()
     os.chown(data_dir / "cluster" / "recovery.signal", *(data_dir / "cluster").stat()[4:6])
-    slow = {**UNSAFE_BUT_FAST, "restore_command": "sleep 0.5; false", "hot_standby": "off"}
+    slow = {**UNSAFE_BUT_FAST, "restore_command": "sleep 0.2; false", "hot_standby": "off"}
     with pytest.raises(EmbeddedPostgresError, match=r"did not answer in 0 s: .*\(see "):
         EmbeddedPostgres(data_dir, options=slow, start_seconds=0.3).start()
     started = time.monotonic()
@@ -283,17 +305,23 @@ def test_a_start_waits_as_long_as_the_server_recovers(data_dir: Path) -> None:
     assert time.monotonic() - started > 0.5, "there was no recovery to wait for"
 
 
-def test_a_server_started_by_hand_is_used_and_left_running(data_dir: Path, postgres: EmbeddedPostgres) -> None:
-    account = server_account(data_dir / "cluster")
+def test_a_server_started_by_hand_is_used_and_left_running(data_dir: Path) -> None:
+    if os.geteuid() == 0:
+        data_dir.chmod(0o711)  # an operator has to open root's folder, too, for an account that may run PostgreSQL
+    account = owner_of(data_dir / "cluster")
     with reachable_folder() as sockets:
         if account:
-            os.chown(sockets, *account)
-        by_hand = subprocess.Popen(
-            [postgres.bin_dir / "postgres", "-D", data_dir / "cluster", "-k", sockets.as_posix(), "-h", ""],
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            stderr=subprocess.DEVNULL,
-        )
+            shutil.chown(sockets, account["user"], account["group"])
+        command = [
+            embedded(data_dir).bin_dir / "postgres",
+            "-D",
+            data_dir / "cluster",
+            "-k",
+            sockets.as_posix(),
+            "-h",
+            "",
+        ]
+        by_hand = subprocess.Popen(command, stderr=subprocess.DEVNULL, **account)
         try:
             wait_until((sockets / ".s.PGSQL.5432").exists, "the server listens")
             with embedded(data_dir) as server:
@@ -306,7 +334,7 @@ def test_a_server_started_by_hand_is_used_and_left_running(data_dir: Path, postg
 
 
 def test_an_interrupted_initdb_leaves_nothing_that_stops_the_next_one(folder: Path) -> None:
-    half_made = folder / "data" / "cluster-0123abcd"
+    half_made = folder / "data" / "cluster.new"
     half_made.mkdir(parents=True)
     (half_made / "PG_VERSION").write_text("18\n")
     (folder / "data").chmod(0o711)
@@ -351,13 +379,11 @@ def test_somebody_elses_data_folder_is_refused(folder: Path) -> None:
         EmbeddedPostgres(folder / "data").start()
 
 
-@pytest.mark.root
-def test_a_data_folder_that_root_made_for_itself_is_used_where_it_is(folder: Path) -> None:
-    (folder / "data").mkdir(mode=0o700)
-    with embedded(folder / "data") as server:
-        assert server.data_dir == folder / "data"
-        assert not any("database" in notice for notice in server.notices)
-        assert stat.S_IMODE((folder / "data").stat().st_mode) == 0o710
+def test_a_data_folder_that_others_could_enter_is_closed_and_used_where_it_is(data_dir: Path) -> None:
+    data_dir.chmod(0o755)
+    with embedded(data_dir) as server:
+        assert ask(server, "SHOW data_directory") == str(data_dir / "cluster")
+        assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
 
 
 @pytest.mark.root
@@ -375,43 +401,13 @@ def test_a_socket_folder_that_somebody_else_made_first_is_not_used(data_dir: Pat
 
 
 @pytest.mark.root
-def test_roots_server_runs_as_somebody_else_and_widens_no_folder(folder: Path, postgres: EmbeddedPostgres) -> None:
-    home = folder / "home of root"
-    home.mkdir(mode=0o700)
-    programs = copy_programs(postgres.bin_dir, home)
-    for path in home.rglob("*"):  # as a venv made under umask 077 has them
-        path.chmod(path.stat().st_mode & 0o700)
-    private = private_dir(home / "data")
-    modes = {path: path.stat().st_mode for path in (folder, home, *map(Path, PRIVATE_PARENTS))}
-    try:
-        for _ in range(2):  # the second start finds what the first one put there
-            with EmbeddedPostgres(home / "data", bin_dir=programs, options=UNSAFE_BUT_FAST) as server:
-                assert ask(server) == 1
-                assert Path(f"/proc/{server.pid}").stat().st_uid != 0
-                assert server.data_dir == private / "postgres"
-                assert server.bin_dir.is_relative_to(private_dir(programs))
-                (notice,) = server.notices
-                copies = private_dir(programs)
-                assert notice.startswith(
-                    f"the database is kept in {private}, PostgreSQL's programs are copied to {copies}: "
-                )
-                assert stat.S_IMODE(private.stat().st_mode) == 0o710
-                assert not (home / "data").exists()
-        assert {path: path.stat().st_mode for path in modes} == modes
-    finally:
-        shutil.rmtree(private)
-        shutil.rmtree(private_dir(programs))
-
-
-@pytest.mark.root
-def test_a_private_folder_that_somebody_else_made_first_is_refused(folder: Path) -> None:
-    home = folder / "home"
-    home.mkdir(mode=0o700)
-    private = private_dir(home / "data")
-    private.mkdir()
-    os.chown(private, 54321, 54321)
-    try:
-        with pytest.raises(EmbeddedPostgresError, match="belongs to user 54321"):
-            EmbeddedPostgres(home / "data").start()
-    finally:
-        shutil.rmtree(private)
+def test_roots_server_runs_as_somebody_else_where_only_root_may_go_and_widens_no_folder(wheel_elsewhere: Path) -> None:
+    home = next(path for path in wheel_elsewhere.parents if path.name == "home")
+    modes = {path: path.stat().st_mode for path in (home.parent, home, *home.rglob("*"), Path("/tmp"))}
+    for _ in range(2):
+        with EmbeddedPostgres(home / "data", bin_dir=wheel_elsewhere, options=UNSAFE_BUT_FAST) as server:
+            assert ask(server) == 1
+            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
+            assert "0" not in status["Uid"].split() + status["Gid"].split()
+            assert int(status["CapPrm"], 16) == 1 << 1, "more than the way past files' permissions (see capability.h)"
+    assert {path: path.stat().st_mode for path in modes} == modes

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from service.embedded import EmbeddedPostgres
-from service.embedded.account import server_account
+from service.embedded.server import as_account
 from service.identity.tokens import Tokens
 from tests.conftest import Server, TestDatabase, free_port, reachable_folder, user_factory
 from tests.faults.load import Ask, at_once, wait_for
@@ -35,23 +35,14 @@ def pgbouncer_port(postgres: EmbeddedPostgres) -> Iterator[int]:
     program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
     if program is None:
         pytest.skip("needs PgBouncer: apt-get install pgbouncer")
-    account = server_account(postgres.cluster_dir)  # PgBouncer doesn't run as root either
     port = free_port()
     with reachable_folder() as folder:
         configuration = CONFIGURATION.format(socket_dir=postgres.socket_dir, port=port, folder=folder)
         (folder / "configuration").write_text(configuration)
         (folder / "users").write_text('"todochat_service" ""\n')
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [program, str(folder / "configuration")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                user=account and account.uid,
-                group=account and account.gid,
-                extra_groups=None if account is None else [],
-            )
+            command = [*as_account(postgres.cluster_dir), program, str(folder / "configuration")]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
         try:
             wait_for(lambda: b"process up" in (folder / "log").read_bytes() or process.poll())
             assert process.poll() is None, (folder / "log").read_text()

@@ -14,7 +14,6 @@ import httpx
 import psycopg
 import pytest
 
-from service.app import ROUTES
 from service.commands import migrate
 from service.db import Database
 from service.db.queries import Caller
@@ -27,6 +26,7 @@ from service.settings import IssuerSettings, Secret
 from tests.conftest import PASSWORD, PLAIN_HTTP, REPOSITORY, Server, TestDatabase, service_environment
 from tests.support.jwks_server import claims, sign
 from tests.support.problems import problem
+from tests.support.routes import ROUTES
 
 OPEN, CLOSED = "https://open.example.com", "https://closed.example.com"
 SECRETS = {OPEN: secrets.token_urlsafe(32), CLOSED: secrets.token_urlsafe(32)}

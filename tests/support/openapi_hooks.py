@@ -136,8 +136,8 @@ if URL in os.environ:
     def lines(context: Any, value: Any) -> bytes:
         """Each object of a list is a line."""
         del context
-        if isinstance(value, bytes):
-            return value
+        if isinstance(value, str | bytes):
+            return value if isinstance(value, bytes) else value.encode("utf-8", "replace")
         return b"".join(json.dumps(line).encode() + b"\n" for line in (value if isinstance(value, list) else [value]))
 
     @schemathesis.hook
@@ -153,7 +153,9 @@ if URL in os.environ:
             for name in case.path_parameters.keys() & ids.keys():
                 case.path_parameters[name] = ids[name]
         if label == IMPORT and case.media_type in LINES:  # a generated one has no end that counts its lines
-            case.body = GOOD_IMPORT
+            places = (ParameterLocation.BODY, ParameterLocation.HEADER, ParameterLocation.QUERY)
+            if not any(case.meta.is_negative_at(place) for place in places):
+                case.body = "".join(json.dumps(line) + "\n" for line in GOOD_IMPORT)
         elif not case.meta.is_negative_at(ParameterLocation.BODY):
             if label == BATCH and _calls[label] % 4 == 0 and isinstance(case.body, dict):
                 # Of many generated operations one nearly always breaks a rule that binds several fields.

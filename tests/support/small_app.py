@@ -1,6 +1,6 @@
 """A real server process around a small application, for tests of HTTP itself: ``python small_app.py OPTIONS``.
 
-OPTIONS is JSON: ``settings``, ``limits`` and ``edge`` are keyword arguments of Settings, Limits and Edge.
+OPTIONS is JSON: ``settings``, ``limits`` and ``edge`` are keyword arguments of Settings, Limits and Envelope.
 """
 
 # ruff: noqa: ARG001, ARG005 - every path is answered by something with ASGI's signature
@@ -11,9 +11,10 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from service.http.edge import Draining, Edge, StartupError
+from service.http.envelope import Draining, Envelope
 from service.http.metrics import Metrics
-from service.problems import Problem, send_problem
+from service.http.response import problem_answer
+from service.problems import Problem, StartupError
 from service.serving.protocol import Limits
 from service.serving.server import run
 from service.settings import Settings
@@ -119,6 +120,10 @@ PATHS: dict[str, Callable[[Any, Any, Any], Awaitable[None]]] = {
 }
 
 
+async def send_problem(problem: Problem, scope: Any, send: Any) -> None:
+    await problem_answer(problem, scope["state"]["request_id"])(scope, send, send)
+
+
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
@@ -132,5 +137,5 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 if __name__ == "__main__":
     defaults = {"port": 0, "shutdown_delay_seconds": 0.3, "shutdown_grace_seconds": 2.0}
     settings = Settings(**{**defaults, **OPTIONS["settings"]})
-    edge = Edge(app, settings, METRICS, DRAINING, **OPTIONS["edge"])
+    edge = Envelope(app, settings, METRICS, DRAINING, **OPTIONS["edge"])
     sys.exit(run(settings, edge, limits=Limits(**OPTIONS["limits"])))

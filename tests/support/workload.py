@@ -18,10 +18,10 @@ import httpx
 import psycopg
 from psycopg import sql
 
-from service.app import ROUTES
 from service.identity.tokens import TokenPair, Tokens
 from tests.conftest import PASSWORD, Server, User
 from tests.faults.load import Answer, Ask, _Client
+from tests.support.routes import ROUTES
 
 PIECES = [
     "milk",

@@ -1,8 +1,9 @@
 """The outermost layer of every request: its id, its log line, its metrics, every answer's headers, the last resort.
 
-Plain ASGI around the whole application, because only here is every answer seen, whoever gives it. It sets
-``scope["state"]["request_id"]`` and reads ``route`` (the template) and ``user_id`` back from there. The server puts the
-HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only by its missing body.
+A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
+nor 405. It sets ``scope["state"]["request_id"]`` and reads ``route`` (the template) and ``user_id`` back from there.
+The server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only
+by its missing body.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from service.http.metrics import UNMATCHED, Metrics
-from service.problems import Problem, send_problem
+from service.http.response import problem_answer
+from service.problems import Problem
 from service.serving import logs
 from service.settings import Settings
 
@@ -52,7 +54,7 @@ _VERSION_4_CLEARED = ~((0xF << 76) | (0x3 << 62)) & ((1 << 128) - 1)
 
 
 class Connection(Protocol):
-    """What the edge needs to know of the HTTP connection under a request."""
+    """What is needed to know of the HTTP connection under a request."""
 
     def is_lost(self) -> bool:
         """Whether the client has gone."""
@@ -68,16 +70,12 @@ class Connection(Protocol):
 
 
 class Draining:
-    """Whether the service is shutting down: one object for the server, the edge and readiness."""
+    """Whether the service is shutting down: one object for the server, the envelope and readiness."""
 
     __slots__ = ("active",)
 
     def __init__(self) -> None:
         self.active = False
-
-
-class StartupError(Exception):
-    """The service can't start; the message is one line that says what to do. The server prints it and exits with 1."""
 
 
 class _Randomness:
@@ -108,7 +106,7 @@ def new_request_id() -> str:
     return f"{int.from_bytes(_random()) & _VERSION_4_CLEARED | _VERSION_4:032x}"
 
 
-class Edge:
+class Envelope:
     """Wraps the application. ``body_seconds`` and ``body_rate`` (bytes a second) limit how slowly a body may arrive."""
 
     def __init__(
@@ -126,11 +124,11 @@ class Edge:
         self.draining = draining or Draining()
         self.body_seconds = body_seconds
         self.body_rate = body_rate
-        self._app = app
+        self.litestar = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.litestar(scope, receive, send)
             return
         started = perf_counter()
         state: dict[str, Any] = scope.setdefault("state", {})
@@ -154,7 +152,7 @@ class Edge:
         metrics = self.metrics
         metrics.in_flight += 1
         try:
-            await self._app(scope, exchange.receive if has_body else receive, exchange.send)
+            await self.litestar(scope, exchange.receive if has_body else receive, exchange.send)
             if not exchange.complete and not exchange.lost:
                 await self._rescue(RuntimeError("the application returned without a complete answer"), scope, exchange)
         except BaseException as error:  # noqa: BLE001 - the last resort; what must go on is raised again
@@ -197,16 +195,17 @@ class Edge:
                 route=scope["state"].get("route") or UNMATCHED,
             )
         if not exchange.status:
-            await send_problem(problem, scope, exchange.send)
+            escape = bool(scope["state"].get("escape"))
+            await problem_answer(problem, exchange.request_id, escape=escape)(scope, exchange.receive, exchange.send)
         if not isinstance(error, (Exception, asyncio.CancelledError)):
             raise error
 
 
 class _Exchange:
-    """One request and its answer on their way through the edge."""
+    """One request and its answer on their way."""
 
     __slots__ = (
-        "_edge",
+        "_envelope",
         "_receive",
         "_send",
         "_waiting_left",
@@ -222,12 +221,18 @@ class _Exchange:
     )
 
     def __init__(
-        self, edge: Edge, method: str, request_id: str, connection: Connection | None, receive: Receive, send: Send
+        self,
+        envelope: Envelope,
+        method: str,
+        request_id: str,
+        connection: Connection | None,
+        receive: Receive,
+        send: Send,
     ) -> None:
-        self._edge = edge
+        self._envelope = envelope
         self._receive = receive
         self._send = send
-        self._waiting_left = edge.body_seconds
+        self._waiting_left = envelope.body_seconds
         self.bytes_in = 0
         self.bytes_out = 0
         self.close = False
@@ -255,7 +260,7 @@ class _Exchange:
             return message
         size = len(message.get("body", b""))
         self.bytes_in += size
-        self._waiting_left += size / self._edge.body_rate - (perf_counter() - started)
+        self._waiting_left += size / self._envelope.body_rate - (perf_counter() - started)
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -286,6 +291,6 @@ class _Exchange:
                 headers.append(_POLICY)
         if cache is not None:
             headers.append(cache)
-        if self.close or (self._edge.draining.active and not (self.connection and self.connection.has_next())):
+        if self.close or (self._envelope.draining.active and not (self.connection and self.connection.has_next())):
             headers.append(_CLOSE)
         return {"type": "http.response.start", "status": self.status, "headers": headers}

@@ -1,0 +1,168 @@
+"""What `todochat demo` does, in one transaction: it leaves everything or nothing, and what is there it lets be.
+
+The rows are made by the files of sql/demo: `account.sql` tells of one believable account, and the files named after
+tables make any number of rows from a seed.
+"""
+
+import asyncio
+import itertools
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+
+from service.commands.migrate import connect
+from service.commands.migration_files import split_statements
+from service.commands.progress import Stage
+from service.identity.passwords import Passwords
+
+PASSWORD = "correct horse battery"  # noqa: S105
+"""Everybody's here. It guards nothing: whoever can reach the service can register an account as good as these."""
+TABLES = ("users", "todos", "conversations", "messages", "todo_conversation_links")
+"""What is counted for the reader. Each has a file of its name, which reads what those before it wrote."""
+ROWS_AT_ONCE = 20_000
+"""About how many rows are written between two reports of progress."""
+
+_PACKAGED = Path(__file__).parents[1] / "sql" / "demo"
+_FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "sql" / "demo"
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('todochat: demo'))"
+_FIND = "SELECT min(email) FROM public.users WHERE email_key >= %(account)s AND email_key < %(account)s || '~'"
+_NO_SCHEMA = (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction)
+"""No such role, table, function."""
+
+_Connection = psycopg.Connection[Any]
+_Parameters = dict[str, Any]
+_Run = tuple[str, psycopg.Cursor[Any]]
+"""The table that a statement inserts into, or "", and its cursor."""
+
+
+class DemoError(Exception):
+    """There is no filling this database; the message is one line."""
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How many rows to make. ``messages`` and ``todos`` are totals, shared out among the users."""
+
+    users: int
+    todos: int
+    messages: int
+    seed: int = 0
+
+
+class Filled(msgspec.Struct, frozen=True):
+    """What was added, by table (nothing, when it was there already), and an account to sign in with, by PASSWORD."""
+
+    email: str
+    added: dict[str, int]
+    seconds: float
+    as_superuser: bool
+
+
+def fill_account(url: str) -> Filled:
+    """Make Ada's account, unless there is one. ``url`` names a login that migrates, or a superuser.
+
+    Raises DemoError, and MigrationError when the database can't be reached.
+    """
+    return _fill(url, "ada@demo.example", None)
+
+
+def fill_many(url: str, size: Size) -> Filled:
+    """Make as many rows as ``size`` says, unless users of its seed are there; then vacuum and analyze.
+
+    A superuser writes them without triggers, anybody else through every trigger as todochat_owner, several times
+    slower. The account answered is the one with most rows. Raises as `fill_account` does.
+    """
+    return _fill(url, f"seed{size.seed}-user", size)
+
+
+def _fill(url: str, account: str, size: Size | None) -> Filled:
+    parameters: _Parameters = {"account": account, **(msgspec.structs.asdict(size) if size else {})}
+    parameters["password_hash"] = asyncio.run(Passwords().hash(PASSWORD))
+    started = time.monotonic()
+    with connect(url) as connection:
+        as_superuser = size is not None and connection.info.parameter_status("is_superuser") == "on"
+        try:
+            _run(connection, "session")
+            with connection.transaction():
+                connection.execute(_LOCK)
+                if not as_superuser:
+                    connection.execute("SET LOCAL ROLE todochat_owner")
+                if email := _find(connection, parameters):  # perhaps made in another size
+                    return Filled(email, {}, 0, as_superuser)
+                _run(connection, "begin")
+                if size is None:
+                    added = _count(_run(connection, "account", parameters))
+                else:
+                    added = _write_all(connection, parameters, as_superuser=as_superuser)
+                email = _find(connection, parameters)
+                _run(connection, "end")
+            if size is not None:
+                with Stage("vacuum, analyze"):
+                    _run(connection, "vacuum")
+        except _NO_SCHEMA:
+            raise DemoError("the database is empty: run the migrations first (make migrate)") from None
+        except psycopg.errors.InsufficientPrivilege:
+            raise DemoError(
+                "this login can't act as todochat_owner: set MIGRATION_DATABASE_URL to the one that migrates"
+            ) from None
+        except psycopg.Error as error:
+            raise DemoError(error.diag.message_primary or "the connection to the database was lost") from error
+    return Filled(email, {table: added[table] for table in TABLES}, time.monotonic() - started, as_superuser)
+
+
+def _write_all(connection: _Connection, parameters: _Parameters, *, as_superuser: bool) -> Counter[str]:
+    _run(connection, "as_superuser" if as_superuser else "as_owner")
+    added = Counter[str]()
+    for name in (*TABLES, "instead_of_triggers") if as_superuser else TABLES:
+        added += _write(connection, name, parameters, by_user=not as_superuser)
+    return added
+
+
+def _write(connection: _Connection, name: str, parameters: _Parameters, *, by_user: bool) -> Counter[str]:
+    """Run a file for slices of the users, or for each user alone, as row security asks for."""
+    users: int = parameters["users"]
+    step = max(1, ROWS_AT_ONCE * users // (users + parameters["todos"] + parameters["messages"]))
+    files, added = ("as_user", name) if by_user else (name,), Counter[str]()
+    with Stage(name) as stage:
+        for first in range(1, users + 1, step):
+            numbers = range(first, min(first + step, users + 1))
+            slices = [(number, number) for number in numbers] if by_user else [(numbers[0], numbers[-1])]
+            with connection.pipeline():
+                runs = [
+                    _run(connection, file, parameters | {"first": a, "last": z}) for a, z in slices for file in files
+                ]
+            counted = _count(itertools.chain(*runs))
+            added += counted
+            stage.update(numbers[-1] / users, counted.total())
+    return added
+
+
+def _run(connection: _Connection, name: str, parameters: _Parameters | None = None) -> list[_Run]:
+    return [(table, connection.execute(text, parameters)) for table, text in _statements(name)]
+
+
+def _count(runs: Iterable[_Run]) -> Counter[str]:
+    """How many rows were inserted into each table."""
+    added = Counter[str]()
+    for table, cursor in runs:
+        if table:
+            added[table] += cursor.rowcount
+    return added
+
+
+@cache
+def _statements(name: str) -> list[tuple[str, bytes]]:
+    """The statements of a file, each with the table it inserts into, or ""."""
+    texts = [text for text, _ in split_statements((_FOLDER / f"{name}.sql").read_text(encoding="utf-8"))]
+    return [("".join(re.findall(r"^INSERT INTO public\.(\w+)", text, re.MULTILINE)), text.encode()) for text in texts]
+
+
+def _find(connection: _Connection, parameters: _Parameters) -> Any:
+    row = connection.execute(_FIND, parameters).fetchone()
+    return row and row[0]

@@ -1,0 +1,23 @@
+"""What it means when a query finds no row: 404, the same for what is missing and what is somebody else's; or 412."""
+
+from typing import Any, TypeVar
+
+from service.db.queries import Caller, Statement
+from service.problems import Problem
+
+T = TypeVar("T")
+
+
+def found(row: T | None) -> T:
+    """The row. Raises ``not_found`` when there is none."""
+    if row is None:
+        raise Problem("not_found")
+    return row
+
+
+async def why_unchanged(caller: Caller, get: Statement[Any], noun: str) -> Problem:
+    """Why a change found no row: there is none to be seen, or it has moved on from the version asked for."""
+    row = await caller.run(get)
+    if row is None:
+        return Problem("not_found")
+    return Problem("version_mismatch", f"The {noun} is at version {row.version}.")

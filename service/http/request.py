@@ -1,0 +1,203 @@
+"""Litestar's request, read strictly: what is unknown, repeated, or of another type is refused, never guessed.
+
+Litestar itself converts leniently (``limit=1.0`` and ``limit=1&limit=2`` pass, the last of two equal keys wins), so
+bodies, query strings, paths and preconditions are read here, by structs. Everything raises Problem.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar, get_args
+
+import litestar
+import msgspec
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+from litestar.utils import get_enum_string_value
+
+from service.db.queries import Caller
+from service.http import strict_json
+from service.http.reading import field_and_message, path_reader, read_pairs, read_query, unknown_parameter
+from service.problems import Problem, invalid
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+JSON = "application/json"
+BODY_BYTES = 1024 * 1024
+"""The most a body may have; a handler that takes many objects at once may allow more."""
+
+_reader = ThreadPoolExecutor(1, thread_name_prefix="long-bodies")
+"""Where long bodies are read, one at a time, so that they never hold the event loop."""
+
+
+class Request(litestar.Request[Caller, Any, State]):
+    """``user`` is the caller, and the only way to the database."""
+
+    __slots__ = ("_headers_sent", "_values")
+
+    @property
+    def id(self) -> str:
+        """What ``X-Request-ID`` says, here, in the log and in the audit trail."""
+        return self.scope["state"]["request_id"]
+
+    @property
+    def sent(self) -> dict[bytes, bytes]:
+        """The headers by name, in lower case; one that is repeated becomes a list (RFC 9110, section 5.3)."""
+        try:
+            return self._headers_sent
+        except AttributeError:
+            pairs = self.scope["headers"]
+            headers = dict(pairs)
+            if len(headers) != len(pairs):
+                for name in headers:
+                    headers[name] = b", ".join(value for other, value in pairs if other == name)
+            self._headers_sent = headers
+            return headers
+
+    @property
+    def address(self) -> str:
+        """The peer's address, or what a trusted proxy says that it is."""
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
+    @property
+    def if_match(self) -> int | None:
+        """The version that ``If-Match`` names, None for any. Raises ``version_mismatch`` for what no version can be."""
+        text = self.sent.get(b"if-match", b"*").strip()
+        if text == b"*":
+            return None
+        if found := re.fullmatch(rb'"([1-9][0-9]{0,8})"', text):
+            return int(found[1])
+        raise Problem("version_mismatch", 'If-Match takes one ETag as it was answered, such as "3".')
+
+    def filters(self, kind: type[T]) -> T:
+        """The query string as the struct that the handler's decorator names as ``query``."""
+        return read_query(kind, self._values)
+
+    def check(self) -> None:
+        """What can be told from the head alone: ``Accept``, parameters of the path, unknown ones of the query."""
+        handler: HTTPRouteHandler = self.route_handler  # type: ignore[assignment]
+        media_type = get_enum_string_value(handler.media_type)
+        accept = self.sent.get(b"accept", b"")
+        if accept not in (b"", b"*/*") and accept != media_type.encode():
+            _check_accept(accept, media_type)
+        if readers := _path_readers(handler):
+            # A new dictionary: Litestar remembers the one it made.
+            texts = self.scope["path_params"]
+            self.scope["path_params"] = {name: read(texts[name]) for name, read in readers}
+        values = self._values = read_pairs(query) if (query := self.scope["query_string"]) else {}
+        if values:
+            if "escape" in values and self.scope["method"] == "GET":
+                if values.pop("escape") != ["html"]:
+                    raise invalid("escape", "must be html")
+                self.scope["state"]["escape"] = True
+            if values and "query" not in handler.opt:
+                raise unknown_parameter(next(iter(values)))
+
+    # The body
+
+    async def body(self) -> bytes:
+        """The body, as large as the handler allows; empty where none is taken, or it may be left out and is."""
+        if self.route_handler.parsed_data_field is None:
+            return b""
+        _, is_required = _body_type(self.route_handler)
+        if not is_required and self.sent.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in self.sent:
+            return b""
+        self.check_content(JSON)
+        body = await super().body()
+        if not body and is_required:
+            raise Problem("malformed_request", "The body must be JSON in UTF-8.")
+        return body
+
+    async def json(self) -> Any:
+        """The struct of the body."""
+        kind, _ = _body_type(self.route_handler)
+        body = await super().body()
+        if len(body) <= strict_json.SHORT:
+            return decode_body(body, kind)
+        return await asyncio.get_running_loop().run_in_executor(_reader, decode_body, body, kind)
+
+    async def stream(self) -> AsyncGenerator[bytes]:
+        """The body in pieces, as they come; Litestar holds it against the handler's limit."""
+        try:
+            async for piece in super().stream():
+                yield piece
+        except litestar.exceptions.InternalServerException:
+            raise Problem("malformed_request", "The body ended early.") from None
+
+    def check_content(self, *media_types: str) -> None:
+        """What the headers say of the body: Raises ``unsupported_media_type``."""
+        media_type, _, parameters = self.sent.get(b"content-type", b"").decode("latin-1").lower().partition(";")
+        charset = parameters.replace(" ", "").replace('"', "")
+        if media_type.strip() not in media_types or charset not in ("", "charset=utf-8"):
+            raise Problem("unsupported_media_type", f"Send Content-Type: {media_types[0]}, in UTF-8.")
+        if self.sent.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise Problem("unsupported_media_type", "Send the body without Content-Encoding.")
+
+
+@cache
+def _body_type(handler: Any) -> tuple[Any, bool]:
+    """The struct that the handler takes as ``data``, and whether it must be sent."""
+    field = handler.parsed_data_field
+    kind = field.annotation
+    if field.is_optional:
+        (kind,) = (item for item in get_args(kind) if item is not type(None))
+    return kind, not field.is_optional
+
+
+@cache
+def _path_readers(handler: Any) -> list[tuple[str, Any]]:
+    """For each parameter of the path, what reads it: by the type that the handler declares."""
+    fields = handler.parsed_fn_signature.parameters
+    names: list[str] = re.findall(r"{(\w+):", next(iter(handler.paths)))
+    return [(name, path_reader(fields[name].raw)) for name in names]
+
+
+@cache
+def _decoder(kind: Any) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(kind)
+
+
+def decode_body(body: bytes, kind: Any) -> Any:
+    """The struct of a body.
+
+    Raises ``malformed_request`` for what isn't JSON in UTF-8, or nested too deep; ``validation_failed`` for a duplicate
+    key, NUL, half a surrogate pair, a number that isn't finite, and whatever the struct refuses.
+    """
+    try:
+        strict_json.check(body)
+        return _decoder(kind).decode(body)
+    except strict_json.RefusedJSON as error:
+        raise _invalid_body(error.field, error.message) from None
+    except msgspec.ValidationError as error:
+        raise _invalid_body(*field_and_message(error, kind)) from None
+    except strict_json.MalformedJSON as error:
+        raise Problem("malformed_request", f"The body {error}.") from None
+    except (ValueError, RecursionError):
+        raise Problem("malformed_request", "The body must be JSON in UTF-8.") from None
+
+
+def _invalid_body(field: str, message: str) -> Problem:
+    """A 422; where the fault is in one object of a list, such as ``update[3].title``, ``list`` and ``index`` say so."""
+    problem = invalid(field or "body", message)
+    if found := re.match(r"(\w+)\[(\d+)\]", field):
+        problem.members.update(list_name=found[1], index=int(found[2]))
+    return problem
+
+
+def _check_accept(accept: bytes, media_type: str) -> None:
+    """RFC 9110, section 12.5.1: of the ranges that match ``media_type``, the most specific one decides."""
+    media_type = media_type.partition(";")[0]
+    ranges = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
+    best = 0
+    accepted = False
+    for item in accept.decode("latin-1").lower().split(","):
+        media_range, *parameters = [part.strip() for part in item.split(";")]
+        if media_range in ranges and (specific := ranges.index(media_range) + 1) >= best:
+            refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+            accepted = not refused or (accepted and specific == best)
+            best = specific
+    if not accepted:
+        raise Problem("not_acceptable", f"Answers are {media_type}.")
