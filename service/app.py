@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from litestar import Litestar
+from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
@@ -155,6 +156,7 @@ def create_app(settings: Settings) -> Envelope:
         exception_handlers={Exception: answer_error},
         request_max_body_size=BODY_BYTES,
         lifespan=[lifespan],
+        cors_config=_cors(settings),
         openapi_config=openapi.config,
         plugins=[openapi],
         logging_config=None,
@@ -171,6 +173,26 @@ def _tokens(settings: Settings) -> Tokens | None:
         settings.jwt_secret_previous and settings.jwt_secret_previous.value,
         settings.access_token_seconds,
         settings.refresh_token_seconds,
+    )
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    """What pages of other origins may send and read; None where there are none."""
+    if not settings.cors_allow_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_allow_origins),
+        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+            "If-None-Match",
+            "X-Request-ID",
+        ],
+        expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID", "Idempotency-Replayed"],
+        max_age=7200,  # seconds; Chromium keeps a preflight's answer for no longer
     )
 
 

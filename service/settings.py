@@ -1,5 +1,6 @@
 """Settings from the environment, read once into one frozen struct; every mistake is reported at once."""
 
+import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -85,6 +86,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     local_accounts: bool = True
     issuers: tuple[IssuerSettings, ...] = ()
     metrics_token: Secret | None = None
+    cors_allow_origins: tuple[str, ...] = ()
+    """The origins (RFC 6454) whose pages may call the service from a browser, as browsers write them."""
     shutdown_delay_seconds: float = 1.0
     shutdown_grace_seconds: float = 10.0
     log_level: str = "info"
@@ -250,6 +253,22 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+"""Browsers leave them out."""
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    """In lower case and without the scheme's own port, as the header ``Origin`` has it."""
+    found: dict[str, None] = {}
+    for name in text.split(","):
+        origin = name.strip().lower()
+        if not _ORIGIN.fullmatch(origin):
+            _fail(f"must be origins such as https://app.example.com, with commas between them, not {name.strip()!r}")
+        found[origin.removesuffix(_DEFAULT_PORTS.get(origin.partition("://")[0], "/"))] = None
+    return tuple(found)
+
+
 def _choice(allowed: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     def read(text: str) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
@@ -286,6 +305,7 @@ _READERS: dict[str, Callable[[str], object]] = {
     "refresh_token_seconds": _integer(60, 365 * 86_400),
     "local_accounts": _switch,
     "metrics_token": _secret,
+    "cors_allow_origins": _origins,
     "shutdown_delay_seconds": _seconds(300),
     "shutdown_grace_seconds": _seconds(300),
     "log_level": _level,

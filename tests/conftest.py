@@ -207,6 +207,7 @@ def service_environment(**env: str) -> dict[str, str]:
         "HOST",
         "PORT",
         "METRICS_",
+        "CORS_",
         "FORWARDED_",
         "SHUTDOWN_",
         "LOG_",

@@ -138,6 +138,7 @@ def may_read_metrics(
 
     Yes with METRICS_TOKEN (``token``) or any valid access token as its bearer token. Without METRICS_TOKEN also a
     direct peer on this machine: ``remote`` is a loopback address and no header says that a proxy stands between.
+    A page of another origin never may, whatever it sends: its browser says ``Origin``.
     """
     bearer = b""
     forwarded = False
@@ -146,6 +147,8 @@ def may_read_metrics(
             bearer = value[7:].strip()
         elif name in _FORWARDED:
             forwarded = True
+        elif name == b"origin":
+            return False
     if token is not None and compare_digest(bearer, token.value.encode()):
         return True
     if token is None and not forwarded and _is_loopback(remote):

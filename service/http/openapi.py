@@ -111,9 +111,9 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
                 responses={name: _problem_response(status) for status, name in _PROBLEM_NAMES.items()},
                 security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")},
             ),
-            operation_id_creator=_operation_id,
+            operation_id_creator=lambda handler, *_: handler.handler_name,
             render_plugins=render_plugins,
-            openapi_router=Router("/schema", route_handlers=[], opt={"public": True}),
+            openapi_router=Router("/schema", route_handlers=[], opt={"public": True}, include_in_schema=False),
         )
 
     # Litestar's hooks
@@ -143,6 +143,7 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
         (schema,), components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
         for name, component in components.items():
             component.pop("title", None)
+            _tell_defaults(component)
             self._add(_component_name(name), component)
         return self._tidy(schema)
 
@@ -236,16 +237,17 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
         )
 
 
+def _tell_defaults(schema: dict[str, Any]) -> None:
+    """Say in words what a property is when it is left out: generators take one with a ``default`` for always there."""
+    for field_schema in schema.get("properties", {}).values():
+        default = field_schema.pop("default", None)
+        if default is not None and default not in ([], {}):
+            text = f"`{default}` when it is left out."
+            field_schema["description"] = " ".join([*filter(None, [field_schema.get("description")]), text])
+
+
 def _component_name(name: str) -> str:
     return re.sub(r"^Page_(\w+)_$", r"\1Page", name)
-
-
-def _operation_id(handler: HTTPRouteHandler, *_: Any) -> str:
-    """The handler's name; Litestar's own, of the document and its page, are all called the same."""
-    if handler.handler_name != "_handler":
-        return handler.handler_name
-    (path, *_) = sorted(handler.paths)
-    return f"get_schema{re.sub('[^a-z0-9]', '_', path).rstrip('_')}"
 
 
 def _path_names(handler: HTTPRouteHandler) -> list[str]:
@@ -254,7 +256,7 @@ def _path_names(handler: HTTPRouteHandler) -> list[str]:
 
 def _tag(handler: HTTPRouteHandler) -> str:
     parts = next(iter(handler.paths)).strip("/").split("/")
-    return parts[1] if parts[0] == "v1" else parts[0] or "schema"
+    return parts[1] if parts[0] == "v1" else parts[0]
 
 
 def _takes_key(handler: HTTPRouteHandler) -> bool:

@@ -674,6 +674,7 @@ def test_queries_and_the_pool_are_measured() -> None:
         (None, "127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
         (None, "127.0.0.1", {"forwarded": "for=_x"}, False),
         (None, "127.0.0.1", {"via": "1.1 proxy"}, False),
+        (None, "127.0.0.1", {"origin": "https://app.example.com"}, False),
         (None, "10.0.0.1", {"authorization": "Bearer access"}, True),
         (None, "10.0.0.1", {"authorization": "Bearer other"}, False),
         ("m" * 32, "127.0.0.1", {}, False),
@@ -683,6 +684,7 @@ def test_queries_and_the_pool_are_measured() -> None:
         ("m" * 32, "10.0.0.1", {"authorization": "Basic " + "m" * 32}, False),
         ("m" * 32, "10.0.0.1", {"authorization": "Bearer \xff"}, False),
         ("m" * 32, "10.0.0.1", {"authorization": "Bearer access"}, True),
+        ("m" * 32, "10.0.0.1", {"authorization": "Bearer " + "m" * 32, "origin": "https://app.example.com"}, False),
     ],
 )
 def test_metrics_are_for_their_token_signed_in_users_and_without_a_token_for_this_machine(

@@ -53,7 +53,7 @@ class Account:
 @pytest.fixture(scope="module")
 def better_auth() -> Iterator[BetterAuth]:
     if not (FOLDER / "node_modules").exists():
-        pytest.skip("needs Better Auth: sh .ci/install better-auth")
+        pytest.skip("needs Better Auth: sh .ci/install npm")
     with subprocess.Popen(
         [NODE, "server.mjs", *ALGORITHMS], cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
