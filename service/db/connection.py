@@ -10,6 +10,7 @@ import asyncio
 import os
 import select
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import psycopg
 from psycopg import pq
@@ -57,6 +58,8 @@ class Connection(psycopg.AsyncConnection[Row]):
     ``named`` says whether statements are prepared under their names, each once.
     """
 
+    failure: ClassVar[str] = ""
+    """Why the last attempt to connect failed."""
     named = True
     worn = False
     """Whether it took more than the socket does at once: libpq never gives back the memory it needed for that."""
@@ -66,6 +69,14 @@ class Connection(psycopg.AsyncConnection[Row]):
     _timer_at = 0.0
     _deadline = 0.0
     _fd = -1
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **kwargs: Any) -> "Connection":  # type: ignore[override]
+        try:
+            return await super().connect(conninfo, **kwargs)  # type: ignore[return-value]
+        except psycopg.Error as error:
+            Connection.failure = str(error)
+            raise
 
     def start(self, named: bool) -> None:
         """Enter pipeline mode; from now on psycopg's own methods are not used, but for closing."""

@@ -153,7 +153,11 @@ class Database:
 
     def stats(self) -> dict[str, int]:
         """Connections ``in_use``, requests ``waiting`` for one, and the ``size``: connections that are open."""
-        return {"in_use": self._pool.in_use, "waiting": self._pool.waiting, "size": self._pool.connected}
+        return {
+            "in_use": self._pool.in_use,
+            "waiting": len(self._pool.waiting) + len(self._pool.waiting_apart),
+            "size": self._pool.connected,
+        }
 
     async def transact(
         self,

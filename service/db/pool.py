@@ -52,7 +52,9 @@ _nothing: Step = (Prepared(b"", b"SELECT", (), reads_only=True), ())
 class _Share(asyncio.Semaphore):
     """How many connections a user may have at a time; kept while a request of theirs asks for one or has one."""
 
-    claims = 0
+    def __init__(self, connections: int) -> None:
+        super().__init__(connections)
+        self.loans: set[Loan] = set()
 
 
 class Pool:
@@ -62,8 +64,10 @@ class Pool:
         if settings.database_url is None:
             raise ValueError("a database URL is needed")
         self.size = settings.database_pool_size
-        self.waiting = 0
-        """Requests that wait for a connection."""
+        self.waiting: set[Loan] = set()
+        """Those that wait for a connection."""
+        self.waiting_apart: set[Loan] = set()
+        """Those that wait for their user's share."""
         self.shares: dict[int, _Share] = {}
         self.unreachable = False
         self._open: list[Connection] = []
@@ -78,8 +82,12 @@ class Pool:
             **conninfo_to_dict(settings.database_url.value),
             "client_encoding": "UTF8",
         }
-        self.lender = AsyncConnectionPool[Connection](
-            kwargs={**parameters, "autocommit": True, "prepare_threshold": None},
+        self._parameters = {**parameters, "autocommit": True, "prepare_threshold": None}
+        self.lender = self._make_lender()
+
+    def _make_lender(self) -> "AsyncConnectionPool[Connection]":
+        return AsyncConnectionPool[Connection](
+            kwargs=self._parameters,
             connection_class=Connection,
             configure=self._configure,
             min_size=self.size,
@@ -105,7 +113,7 @@ class Pool:
 
     def is_full(self) -> bool:
         """Whether the next request that needs a connection would be refused."""
-        return self.waiting >= self.size * WAITING_PER_CONNECTION
+        return len(self.waiting) >= self.size * WAITING_PER_CONNECTION
 
     async def open(self) -> None:
         """Start to connect in the background."""
@@ -119,12 +127,14 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.lender.close(timeout=1)
+        for connection in self._open:
+            connection.hang_up()  # what is lent ends, too
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, lender: "AsyncConnectionPool[Connection]", connection: Connection) -> None:
         """Return a connection, in whatever state it is; in a task of its own, which no cancelled request cancels."""
         if connection.worn or connection.pgconn.transaction_status != TransactionStatus.IDLE:
             connection.hang_up()
-        self._run(self.lender.putconn(connection))
+        self._run(lender.putconn(connection))
 
     def distrust(self) -> None:
         """Replace the idle connections: one has just stalled, so these may hang as well. New ones will show."""
@@ -164,22 +174,31 @@ class Pool:
         while not self.lender.closed:
             await asyncio.sleep(OUTAGE_RETRY_SECONDS if self.unreachable else RETRY_SECONDS)
             try:
-                self.give_back(await self.lender.getconn(RETRY_SECONDS))
+                self.give_back(self.lender, await self.lender.getconn(RETRY_SECONDS))
             except (PoolTimeout, PoolClosed):
                 if loop.time() - since > OUTAGE_SECONDS and not self.unreachable:
-                    self.unreachable = True
-                    log.error("database_unreachable", extra={"connections": self.connected})  # noqa: TRY400
+                    await self._declare_outage()
             else:
                 return
+
+    async def _declare_outage(self) -> None:
+        self.unreachable = True
+        log.error("database_unreachable", extra={"reason": Connection.failure, "connections": self.connected})
+        if not self.connected:
+            # Whoever waits is told at once: a pool that is closed refuses them.
+            given_up, self.lender = self.lender, self._make_lender()
+            await self.lender.open()
+            await given_up.close(timeout=0)
 
 
 class Loan:
     """A connection for one transaction of a user. `end` must be called, whatever happens; it awaits nothing."""
 
-    __slots__ = ("_has_share", "_pool", "_share", "_user", "connection")
+    __slots__ = ("_has_share", "_lender", "_pool", "_share", "_user", "connection")
 
     def __init__(self, pool: Pool, user: int | None) -> None:
         self._pool = pool
+        self._lender = pool.lender
         self._user = user
         self._share: _Share | None = None
         self._has_share = False
@@ -200,11 +219,9 @@ class Loan:
             if self._user is not None:
                 await self._take_share(self._user, until)
             while True:
-                pool.waiting += 1
-                try:
-                    self.connection = await pool.lender.getconn(until - loop.time())
-                finally:
-                    pool.waiting -= 1
+                pool.waiting.add(self)
+                self.connection = await self._lender.getconn(until - loop.time())
+                pool.waiting.discard(self)
                 if self.connection.is_live():
                     return self.connection
                 self.connection.hang_up()
@@ -216,34 +233,35 @@ class Loan:
 
     async def _take_share(self, user: int, until: float) -> None:
         pool = self._pool
-        share = pool.shares.get(user)
-        if share is None:
-            share = pool.shares[user] = _Share(max(1, pool.size // 2))
-        share.claims += 1
-        self._share = share
-        if share.claims > WAITING_PER_USER + pool.size:
+        # In this order, so that `end` puts right whatever an exception between two lines has left.
+        share = self._share = pool.shares.get(user) or _Share(max(1, pool.size // 2))
+        share.loans.add(self)
+        pool.shares[user] = share
+        if len(share.loans) > WAITING_PER_USER + pool.size:
             raise Problem("overloaded", "Too many requests of this user are waiting.")
-        if share.locked():
-            async with asyncio.timeout_at(until):
-                await share.acquire()
-                self._has_share = True
-        else:
-            await share.acquire()
-            self._has_share = True
+        if not share.locked():
+            self._has_share = await share.acquire()
+            return
+        pool.waiting_apart.add(self)
+        async with asyncio.timeout_at(until):
+            self._has_share = await share.acquire()
+        pool.waiting_apart.discard(self)
 
     def _put_down(self) -> None:
         """Give back the connection, and keep the share."""
         connection, self.connection = self.connection, None
         if connection is not None:
-            self._pool.give_back(connection)
+            self._pool.give_back(self._lender, connection)
 
     def end(self) -> None:
-        """Give back what was taken."""
+        """Give back what was taken, and leave the queues."""
+        self._pool.waiting.discard(self)
+        self._pool.waiting_apart.discard(self)
         self._put_down()
         share, self._share = self._share, None
         if share is not None:
             if self._has_share:
                 share.release()
-            share.claims -= 1
-            if not share.claims and self._user is not None:
+            share.loans.discard(self)
+            if not share.loans and self._user is not None:
                 self._pool.shares.pop(self._user, None)

@@ -376,7 +376,7 @@ profiler, from the edge to the connection and back. The parsing of HTTP, the rea
 it."""
 
 
-class Connection:
+class HttpConnection:
     """What the server puts under a request."""
 
     def is_lost(self) -> bool:
@@ -395,7 +395,7 @@ class Rig:
     def __init__(self, app: Any, token: str) -> None:
         self._app = app
         self._token = token
-        self._connection = Connection()
+        self._connection = HttpConnection()
         self.status = 0
         self.body = b""
 
