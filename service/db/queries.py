@@ -37,6 +37,7 @@ from service.db import (
     Value,
 )
 from service.problems import Problem
+from service.settings import OperatorError
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -95,7 +96,7 @@ _TYPES: dict[str, tuple[int, Callable[[Any], bytes]]] = {
 """PostgreSQL's name of a type → its oid and what makes its binary form, as its ``…recv`` function reads it."""
 
 
-class QueryError(Exception):
+class QueryError(OperatorError):
     """A query file or a declaration in Python is wrong; the message points at file and line."""
 
 

@@ -11,11 +11,13 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from service.settings import OperatorError
+
 PRIVATE_PARENTS = ("/var/tmp", "/var/lib")  # noqa: S108 - the owner of what is found there is checked
 """Where a private folder may be: reachable for every account, and kept over a reboot."""
 
 
-class EmbeddedPostgresError(Exception):
+class EmbeddedPostgresError(OperatorError):
     """The server can't be had; the message is one line that says why and what to do."""
 
 

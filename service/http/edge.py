@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from service.http.metrics import UNMATCHED, Metrics
 from service.problems import Problem, send_problem
 from service.serving import logs
-from service.settings import Settings
+from service.settings import OperatorError, Settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -76,7 +76,7 @@ class Draining:
         self.active = False
 
 
-class StartupError(Exception):
+class StartupError(OperatorError):
     """The service can't start; the message is one line that says what to do. The server prints it and exits with 1."""
 
 

@@ -17,6 +17,7 @@ from service.commands.demo.progress import Stage
 from service.commands.demo.rows import Size, World
 from service.commands.migrate import connect
 from service.identity.passwords import Passwords
+from service.settings import OperatorError
 
 PASSWORD = "correct horse battery"  # noqa: S105
 """Everybody's here. It guards nothing: whoever can reach the service can register an account as good as these."""
@@ -41,7 +42,7 @@ _NO_SCHEMA = (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTabl
 """No such role, table, function."""
 
 
-class DemoError(Exception):
+class DemoError(OperatorError):
     """There is no filling this database; the message is one line."""
 
 
