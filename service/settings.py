@@ -408,7 +408,7 @@ def secure_database_url(url: str, *, insecure: bool = False) -> str:
     # What the URL leaves out, libpq takes from PGHOST, PGSERVICE and the like.
     defaults = {option.keyword.decode(): option.val.decode() for option in Conninfo.get_defaults() if option.val}
     hosts = [host for name in ("host", "hostaddr") for host in parts.get(name, defaults.get(name, "")).split(",")]
-    if "service" not in parts and all(not host or host[0] in "/@" or is_loopback(host) for host in hosts):
+    if "service" not in parts and all(not host or host[0] == "/" or is_loopback(host) for host in hosts):
         return url
     mode = parts.get("sslmode")
     if mode in {"disable", "allow", "prefer"} and not insecure:
