@@ -27,9 +27,9 @@ from service import (
     todos,
     users,
 )
-from service.commands.migrate import known_ids
 from service.db.caller import Caller
 from service.db.database import Database
+from service.db.migration_files import known_ids
 from service.http.bulk import Bulk
 from service.http.docs import documentation
 from service.http.envelope import Draining, Envelope

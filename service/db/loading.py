@@ -23,6 +23,7 @@ from typing import Any, cast
 import msgspec
 
 from service.db.statements import Prepared
+from service.settings import OperatorError
 
 USER_TABLES = frozenset(
     {
@@ -76,7 +77,7 @@ TYPES: dict[str, tuple[int, Callable[[Any], bytes]]] = {
 """PostgreSQL's name of a type → its oid and what makes its binary form, as its ``…recv`` function reads it."""
 
 
-class QueryError(Exception):
+class QueryError(OperatorError):
     """A query file or a declaration in Python is wrong; the message points at file and line."""
 
 
