@@ -60,8 +60,8 @@ class IssuerSettings(msgspec.Struct, frozen=True, kw_only=True):
     absent_claims: frozenset[str] = frozenset()
     """Of ``iss`` and ``aud``, those that its tokens must not have."""
     creates_users: bool = True
-    token_seconds: int = 86_400
-    """The longest life of a token that is accepted."""
+    token_seconds: int = 7 * 86_400
+    """The longest life of a token that is accepted; a week, as many set up Better Auth (``expirationTime: "7d"``)."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
