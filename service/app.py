@@ -37,7 +37,7 @@ from service.http.metrics import Metrics
 from service.http.openapi import OpenAPI
 from service.http.request import BODY_BYTES, Request
 from service.http.response import Answer, Response, problem_answer
-from service.identity.identities import Identities
+from service.identity.authentication import Authenticator
 from service.identity.issuers import Issuer
 from service.identity.passwords import Passwords
 from service.identity.tokens import Tokens
@@ -142,7 +142,7 @@ def create_app(settings: Settings) -> Envelope:
             {
                 "settings": settings,
                 "database": database,
-                "identities": Identities(database, tokens, issuers),
+                "authenticator": Authenticator(database, tokens, issuers),
                 "tokens": tokens,
                 "passwords": passwords,
                 "bulk": Bulk(settings.database_pool_size),
@@ -211,7 +211,7 @@ async def before_request(request: Request) -> Response | None:
     if "public" in options:
         caller = Caller(app.database, request.id)
     else:
-        caller = await app.identities.caller(request.sent.get(b"authorization"), request.id)
+        caller = await app.authenticator.caller(request.sent.get(b"authorization"), request.id)
         state["user_id"] = caller.user_id
     if "seconds" in options:
         caller.seconds = options["seconds"]

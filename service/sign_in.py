@@ -3,7 +3,7 @@
 import hashlib
 import ipaddress
 import math
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -99,17 +99,19 @@ async def register(request: Request, data: JSONBody[Registration]) -> User:
 @post("/v1/auth/token", public=True, status_code=200, problems=("bad_credentials", "account_inactive", "rate_limited"))
 async def create_token(request: Request, data: JSONBody[SignIn]) -> TokenPair:
     """Sign in. An unknown e-mail address and a wrong password get the same answer, after the same time."""
-    account, source = _account_key(data.email), _address_key(request.address)
+    networks = [f"network:{network}" for network in _networks(request.address)]
+    counted = _counted(f"account:{data.email.lower()}", networks)
     passwords: Passwords = request.app.state.passwords
     tokens: Tokens = request.app.state.tokens
-    wait, found = await request.user.run(_take_attempt(account=account, address=source), _find(email=data.email))
-    if wait > 0:
-        raise _rate_limited(wait)
-    if not await passwords.verify(found and found.password_hash, data.password) or found is None:
-        raise Problem("bad_credentials")
+    with passwords.checking():
+        wait, found = await request.user.run(_take_attempt(**counted), _find(email=data.email))
+        if wait > 0:
+            raise _rate_limited(wait)
+        if not await passwords.verify(found and found.password_hash, data.password) or found is None:
+            raise Problem("bad_credentials")
     if not found.is_active:
         raise Problem("account_inactive")
-    await request.user.run(_forgive_attempt(account=account, address=source))
+    await request.user.run(_forgive_attempt(**counted))
     return tokens.issue(found.id, found.token_version)
 
 
@@ -137,14 +139,17 @@ async def change_password(request: Request, data: JSONBody[PasswordChange]) -> N
     own = await request.user.run(_own())
     if own.email is None or own.password_hash is None:
         raise Problem("bad_credentials", "The account has no password: it signs in at an outside issuer.")
-    account, source = _account_key(own.email), _address_key(request.address)
+    # Apart from all sign-ins: who has a token isn't slowed by those who guess without one.
+    account = f"change:{request.user.user_id}"
+    counted = _counted(account, [f"{account}:{network}" for network in _networks(request.address)])
     anonymous = Caller(request.user.database, request.id)
-    wait = await anonymous.run(_take_attempt(account=account, address=source))
-    if wait > 0:
-        raise _rate_limited(wait)
-    if not await passwords.verify(own.password_hash, data.current_password):
-        raise Problem("bad_credentials", "The current password is wrong.")
-    await anonymous.run(_forgive_attempt(account=account, address=source))
+    with passwords.checking():
+        wait = await anonymous.run(_take_attempt(**counted))
+        if wait > 0:
+            raise _rate_limited(wait)
+        if not await passwords.verify(own.password_hash, data.current_password):
+            raise Problem("bad_credentials", "The current password is wrong.")
+    await anonymous.run(_forgive_attempt(**counted))
     await request.user.run(_set_password(password_hash=await passwords.hash(data.new_password)))
 
 
@@ -153,16 +158,20 @@ def _rate_limited(seconds: float) -> Problem:
     return Problem("rate_limited", f"Try again in {wait} s.", headers={"Retry-After": str(wait)})
 
 
-def _account_key(email: str) -> bytes:
-    return hashlib.sha256(b"account:" + email.lower().encode("utf-8", "replace")).digest()
+def _counted(account: str, networks: list[str]) -> dict[str, Any]:
+    """What an attempt counts on, as the database knows it: digests, never names."""
+    account_key, *network_keys = (
+        hashlib.sha256(name.encode("utf-8", "replace")).digest() for name in (account, *networks)
+    )
+    return {"account": account_key, "networks": network_keys}
 
 
-def _address_key(address: str) -> bytes:
-    """One key for an IPv4 address, and one for a /64 of IPv6: whoever has one address of it has all."""
+def _networks(address: str) -> list[str]:
+    """An IPv4 address, or the /64 and the /56 of IPv6: whoever has one address of those has them all."""
     try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-        if parsed.version == 6:
-            address = str(ipaddress.ip_network((parsed, 64), strict=False))
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        pass
-    return hashlib.sha256(b"address:" + address.encode("utf-8", "replace")).digest()
+        return [address]
+    if isinstance(found, ipaddress.IPv4Address) or found.ipv4_mapped:
+        return [str(getattr(found, "ipv4_mapped", None) or found)]
+    return [str(ipaddress.ip_network((found, length), strict=False)) for length in (64, 56)]

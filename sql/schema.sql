@@ -775,22 +775,31 @@ GRANT ALL ON FUNCTION public.find_user_by_username(username text) TO todochat_ap
 
 -- forgive_sign_in_attempt()
 
-CREATE FUNCTION public.forgive_sign_in_attempt(account bytea, address bytea) RETURNS void
+CREATE FUNCTION public.forgive_sign_in_attempt(account bytea, networks bytea[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
+    -- Only rows that were locked, in the order of keys, so that no two of these functions wait for each other.
+    WITH locked AS (
+        SELECT a.key
+        FROM public.sign_in_attempts AS a
+        WHERE a.key IN (SELECT l.key FROM public.sign_in_limits(account, networks) AS l)
+        ORDER BY a.key
+        FOR UPDATE
+    )
+
     UPDATE public.sign_in_attempts AS a
-    SET allowed_at = a.allowed_at - interval '3 seconds'
-    WHERE a.key = forgive_sign_in_attempt.address;
-    DELETE FROM public.sign_in_attempts AS a
-    WHERE a.key = forgive_sign_in_attempt.account;
+    SET allowed_at = CASE WHEN l.kind IN ('account', 'network') THEN a.allowed_at - l.step ELSE 'epoch' END
+    FROM locked
+    INNER JOIN public.sign_in_limits(account, networks) AS l USING (key)
+    WHERE a.key = locked.key;
 END
 $$;
-COMMENT ON FUNCTION public.forgive_sign_in_attempt(account bytea, address bytea) IS 'After a sign-in that succeeded: forgets the attempts on the account and gives the address its step back.';
+COMMENT ON FUNCTION public.forgive_sign_in_attempt(account bytea, networks bytea[]) IS 'After a sign-in that succeeded: forgets the guesses of these networks at the account, and takes back what the attempt itself counted.';
 
-REVOKE ALL ON FUNCTION public.forgive_sign_in_attempt(account bytea, address bytea) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.forgive_sign_in_attempt(account bytea, address bytea) TO todochat_app;
+REVOKE ALL ON FUNCTION public.forgive_sign_in_attempt(account bytea, networks bytea[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.forgive_sign_in_attempt(account bytea, networks bytea[]) TO todochat_app;
 
 
 -- identities_after_delete()
@@ -1219,65 +1228,102 @@ REVOKE ALL ON FUNCTION public.resolve_identity(user_id uuid, issuer text, subjec
 GRANT ALL ON FUNCTION public.resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) TO todochat_app;
 
 
+-- sign_in_limits()
+
+CREATE FUNCTION public.sign_in_limits(account bytea, networks bytea[]) RETURNS TABLE(key bytea, kind text, step interval, burst integer, ceiling integer)
+    LANGUAGE sql IMMUTABLE ROWS 7
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT account, 'account', interval '30 seconds', 20, 120
+    UNION ALL
+    SELECT l.key, l.kind, l.step, l.burst, l.burst
+    FROM unnest(networks) AS n (network)
+    CROSS JOIN LATERAL (VALUES
+        (n.network, 'network', interval '3 seconds', 50),
+        (sha256(account || n.network), 'guesses', interval '30 seconds', 10),
+        (sha256(n.network || account), 'guesses under attack', interval '15 minutes', 3)
+    ) AS l (key, kind, step, burst)
+$$;
+COMMENT ON FUNCTION public.sign_in_limits(account bytea, networks bytea[]) IS 'What an attempt to sign in to an account from these networks counts on: burst attempts at once, then one in a step. The account''s own limit refuses nobody: past it the account is under attack, and then "guesses under attack" holds, too. No more than ceiling attempts are kept in mind.';
+
+REVOKE ALL ON FUNCTION public.sign_in_limits(account bytea, networks bytea[]) FROM PUBLIC;
+
+
+-- sign_in_wait()
+
+CREATE FUNCTION public.sign_in_wait(account bytea, networks bytea[]) RETURNS interval
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH used AS (
+        SELECT l.kind, l.step, l.burst, a.allowed_at - clock_timestamp() AS used
+        FROM public.sign_in_limits(account, networks) AS l
+        INNER JOIN public.sign_in_attempts AS a USING (key)
+    )
+
+    SELECT max(u.used + u.step - u.step * u.burst)
+    FROM used AS u
+    WHERE u.kind IN ('network', 'guesses')
+        OR (
+            u.kind = 'guesses under attack'
+            AND EXISTS (SELECT FROM used AS o WHERE o.kind = 'account' AND o.used > o.step * o.burst)
+        )
+$$;
+COMMENT ON FUNCTION public.sign_in_wait(account bytea, networks bytea[]) IS 'How long it is until the next attempt may be made: null, negative or 0 for now. The generic cell rate algorithm (ITU-T I.371).';
+
+REVOKE ALL ON FUNCTION public.sign_in_wait(account bytea, networks bytea[]) FROM PUBLIC;
+
+
 -- take_sign_in_attempt()
 
-CREATE FUNCTION public.take_sign_in_attempt(account bytea, address bytea) RETURNS double precision
+CREATE FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[]) RETURNS double precision
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    account_step constant interval := interval '30 seconds';
-    account_burst constant integer := 10;
-    address_step constant interval := interval '3 seconds';
-    address_burst constant integer := 50;
-    address_at timestamptz;
-    account_at timestamptz;
     moment timestamptz;
     wait interval;
 BEGIN
-    -- SKIP LOCKED, and a handful at a time: tidying up never makes a sign-in wait.
+    -- Once without a lock, so that refusing writes nothing, and once with the rows locked, so that attempts made at
+    -- once are all counted. DO UPDATE locks a row that is there; in the order of keys, so that no two wait for each
+    -- other.
+    wait := public.sign_in_wait(account, networks);
+    IF wait > interval '0' THEN
+        RETURN extract(epoch FROM wait);
+    END IF;
+    INSERT INTO public.sign_in_attempts AS a (key, allowed_at)
+    SELECT l.key, clock_timestamp()
+    FROM public.sign_in_limits(account, networks) AS l
+    ORDER BY l.key
+    ON CONFLICT (key) DO UPDATE SET allowed_at = a.allowed_at;
+    wait := public.sign_in_wait(account, networks);
+    IF wait > interval '0' THEN
+        RETURN extract(epoch FROM wait);
+    END IF;
+
+    moment := clock_timestamp();
+    UPDATE public.sign_in_attempts AS a
+    SET allowed_at = least(greatest(a.allowed_at, moment) + l.step, moment + l.step * l.ceiling)
+    FROM public.sign_in_limits(account, networks) AS l
+    WHERE a.key = l.key;
+
+    -- A handful at a time, and behind all waiting, so that tidying up makes nobody wait.
     DELETE FROM public.sign_in_attempts AS a
     WHERE a.key IN (
         SELECT spent.key
         FROM public.sign_in_attempts AS spent
         WHERE spent.allowed_at < now() - interval '1 minute'
         ORDER BY spent.allowed_at
-        LIMIT 4
+        LIMIT 16
         FOR UPDATE SKIP LOCKED
     );
-
-    -- DO UPDATE rather than DO NOTHING, because it locks the row and returns it either way.
-    INSERT INTO public.sign_in_attempts AS a (key, allowed_at)
-    VALUES (take_sign_in_attempt.address, clock_timestamp())
-    ON CONFLICT (key) DO UPDATE SET allowed_at = a.allowed_at
-    RETURNING a.allowed_at INTO address_at;
-    moment := clock_timestamp();
-    address_at := greatest(address_at, moment) + address_step;
-    wait := address_at - moment - address_step * address_burst;
-    IF wait > interval '0' THEN
-        RETURN extract(epoch FROM wait);
-    END IF;
-
-    INSERT INTO public.sign_in_attempts AS a (key, allowed_at)
-    VALUES (take_sign_in_attempt.account, moment)
-    ON CONFLICT (key) DO UPDATE SET allowed_at = a.allowed_at
-    RETURNING a.allowed_at INTO account_at;
-    moment := greatest(clock_timestamp(), moment);
-    account_at := greatest(account_at, moment) + account_step;
-    wait := account_at - moment - account_step * account_burst;
-    IF wait > interval '0' THEN
-        RETURN extract(epoch FROM wait);
-    END IF;
-
-    UPDATE public.sign_in_attempts AS a SET allowed_at = address_at WHERE a.key = take_sign_in_attempt.address;
-    UPDATE public.sign_in_attempts AS a SET allowed_at = account_at WHERE a.key = take_sign_in_attempt.account;
     RETURN 0;
 END
 $$;
-COMMENT ON FUNCTION public.take_sign_in_attempt(account bytea, address bytea) IS 'Counts an attempt to sign in to an account (10 at once, then one in 30 s) from an address (50 at once, then one in 3 s): 0 when it may go on, else the seconds to wait; a refused attempt is not counted. Call it in a transaction of its own, before the password is looked at, so that parallel guesses count too.';
+COMMENT ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[]) IS 'Counts an attempt to sign in to an account from these networks: 0 when it may go on, else the seconds to wait; a refused attempt is not counted. Call it in a transaction of its own, before the password is looked at, so that parallel guesses count too.';
 
-REVOKE ALL ON FUNCTION public.take_sign_in_attempt(account bytea, address bytea) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.take_sign_in_attempt(account bytea, address bytea) TO todochat_app;
+REVOKE ALL ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[]) TO todochat_app;
 
 
 -- todo_conversation_links_before_update()

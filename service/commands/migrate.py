@@ -141,11 +141,6 @@ class Loss(NamedTuple):
     rows: dict[str, int]
 
 
-nown_ids(directory: Path = DEFAULT_DIRECTORY) -> list[str]:
-    """The ids of the migrations in `directory`, oldest first, their files checked. Needs no database."""
-    return [migration.id for migration in load(directory)]
-
-
 def upgrade(url: str, directory: Path = DEFAULT_DIRECTORY, *, wait_seconds: float = RUNNER_WAIT_SECONDS) -> list[str]:
     """Apply every pending migration and return their ids; wait up to `wait_seconds` for another runner to end."""
     migrations = load(directory)

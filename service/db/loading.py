@@ -70,6 +70,7 @@ TYPES: dict[str, tuple[int, Callable[[Any], bytes]]] = {
     "bigint": (20, struct.Struct("!q").pack),
     "boolean": (16, struct.Struct("!?").pack),
     "bytea": (17, bytes),
+    "bytea[]": (1001, _array(17, bytes)),
     "timestamptz": (1184, _timestamptz),
     "json": (114, bytes),
     "jsonb": (3802, lambda value: b"\x01" + bytes(value)),

@@ -149,4 +149,6 @@ def _check_statements(name: str, text: str, *, transactional: bool) -> None:
         )
 
 
-def k
+def known_ids(directory: Path = DEFAULT_DIRECTORY) -> list[str]:
+    """The ids of the migrations in `directory`, oldest first, their files checked. Needs no database."""
+    return [migration.id for migration in load(directory)]

@@ -47,6 +47,15 @@ def decode(text: bytes) -> Any:
     return json.loads(text)
 
 
+def decode_any_text(text: bytes) -> Any:
+    """The same for a short text whose strings are looked at later: they may hold NUL and half surrogate pairs."""
+    try:
+        _check_short(text.decode())
+        return json.loads(text)
+    except RecursionError:
+        raise _too_deep() from None
+
+
 def check(text: bytes) -> None:
     """Raises MalformedJSON or RefusedJSON for what must not be read; anything else msgspec or ``json`` may decode."""
     try:

@@ -2,16 +2,15 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from service.identity.tokens import Token, check_claims, is_signed
-from service.problems import Problem
+from service.identity.tokens import Token, TokenRefused, check_claims, is_signed
 from service.settings import IssuerSettings
 
 if TYPE_CHECKING:
     from service.identity.key_set import KeySet
 
-_KINDS = ("jwt", "at+jwt", "application/at+jwt")
+_TYPES = ("jwt", "at+jwt", "application/at+jwt")
 """RFC 7519, section 5.1; RFC 9068, section 4."""
-_FAMILY = {"Ed25519": "EdDSA"}
+_ALIASES = {"Ed25519": "EdDSA"}
 """RFC 9864 gives EdDSA with its usual curve a name of its own."""
 SUBJECT_LENGTH = 255
 NAME_LENGTH = 200
@@ -44,23 +43,13 @@ class Issuer:
         self._audience = None if "aud" in absent else settings.audience
 
     async def judge(self, token: Token) -> Subject:
-        """Who the token is about. Raises Problem 401, or ``timeout`` while no key could be had."""
-        header, claims = token.header, token.claims
-        kind, key_id, algorithm = header.get("typ", "JWT"), header.get("kid"), header.get("alg")
-        if (
-            not isinstance(kind, str)
-            or kind.lower() not in _KINDS
-            or not isinstance(key_id, str | None)
-            or not isinstance(algorithm, str)
-            or _FAMILY.get(algorithm, algorithm) not in self._algorithms
-        ):
-            raise Problem("invalid_token")
-        if not await self._is_signed(token, key_id, algorithm):
-            raise Problem("invalid_token")
+        """Who the token is about. Raises TokenRefused, or Problem ``timeout`` while no key could be had."""
+        await self._check_signature(token)
+        claims = token.claims
         check_claims(claims, self.claimed_name, self._audience, self.settings.token_seconds)
         subject = claims.get("sub")
         if not _is_text(subject, SUBJECT_LENGTH):
-            raise Problem("invalid_token", "The token names no subject.")
+            raise TokenRefused("sub_missing", "The token names no subject.")
         email, name = claims.get("email"), claims.get("name")
         return Subject(
             self.settings.name,
@@ -72,11 +61,21 @@ class Issuer:
             self.settings.creates_users,
         )
 
-    async def _is_signed(self, token: Token, key_id: str | None, algorithm: str) -> bool:
-        if self.key_set is None:
-            return any(is_signed(token, secret, algorithm) for secret in self._secrets)
-        key = await self.key_set.find(key_id, _FAMILY.get(algorithm, algorithm))
-        return key is not None and is_signed(token, key, algorithm)
+    async def _check_signature(self, token: Token) -> None:
+        kind, key_id, algorithm = (token.header.get(name) for name in ("typ", "kid", "alg"))
+        if "typ" in token.header and (not isinstance(kind, str) or kind.lower() not in _TYPES):
+            raise TokenRefused("wrong_type")
+        if not isinstance(algorithm, str) or (family := _ALIASES.get(algorithm, algorithm)) not in self._algorithms:
+            raise TokenRefused("wrong_algorithm")
+        if not isinstance(key_id, str) and "kid" in token.header:
+            raise TokenRefused("unknown_key")
+        keys: list[Any] = self._secrets
+        if self.key_set is not None:
+            keys = [key for key in [await self.key_set.find(key_id, family)] if key is not None]
+            if not keys:
+                raise TokenRefused("unknown_key")
+        if not any(is_signed(token, key, algorithm) for key in keys):
+            raise TokenRefused("bad_signature")
 
 
 def _key_set(settings: IssuerSettings) -> "KeySet | None":

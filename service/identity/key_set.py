@@ -30,7 +30,7 @@ RSA_BITS = range(2048, 8193)
 _UNUSABLE = (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm)
 """What reading a broken key raises."""
 
-_FITTING = {
+_ALGORITHMS_OF = {
     "Ed25519": ("EdDSA",),
     "P-256": ("ES256",),
     "P-384": ("ES384",),
@@ -57,8 +57,8 @@ class KeySet:
         self._clock = clock
         self._keys: dict[str | None, dict[str, Any]] = {}
         self._loaded_at: float | None = None
-        self._blocked_until = float("-inf")
-        self._wanted: set[str] = set()
+        self._not_before = float("-inf")
+        self._wanted_ids: set[str] = set()
         self._loading: asyncio.Task[None] | None = None
         local = is_loopback(urlsplit(url).hostname or "")
         # Made here, since reading the system's certificates takes a moment.
@@ -91,7 +91,7 @@ class KeySet:
                 self._load_in_background()
         elif loading := self._load_in_background():
             if key_id is not None:
-                self._wanted.add(key_id)
+                self._wanted_ids.add(key_id)
             await asyncio.shield(loading)  # it goes on for the others when this caller leaves
         if self._loaded_at is None:
             raise Problem("timeout", "The keys of the token's issuer can't be had at the moment.")
@@ -102,7 +102,7 @@ class KeySet:
 
     def _load_in_background(self) -> "asyncio.Task[None] | None":
         """The attempt under way, or a new one; None during the cooldown."""
-        if self._loading is None and self._clock() >= self._blocked_until:
+        if self._loading is None and self._clock() >= self._not_before:
             self._loading = asyncio.create_task(self._load())
         return self._loading
 
@@ -110,16 +110,16 @@ class KeySet:
         try:
             self._keys = await self._fetch()
             self._loaded_at = self._clock()
-            if not self._wanted <= self._keys.keys():
-                self._blocked_until = self._loaded_at + COOLDOWN_SECONDS
+            if not self._wanted_ids <= self._keys.keys():
+                self._not_before = self._loaded_at + COOLDOWN_SECONDS
         except Exception as error:  # noqa: BLE001 - whatever an answer brings about, it was an attempt that failed
             first = self._loaded_at is None
-            self._blocked_until = self._clock() + (FIRST_COOLDOWN_SECONDS if first else COOLDOWN_SECONDS)
+            self._not_before = self._clock() + (FIRST_COOLDOWN_SECONDS if first else COOLDOWN_SECONDS)
             reason = str(error) if isinstance(error, FetchError) else repr(error)
             fields = {"url": self.url, "reason": reason, "keys_known": len(self._keys)}
             log.warning("key_set_unavailable", extra=fields)
         finally:
-            self._wanted.clear()
+            self._wanted_ids.clear()
             self._loading = None
 
     async def _fetch(self) -> dict[str | None, dict[str, Any]]:
@@ -177,7 +177,7 @@ def _algorithms(jwk: dict[str, Any]) -> Sequence[str]:
     operations = jwk.get("key_ops", ["verify"])
     if "d" in jwk or jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return ()
-    fitting = _FITTING[cast("str", curve)]
+    fitting = _ALGORITHMS_OF[cast("str", curve)]
     if (only := jwk.get("alg")) is None:
         return fitting
     return [algorithm for algorithm in fitting if algorithm == ("EdDSA" if only == "Ed25519" else only)]

@@ -1,8 +1,12 @@
 """Password hashes: argon2id, off the event loop."""
 
 import asyncio
-from collections.abc import Callable
+import os
+import sys
+import threading
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from argon2 import PasswordHasher
@@ -19,34 +23,65 @@ _UNKNOWN = _hasher.hash("of nobody")
 """What the password is tried against when there is no account, so that both cases take the same time."""
 
 WAITING = 64
-"""Hashes that may wait for a thread; beyond it a request is answered ``overloaded``."""
+"""Sign-ins under way, and as many new hashes; beyond them a request is answered ``overloaded``."""
+_NICENESS = 10
 
 
 class Passwords:
-    """Makes and checks hashes in two threads of its own."""
+    """Checks hashes in two threads, and makes new ones in another, so that neither takes the other's turn.
+
+    The system lets all other work of the process go before theirs.
+    """
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="argon2")
-        self._pending = 0
+        self._checking = _Queue(2)
+        self._making = _Queue(1)
 
     async def hash(self, password: str) -> str:
-        return await self._run(_hasher.hash, password)
+        """A new hash. Raises Problem ``overloaded``."""
+        with self._making.place():
+            return await self._making.run(_hasher.hash, password)
+
+    @contextmanager
+    def checking(self) -> Generator[None]:
+        """A place among the sign-ins under way, to be had before an attempt counts. Raises Problem ``overloaded``."""
+        with self._checking.place():
+            yield
 
     async def verify(self, password_hash: str | None, password: str) -> bool:
-        """Whether the password is the one; takes as long without a hash as with one."""
-        return await self._run(_verify, password_hash, password)
+        """Whether the password is the one; takes as long without a hash as with one. Call it within ``checking()``."""
+        return await self._checking.run(_verify, password_hash, password)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for work in (self._checking, self._making):
+            work.threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
-        if self._pending >= WAITING:
+
+class _Queue:
+    """Some threads, and a bounded number of requests that use them or wait for them."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_give_way)
+        self._taken = 0
+
+    @contextmanager
+    def place(self) -> Generator[None]:
+        if self._taken >= WAITING:
             raise Problem("overloaded")
-        self._pending += 1
+        self._taken += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+            yield
         finally:
-            self._pending -= 1
+            self._taken -= 1
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # where a thread has a niceness of its own
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS))
 
 
 def _verify(password_hash: str | None, password: str) -> bool:

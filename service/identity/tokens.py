@@ -4,16 +4,16 @@ Judged by RFC 8725 and RFC 9068. PyJWT proves the signature; the form and the cl
 here, for every token alike.
 """
 
-import json
 import re
 import time
 from binascii import a2b_base64, b2a_base64
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 from uuid import UUID
 
 import jwt
 import msgspec
 
+from service.http import strict_json
 from service.problems import Problem
 from service.settings import LOCAL_ISSUER
 
@@ -28,8 +28,19 @@ _LAST_SECOND = 253_402_300_799
 """The end of the year 9999."""
 
 
+class TokenRefused(Problem):
+    """A 401 for a token. ``reason`` is stable and for the operator; ``detail`` is for whoever sent the token.
+
+    A detail tells what is wrong only where the signature is good, or where what it tells is public.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__("token_expired" if reason == "expired" else "invalid_token", detail)
+        self.reason = reason
+
+
 class Claims(msgspec.Struct, frozen=True):
-    """What a token says, other claims aside; ``version`` is the user's ``token_version`` when it was issued."""
+    """What a token of a local account says; ``version`` is the user's ``token_version`` when it was issued."""
 
     user_id: UUID = msgspec.field(name="sub")
     version: Annotated[int, msgspec.Meta(ge=1, le=2_147_483_647)] = msgspec.field(name="ver")
@@ -66,21 +77,21 @@ _COMPACT = re.compile(rb"([\w-]+)\.([\w-]+)\.([\w-]+)", re.ASCII)
 
 
 def parse_token(token: bytes) -> Token:
-    """The parts of a JWT in compact form (RFC 7515, section 3.1). Raises Problem ``invalid_token``.
+    """The parts of a JWT in compact form (RFC 7515, section 3.1). Raises TokenRefused.
 
     Strict where parsers differ: no padding, no other characters, one spelling of every byte, no claim twice, finite
     numbers. Extensions that must be understood (``crit``) are none that we know.
     """
     parts = _COMPACT.fullmatch(token) if len(token) <= TOKEN_BYTES else None
     if parts is None:
-        raise Problem("invalid_token")
+        raise TokenRefused("malformed")
     try:
         header, claims, _ = map(_decode_part, parts.groups())
-        header, claims = _decode_json(header.decode()), _decode_json(claims.decode())
-    except (ValueError, RecursionError):
-        raise Problem("invalid_token") from None
+        header, claims = strict_json.decode_any_text(header), strict_json.decode_any_text(claims)
+    except ValueError:
+        raise TokenRefused("malformed") from None
     if not isinstance(header, dict) or not isinstance(claims, dict) or "crit" in header or "b64" in header:
-        raise Problem("invalid_token")
+        raise TokenRefused("malformed")
     return Token(token, cast("dict[str, Any]", header), cast("dict[str, Any]", claims))
 
 
@@ -89,20 +100,6 @@ def _decode_part(part: bytes) -> bytes:
     if b2a_base64(decoded, newline=False).rstrip(b"=").replace(b"+", b"-").replace(b"/", b"_") != part:
         raise ValueError("not the one spelling of these bytes")
     return decoded
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
-    return found
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-_decode_json = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse).decode
 
 
 _jws = jwt.PyJWS()
@@ -119,36 +116,34 @@ def is_signed(token: Token, key: Any, algorithm: str) -> bool:
 
 
 def check_claims(claims: dict[str, Any], issuer: str | None, audience: str | None, seconds: int) -> None:
-    """Raises Problem unless a token with a good signature holds now, for us, and lives for ``seconds`` at most.
+    """Raises TokenRefused unless a token with a good signature holds now, for us, and lives for ``seconds`` at most.
 
     ``iss`` must be the issuer, ``aud`` the audience or a list with it; where that is None, the claim must be absent.
     ``exp`` and ``iat`` are needed, ``nbf`` is heeded; all are whole seconds.
     """
     if claims.get("iss") != issuer or ("iss" in claims) != (issuer is not None):
-        raise Problem("invalid_token")
-    named = claims.get("aud")
-    if audience is None:
-        if "aud" in claims:
-            raise Problem("invalid_token")
-    elif named != audience and not (
-        isinstance(named, list)
-        and audience in named
-        and all(isinstance(name, str) for name in cast("list[Any]", named))
-    ):
-        raise Problem("invalid_token")
-    issued_at, expires_at, not_before = claims.get("iat"), claims.get("exp"), claims.get("nbf", 0)
-    if type(issued_at) is not int or type(expires_at) is not int or type(not_before) is not int:
-        raise Problem("invalid_token")
-    now = time.time()
+        raise TokenRefused("wrong_issuer", "The token's iss is not what it must be.")
+    audiences = claims.get("aud")
+    if not isinstance(audiences, list):
+        audiences = [audiences] if "aud" in claims else []
+    if (audience is None) != ("aud" not in claims) or not (audience is None or _is_among(audience, audiences)):
+        raise TokenRefused("wrong_audience", "The token is for another audience: its aud is not ours.")
+    times: dict[str, Any] = {"iat": claims.get("iat"), "exp": claims.get("exp"), "nbf": claims.get("nbf", 0)}
+    for name, value in times.items():
+        if type(value) is not int:
+            reason = f"{name}_missing" if name not in claims else f"{name}_malformed"
+            raise TokenRefused(reason, f"The token needs {name} in whole seconds.")
+    issued_at, expires_at, now = times["iat"], times["exp"], time.time()
     if expires_at <= now:
-        raise Problem("token_expired")
-    if not (
-        0 <= issued_at <= now + CLOCK_SKEW_SECONDS
-        and not_before <= now + CLOCK_SKEW_SECONDS
-        and 0 < expires_at - issued_at <= seconds
-        and expires_at <= _LAST_SECOND
-    ):
-        raise Problem("invalid_token")
+        raise TokenRefused("expired")
+    if issued_at > now + CLOCK_SKEW_SECONDS or times["nbf"] > now + CLOCK_SKEW_SECONDS:
+        raise TokenRefused("not_yet_valid", "The token's iat or nbf lies ahead.")
+    if issued_at < 0 or expires_at > _LAST_SECOND or not 0 < expires_at - issued_at <= seconds:
+        raise TokenRefused("lives_too_long", f"From iat to exp a token may live for {seconds} s here.")
+
+
+def _is_among(audience: str, audiences: Any) -> bool:
+    return audience in audiences and all(isinstance(name, str) for name in audiences)
 
 
 class Tokens:
@@ -169,39 +164,33 @@ class Tokens:
 
     def _sign(self, user_id: UUID, version: int, kind: str, seconds: int) -> str:
         now = int(time.time())
-        claims = {
-            "iss": LOCAL_ISSUER,
-            "aud": LOCAL_ISSUER,
-            "sub": str(user_id),
-            "ver": version,
-            "iat": now,
-            "exp": now + seconds,
-        }
+        whose = {"iss": LOCAL_ISSUER, "aud": LOCAL_ISSUER, "sub": str(user_id), "ver": version}
+        claims = {**whose, "iat": now, "exp": now + seconds}
         return jwt.encode(claims, self._secrets[0], algorithm=_ALGORITHM, headers={"typ": kind})
 
     def read_access(self, token: Token) -> Claims:
-        """The claims of an access token. Raises Problem 401."""
+        """The claims of an access token. Raises TokenRefused."""
         return self._read(token, _ACCESS, self._access_seconds)
+
+    def read_refresh(self, token: str) -> Claims:
+        """The claims of a refresh token. Raises TokenRefused."""
+        return self._read(parse_token(token.encode("utf-8", "replace")), _REFRESH, self._refresh_seconds)
 
     def is_access(self, token: str) -> bool:
         """Whether it is a valid access token; whether its user is still active, only the database knows."""
         try:
             self.read_access(parse_token(token.encode("utf-8", "replace")))
-        except Problem:
+        except TokenRefused:
             return False
         return True
 
-    def read_refresh(self, token: str) -> Claims:
-        """The claims of a refresh token. Raises Problem 401."""
-        return self._read(parse_token(token.encode("utf-8", "replace")), _REFRESH, self._refresh_seconds)
-
     def _read(self, token: Token, kind: str, seconds: int) -> Claims:
         if not any(is_signed(token, secret, _ALGORITHM) for secret in self._secrets):
-            raise Problem("invalid_token")
+            raise TokenRefused("bad_signature")
         if token.header.get("typ") != kind:
-            raise Problem("invalid_token", "The token is of another kind.")
+            raise TokenRefused("wrong_type", "The token is of another kind.")
         check_claims(token.claims, LOCAL_ISSUER, LOCAL_ISSUER, seconds)
         try:
             return msgspec.convert(token.claims, Claims)
         except msgspec.ValidationError:
-            raise Problem("invalid_token") from None
+            raise TokenRefused("sub_or_ver_malformed") from None

@@ -39,20 +39,20 @@ WHERE id = %(user_id)s;
 -- name: take_sign_in_attempt
 -- Count one attempt before the password is looked at: seconds to wait, or 0 to go on.
 -- param account: bytea
--- param address: bytea
+-- param networks: bytea[]
 -- returns: one float
 -- index: sign_in_attempts_pkey
 -- writes: yes
-SELECT take_sign_in_attempt(%(account)s, %(address)s);
+SELECT take_sign_in_attempt(%(account)s, %(networks)s);
 
 -- name: forgive_sign_in_attempt
 -- The password was right: what its attempt counted is taken back.
 -- param account: bytea
--- param address: bytea
+-- param networks: bytea[]
 -- returns: none
 -- index: sign_in_attempts_pkey
 -- writes: yes
-SELECT forgive_sign_in_attempt(%(account)s, %(address)s);
+SELECT forgive_sign_in_attempt(%(account)s, %(networks)s);
 
 -- name: set_password
 -- Tokens issued before carry the old token_version and stop working.

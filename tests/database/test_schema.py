@@ -1,5 +1,6 @@
 """The tables hold the rules of the model for whoever writes: each rule is tried in SQL, by the service and by hand."""
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -540,60 +541,128 @@ def test_the_service_finds_credentials_by_address_and_active_people_by_name(
 # Sign-in attempts
 
 
-def attempt(service: Connection, account: str, address: str) -> float:
-    keys = [account.encode(), address.encode()]
+def attempt(service: Connection, account: str, *networks: str) -> float:
+    keys = [account.encode(), [network.encode() for network in networks]]
     return service.execute("SELECT take_sign_in_attempt(%s, %s)", keys).fetchone()[0]
+
+
+def forgive(service: Connection, account: str, *networks: str) -> None:
+    keys = [account.encode(), [network.encode() for network in networks]]
+    service.execute("SELECT forgive_sign_in_attempt(%s, %s)", keys)
+
+
+def pass_time(dba: Connection, seconds: float, account: str, *networks: str) -> None:
+    """For what these attempts count on."""
+    dba.execute(
+        "UPDATE sign_in_attempts AS a SET allowed_at = allowed_at - %s * interval '1 s'"
+        " FROM sign_in_limits(%s, %s) AS l WHERE a.key = l.key",
+        [seconds, account.encode(), [network.encode() for network in networks]],
+    )
 
 
 def names(kind: str) -> str:
     return f"{kind} {next(_numbers)}"
 
 
-def test_an_account_has_ten_attempts_and_then_one_in_30_seconds(dba: Connection, service: Connection) -> None:
-    account = names("account")
-    assert [attempt(service, account, names("address")) for _ in range(10)] == [0] * 10
-    waits = [attempt(service, account, names("address")) for _ in range(3)]
+def attack(service: Connection, account: str) -> None:
+    """Guess from so many networks that the account is under attack."""
+    for _ in range(21):
+        assert attempt(service, account, names("network")) == 0
+
+
+def test_a_network_has_ten_attempts_at_an_account_and_then_one_in_30_seconds(
+    dba: Connection, service: Connection
+) -> None:
+    account, network = names("account"), names("network")
+    assert [attempt(service, account, network) for _ in range(10)] == [0] * 10
+    waits = [attempt(service, account, network) for _ in range(3)]
     assert all(25 < wait <= 30 for wait in waits), "a refused attempt must not make the wait longer"
-    step = "UPDATE sign_in_attempts SET allowed_at = allowed_at - interval '30 s' WHERE key = %s"
-    dba.execute(step, [account.encode()])
-    assert attempt(service, account, names("address")) == 0
-    assert attempt(service, account, names("address")) > 25
+    pass_time(dba, 30, account, network)
+    assert attempt(service, account, network) == 0
+    assert attempt(service, account, network) > 25
+    assert attempt(service, names("account"), network) == 0
+    assert attempt(service, account, names("network")) == 0
 
 
-def test_an_address_has_fifty_attempts_and_then_one_in_3_seconds(dba: Connection, service: Connection) -> None:
-    address = names("address")
+def test_guesses_from_many_networks_leave_each_other_three_attempts_and_then_one_in_15_minutes(
+    dba: Connection, service: Connection
+) -> None:
+    account, network = names("account"), names("network")
+    attack(service, account)
+    assert [attempt(service, account, network) for _ in range(3)] == [0] * 3
+    assert all(890 < attempt(service, account, network) <= 900 for _ in range(2))
+    pass_time(dba, 900, account, network)
+    attack(service, account)
+    assert attempt(service, account, network) == 0
+    assert attempt(service, account, network) > 890
+
+
+def test_an_attack_is_over_when_the_account_was_left_in_peace(dba: Connection, service: Connection) -> None:
+    account, network = names("account"), names("network")
+    for _ in range(200):  # however long it went on, an hour is kept in mind
+        attempt(service, account, names("network"))
+    assert [attempt(service, account, network) for _ in range(3)] == [0] * 3
+    pass_time(dba, 45 * 60, account, network)
+    assert [attempt(service, account, network) for _ in range(3)] == [0] * 3
+    assert attempt(service, account, network) > 0, "still under attack"
+    pass_time(dba, 10 * 60, account, network)
+    assert attempt(service, account, network) == 0
+
+
+def test_a_network_has_fifty_attempts_and_then_one_in_3_seconds(dba: Connection, service: Connection) -> None:
+    network = names("network")
     # Forty-five steps used up at once, to spare forty-five calls.
     insert_row = "INSERT INTO sign_in_attempts VALUES (%s, clock_timestamp() + 45 * interval '3 s')"
-    dba.execute(insert_row, [address.encode()])
-    assert [attempt(service, names("account"), address) for _ in range(5)] == [0] * 5
+    dba.execute(insert_row, [network.encode()])
+    assert [attempt(service, names("account"), network) for _ in range(5)] == [0] * 5
     account = names("account")
-    assert 0 < attempt(service, account, address) <= 3
+    assert 0 < attempt(service, account, network) <= 3
     count_rows = "SELECT count(*) FROM sign_in_attempts WHERE key = %s"
-    assert dba.execute(count_rows, [account.encode()]).fetchone() == (0,), "a refused address counts on no account"
+    assert dba.execute(count_rows, [account.encode()]).fetchone() == (0,), "a refused network counts on no account"
+
+
+def test_every_network_of_an_address_counts(service: Connection) -> None:
+    account, wide = names("account"), names("wide network")
+    assert [attempt(service, account, names("narrow network"), wide) for _ in range(10)] == [0] * 10
+    assert attempt(service, account, names("narrow network"), wide) > 0
 
 
 def test_a_sign_in_that_succeeds_gives_its_attempt_back(dba: Connection, service: Connection) -> None:
-    account, address = names("account"), names("address")
-    read = "SELECT allowed_at FROM sign_in_attempts WHERE key = %s"
-    attempt(service, account, address)
-    before = dba.execute(read, [address.encode()]).fetchone()[0]
-    attempt(service, account, address)
-    service.execute("SELECT forgive_sign_in_attempt(%s, %s)", [account.encode(), address.encode()])
-    after = dba.execute(read, [address.encode()]).fetchone()[0]
-    assert after == before
-    assert dba.execute(read, [account.encode()]).fetchone() is None
+    account, network = names("account"), names("network")
+    read = "SELECT allowed_at FROM sign_in_attempts WHERE key = ANY(%s) ORDER BY key"
+    keys = [[account.encode(), network.encode()]]
+    for _ in range(9):
+        attempt(service, account, network)
+    before = dba.execute(read, keys).fetchall()
+    attempt(service, account, network)
+    forgive(service, account, network)
+    assert dba.execute(read, keys).fetchall() == before
+    assert [attempt(service, account, network) for _ in range(10)] == [0] * 10, "its guesses are forgotten"
 
 
 def test_attempts_made_at_once_are_all_counted(database: TestDatabase) -> None:
-    account = names("account")
+    account, network = names("account"), names("network")
     results: list[float] = []
 
     def guess() -> None:
         with psycopg.connect(database.service_url, autocommit=True) as connection:
-            results.extend(attempt(connection, account, names("address")) for _ in range(5))
+            results.extend(attempt(connection, account, network) for _ in range(5))
 
     run_together([guess] * 5)
     assert sorted(result == 0 for result in results) == [False] * 15 + [True] * 10
+
+
+def test_attempts_and_what_is_forgiven_never_wait_for_each_other_in_a_circle(database: TestDatabase) -> None:
+    accounts, networks = [names("account") for _ in range(2)], [names("network") for _ in range(3)]
+
+    def work(number: int) -> None:
+        with psycopg.connect(database.service_url, autocommit=True) as connection:
+            for turn in range(15):
+                account = accounts[(number + turn) % 2]
+                attempt(connection, account, *networks[number % 2 :])
+                forgive(connection, account, *networks[:: 1 if number % 2 else -1])
+
+    run_together([functools.partial(work, number) for number in range(4)])
 
 
 def test_spent_attempts_are_removed(dba: Connection, service: Connection) -> None:
@@ -601,11 +670,11 @@ def test_spent_attempts_are_removed(dba: Connection, service: Connection) -> Non
         "INSERT INTO sign_in_attempts SELECT ('spent' || n)::bytea, now() - interval '1 h' FROM generate_series(1, 6) n"
     )
     for _ in range(2):
-        attempt(service, names("account"), names("address"))
+        attempt(service, names("account"), names("network"))
     left = dba.execute("SELECT count(*) FROM sign_in_attempts WHERE allowed_at < now() - interval '1 min'")
     assert left.fetchone() == (0,)
     with refused_check("sign_in_attempts_key_check"):
-        attempt(service, "", "")
+        attempt(service, "", "network")
 
 
 # Todos
@@ -1010,12 +1079,12 @@ def test_the_next_in_line_waits_for_the_one_before(
 
 
 def test_an_attempt_made_while_the_last_one_is_taken_is_refused(database: TestDatabase, dba: Connection) -> None:
-    account = names("account").encode()
+    values = names("account").encode(), [names("network").encode()]
     for _ in range(9):
-        dba.execute(TAKE_ATTEMPT, [account, names("address").encode()])
+        dba.execute(TAKE_ATTEMPT, values)
     with psycopg.connect(database.service_url) as holder:
-        assert holder.execute(TAKE_ATTEMPT, [account, names("address").encode()]).fetchone() == (0,)
-        waiter = Waiter(database.service_url, uuid4(), TAKE_ATTEMPT, account, names("address").encode())
+        assert holder.execute(TAKE_ATTEMPT, values).fetchone() == (0,)
+        waiter = Waiter(database.service_url, uuid4(), TAKE_ATTEMPT, *values)
         waiter.wait_until_blocked(dba)
         holder.commit()
         assert waiter.outcome() is None

@@ -162,6 +162,15 @@ class TestEveryAlgorithm:
         assert get_me(service, account.token()).status_code == 200
 
 
+def test_a_token_that_lives_for_a_week_needs_no_further_setting(
+    service: Server, better_auth: BetterAuth, sign_up: Callable[..., Account]
+) -> None:
+    token = sign_up(better_auth.urls["ES256"]).token()
+    _, content = parts(token)
+    assert content["exp"] - content["iat"] == 7 * 86_400
+    assert get_me(service, token).status_code == 200
+
+
 def test_one_address_at_two_issuers_is_two_people(
     service: Server, better_auth: BetterAuth, sign_up: Callable[..., Account]
 ) -> None:

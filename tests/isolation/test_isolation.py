@@ -163,8 +163,8 @@ QUERY_CASES = {
         lambda world: {"email": world.owner.email}, shows=frozenset({"owner_id", "password_hash"})
     ),
     "get_own_credentials": QueryCase(),
-    "take_sign_in_attempt": QueryCase(lambda _: {"account": b"a", "address": b"b"}, reaches=False),
-    "forgive_sign_in_attempt": QueryCase(lambda _: {"account": b"a", "address": b"b"}, reaches=False),
+    "take_sign_in_attempt": QueryCase(lambda _: {"account": b"a", "networks": [b"b"]}, reaches=False),
+    "forgive_sign_in_attempt": QueryCase(lambda _: {"account": b"a", "networks": [b"b"]}, reaches=False),
     "set_password": QueryCase(lambda _: {"password_hash": "stolen"}),
     "revoke_tokens": QueryCase(),
     # users.sql

@@ -19,6 +19,8 @@ async function start(algorithm) {
   const tables = { user: [], session: [], account: [], verification: [], jwks: [] };
   // EdDSA is what comes unasked: as its documentation begins, `jwt()`. The others also sign what they keep in a cookie.
   const asked = algorithm !== "EdDSA";
+  // As long as a session, as in many public set-ups.
+  const lifetime = algorithm === "ES256" ? { jwt: { expirationTime: "7d" } } : {};
   const jwks = { rotationInterval: A_DAY, ...(asked && { keyPairConfig: { alg: algorithm } }) };
   const auth = betterAuth({
     baseURL,
@@ -26,7 +28,7 @@ async function start(algorithm) {
     database: memoryAdapter(tables),
     emailAndPassword: { enabled: true },
     session: asked ? { cookieCache: { enabled: true, strategy: "jwt" } } : {},
-    plugins: [jwt({ jwks, sessionCookieCache: asked })],
+    plugins: [jwt({ jwks, ...lifetime, sessionCookieCache: asked })],
     rateLimit: { enabled: false },
     telemetry: { enabled: false },
     logger: { level: "warn" },

@@ -17,8 +17,8 @@ import pytest
 from service.commands import migrate
 from service.db.caller import Caller
 from service.db.database import Database
-from service.identity import identities
-from service.identity.identities import Identities
+from service.identity import authentication
+from service.identity.authentication import Authenticator
 from service.identity.issuers import Issuer
 from service.identity.tokens import Tokens
 from service.problems import Problem
@@ -387,7 +387,7 @@ class NoDatabase:
         raise AssertionError("not asked in these tests")
 
 
-class Remembering(Identities):
+class Remembering(Authenticator):
     async def _resolve(self, subject: Any, request_id: str) -> UUID:
         del subject, request_id
         return uuid4()
@@ -399,11 +399,11 @@ def counting() -> Counting:
 
 
 @pytest.fixture
-def known(counting: Counting) -> Identities:
+def known(counting: Counting) -> Authenticator:
     return Remembering(cast("Database", NoDatabase()), None, [counting])
 
 
-def callers(known: Identities, *bearers: str) -> list[Caller]:
+def callers(known: Authenticator, *bearers: str) -> list[Caller]:
     async def all_of_them() -> list[Caller]:
         return [await known.caller(f"Bearer {bearer}".encode(), "test") for bearer in bearers]
 
@@ -411,28 +411,28 @@ def callers(known: Identities, *bearers: str) -> list[Caller]:
 
 
 def test_a_good_token_is_judged_once_in_its_minute(
-    known: Identities, counting: Counting, monkeypatch: pytest.MonkeyPatch
+    known: Authenticator, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bearer = token("ada")
     first, second = callers(known, bearer, bearer)
     assert (first.user_id, first.subject) == (second.user_id, "ada")
     assert counting.judged == 1
     now = time.time()
-    monkeypatch.setattr(identities.time, "time", lambda: now + identities.OUTSIDE_SECONDS + 1)
+    monkeypatch.setattr(authentication.time, "time", lambda: now + authentication.OUTSIDE_SECONDS + 1)
     callers(known, bearer, bearer)
     assert counting.judged == 2
 
 
-def test_a_token_is_forgotten_when_it_expires(known: Identities, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_forgotten_when_it_expires(known: Authenticator, monkeypatch: pytest.MonkeyPatch) -> None:
     now = int(time.time())
     bearer = token("ada", exp=now + 30)
     callers(known, bearer)
-    monkeypatch.setattr(identities.time, "time", lambda: now + 30)
+    monkeypatch.setattr(authentication.time, "time", lambda: now + 30)
     with pytest.raises(Problem, match="token_expired"):
         callers(known, bearer)
 
 
-def test_a_bad_token_is_never_remembered(known: Identities, counting: Counting) -> None:
+def test_a_bad_token_is_never_remembered(known: Authenticator, counting: Counting) -> None:
     for _ in range(3):
         with pytest.raises(Problem, match="invalid_token"):
             callers(known, token("ada", aud="x"))
@@ -441,10 +441,10 @@ def test_a_bad_token_is_never_remembered(known: Identities, counting: Counting) 
 
 
 def test_what_is_remembered_is_bounded_and_what_is_used_stays(
-    known: Identities, counting: Counting, monkeypatch: pytest.MonkeyPatch
+    known: Authenticator, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identities, "REMEMBERED", 10)
-    used, long = token("ada"), token("ada", padding="x" * identities.REMEMBERED_BYTES)
+    monkeypatch.setattr(authentication, "REMEMBERED", 10)
+    used, long = token("ada"), token("ada", padding="x" * authentication.REMEMBERED_BYTES)
     for number in range(50):
         callers(known, used, token(f"user {number}"), long)
         assert len(known._recent) + len(known._older) <= 20

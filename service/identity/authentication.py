@@ -1,5 +1,6 @@
 """Who sends a bearer token: a local account's, or the user that an outside issuer's subject is, or becomes now."""
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,9 @@ from service.db.database import Database
 from service.db.queries import Maybe
 from service.http.fields import new_id
 from service.identity.issuers import Issuer, Subject
-from service.identity.tokens import LOCAL_ISSUER, Tokens, bearer_token, parse_token
-from service.problems import Problem
+from service.identity.tokens import LOCAL_ISSUER, Token, TokenRefused, Tokens, bearer_token, parse_token
+
+log = logging.getLogger(__name__)
 
 REMEMBERED = 4096
 """Good tokens are remembered: as many as were used last, or up to twice that."""
@@ -21,6 +23,8 @@ REMEMBERED_BYTES = 2048
 """A longer header isn't."""
 OUTSIDE_SECONDS = 60.0
 """How long a token of an outside issuer is remembered before its key is looked at again."""
+REFUSALS_A_MINUTE = 10
+"""Log lines for each issuer and reason; the next minute's first one says how many were left out."""
 
 
 class Bearer(msgspec.Struct, frozen=True, gc=False):
@@ -40,8 +44,8 @@ class Bearer(msgspec.Struct, frozen=True, gc=False):
 _resolve = Maybe("resolve_identity", UUID)
 
 
-class Identities:
-    """Knows the callers. That an account is active and its token not revoked, the database checks in every request."""
+class Authenticator:
+    """Finds the caller of a request. That an account is active and its token not revoked, the database checks."""
 
     def __init__(self, database: Database, tokens: Tokens | None, issuers: Sequence[Issuer]) -> None:
         self._database = database
@@ -49,6 +53,7 @@ class Identities:
         self._issuers: dict[Any, Issuer] = {issuer.claimed_name: issuer for issuer in issuers}
         self._recent: dict[bytes | None, Bearer] = {}
         self._older: dict[bytes | None, Bearer] = {}
+        self._refusals = _Refusals()
 
     async def caller(self, authorization: bytes | None, request_id: str) -> Caller:
         """Who sends this ``Authorization`` header. Raises Problem 401."""
@@ -69,18 +74,31 @@ class Identities:
 
     async def _judge(self, text: bytes, request_id: str) -> Bearer:
         """By exactly one issuer: the one that the token names."""
-        token = parse_token(text)
-        name = token.claims.get("iss")
-        if name == LOCAL_ISSUER and self._tokens is not None:
-            claims = self._tokens.read_access(token)
-            return Bearer(claims.user_id, claims.version, claims.issued_at, None, claims.expires_at)
-        issuer = self._issuers.get(name) if isinstance(name, str | None) else None
-        if issuer is None:
-            raise Problem("invalid_token", "The token's issuer is not known here.")
-        subject = await issuer.judge(token)
-        user_id = await self._resolve(subject, request_id)
+        name: str | None = None
+        try:
+            token = parse_token(text)
+            issuer = self._issuer_of(token)
+            if isinstance(issuer, Tokens):
+                name = LOCAL_ISSUER
+                claims = issuer.read_access(token)
+                return Bearer(claims.user_id, claims.version, claims.issued_at, None, claims.expires_at)
+            name = issuer.settings.name
+            subject = await issuer.judge(token)
+            user_id = await self._resolve(subject, request_id)
+        except TokenRefused as refused:
+            self._refusals.log(name, refused.reason, request_id)
+            raise
         until = min(subject.expires_at, time.time() + OUTSIDE_SECONDS)
         return Bearer(user_id, 0, subject.issued_at, subject.subject, until)
+
+    def _issuer_of(self, token: Token) -> Issuer | Tokens:
+        name = token.claims.get("iss")
+        if name == LOCAL_ISSUER and self._tokens is not None:
+            return self._tokens
+        issuer = self._issuers.get(name) if isinstance(name, str | None) else None
+        if issuer is None:
+            raise TokenRefused("unknown_issuer", "The token's issuer is not known here.")
+        return issuer
 
     async def _resolve(self, subject: Subject, request_id: str) -> UUID:
         # Under the id of a user in the making, for whom row security and the audit then hold.
@@ -96,5 +114,26 @@ class Identities:
             )
         )
         if found is None:
-            raise Problem("invalid_token", "The token's subject is not known here.")
+            raise TokenRefused("unknown_subject", "The token's subject is not known here.")
         return found
+
+
+class _Refusals:
+    """Says in the log why tokens are refused, in so many lines a minute at most, however many bad tokens come.
+
+    Issuers are named as they are configured, never as a token claims, so that there is an end of them.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str | None, str], tuple[int, int]] = {}  # the minute, and how many in it
+
+    def log(self, issuer: str | None, reason: str, request_id: str) -> None:
+        minute = int(time.time()) // 60
+        since, count = self._seen.get((issuer, reason), (minute, 0))
+        unlogged = 0
+        if since != minute:
+            unlogged, count = max(0, count - REFUSALS_A_MINUTE), 0
+        self._seen[issuer, reason] = minute, count + 1
+        if count < REFUSALS_A_MINUTE:
+            extra = {"reason": reason, "issuer": issuer, "request_id": request_id, "unlogged_before": unlogged}
+            log.info("token_refused", extra=extra)
