@@ -3,15 +3,14 @@
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
-from litestar.types import ControllerRouterHandler
 
 from service import (
     audit,
@@ -44,7 +43,7 @@ from service.identity.tokens import Tokens
 from service.problems import Problem, StartupError
 from service.settings import Settings
 
-HANDLERS: list[ControllerRouterHandler] = [
+HANDLERS: list[HTTPRouteHandler] = [
     health.get_live,
     health.get_ready,
     health.get_metrics,
@@ -92,7 +91,7 @@ HANDLERS: list[ControllerRouterHandler] = [
     tasks.delete_task,
     tasks.complete_task,
 ]
-LOCAL_HANDLERS: list[ControllerRouterHandler] = [
+LOCAL_HANDLERS: list[HTTPRouteHandler] = [
     sign_in.register,
     sign_in.create_token,
     sign_in.refresh_token,
@@ -198,7 +197,7 @@ def _cors(settings: Settings) -> CORSConfig | None:
 
 async def before_request(request: Request) -> Response | None:
     """Find out who asks, and refuse what the head of the request already tells."""
-    scope: dict[str, Any] = request.scope  # type: ignore[assignment]
+    scope = request.scope
     state = scope["state"]
     state["route"] = scope["path_template"]
     if scope["method"] == "OPTIONS":

@@ -248,7 +248,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     cors_allow_origins: Annotated[
         tuple[str, ...],
-        Setting(_origins, "origins whose pages may call the service from a browser, with commas between them"),
+        Setting(_origins, "origins whose pages may call the service from a browser, with commas between them", "none"),
     ] = ()
     shutdown_delay_seconds: Annotated[float, Setting(_seconds(300), "how long to go on accepting after SIGTERM")] = 1.0
     shutdown_grace_seconds: Annotated[float, Setting(_seconds(300), "how long running requests may then take")] = 10.0

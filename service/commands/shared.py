@@ -70,6 +70,4 @@ def embedded_server(settings: Settings) -> "Generator[EmbeddedPostgres]":
     from service.embedded import EmbeddedPostgres
 
     with EmbeddedPostgres(settings.embedded_data_dir / "postgres") as server:
-        for notice in server.notices:
-            say(notice)
         yield server

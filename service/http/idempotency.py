@@ -52,8 +52,8 @@ def idempotent(
     return once
 
 
-async def answer_once(request: Request, request_hash: bytes, make: Callable[[], Awaitable[Any]]) -> Answer:
-    """The answer with what ``make`` returns, or the one kept under the request's key.
+async def answer_once(request: Request, request_hash: bytes, make: Callable[[], Awaitable[Any]]) -> Any:
+    """The answer with what ``make`` returns, or the one kept under the request's key; an ``Answer`` to be returned.
 
     ``make`` runs in the transaction that keeps its answer; when it raises, nothing is kept and the key stays free.
     Raises ``idempotency_key_reused`` for another request, ``idempotency_in_progress`` while the first still runs.

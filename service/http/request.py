@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args
 import litestar
 import msgspec
 from litestar.datastructures import State
+from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Empty
@@ -38,6 +39,9 @@ class Request(litestar.Request[Caller, Any, State]):
     """``user`` is the caller, and the only way to the database."""
 
     __slots__ = ("_headers_sent", "_values")
+
+    scope: Any  # Litestar's types name every key, and leave out our own
+    receive: Any
 
     @property
     def id(self) -> str:
@@ -150,7 +154,7 @@ class Request(litestar.Request[Caller, Any, State]):
         try:
             async for piece in super().stream():
                 yield piece
-        except litestar.exceptions.InternalServerException:
+        except InternalServerException:
             raise Problem("malformed_request", "The body ended early.") from None
 
     def check_content(self, *media_types: str) -> None:

@@ -57,7 +57,7 @@ class Lines:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive
-        state = cast("dict[str, Any]", scope["state"])
+        state = scope["state"]
         write = html_escaped if "escape" in state else html_safe
         async with aclosing(self.pieces) as pieces:
             piece = await anext(pieces)

@@ -58,6 +58,7 @@ def decode_any_text(text: bytes) -> Any:
 
 def check(text: bytes) -> None:
     """Raises MalformedJSON or RefusedJSON for what must not be read; anything else msgspec or ``json`` may decode."""
+    found = ""
     try:
         found = text.decode("utf-8")
         if len(text) <= SHORT and b"\\u" not in text and text.count(b"[") + text.count(b"{") <= DEPTH:

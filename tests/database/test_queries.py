@@ -21,7 +21,7 @@ import service.commands.retention  # noqa: F401 - between them, these declare ev
 from service.audit import AuditFilters, list_audit, list_changes
 from service.commands.accounts import Account
 from service.conversations import ConversationFilters, list_conversations, list_todo_conversations
-from service.db import queries
+from service.db import loading
 from service.db.caller import Caller
 from service.db.database import Database
 from service.db.loading import TEXTS, USER_TABLES, QueryError, QueryText
@@ -56,7 +56,7 @@ GOOD = HEADER + "SELECT id\nFROM todos\nWHERE user_id = %(user_id)s;\n"
 def load(folder: Path, **files: str) -> dict[str, QueryText]:
     for name, text in files.items():
         (folder / f"{name}.sql").write_text(text)
-    return queries._load(folder)
+    return loading._load(folder)
 
 
 def test_a_good_file_is_read_as_it_says(tmp_path: Path):

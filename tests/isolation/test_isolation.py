@@ -948,7 +948,8 @@ def test_nothing_is_served_beside_the_list_of_routes():
         Settings(database_url=Secret("postgresql://nobody@localhost/none"), jwt_secret=Secret(secrets.token_hex(32)))
     )
     listed = {(route.method, route.path) for route in ROUTES}
-    for path in app.litestar.routes:
+    litestar: Any = app.litestar
+    for path in litestar.routes:
         for handler in path.route_handlers:
             (method,) = handler.http_methods
             if method == "OPTIONS":  # Litestar's own
