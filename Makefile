@@ -43,8 +43,8 @@ format: tools      ## bring the code into shape
 migrate: runtime   ## apply pending migrations (MIGRATION_DATABASE_URL, else DATABASE_URL, else the embedded database)
 	@$(SERVICE) migrate
 
-rollback: runtime  ## take the latest migration back
-	@$(SERVICE) rollback
+rollback: runtime  ## take the latest migration back; says what is lost, and asks (ARGS=--yes: don't ask)
+	@$(SERVICE) rollback $(ARGS)
 
 status: runtime    ## say which migrations are applied
 	@$(SERVICE) status

@@ -27,9 +27,9 @@ from service import (
     todos,
     users,
 )
-from service.commands.migrate import known_ids
+from service.db.caller import Caller
 from service.db.database import Database
-from service.db.queries import Caller
+from service.db.migration_files import known_ids
 from service.http.bulk import Bulk
 from service.http.docs import documentation
 from service.http.envelope import Draining, Envelope
@@ -162,7 +162,7 @@ def create_app(settings: Settings) -> Envelope:
         logging_config=None,
         debug=False,
     )
-    return Envelope(litestar, settings, metrics, draining)
+    return Envelope(litestar, metrics, draining)
 
 
 def _tokens(settings: Settings) -> Tokens | None:

@@ -4,6 +4,7 @@ Triggers write it, in the transaction of the change. What a column became is not
 when it is read: the next entry of the same row has it as its old value, or else the row has it still.
 """
 
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -20,7 +21,8 @@ from service.http.missing import found
 from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor
 from service.http.request import Request
 from service.problems import Problem, invalid
-from service.serving import logs
+
+log = logging.getLogger(__name__)
 
 Action = Annotated[Literal["insert", "update", "delete"], Meta(title="AuditAction")]
 Table = Annotated[
@@ -182,7 +184,7 @@ async def list_changes(request: Request) -> Page[Entry]:
     if place is None:
         raise Problem("invalid_cursor", "What follows this cursor is not kept any more. Begin without one.")
     if place.is_stranded:
-        logs.log("error", "audit_log_stranded", request_id=request.id, hint="run `todochat rebase`")
+        log.error("audit_log_stranded", extra={"request_id": request.id, "hint": "run `todochat rebase`"})
         raise Problem("database_unavailable", "The change feed waits for the database's operator.")
     return Page(rows, encode_cursor("changes", (rows[-1].id if rows else place.after,)))
 

@@ -6,7 +6,8 @@ from uuid import UUID
 import msgspec
 from litestar import get
 
-from service.db.queries import Caller, Many, Maybe, One
+from service.db.caller import Caller
+from service.db.queries import Many, Maybe, One
 from service.http.bulk import Bulk
 from service.http.request import Request
 from service.http.response import LINES, Lines
@@ -57,7 +58,7 @@ async def get_export(request: Request) -> Lines:
 
 async def exported(caller: Caller) -> AsyncGenerator[bytes]:
     """The file, a page of lines at a time, as JSON whose ``<``, ``>`` and ``&`` are not escaped yet."""
-    async with caller.together(snapshot=True):
+    async with caller.transaction(snapshot=True):
         exporter, last_number = await caller.run(_exporter(), _last_number())
         yield _encode_lines([ExportHeader(FORMAT, exporter.email, last_number or 0)])
         todos = 0

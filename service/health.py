@@ -1,18 +1,21 @@
 """Whether the process lives, whether it may be sent requests, and whether its database login is one that may serve."""
 
 import asyncio
+import logging
 from collections.abc import Collection
 
 import msgspec
 from litestar import get
 
-from service.db import Database
-from service.db.queries import Caller, Many, One
+from service.db.caller import Caller
+from service.db.database import Database
+from service.db.queries import Many, One
 from service.http.envelope import Draining
 from service.http.metrics import CONTENT_TYPE, may_read_metrics
 from service.http.request import Request
 from service.problems import Problem, StartupError
-from service.serving import logs
+
+log = logging.getLogger(__name__)
 
 READY_SECONDS = 1.0
 """How long readiness waits for the database."""
@@ -120,7 +123,7 @@ async def refuse_unsafe_login(database: Database) -> None:
         raise StartupError("the database has no tables yet: run `todochat migrate`")
     reasons = login_faults(found)
     if reasons:
-        logs.log("error", "unsafe_login", login=found.login, reasons=reasons)
+        log.error("unsafe_login", extra={"login": found.login, "reasons": reasons})
         raise StartupError(
             f"the database login {found.login!r} is not safe to serve with: it {'; it '.join(reasons)}. "
             "Make a proper one with `todochat create-login NAME` and put it into DATABASE_URL"

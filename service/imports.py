@@ -12,7 +12,8 @@ from uuid import UUID
 import msgspec
 from litestar import post
 
-from service.db.queries import BEGIN_RESTORING, Caller, Count, Maybe, Nothing, Statement
+from service.db.caller import Caller
+from service.db.queries import BEGIN_RESTORING, Count, Maybe, Nothing, Statement
 from service.http.bulk import Bulk, spool_body
 from service.http.fields import check_time, check_title
 from service.http.idempotency import answer_once
@@ -120,7 +121,7 @@ async def import_file(
     """
     header = await _check(file)
     file.seek(0)
-    async with caller.together():
+    async with caller.transaction():
         await _begin(caller, header)
         inserter = _Inserter(caller)
         for chunk in _chunks(file):

@@ -9,7 +9,8 @@ from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Caller, Count, Many, Maybe, Nothing, One, Statement, Versioned
+from service.db.caller import Caller
+from service.db.queries import Count, Many, Maybe, Nothing, One, Statement, Versioned
 from service.http.fields import (
     Content,
     MessageType,

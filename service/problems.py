@@ -11,10 +11,12 @@ import msgspec
 import psycopg
 from msgspec import UNSET, UnsetType
 
+from service.settings import OperatorError
+
 RETRY_AFTER_SECONDS = 1
 
 
-class StartupError(Exception):
+class StartupError(OperatorError):
     """The service can't start; the message is one line that says what to do."""
 
 

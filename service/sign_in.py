@@ -11,7 +11,8 @@ from litestar import post, put
 from litestar.params import JSONBody
 from msgspec import Meta
 
-from service.db.queries import Caller, Maybe, Nothing, One
+from service.db.caller import Caller
+from service.db.queries import Maybe, Nothing, One
 from service.http.fields import new_id
 from service.http.idempotency import idempotent
 from service.http.request import Request

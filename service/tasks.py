@@ -8,7 +8,8 @@ from litestar import delete, get, patch, post, put
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Caller, Many, Maybe, One, Versioned
+from service.db.caller import Caller
+from service.db.queries import Many, Maybe, One, Versioned
 from service.http.fields import Description, Number, Time, Title, check_title, given
 from service.http.idempotency import idempotent
 from service.http.missing import found, why_unchanged

@@ -10,7 +10,8 @@ from litestar import get
 from litestar.params import FromPath
 from msgspec import Meta
 
-from service.db.queries import Caller, Many, Maybe
+from service.db.caller import Caller
+from service.db.queries import Many, Maybe
 from service.http.fields import Priority, Status, Time, check_time
 from service.http.missing import found
 from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of

@@ -10,7 +10,8 @@ from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Caller, Count, Maybe, One, Statement
+from service.db.caller import Caller
+from service.db.queries import Count, Maybe, One, Statement
 from service.http.fields import (
     Description,
     Metadata,

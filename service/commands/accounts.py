@@ -1,7 +1,6 @@
 """What an operator does with accounts from the command line, as the role that owns the tables."""
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, LiteralString, cast
 from uuid import UUID
@@ -9,18 +8,17 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from service.commands.migrate import connect
+from service.commands.connection import as_owner
 from service.db.queries import Count, Many, Maybe, One, Query
+from service.settings import OperatorError
 
 PAGE = 500
 # Through all rows of a user, however many; behind a request that holds one of them, but not for ever.
 _PATIENT = "SET statement_timeout = 0; SET lock_timeout = '10s'"
-_NO_SCHEMA = (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction)
-"""No such role, table, function."""
 
 
-class AccountError(Exception):
-    """The accounts can't be had or changed; the message is one line."""
+class AccountError(OperatorError):
+    """There is no such account, or it can't be changed."""
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -58,21 +56,23 @@ def find_account(url: str, account: str) -> UUID:
 def set_active(url: str, account: str, *, is_active: bool) -> None:
     """Activate or deactivate an account, named by its address or id. A deactivated one's tokens stop working at once.
 
-    Raises AccountError: there is no such account, or open todos are assigned to its user.
+    Raises AccountError when there is no such account, DatabaseError when open todos are assigned to its user.
     """
     with as_owner(url) as connection:
         user_id = _find(connection, account)
         connection.execute(text(_update_account), {"user_id": user_id, "is_active": is_active})
 
 
-def erase(url: str, account: str) -> None:
+def erase(url: str, account: str, confirm: Callable[[], None]) -> None:
     """Erase an account, named by its address or id, for good, with everything its user owns and their audit trail.
 
-    Raises AccountError: there is no such account.
+    ``confirm`` is called once the account is found; it raises to prevent it. Raises AccountError: there is none.
     """
     with as_owner(url) as connection:
+        user_id = _find(connection, account)
+        confirm()
         connection.execute(_PATIENT)
-        connection.execute(text(_erase_account), {"user_id": _find(connection, account)})
+        connection.execute(text(_erase_account), {"user_id": user_id})
 
 
 def _find(connection: "psycopg.Connection", account: str) -> UUID:
@@ -88,16 +88,3 @@ def _find(connection: "psycopg.Connection", account: str) -> UUID:
 def text(query: Query[Any]) -> LiteralString:
     """The query as psycopg takes it, with its named parameters."""
     return cast("LiteralString", query.source.text)
-
-
-@contextmanager
-def as_owner(url: str) -> "Generator[psycopg.Connection]":
-    """A connection as the role that owns the tables. What fails on it becomes an AccountError."""
-    with connect(url) as connection:
-        try:
-            connection.execute("SET ROLE todochat_owner")
-            yield connection
-        except _NO_SCHEMA:
-            raise AccountError("the database is empty: run the migrations first (make migrate)") from None
-        except psycopg.Error as error:
-            raise AccountError(error.diag.message_primary or "the connection to the database was lost") from error

@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 import psycopg
 
-from service.commands.migrate import connect
-from service.commands.migration_files import split_statements
+from service.commands.connection import connect
 from service.commands.progress import Stage
+from service.db.migration_files import split_statements
 from service.identity.passwords import Passwords
+from service.settings import OperatorError
 
 PASSWORD = "correct horse battery"  # noqa: S105
 """Everybody's here. It guards nothing: whoever can reach the service can register an account as good as these."""
@@ -42,7 +43,7 @@ _Run = tuple[str, psycopg.Cursor[Any]]
 """The table that a statement inserts into, or "", and its cursor."""
 
 
-class DemoError(Exception):
+class DemoError(OperatorError):
     """There is no filling this database; the message is one line."""
 
 

@@ -5,18 +5,17 @@ the same role made in a host's console often comes with more (on Neon, with BYPA
 """
 
 import re
-from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from service.commands.migrate import MigrationError, connect, parse_url
+from service.commands.connection import connect, reason
+from service.settings import OperatorError, certificate_authorities, format_database_url, parse_database_url
 
 APP_ROLE = "todochat_app"
 # What a request may cost the database; a login can be given other values by ALTER ROLE afterwards.
 ROLE_DEFAULTS = {"statement_timeout": "5s", "lock_timeout": "2s", "idle_in_transaction_session_timeout": "10s"}
 
-_PARTS = ("user", "password", "host", "port", "dbname")
 _UNSAFE = """
 SELECT array_remove(ARRAY[
     CASE WHEN NOT r.rolcanlogin THEN 'can''t log in' END,
@@ -35,7 +34,7 @@ FROM pg_roles AS r WHERE r.rolname = %(name)s
 """
 
 
-class LoginError(Exception):
+class LoginError(OperatorError):
     """Why no login was made, in one line that says what to do; never holds a password."""
 
 
@@ -62,8 +61,6 @@ def create_service_login(url: str, name: str, password: str) -> str:
                 if not conn.pgconn.ssl_in_use:
                     raise LoginError("this server wants the password itself: connect with sslmode=require") from error
                 _store_login(conn, name, password)
-    except MigrationError as error:
-        raise LoginError(str(error)) from error
     except UnicodeEncodeError as error:
         raise LoginError("the password must be text in UTF-8") from error
     except psycopg.errors.InsufficientPrivilege as error:
@@ -72,9 +69,11 @@ def create_service_login(url: str, name: str, password: str) -> str:
             "with MIGRATION_DATABASE_URL"
         ) from error
     except psycopg.Error as error:
-        reason = error.diag.message_primary or "the connection was lost"
-        raise LoginError(f"the login {name} was not made: {reason}") from error
-    return _service_url(url, name, password)
+        raise LoginError(f"the login {name} was not made: {reason(error)}") from error
+    parts = parse_database_url(url)
+    if parts.get("sslrootcert") == certificate_authorities():  # of this machine; the service finds those of its own
+        del parts["sslrootcert"]
+    return format_database_url({"dbname": parts["user"], **parts, "user": name, "password": password})
 
 
 def _store_login(conn: psycopg.Connection, name: str, secret: str) -> None:
@@ -99,17 +98,3 @@ def _store_login(conn: psycopg.Connection, name: str, secret: str) -> None:
         conn.execute(SQL("ALTER ROLE {} RESET ALL").format(login))
         for setting, value in ROLE_DEFAULTS.items():
             conn.execute(SQL("ALTER ROLE {} SET {} = {}").format(login, Identifier(setting), Literal(value)))
-
-
-def _service_url(url: str, name: str, password: str) -> str:
-    """`url` with another login. Hosts go into the query, where sockets' folders and lists of hosts fit as well."""
-    params = parse_url(url)
-    host, port = str(params.get("host") or ""), str(params.get("port") or "")
-    plain = re.fullmatch(r"[\w.-]+", host) is not None
-    query = {key: str(value) for key, value in params.items() if key not in _PARTS and value is not None}
-    if not plain:
-        query |= {key: value for key, value in (("host", host), ("port", port)) if value}
-    address = host + (f":{port}" if port else "") if plain else ""
-    query_text = f"?{urlencode(query, quote_via=quote)}" if query else ""
-    database = quote(str(params.get("dbname") or params.get("user") or ""), safe="")
-    return f"postgresql://{quote(name, safe='')}:{quote(password, safe='')}@{address}/{database}{query_text}"

@@ -15,33 +15,29 @@ is either wholly there or not at all; `yoyo list` still reads the tables.
 """
 
 import logging
-import os
-import re
 import socket
-import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import DeadlockDetected, InsufficientPrivilege, LockNotAvailable
 from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Identifier
 
-from service.commands.migration_files import (
+from service.commands.connection import connect, reason
+from service.db.migration_files import (
     DEFAULT_DIRECTORY,
     REPEATABLE,
     Migration,
     MigrationError,
-    known_ids,
     load,
     split_statements,
 )
-from service.commands.schema_dump import normalise
 
 LOCK_TIMEOUT = "1s"  # below the service's own lock_timeout, so that a request queued behind DDL outlives the wait
 LOCK_ATTEMPTS = 10
@@ -77,12 +73,13 @@ SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('public._yo
 _APPLIED = """
 SELECT migration_id, checksum, applied_at_utc AT TIME ZONE 'UTC' FROM public._yoyo_migration ORDER BY migration_id
 """
-_MARK = """
-INSERT INTO public._yoyo_migration (migration_hash, migration_id, applied_at_utc, checksum)
-VALUES (%(hash)s, %(id)s, clock_timestamp() AT TIME ZONE 'UTC', %(checksum)s)
-"""
-_UNMARK = "DELETE FROM public._yoyo_migration WHERE migration_hash = %(hash)s"
-_MARK_ROLLING_BACK = "UPDATE public._yoyo_migration SET checksum = %(rolling_back)s WHERE migration_hash = %(hash)s"
+_MARK = {
+    "apply": """
+        INSERT INTO public._yoyo_migration (migration_hash, migration_id, applied_at_utc, checksum)
+        VALUES (%(hash)s, %(id)s, clock_timestamp() AT TIME ZONE 'UTC', %(checksum)s)""",
+    "rollback": "DELETE FROM public._yoyo_migration WHERE migration_hash = %(hash)s",
+}
+_MARK_ROLLING_BACK = "UPDATE public._yoyo_migration SET checksum = %(checksum)s WHERE migration_hash = %(hash)s"
 _LOG = """
 INSERT INTO public._yoyo_log
     (id, migration_hash, migration_id, operation, username, hostname, comment, created_at_utc)
@@ -100,34 +97,27 @@ FROM (VALUES ('search_path', 'public'), ('timezone', 'UTC'), ('datestyle', 'ISO'
     ('tcp_keepalives_count', '3')) AS settings (name, wanted)
 JOIN pg_settings USING (name)
 """
-_RUNNER_LOCK_HOLDER = """
-SELECT a.pid = pg_backend_pid(), a.pid, a.usename, a.application_name
+_TRY_LOCK = "SELECT pg_try_advisory_lock(%(key)s)"
+_LOCK_HOLDER = """
+SELECT a.pid = pg_backend_pid(), format('backend %%s, %%s, %%s', a.pid, a.usename, nullif(a.application_name, ''))
 FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (l.classid::bigint << 32) | l.objid::bigint = %(key)s
 """
 _OLDEST_TRANSACTION = """
-SELECT pid, usename, application_name, extract(epoch FROM now() - xact_start)::int FROM pg_stat_activity
+SELECT format('backend %%s (%%s, %%s) has a transaction open for %%s s, end it first', pid, usename,
+    nullif(application_name, ''), extract(epoch FROM now() - xact_start)::int)
+FROM pg_stat_activity
 WHERE datname = current_database() AND xact_start < now() AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1
 """
-
-__all__ = [
-    "DEFAULT_DIRECTORY",
-    "MigrationError",
-    "MigrationStatus",
-    "connect",
-    "dump_schema",
-    "known_ids",
-    "parse_url",
-    "rollback",
-    "status",
-    "upgrade",
-]
+_ABOUT_ROWS = """
+SELECT greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)::bigint
+FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s)
+"""
 
 log = logging.getLogger(__name__)
 
-State = Literal["applied", "pending", "changed", "missing"]
 Operation = Literal["apply", "rollback"]
 Applied = dict[str, tuple[str | None, datetime]]
 
@@ -136,15 +126,26 @@ class MigrationStatus(msgspec.Struct, frozen=True):
     """One line of `status`: `changed` was edited after it was applied, `missing` is applied but has no file here."""
 
     id: str
-    state: State
+    state: Literal["applied", "pending", "changed", "missing"]
     applied_at: datetime | None
+
+
+class Loss(NamedTuple):
+    """What rolling one migration back loses: its own words, and a table or column (`table.column`) with its rows.
+
+    The numbers of rows are the database's estimates, which are cheap and may be a little behind.
+    """
+
+    id: str
+    header: str
+    rows: dict[str, int]
 
 
 def upgrade(url: str, directory: Path = DEFAULT_DIRECTORY, *, wait_seconds: float = RUNNER_WAIT_SECONDS) -> list[str]:
     """Apply every pending migration and return their ids; wait up to `wait_seconds` for another runner to end."""
     migrations = load(directory)
     with _locked_session(url, wait_seconds) as conn:
-        if not _has_tables(conn):
+        if not _scalar(conn, _HAS_TABLES):
             _create_tables(conn)
         applied = _applied(conn)
         _check_history(migrations, applied)
@@ -155,9 +156,17 @@ def upgrade(url: str, directory: Path = DEFAULT_DIRECTORY, *, wait_seconds: floa
 
 
 def rollback(
-    url: str, count: int = 1, directory: Path = DEFAULT_DIRECTORY, *, wait_seconds: float = RUNNER_WAIT_SECONDS
+    url: str,
+    count: int = 1,
+    directory: Path = DEFAULT_DIRECTORY,
+    *,
+    wait_seconds: float = RUNNER_WAIT_SECONDS,
+    confirm: Callable[[list[Loss]], None] = lambda _: None,
 ) -> list[str]:
-    """Roll the latest `count` applied migrations back, newest first, and return their ids."""
+    """Roll the latest `count` applied migrations back, newest first, and return their ids.
+
+    `confirm` is told before what will be lost, while no other runner can change it; it raises to prevent it.
+    """
     if count < 1:
         raise MigrationError(f"can't roll back {count} migrations: the count starts at 1")
     migrations = load(directory)
@@ -165,6 +174,8 @@ def rollback(
         applied = _applied(conn)
         _check_history(migrations, applied, unfinished_too=True)
         latest = [migration for migration in reversed(migrations) if migration.id in applied][:count]
+        if latest:
+            confirm([_loss(conn, migration) for migration in latest])
         for migration in latest:
             _run(conn, migration, "rollback")
         return [migration.id for migration in latest]
@@ -172,173 +183,132 @@ def rollback(
 
 def status(url: str, directory: Path = DEFAULT_DIRECTORY) -> list[MigrationStatus]:
     """The state of every migration in `directory` or in the database, by id. Changes nothing and takes no lock."""
-    files = {migration.id: migration for migration in load(directory)}
+    files = {migration.id: migration.checksum for migration in load(directory)}
     with _one_line_errors(), connect(url) as conn:
         applied = _applied(conn)
-
-    def state(migration_id: str) -> State:
+    found: list[MigrationStatus] = []
+    for migration_id in sorted(files.keys() | applied.keys()):
+        checksum, applied_at = applied.get(migration_id, (None, None))
         if migration_id not in applied:
-            return "pending"
-        if migration_id not in files:
-            return "missing"
-        return "applied" if applied[migration_id][0] == files[migration_id].checksum else "changed"
-
-    return [
-        MigrationStatus(migration_id, state(migration_id), applied.get(migration_id, (None, None))[1])
-        for migration_id in sorted(files.keys() | applied.keys())
-    ]
-
-
-def dump_schema(url: str, pg_dump: Path) -> str:
-    """The migrated schema as SQL for reviewers, the same text from every PostgreSQL 18 server; see schema_dump."""
-    params = parse_url(url)
-    password = params.pop("password", None)
-    command = [pg_dump, "--schema-only", "--no-tablespaces", "--dbname", make_conninfo(**params)]
-    secret = {"PGPASSWORD": password} if password else {}  # in the environment: every user can read a command line
-    try:
-        done = subprocess.run(command, env={**os.environ, **secret, "PGTZ": "UTC"}, capture_output=True, check=False)
-    except OSError as error:
-        raise MigrationError(f"can't run {pg_dump}: {error.strerror}") from error
-    if done.returncode:
-        raise MigrationError(f"pg_dump failed: {_flat(done.stderr.decode(errors='replace'))}")
-    return normalise(done.stdout.decode())
-
-
-def connect(url: str) -> psycopg.Connection:
-    """An autocommit connection to administer the database with; raises MigrationError that says why not."""
-    params = parse_url(url)
-    where = f"{params.get('host') or 'the local socket'}, database {params.get('dbname') or params.get('user') or '?'}"
-    name = f"todochat migrate on {socket.gethostname()} pid {os.getpid()}"
-    defaults = {
-        "connect_timeout": "10",
-        "tcp_user_timeout": "30000",
-        "client_encoding": "utf8",
-        "application_name": name,
-    }
-    try:
-        conn = psycopg.connect(make_conninfo(**{**defaults, **params}), autocommit=True)
-    except psycopg.Error as error:
-        raise MigrationError(
-            f"can't connect to {where}: {_flat(str(error))} "
-            "(is it running, and is MIGRATION_DATABASE_URL or DATABASE_URL right?)"
-        ) from error
-    if conn.info.server_version < 150000:
-        conn.close()
-        raise MigrationError(f"{where}: PostgreSQL 15 or later is needed, this is {conn.info.server_version // 10000}")
-    return conn
+            state = "pending"
+        elif migration_id not in files:
+            state = "missing"
+        else:
+            state = "applied" if checksum == files[migration_id] else "changed"
+        found.append(MigrationStatus(migration_id, state, applied_at))
+    return found
 
 
 def _check_history(migrations: list[Migration], applied: Applied, *, unfinished_too: bool = False) -> None:
     """Refuse to go on from a database whose history is not the beginning of this directory's."""
-    files = {migration.id: migration for migration in migrations}
+    files = {migration.id: migration.checksum for migration in migrations}
     newest = migrations[-1].id
     for migration_id, (checksum, applied_at) in applied.items():
-        if migration_id not in files and migration_id > newest:
+        wanted = files.get(migration_id)
+        if wanted is None and migration_id > newest:
             raise MigrationError(
                 f"the database is ahead: a newer release applied {migration_id}, this one ends at {newest}; "
                 "use the newer release, to roll back too"
             )
-        if migration_id not in files:
+        if wanted is None:
             raise MigrationError(
                 f"{migration_id} was applied on {applied_at:%Y-%m-%d} but its file is gone: restore it"
             )
-        if checksum == _ROLLING_BACK and unfinished_too:
-            continue
-        if checksum == _ROLLING_BACK:
+        if checksum == _ROLLING_BACK and not unfinished_too:
             raise MigrationError(f"the rollback of {migration_id} was interrupted: roll back again to end it")
         if checksum is None:
             raise MigrationError(
                 f"{migration_id} was marked without a checksum, by the yoyo command? If the database really holds it, "
-                f"say so: SET checksum = '{files[migration_id].checksum}' in its row of _yoyo_migration"
+                f"say so: SET checksum = '{wanted}' in its row of _yoyo_migration"
             )
-        if checksum != files[migration_id].checksum:
+        if checksum not in {wanted, _ROLLING_BACK}:
             raise MigrationError(
                 f"{migration_id}.sql was edited after it was applied on {applied_at:%Y-%m-%d}: restore the file and "
                 "put the change into a new migration"
             )
-    late = [i for i in files if i not in applied and i < max(applied, default="")]
-    if late:
-        raise MigrationError(
-            f"{late[0]} comes before {max(applied)}, which is applied: give it a number after {newest}"
-        )
+    latest = max(applied, default="")
+    if late := [migration_id for migration_id in files if migration_id not in applied and migration_id < latest]:
+        raise MigrationError(f"{late[0]} comes before {latest}, which is applied: give it a number after {newest}")
 
 
 @contextmanager
 def _locked_session(url: str, wait_seconds: float) -> Generator[psycopg.Connection]:
     """A connection with the session settings of _SESSION that holds the one runner's lock."""
-    if "-pooler." in str(parse_url(url).get("host")):
+    if "-pooler." in url:
         raise MigrationError(f"this is the address of a connection pooler: {_DIRECT}")
     with _one_line_errors(), connect(url) as conn:
-        _refuse_pooler(conn, url)
+        deadline = time.monotonic() + wait_seconds
+        while not _scalar(conn, _TRY_LOCK):
+            if time.monotonic() > deadline:
+                row = conn.execute(_LOCK_HOLDER, {"key": _RUNNER_LOCK}).fetchone()
+                who = row[1] if row else "which has just ended"
+                raise MigrationError(f"waited {wait_seconds:g} s for another runner ({who}): try again when it is done")
+            time.sleep(_RUNNER_POLL_SECONDS)
+        if conn.info.backend_pid != _scalar(conn, "SELECT pg_backend_pid()"):
+            _refuse_shared_sessions(url)
         conn.execute(_SESSION, {"lock_timeout": LOCK_TIMEOUT})
         with suppress(psycopg.Error):  # not on every platform; ends a statement soon after its runner was killed
             conn.execute("SET client_connection_check_interval = '500ms'")
-        deadline = time.monotonic() + wait_seconds
-        while not _scalar(conn, "SELECT pg_try_advisory_lock(%(key)s)"):
-            if time.monotonic() > deadline:
-                holder = conn.execute(_RUNNER_LOCK_HOLDER, {"key": _RUNNER_LOCK}).fetchone()
-                who = (
-                    f"backend {holder[1]}, {holder[2]}, {holder[3] or 'unnamed'}" if holder else "which has just ended"
-                )
-                raise MigrationError(f"waited {wait_seconds:g} s for another runner ({who}): try again when it is done")
-            time.sleep(_RUNNER_POLL_SECONDS)
         yield conn
 
 
-def _refuse_pooler(conn: psycopg.Connection, url: str) -> None:
-    """Refuse a pooler that gives a session's backend to others between transactions: locks mean nothing there.
+def _refuse_shared_sessions(url: str) -> None:
+    """Refuse a pooler in transaction mode: it lends the session that has the lock to others, who then have it too."""
+    with connect(url) as other, other.transaction():
+        if _scalar(other, _TRY_LOCK):
+            other.execute("SELECT pg_advisory_unlock_all()")
+            raise MigrationError(f"this is the address of a pooler in transaction mode: {_DIRECT}")
 
-    A proxy shows by a process id at login that is not the backend's. One that keeps sessions apart is fine; one that
-    hands this session's idle backend to a second connection is not.
-    """
-    backends = {_scalar(conn, "SELECT pg_backend_pid()")}
-    if conn.info.backend_pid in backends:
-        return
-    with connect(url) as other:
-        for _ in range(5):
-            with other.transaction():
-                backend = _scalar(other, "SELECT pg_backend_pid()")
-                if backend in backends or _scalar(conn, "SELECT pg_backend_pid()") not in backends:
-                    raise MigrationError(f"this is the address of a pooler in transaction mode: {_DIRECT}")
+
+def _check_lock(conn: psycopg.Connection) -> None:
+    """The last word on poolers: the backend that runs the migration holds the lock, in this very transaction."""
+    if not _scalar(conn, _LOCK_HOLDER):
+        raise MigrationError(f"the runner's lock is gone, as behind a pooler: {_DIRECT}")
 
 
 def _run(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
     started = time.monotonic()
-    if migration.transactional:
-        _run_in_transaction(conn, migration, operation)
+    if operation == "apply":
+        name, text = f"{migration.id}.sql", migration.text
     else:
-        _run_alone(conn, migration, operation)
-    log.info("%s of %s took %.2f s", operation, migration.id, time.monotonic() - started)
+        name, text = f"{migration.id}.rollback.sql", migration.rollback
+    if migration.transactional:
+        _run_in_transaction(conn, migration, operation, name, text)
+    else:
+        _run_alone(conn, migration, operation, name, text)
+    log.info(
+        "migration_run",
+        extra={"migration": migration.id, "operation": operation, "seconds": time.monotonic() - started},
+    )
 
 
-def _run_in_transaction(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
-    name, text = _file(migration, operation)
+def _run_in_transaction(
+    conn: psycopg.Connection, migration: Migration, operation: Operation, name: str, text: str
+) -> None:
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         try:
             with conn.transaction():
                 _check_lock(conn)
-                with _errors_in(name, text):
+                with _one_line_errors(name, text):
                     conn.execute(text.encode())
                 if conn.info.transaction_status != TransactionStatus.INTRANS:
                     raise MigrationError(f"{name} ended the runner's transaction: take the statement out")
                 _mark(conn, migration, operation)
             return
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+        except (LockNotAvailable, DeadlockDetected) as error:
             if attempt == LOCK_ATTEMPTS:
-                raise MigrationError(
-                    f"{name} got no lock in {attempt} tries of {LOCK_TIMEOUT}: {_oldest_transaction(conn)}"
-                ) from error
+                why = _scalar(conn, _OLDEST_TRANSACTION) or "try again when the database is quieter"
+                raise MigrationError(f"{name} got no lock in {attempt} tries of {LOCK_TIMEOUT}: {why}") from error
         time.sleep(LOCK_PAUSE_SECONDS)  # the requests that queued behind the try go first
 
 
-def _run_alone(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
+def _run_alone(conn: psycopg.Connection, migration: Migration, operation: Operation, name: str, text: str) -> None:
     """Run a file of one repeatable statement, then mark it; a kill in between costs running it again."""
-    name, text = _file(migration, operation)
     if operation == "rollback":  # from here on the index may be gone, so `upgrade` must not take it as applied
-        conn.execute(_MARK_ROLLING_BACK, {"hash": migration.hash, "rolling_back": _ROLLING_BACK})
+        conn.execute(_MARK_ROLLING_BACK, {"hash": migration.hash, "checksum": _ROLLING_BACK})
     _check_lock(conn)
     conn.execute("SET lock_timeout = 0")  # CONCURRENTLY waits for old transactions, and nobody waits for it
-    with _errors_in(name, text):
+    with _one_line_errors(name, text):
         for statement, blank in split_statements(text):
             created = match["created"] if (match := REPEATABLE.fullmatch(blank)) else None
             _drop_invalid_index(conn, created)
@@ -350,15 +320,9 @@ def _run_alone(conn: psycopg.Connection, migration: Migration, operation: Operat
                 raise
             if created and _index_is_valid(conn, created) is not True:
                 raise MigrationError(f"{name}: {created} exists and is no valid index")
-    conn.execute("SELECT set_config('lock_timeout', %(lock_timeout)s, false)", {"lock_timeout": LOCK_TIMEOUT})
+    conn.execute(_SESSION, {"lock_timeout": LOCK_TIMEOUT})
     with conn.transaction():
         _mark(conn, migration, operation)
-
-
-def _file(migration: Migration, operation: Operation) -> tuple[str, str]:
-    if operation == "apply":
-        return f"{migration.id}.sql", migration.text
-    return f"{migration.id}.rollback.sql", migration.rollback
 
 
 def _mark(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
@@ -370,14 +334,16 @@ def _mark(conn: psycopg.Connection, migration: Migration, operation: Operation) 
         "operation": operation,
         "host": socket.gethostname(),
     }
-    conn.execute(_MARK if operation == "apply" else _UNMARK, params)
+    conn.execute(_MARK[operation].encode(), params)
     conn.execute(_LOG, params)
 
 
-def _check_lock(conn: psycopg.Connection) -> None:
-    """The last word on poolers: the backend that runs the migration is itself the one that holds the lock."""
-    if not _scalar(conn, _RUNNER_LOCK_HOLDER):
-        raise MigrationError(f"the runner's lock is gone, as behind a pooler: {_DIRECT}")
+def _loss(conn: psycopg.Connection, migration: Migration) -> Loss:
+    rows = {
+        f"{table}.{column}" if column else table: _scalar(conn, _ABOUT_ROWS, table=table) or 0
+        for table, column in migration.dropped()
+    }
+    return Loss(migration.id, migration.rollback_header, rows)
 
 
 def _drop_invalid_index(conn: psycopg.Connection, name: str | None) -> None:
@@ -389,15 +355,11 @@ def _index_is_valid(conn: psycopg.Connection, name: str) -> bool | None:
     return _scalar(conn, "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%(name)s)", name=name)
 
 
-def _has_tables(conn: psycopg.Connection) -> bool:
-    return bool(_scalar(conn, _HAS_TABLES))
-
-
 def _create_tables(conn: psycopg.Connection) -> None:
     try:
         with conn.transaction():
             conn.execute(_TABLES.encode())
-    except psycopg.errors.InsufficientPrivilege as error:
+    except InsufficientPrivilege as error:
         raise MigrationError(
             f"login {conn.info.user} may not create tables in {conn.info.dbname}: migrations need the database's "
             "owner with CREATEROLE, or a superuser, in MIGRATION_DATABASE_URL"
@@ -405,16 +367,9 @@ def _create_tables(conn: psycopg.Connection) -> None:
 
 
 def _applied(conn: psycopg.Connection) -> Applied:
-    if not _has_tables(conn):
+    if not _scalar(conn, _HAS_TABLES):
         return {}
     return {row[0]: (row[1], row[2].astimezone(UTC)) for row in conn.execute(_APPLIED)}
-
-
-def _oldest_transaction(conn: psycopg.Connection) -> str:
-    row = conn.execute(_OLDEST_TRANSACTION).fetchone()
-    if row is None:
-        return "try again when the database is quieter"
-    return f"backend {row[0]} ({row[1]}, {row[2] or 'unnamed'}) has a transaction open for {row[3]} s, end it first"
 
 
 def _scalar(conn: psycopg.Connection, query: str, **params: Any) -> Any:
@@ -422,43 +377,18 @@ def _scalar(conn: psycopg.Connection, query: str, **params: Any) -> Any:
     return row[0] if row else None
 
 
-def parse_url(url: str) -> dict[str, Any]:
-    """The URL's parts for libpq. Its own messages repeat the URL, password and all, so they are not passed on."""
-    form = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters in the password percent-encoded"
-    try:
-        params = conninfo_to_dict(re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url))
-    except psycopg.Error:
-        params = {}
-    ports = str(params.get("port") or "")
-    if not params or "@" in str(params.get("host") or "") or not re.fullmatch(r"[\d,]*", ports):
-        raise MigrationError(f"the database URL can't be read: it has the form {form}") from None
-    return params
-
-
 @contextmanager
-def _errors_in(name: str, text: str) -> Generator[None]:
-    """Say which file and line PostgreSQL stopped at. Lock errors pass: they are tried again."""
+def _one_line_errors(name: str | None = None, text: str = "") -> Generator[None]:
+    """Make MigrationErrors of PostgreSQL's, which say at which line of the file `name` it stopped.
+
+    Within a file lock errors pass: they are tried again.
+    """
     try:
         yield
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-        raise
     except psycopg.Error as error:
+        if name and isinstance(error, (LockNotAvailable, DeadlockDetected)):
+            raise
         position = error.diag.statement_position
-        line = f" line {text.count(chr(10), 0, int(position) - 1) + 1}" if position else ""
-        raise MigrationError(f"{name}{line}: {_reason(error)}") from error
-
-
-@contextmanager
-def _one_line_errors() -> Generator[None]:
-    try:
-        yield
-    except psycopg.Error as error:
-        raise MigrationError(f"the database refused or went away: {_reason(error)}") from error
-
-
-def _reason(error: psycopg.Error) -> str:
-    return _flat(error.diag.message_primary or str(error))
-
-
-def _flat(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
+        line = f" line {text.count(chr(10), 0, int(position) - 1) + 1}" if name and position else ""
+        where = f"{name}{line}" if name else "the database refused or went away"
+        raise MigrationError(f"{where}: {reason(error)}") from error

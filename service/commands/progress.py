@@ -42,8 +42,7 @@ class Stage:
         now = time.monotonic()
         counts = f"{'' if share is None else format(share, '.0%'):>4} {self.rows:>13,} rows"
         if self._console.is_terminal:
-            total = None if share is None else 1
-            self._bar.update(self._task, total=total, completed=share or 0, description=counts)
+            self._bar.update(self._task, total=share and 1, completed=share or 0, description=counts)
         elif now - self._said >= PLAIN_SECONDS:
             self._said = now
             print(f"{self._name:24} {counts} {now - self._started:6.1f} s", file=self._stream, flush=True)

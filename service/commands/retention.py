@@ -10,7 +10,8 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from service.commands.accounts import as_owner, text
+from service.commands.accounts import text
+from service.commands.connection import as_owner
 from service.db.queries import Maybe, One
 
 AUDIT_DAYS = 365
@@ -43,7 +44,7 @@ _prune_keys = One("prune_idempotency_keys", int)
 def prune(url: str, *, audit_days: int = AUDIT_DAYS, batch: int = BATCH, dry_run: bool = False) -> Pruned:
     """Remove audit entries older than ``audit_days``, and idempotency keys past their 24 hours.
 
-    ``url`` names a login that migrates. Raises AccountError when the database can't be used.
+    ``url`` names a login that migrates. Raises DatabaseError when the database can't be used.
     """
     pruned = Pruned()
     older_than = _first_id(time.time() - audit_days * 24 * 3600)

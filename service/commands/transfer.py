@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from service.commands.accounts import find_account
-from service.db import Database
-from service.db.queries import Caller
+from service.db.caller import Caller
+from service.db.database import Database
 from service.exports import exported
 from service.imports import ImportResult, import_file
 from service.problems import Problem, html_safe
-from service.settings import Secret, Settings
+from service.settings import OperatorError, Secret, Settings
 
 REQUEST_ID = "todochat"
 """What the audit trail has in the place of a request's id."""
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 """Told of bytes and lines that were done."""
 
 
-class CarryError(Exception):
+class TransferError(OperatorError):
     """The export or import failed; the message is one line."""
 
 
@@ -44,7 +44,7 @@ def export_to(url: str, account: str, path: Path, progress: Progress) -> int:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        raise CarryError(f"can't write {path}: {error.strerror}") from error
+        raise TransferError(f"can't write {path}: {error.strerror}") from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -92,8 +92,8 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run(work)
     except Problem as problem:
         if problem.errors:
-            raise CarryError(f"{problem.errors[0].field}: {problem.errors[0].message}") from problem
-        raise CarryError(problem.detail) from problem
+            raise TransferError(f"{problem.errors[0].field}: {problem.errors[0].message}") from problem
+        raise TransferError(problem.detail) from problem
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """The one function that runs a transaction."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -13,12 +14,13 @@ import psycopg.abc
 from psycopg import pq
 from psycopg.adapt import AdaptersMap, Loader, Transformer
 
-from service.db.link import Link, LinkExpired, LinkLost, StepRefused
-from service.db.pool import Pool
+from service.db.connection import Connection, ConnectionExpired, ConnectionLost, StepRefused
+from service.db.pool import Loan, Pool
 from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step, set_local, set_locally
 from service.problems import Problem, from_database
-from service.serving import logs
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 ACQUIRE_SECONDS = 2.0
 """How long a request waits for a connection before it is answered 503."""
@@ -61,7 +63,12 @@ _READ_ONLY_SERVER = "25006"
 _NAME_TAKEN = "42P05"
 """A statement was prepared by another client of a pooler that knows nothing of prepared statements."""
 
-_PERHAPS_DONE = "The connection to the database was lost. Whether the change was made is not known."
+_UNKNOWN = (
+    "Whether the change was made is not known: look before you repeat it, or send an Idempotency-Key, which makes "
+    "repeating safe."
+)
+_PERHAPS_DONE = f"The connection to the database was lost. {_UNKNOWN}"
+_LATE = "The database did not answer in time."
 _POOLER = (
     "DATABASE_URL leads through a pooler that can't carry prepared statements: set DATABASE_PREPARED_STATEMENTS=false"
 )
@@ -146,7 +153,11 @@ class Database:
 
     def stats(self) -> dict[str, int]:
         """Connections ``in_use``, requests ``waiting`` for one, and the ``size``: connections that are open."""
-        return {"in_use": self._pool.in_use, "waiting": self._pool.waiting, "size": self._pool.connected}
+        return {
+            "in_use": self._pool.in_use,
+            "waiting": len(self._pool.waiting) + len(self._pool.waiting_apart),
+            "size": self._pool.connected,
+        }
 
     async def transact(
         self,
@@ -167,50 +178,35 @@ class Database:
         refused to begin, what collided with another transaction (so ``accept`` may be called more than once). A write
         whose connection is lost is not: it may have been committed.
         """
-        pool = self._pool
-        user = None if context.user_id is None else context.user_id.int
         loop = asyncio.get_running_loop()
         started = loop.time()
         deadline = started + seconds
         request, before, reads_only = self._request(context, steps, accept is None, seconds)
-        attempts = ATTEMPTS
-        at_once = True
         ok = False
         try:
-            while True:
-                link = pool.take(user)
-                if link is None:
-                    at_once = False
-                    link = await pool.wait(user, min(loop.time() + acquire_seconds, deadline))
+            for attempt in range(ATTEMPTS):
+                is_last = attempt == ATTEMPTS - 1
+                loan = Loan(self._pool, context.user)
                 try:
-                    if not link.is_live():
-                        link.close()
-                        continue
-                    attempts -= 1
-                    try:
-                        results = await self._attempt(link, request, before, len(steps), accept, deadline)
-                    except StepRefused as refused:
-                        if not self._named or refused.error.sqlstate not in _STALE_PLAN:
-                            raise
-                        await link.forget_plans(deadline)
-                        results = await self._attempt(link, request, before, len(steps), accept, deadline)
+                    connection = await loan.take(min(loop.time() + acquire_seconds, deadline))
+                    results = await self._attempt(connection, request, before, len(steps), accept, deadline)
                     ok = True
                     return results
-                except LinkLost as lost:
-                    if not attempts or not (reads_only or lost.nothing_ran):
+                except ConnectionLost as lost:
+                    if is_last or not (reads_only or lost.nothing_ran):
                         raise Problem("database_unavailable", "" if reads_only else _PERHAPS_DONE) from None
+                except ConnectionExpired:
+                    self._pool.distrust()
+                    raise Problem("timeout", _LATE if reads_only else f"{_LATE} {_UNKNOWN}") from None
                 except StepRefused as refused:
-                    if not attempts or refused.error.sqlstate not in _COLLISION:
+                    if is_last or refused.error.sqlstate not in _COLLISION:
                         if refused.error.sqlstate == _READ_ONLY_SERVER and not reads_only:
-                            link.close()
-                            pool.distrust()
+                            connection.hang_up()
+                            self._pool.distrust()
                         raise _failure(refused, [*request, _COMMIT], before, context) from refused.error
                 finally:
-                    pool.release(user, link)
-        except LinkExpired:
-            if at_once:  # the server had more time than its own statement_timeout
-                pool.distrust()
-            raise Problem("timeout", "The database did not answer in time.") from None
+                    loan.end()
+            raise AssertionError("the last attempt returns or raises")
         finally:
             took = loop.time() - started
             for (name, _, _, _), _ in steps:
@@ -225,18 +221,8 @@ class Database:
         It may take ``seconds`` in all; ``snapshot``: it only reads, and all of it sees what was there at its first
         statement. Raises what ``transact`` does, and tries nothing again: what ran before can't be run by it.
         """
-        pool = self._pool
-        user = None if context.user_id is None else context.user_id.int
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while True:
-            link = pool.take(user)
-            if link is None:
-                link = await pool.wait(user, min(loop.time() + ACQUIRE_SECONDS, deadline))
-            if link.is_live():
-                break
-            link.close()
-            pool.release(user, link)
         begin, _, _ = self._request(context, [_WRITES], commit=False)
         begin.pop()
         # In a write of its own: preparing the statements that leave with it would take a snapshot before it.
@@ -246,18 +232,20 @@ class Database:
         if seconds > TRANSACTION_SECONDS:
             # Its pace is that of who sends or reads, which the role's own limit would take for a hung client.
             begin.append(set_local("idle_in_transaction_session_timeout", f"{seconds:.0f}s"))
+        loan = Loan(self._pool, context.user)
         try:
-            yield Held(link, alone, begin, context, deadline, self._observe)
-        except LinkLost:
-            raise Problem("database_unavailable", _PERHAPS_DONE) from None
-        except LinkExpired:
-            pool.distrust()
-            raise Problem("timeout", "The database did not answer in time.") from None
-        finally:
+            connection = await loan.take(min(loop.time() + ACQUIRE_SECONDS, deadline))
             try:
-                await self._roll_back(link)
+                yield Held(connection, alone, begin, context, deadline, self._observe)
             finally:
-                pool.release(user, link)
+                await _roll_back(connection)
+        except ConnectionLost:
+            raise Problem("database_unavailable", "" if snapshot else _PERHAPS_DONE) from None
+        except ConnectionExpired:
+            self._pool.distrust()
+            raise Problem("timeout", _LATE if snapshot else f"{_LATE} {_UNKNOWN}") from None
+        finally:
+            loan.end()
 
     def _request(
         self, context: Context, steps: Sequence[Step], commit: bool, seconds: float = TRANSACTION_SECONDS
@@ -285,7 +273,7 @@ class Database:
 
     async def _attempt(
         self,
-        link: Link,
+        connection: Connection,
         request: Sequence[Step],
         before: int,
         count: int,
@@ -294,27 +282,42 @@ class Database:
     ) -> list[Result]:
         """The transaction once, on a connection that is left without one."""
         try:
-            answers = await link.exchange(request, deadline)
+            answers = await _exchange(connection, request, deadline, may_repeat=True)
             results = [_result(answer) for answer in answers[before : before + count]]
             if accept is not None:
                 accept(results)
                 soon = asyncio.get_running_loop().time() + CLEANUP_SECONDS
                 try:
-                    await link.exchange([_COMMIT], max(deadline, soon))
+                    await connection.exchange([_COMMIT], max(deadline, soon))
                 except StepRefused as refused:
                     raise StepRefused(before + count, refused.error) from None
         except BaseException:
-            await self._roll_back(link)
+            await _roll_back(connection)
             raise
         return results
 
-    async def _roll_back(self, link: Link) -> None:
-        if link.closed or link.pgconn.transaction_status == pq.TransactionStatus.IDLE:
-            return
-        try:
-            await link.exchange([_ROLLBACK], asyncio.get_running_loop().time() + CLEANUP_SECONDS)
-        except (LinkLost, LinkExpired, StepRefused):
-            link.close()
+
+async def _exchange(
+    connection: Connection, request: Sequence[Step], deadline: float, *, may_repeat: bool
+) -> Sequence[pq.abc.PGresult]:
+    """Run a request that begins a transaction; once more, where a plan was stale."""
+    try:
+        return await connection.exchange(request, deadline)
+    except StepRefused as refused:
+        if not may_repeat or not connection.named or refused.error.sqlstate not in _STALE_PLAN:
+            raise
+        await _roll_back(connection)
+        await connection.forget_plans(deadline)
+        return await connection.exchange(request, deadline)
+
+
+async def _roll_back(connection: Connection) -> None:
+    if connection.closed or connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        return
+    try:
+        await connection.exchange([_ROLLBACK], asyncio.get_running_loop().time() + CLEANUP_SECONDS)
+    except (ConnectionLost, ConnectionExpired, StepRefused):
+        connection.hang_up()
 
 
 class Held:
@@ -322,14 +325,14 @@ class Held:
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         alone: Sequence[Step],
         begin: Sequence[Step],
         context: Context,
         deadline: float,
         observe: Callable[[str, float, bool], None],
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._alone = alone
         self._begin = begin
         self._context = context
@@ -344,18 +347,14 @@ class Held:
         request = [*self._begin, *steps, *([_COMMIT] if commit else ())]
         ok = False
         try:
-            try:
-                answers = await self._exchange(request)
-            except StepRefused as refused:
-                if not self._begin or refused.error.sqlstate not in _STALE_PLAN:
-                    raise
-                await self._link.exchange([_ROLLBACK], self._deadline)
-                await self._link.forget_plans(self._deadline)
-                answers = await self._exchange(request)
+            if self._alone:
+                await self._connection.exchange(self._alone, self._deadline)
+            may_repeat = bool(self._begin) and not self._alone
+            answers = await _exchange(self._connection, request, self._deadline, may_repeat=may_repeat)
             ok = True
         except StepRefused as refused:
             if refused.error.sqlstate == _READ_ONLY_SERVER:
-                self._link.close()
+                self._connection.hang_up()
             raise _failure(refused, request, before, self._context) from refused.error
         finally:
             seconds = loop.time() - started
@@ -363,11 +362,6 @@ class Held:
                 self._observe(name.decode(), seconds, ok)
         self._alone = self._begin = ()
         return [_result(answer) for answer in answers[before : before + len(steps)]]
-
-    async def _exchange(self, request: Sequence[Step]) -> Sequence[pq.abc.PGresult]:
-        if self._alone:
-            await self._link.exchange(self._alone, self._deadline)
-        return await self._link.exchange(request, self._deadline)
 
     async def commit(self, *last: Step) -> None:
         """Run what is left and end the transaction, keeping what it did."""
@@ -381,19 +375,23 @@ def _failure(refused: StepRefused, request: Sequence[Step], before: int, context
     name, text, _, _ = request[refused.index][0]
     statement = name.decode()
     if error.sqlstate == _NAME_TAKEN:
-        logs.log("error", "prepared_statement_refused", query=statement, request_id=context.request_id, hint=_POOLER)
+        log.error(
+            "prepared_statement_refused",
+            extra={"query": statement, "request_id": context.request_id, "hint": _POOLER},
+        )
         problem = Problem("database_unavailable")
     elif problem.code == "user_has_records" and not text.startswith(b"SELECT erase_user"):
         # The foreign key's other side: something was added, and the user deleted behind the check that let them in.
         problem = Problem("invalid_token", "The user is gone.")
     elif problem.code == "internal":
-        logs.log(
-            "error",
+        log.error(
             "database_error",
-            query=statement,
-            request_id=context.request_id,
-            sqlstate=error.sqlstate,
-            message=error.diag.message_primary,
-            constraint=error.diag.constraint_name,
+            extra={
+                "query": statement,
+                "request_id": context.request_id,
+                "sqlstate": error.sqlstate,
+                "reason": error.diag.message_primary,
+                "constraint": error.diag.constraint_name,
+            },
         )
     return StatementFailed(refused.index - before, problem)

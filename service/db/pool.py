@@ -1,113 +1,79 @@
-"""Lends connections: fairly, for a bounded wait, and with new ones in the place of those that broke.
+"""Lends psycopg_pool's connections: by its ``getconn`` and ``putconn``, in its queue.
 
-psycopg_pool makes the connections and replaces them. All of them are kept on lease here, because its getconn and
-putconn cost a tenth of a small request, and because a release that awaits nothing can't be cancelled half-way.
+What stands around it here is what it lacks. A request is refused at once when the queue is so long that it would be
+served too late. One user has half of the connections at most, so that all others are served meanwhile. A connection
+that the server has closed is noticed without asking the server. During an outage requests are refused at once, and
+after it the service is back within a second: psycopg_pool's own back-off grows, and a pool that has given up its
+connections connects again only when somebody asks it for one.
 """
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, ClassVar, cast
+from collections.abc import Coroutine
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from service.db.link import Link, LinkExpired, LinkLost, StepRefused
-from service.db.statements import SESSION, Prepared, Row, Step, set_session
+from service.db.connection import Connection, ConnectionExpired, ConnectionLost, StepRefused
+from service.db.statements import SESSION, Prepared, Step, set_session
 from service.problems import Problem
-from service.serving import logs
 from service.settings import Settings
 
 CONNECT_SECONDS = 3
 """How long an attempt to connect may take, for each address of the host."""
-RETRY_SECONDS = 0.1
-"""The pause between the first attempts to connect that fail …"""
 OUTAGE_SECONDS = 0.3
-"""… until they failed for this long: then requests are refused at once, without waiting for a connection …"""
+"""One broken moment is no outage: whoever waits may still be served. After so long requests are refused at once."""
+RETRY_SECONDS = 0.1
+"""The pause between attempts to connect until then …"""
 OUTAGE_RETRY_SECONDS = 0.5
-"""… and this is the pause, so that after an outage the service is back within a second."""
-PATIENCE_PRECISION = 0.02
-"""Waiting for a connection may end this many seconds early."""
+"""… and from then on, so that after an outage the service is back within a second."""
 STALLED_SECONDS = 5
 """After this, what TCP could not deliver breaks the connection."""
 LIFETIME_SECONDS = 3600.0
 """A connection that lived this long is replaced after its next use: a backend's caches only ever grow."""
-WAITING_PER_CONNECTION = 100
+WAITING_PER_CONNECTION = 20
 """Requests that may wait for each connection of the pool; the next one is answered 503 at once.
 
-As many of one user may wait beyond those that hold the user's share.
+Who waits behind so many is answered within some 100 ms under full load, and what would be answered later is not worth
+beginning.
 """
+WAITING_PER_USER = 100
+"""Requests of one user that may wait for the user's share, and stand in nobody else's way meanwhile."""
+
+log = logging.getLogger(__name__)
 
 _settings = [set_session(setting, value) for setting, value in SESSION.items()]
 _nothing: Step = (Prepared(b"", b"SELECT", (), reads_only=True), ())
 
 
-class _Connection(psycopg.AsyncConnection[Row]):
-    """A connection as psycopg_pool has it, with the link that is used instead of psycopg's own methods."""
+class _Share(asyncio.Semaphore):
+    """How many connections a user may have at a time; kept while a request of theirs asks for one or has one."""
 
-    link: Link | None = None
-    on_failure: ClassVar[Callable[[psycopg.Error], None]]
-
-    @classmethod
-    async def connect(cls, conninfo: str = "", **kwargs: Any) -> "_Connection":  # type: ignore[override]
-        try:
-            return await super().connect(conninfo, **kwargs)
-        except psycopg.Error as error:
-            cls.on_failure(error)
-            raise
-
-    async def close(self) -> None:
-        if self.link is not None:
-            self.link.close()
-        await super().close()
-
-
-class _Place:
-    """A request's place in the queue."""
-
-    __slots__ = ("in_line", "turn", "until", "user")
-
-    def __init__(self, user: int | None, turn: "asyncio.Future[Link]", until: float, in_line: bool) -> None:
-        self.user = user
-        self.turn = turn
-        self.until = until
-        self.in_line = in_line
-        """Whether it stands, or stood until its turn, in the line of all, and so counts against its user's share."""
+    def __init__(self, connections: int) -> None:
+        super().__init__(connections)
+        self.loans: set[Loan] = set()
 
 
 class Pool:
-    """The connections to the database. Users are known by the integers of their ids, which are quicker to look up.
-
-    One user has at most half of them at a time, waiting or not: who floods the service, or waits for a locked row many
-    times over, stands in a queue of their own. All others are served in the order in which they came.
-    """
+    """Connections to the database. Users are known by the integers of their ids, which are quicker to look up."""
 
     def __init__(self, settings: Settings) -> None:
         if settings.database_url is None:
             raise ValueError("a database URL is needed")
-        size = settings.database_pool_size
-        self.size = size
-        self.waiting = 0
-        """Requests that wait for a connection."""
+        self.size = settings.database_pool_size
+        self.waiting: set[Loan] = set()
+        """Those that wait for a connection."""
+        self.waiting_apart: set[Loan] = set()
+        """Those that wait for their user's share."""
+        self.shares: dict[int, _Share] = {}
+        self.unreachable = False
+        self._open: list[Connection] = []
+        self._recovery: asyncio.Task[None] | None = None
         self._named = settings.database_prepared_statements
-        self._share = max(1, size // 2)
-        self._idle: list[Link] = []
-        self._leased: dict[Link, _Connection] = {}
-        self._lost: deque[_Connection] = deque()
-        self._changed = asyncio.Event()
-        self._line: OrderedDict[_Place, None] = OrderedDict()
-        self._apart: dict[int, OrderedDict[_Place, None]] = {}
-        self._held: dict[int, int] = {}
-        self._failing_since: float | None = None
-        self._unreachable = False
-        self._closed = False
-        self._reason = ""
-        self._timer: asyncio.TimerHandle | None = None
-        self._maintenance: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
         parameters = {
             "application_name": "todochat",
             "connect_timeout": CONNECT_SECONDS,
@@ -116,253 +82,186 @@ class Pool:
             **conninfo_to_dict(settings.database_url.value),
             "client_encoding": "UTF8",
         }
-        connection_class = type("Connection", (_Connection,), {"on_failure": staticmethod(self._note_failure)})
-        self._pool = AsyncConnectionPool[_Connection](
-            kwargs={**parameters, "autocommit": True, "prepare_threshold": None},
-            connection_class=connection_class,
+        self._parameters = {**parameters, "autocommit": True, "prepare_threshold": None}
+        self.lender = self._make_lender()
+
+    def _make_lender(self) -> "AsyncConnectionPool[Connection]":
+        return AsyncConnectionPool[Connection](
+            kwargs=self._parameters,
+            connection_class=Connection,
             configure=self._configure,
-            min_size=size,
-            max_size=size,
+            min_size=self.size,
+            max_size=self.size,
+            max_lifetime=LIFETIME_SECONDS,
             open=False,
             name="todochat",
-            # A connection that can't be made is given up after a second attempt; whoever next asks psycopg_pool for
-            # one makes it try again. With a longer patience its back-off would outlast the outage.
+            # Given up after a second attempt: with a longer patience its back-off would outlast the outage.
             reconnect_timeout=0,
-            reconnect_failed=self._give_up,
+            reconnect_failed=self._on_failure,
         )
 
     @property
-    def in_use(self) -> int:
-        return len(self._leased) - len(self._idle)
+    def connected(self) -> int:
+        """Connections that are open, in use or not."""
+        self._open = [connection for connection in self._open if not connection.closed]
+        return len(self._open)
 
     @property
-    def connected(self) -> int:
-        return len(self._leased)
+    def in_use(self) -> int:
+        """Connections that are lent."""
+        return max(0, self.connected - self.lender.get_stats().get("pool_available", 0))
+
+    def is_full(self) -> bool:
+        """Whether the next request that needs a connection would be refused."""
+        return len(self.waiting) >= self.size * WAITING_PER_CONNECTION
 
     async def open(self) -> None:
         """Start to connect in the background."""
-        # What it says at every attempt of an outage is said once, by _give_up.
-        self._loop = asyncio.get_running_loop()
-        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-        await self._pool.open()
-        self._maintenance = asyncio.create_task(self._maintain())
+        # What it says at every attempt of an outage is said once, by _on_failure.
+        logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+        await self.lender.open()
 
     async def close(self) -> None:
         """Close all connections; whoever waits for one is refused."""
-        self._closed = True
-        if self._maintenance is not None:
-            self._maintenance.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._maintenance
-        if self._timer is not None:
-            self._timer.cancel()
-        self._refuse_waiting()
-        for link in list(self._leased):
-            link.close()
-        while self._lost:
-            await self._pool.putconn(self._lost.popleft())
-        await self._pool.close(timeout=1)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.lender.close(timeout=1)
+        for connection in self._open:
+            connection.hang_up()  # what is lent ends, too
 
-    # Lending
-
-    def take(self, user: int | None) -> Link | None:
-        """An idle connection, if there is one for this user. The one used last: its backend's caches are warm."""
-        if self._idle and (user is None or self._hold(user)):
-            return self._idle.pop()
-        return None
-
-    async def wait(self, user: int | None, until: float) -> Link:
-        """A connection, when it is this request's turn; ``until`` is a time of the event loop.
-
-        Raises Problem ``overloaded`` or, while there is no connection at all, ``database_unavailable``.
-        """
-        if self._closed or (self._unreachable and not self._leased):
-            raise Problem("database_unavailable")
-        if self.waiting >= self.size * WAITING_PER_CONNECTION:
-            raise Problem("overloaded")
-        if user is None or self._hold(user):
-            place = _Place(user, self._loop.create_future(), until, in_line=True)
-            self._line[place] = None
-        else:
-            apart = self._apart.setdefault(user, OrderedDict())
-            if len(apart) >= WAITING_PER_CONNECTION:
-                raise Problem("overloaded", "Too many requests of this user are waiting.")
-            place = _Place(user, self._loop.create_future(), until, in_line=False)
-            apart[place] = None
-        if self._timer is None or until < self._timer.when() - PATIENCE_PRECISION:
-            self._set_timer(until)
-        self.waiting += 1
-        try:
-            return await place.turn
-        except BaseException:
-            if place.turn.done() and not place.turn.cancelled() and place.turn.exception() is None:
-                self.release(user, place.turn.result())  # cancelled in the moment its turn came
-            else:
-                self._drop(place)
-            raise
-        finally:
-            self.waiting -= 1
-
-    def release(self, user: int | None, link: Link) -> None:
-        """Give a connection back, in whatever state it is."""
-        if user is not None:
-            self._let_go(user)
-        if link.closed:
-            return
-        if (
-            link.worn
-            or link.pgconn.transaction_status != TransactionStatus.IDLE
-            or link.expires_at < self._loop.time()
-            or self._closed
-        ):
-            link.close()
-        else:
-            self._hand_on(link)
+    def give_back(self, lender: "AsyncConnectionPool[Connection]", connection: Connection) -> None:
+        """Return a connection, in whatever state it is; in a task of its own, which no cancelled request cancels."""
+        if connection.worn or connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            connection.hang_up()
+        self._run(lender.putconn(connection))
 
     def distrust(self) -> None:
-        """Close the idle connections: one has just stalled, so these may hang as well. New ones will show."""
-        while self._idle:
-            self._idle[-1].close()
+        """Replace the idle connections: one has just stalled, so these may hang as well. New ones will show."""
+        self._run(self.lender.drain())
 
-    def _hand_on(self, link: Link) -> None:
-        while self._line:
-            place, _ = self._line.popitem(last=False)
-            if not place.turn.done():
-                place.turn.set_result(link)
-                return
-        self._idle.append(link)
+    def _run(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    def _hold(self, user: int) -> bool:
-        """Count one connection more for the user, unless they have their share."""
-        held = self._held.get(user, 0)
-        if held >= self._share:
-            return False
-        self._held[user] = held + 1
-        return True
-
-    def _let_go(self, user: int) -> None:
-        """Count one connection less for the user, or let their next request that stands apart join the line for it."""
-        if user in self._apart:
-            place = self._pop_apart(user)
-            place.in_line = True
-            self._line[place] = None
-            if self._idle:
-                self._hand_on(self._idle.pop())
-            return
-        held = self._held[user] - 1
-        if held:
-            self._held[user] = held
-        else:
-            del self._held[user]
-
-    def _pop_apart(self, user: int, place: _Place | None = None) -> _Place:
-        apart = self._apart[user]
-        if place is None:
-            place, _ = apart.popitem(last=False)
-        else:
-            del apart[place]
-        if not apart:
-            del self._apart[user]
-        return place
-
-    def _drop(self, place: _Place) -> None:
-        """Forget a place that was given up before its turn."""
-        if place.in_line:
-            self._line.pop(place, None)
-            if place.user is not None:
-                self._let_go(place.user)
-        else:
-            self._pop_apart(cast(int, place.user), place)
-
-    def _end_patience(self) -> None:
-        """Refuse those who waited long enough; one timer for all."""
-        self._timer = None
-        now = self._loop.time()
-        problem = "overloaded" if self._leased else "database_unavailable"
-        following: list[float] = []
-        for queue in (self._line, *self._apart.values()):
-            for place in queue:
-                if place.turn.done():
-                    continue
-                if place.until - now < PATIENCE_PRECISION:
-                    place.turn.set_exception(Problem(problem))
-                else:
-                    following.append(place.until)
-        if following:
-            self._set_timer(min(following))
-
-    def _set_timer(self, moment: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(moment, self._end_patience)
-
-    def _refuse_waiting(self) -> None:
-        for queue in (self._line, *self._apart.values()):
-            for place in queue:
-                if not place.turn.done():
-                    place.turn.set_exception(Problem("database_unavailable"))
-
-    # Connections
-
-    async def _configure(self, connection: _Connection) -> None:
+    async def _configure(self, connection: Connection) -> None:
         """Part of psycopg_pool's connecting: only what passes this is a connection."""
-        link = connection.link = Link(connection.pgconn, self._named)
+        connection.start(self._named)
         try:
             # Behind a transaction pooler a session's settings would be somebody else's: there each transaction makes
             # its own.
             steps = _settings if self._named else [_nothing]
-            await link.exchange(steps, self._loop.time() + CONNECT_SECONDS)
-        except (LinkLost, LinkExpired, StepRefused) as error:
-            link.close()
-            self._reason = f"a new connection did not answer ({type(error).__name__})"
-            raise
+            await connection.exchange(steps, asyncio.get_running_loop().time() + CONNECT_SECONDS)
+        except (ConnectionLost, ConnectionExpired, StepRefused) as error:
+            connection.hang_up()
+            raise psycopg.OperationalError(f"a new connection did not answer ({type(error).__name__})") from error
+        self._open.append(connection)
+        if self.unreachable:
+            self.unreachable = False
+            log.info("database_reachable")
 
-    def _note_failure(self, error: psycopg.Error) -> None:
-        self._reason = str(error)
+    def _on_failure(self, _: Any) -> None:
+        """An attempt to connect failed, and psycopg_pool has given it up."""
+        if (self._recovery is None or self._recovery.done()) and not self.lender.closed:
+            self._recovery = self._run(self._recover())
 
-    def _give_up(self, pool: AsyncConnectionPool[_Connection]) -> None:
-        """An attempt to connect failed twice. One broken moment is no outage: whoever waits may still be served."""
-        del pool
-        now = self._loop.time()
-        if self._failing_since is None:
-            self._failing_since = now
-        if now - self._failing_since < OUTAGE_SECONDS:
-            return
-        if not self._unreachable:
-            self._unreachable = True
-            logs.log("error", "database_unreachable", reason=self._reason, connections=len(self._leased))
-        if not self._leased:
-            self._refuse_waiting()
-
-    async def _maintain(self) -> None:
-        """Keep all of psycopg_pool's connections on lease, and give back those that broke for it to replace them."""
-        while not self._closed:  # its cancellation can get lost: asyncio.wait_for, before Python 3.12, swallows some
-            while self._lost:
-                await self._pool.putconn(self._lost.popleft())
-            if len(self._leased) == self.size:
-                self._changed.clear()
-                await self._changed.wait()
-                continue
+    async def _recover(self) -> None:
+        """Ask for a connection until there is one: that is what makes psycopg_pool try again."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while not self.lender.closed:
+            await asyncio.sleep(OUTAGE_RETRY_SECONDS if self.unreachable else RETRY_SECONDS)
             try:
-                connection = await self._pool.getconn(OUTAGE_RETRY_SECONDS if self._unreachable else RETRY_SECONDS)
-            except PoolTimeout:
-                continue
-            link = connection.link
-            if link is None or link.closed or self._closed:
-                self._lost.append(connection)
-                continue
-            link.on_close = self._forget
-            link.expires_at = self._loop.time() + LIFETIME_SECONDS * (0.8 + 0.02 * (len(self._leased) % 10))
-            self._leased[link] = connection
-            self._failing_since = None
-            if self._unreachable:
-                self._unreachable = False
-                logs.log("info", "database_reachable")
-            self._hand_on(link)
+                self.give_back(self.lender, await self.lender.getconn(RETRY_SECONDS))
+            except (PoolTimeout, PoolClosed):
+                if loop.time() - since > OUTAGE_SECONDS and not self.unreachable:
+                    await self._declare_outage()
+            else:
+                return
 
-    def _forget(self, link: Link) -> None:
-        """A link was closed."""
-        self._lost.append(self._leased.pop(link))
-        if link in self._idle:
-            self._idle.remove(link)
-        self._changed.set()
+    async def _declare_outage(self) -> None:
+        self.unreachable = True
+        log.error("database_unreachable", extra={"reason": Connection.failure, "connections": self.connected})
+        if not self.connected:
+            # Whoever waits is told at once: a pool that is closed refuses them.
+            given_up, self.lender = self.lender, self._make_lender()
+            await self.lender.open()
+            await given_up.close(timeout=0)
+
+
+class Loan:
+    """A connection for one transaction of a user. `end` must be called, whatever happens; it awaits nothing."""
+
+    __slots__ = ("_has_share", "_lender", "_pool", "_share", "_user", "connection")
+
+    def __init__(self, pool: Pool, user: int | None) -> None:
+        self._pool = pool
+        self._lender = pool.lender
+        self._user = user
+        self._share: _Share | None = None
+        self._has_share = False
+        self.connection: Connection | None = None
+
+    async def take(self, until: float) -> Connection:
+        """The connection, when it is this request's turn; ``until`` is a time of the event loop.
+
+        Raises Problem ``overloaded`` or, while there is no connection at all, ``database_unavailable``.
+        """
+        pool = self._pool
+        if pool.is_full():
+            raise Problem("overloaded")
+        if pool.unreachable and not pool.connected:
+            raise Problem("database_unavailable")
+        loop = asyncio.get_running_loop()
+        try:
+            if self._user is not None:
+                await self._take_share(self._user, until)
+            while True:
+                pool.waiting.add(self)
+                self.connection = await self._lender.getconn(until - loop.time())
+                pool.waiting.discard(self)
+                if self.connection.is_live():
+                    return self.connection
+                self.connection.hang_up()
+                self._put_down()
+        except (PoolTimeout, TimeoutError):
+            raise Problem("overloaded" if pool.connected else "database_unavailable") from None
+        except PoolClosed:
+            raise Problem("database_unavailable") from None
+
+    async def _take_share(self, user: int, until: float) -> None:
+        pool = self._pool
+        # In this order, so that `end` puts right whatever an exception between two lines has left.
+        share = self._share = pool.shares.get(user) or _Share(max(1, pool.size // 2))
+        share.loans.add(self)
+        pool.shares[user] = share
+        if len(share.loans) > WAITING_PER_USER + pool.size:
+            raise Problem("overloaded", "Too many requests of this user are waiting.")
+        if not share.locked():
+            self._has_share = await share.acquire()
+            return
+        pool.waiting_apart.add(self)
+        async with asyncio.timeout_at(until):
+            self._has_share = await share.acquire()
+        pool.waiting_apart.discard(self)
+
+    def _put_down(self) -> None:
+        """Give back the connection, and keep the share."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self._pool.give_back(self._lender, connection)
+
+    def end(self) -> None:
+        """Give back what was taken, and leave the queues."""
+        self._pool.waiting.discard(self)
+        self._pool.waiting_apart.discard(self)
+        self._put_down()
+        share, self._share = self._share, None
+        if share is not None:
+            if self._has_share:
+                share.release()
+            share.loans.discard(self)
+            if not share.loans and self._user is not None:
+                self._pool.shares.pop(self._user, None)

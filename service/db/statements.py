@@ -77,6 +77,11 @@ class Context(NamedTuple):
     user_id: UUID | None
     request_id: str
 
+    @property
+    def user(self) -> int | None:
+        """The user as the pool knows them."""
+        return None if self.user_id is None else self.user_id.int
+
 
 class Result(NamedTuple):
     """What a statement gave back; ``affected`` counts the rows returned or changed."""

@@ -6,11 +6,13 @@ import os
 import subprocess
 from pathlib import Path
 
+from service.settings import OperatorError
+
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 """All that PostgreSQL's programs get to see: no PG* variable of the caller's changes what they do."""
 
 
-class EmbeddedPostgresError(Exception):
+class EmbeddedPostgresError(OperatorError):
     """The server can't be had; the message is one line that says why and what to do."""
 
 

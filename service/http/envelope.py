@@ -7,17 +7,19 @@ by its missing body.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from os import urandom
 from string import ascii_letters, digits
-from time import perf_counter
-from typing import Any, Protocol
+from time import perf_counter, time
+from typing import Any, ClassVar, Protocol
 
 from service.http.metrics import UNMATCHED, Metrics
 from service.http.response import problem_answer
 from service.problems import Problem
-from service.serving import logs
-from service.settings import Settings
+
+log = logging.getLogger(__name__)
+request_log = logging.getLogger("service.request")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -69,6 +71,24 @@ class Connection(Protocol):
         ...
 
 
+class RequestRecord(logging.LogRecord):
+    """The record of a finished request; ``fields`` are its line, in their order.
+
+    Made without LogRecord's constructor, whose look-ups cost half as much as the rest of the line.
+    """
+
+    _COMMON: ClassVar = vars(logging.LogRecord(request_log.name, logging.INFO, "", 0, "request", None, None))
+
+    def __init__(self, level: int, fields: dict[str, Any]) -> None:
+        self.__dict__ = {
+            **self._COMMON,
+            "levelno": level,
+            "levelname": logging.getLevelName(level),
+            "created": time(),
+            "fields": fields,
+        }
+
+
 class Draining:
     """Whether the service is shutting down: one object for the server, the envelope and readiness."""
 
@@ -112,14 +132,12 @@ class Envelope:
     def __init__(
         self,
         app: App,
-        settings: Settings,
         metrics: Metrics,
         draining: Draining | None = None,
         *,
         body_seconds: float = BODY_SECONDS,
         body_rate: float = BODY_BYTES_PER_SECOND,
     ) -> None:
-        logs.set_level(settings.log_level)
         self.metrics = metrics
         self.draining = draining or Draining()
         self.body_seconds = body_seconds
@@ -164,17 +182,20 @@ class Envelope:
             route = state.get("route") or UNMATCHED
             metrics.observe_request(method, route, status, seconds)
             client = scope["client"]
-            logs.request(
-                request_id,
-                method,
-                route,
-                status,
-                seconds,
-                state.get("user_id"),
-                exchange.bytes_in,
-                exchange.bytes_out,
-                client[0] if client else None,
-            )
+            level = logging.INFO if status < 500 else logging.ERROR if status == 500 else logging.WARNING
+            if request_log.isEnabledFor(level):
+                fields = {
+                    "request_id": request_id,
+                    "method": method,
+                    "route": route,
+                    "status": status,
+                    "duration_ms": int(seconds * 1e5) / 100,
+                    "user_id": state.get("user_id"),
+                    "bytes_in": exchange.bytes_in,
+                    "bytes_out": exchange.bytes_out,
+                    "remote": client[0] if client else None,
+                }
+                request_log.handle(RequestRecord(level, fields))
 
     async def _rescue(self, error: BaseException, scope: Scope, exchange: "_Exchange") -> None:
         """Answer in the application's place. Where it had begun to answer, the server closes the connection."""
@@ -187,13 +208,9 @@ class Envelope:
             exchange.close = True
         else:
             problem = Problem("internal", "Something went wrong here. The log tells more under the request id.")
-            logs.log_exception(
-                "unhandled_exception",
-                error,
-                request_id=exchange.request_id,
-                method=exchange.method,
-                route=scope["state"].get("route") or UNMATCHED,
-            )
+            route = scope["state"].get("route") or UNMATCHED
+            fields = {"request_id": exchange.request_id, "method": exchange.method, "route": route}
+            log.error("unhandled_exception", exc_info=error, extra=fields)
         if not exchange.status:
             escape = bool(scope["state"].get("escape"))
             await problem_answer(problem, exchange.request_id, escape=escape)(scope, exchange.receive, exchange.send)

@@ -19,7 +19,6 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service.serving import logs
 from service.settings import Secret
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -45,6 +44,8 @@ class Metrics(Collector):
         self.in_flight = 0
         self.connections: Callable[[], int] = int
         """How many HTTP connections are open; the server sets it."""
+        self.log_lines_dropped: Callable[[], int] = int
+        """How many log lines nobody took; the server sets it."""
         self.pool: Callable[[], Mapping[str, int]] = dict
         """``Database.stats``: in_use, waiting and size; the application sets it."""
         self._requests: dict[tuple[str, str, int], list[float]] = {}
@@ -85,7 +86,7 @@ class Metrics(Collector):
         for state, meaning in _POOL.items():
             yield GaugeMetricFamily(f"todochat_pool_{state}", meaning, value=pool.get(state, 0))
         yield CounterMetricFamily(
-            "todochat_log_lines_dropped", "Log lines nobody took in time.", value=logs.out.dropped
+            "todochat_log_lines_dropped", "Log lines nobody took in time.", value=self.log_lines_dropped()
         )
 
     def _collect_requests(self) -> Iterator[Metric]:

@@ -2,7 +2,8 @@
 
 from typing import Any, TypeVar
 
-from service.db.queries import Caller, Statement
+from service.db.caller import Caller
+from service.db.queries import Statement
 from service.problems import Problem
 
 T = TypeVar("T")

@@ -14,10 +14,12 @@ from typing import Any, TypeVar, get_args
 import litestar
 import msgspec
 from litestar.datastructures import State
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import Empty
 from litestar.utils import get_enum_string_value
 
-from service.db.queries import Caller
+from service.db.caller import Caller
 from service.http import strict_json
 from service.http.reading import field_and_message, path_reader, read_pairs, read_query, unknown_parameter
 from service.problems import Problem, invalid
@@ -99,22 +101,46 @@ class Request(litestar.Request[Caller, Any, State]):
     # The body
 
     async def body(self) -> bytes:
-        """The body, as large as the handler allows; empty where none is taken, or it may be left out and is."""
-        if self.route_handler.parsed_data_field is None:
-            return b""
-        _, is_required = _body_type(self.route_handler)
-        if not is_required and self.sent.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in self.sent:
+        """The body, as large as the handler allows; empty where none is taken, or it may be left out and is.
+
+        Read without Litestar's stream, which costs 30 µs more: two generators, and its own headers.
+        """
+        if self._body is not Empty:
+            return self._body
+        handler: HTTPRouteHandler = self.route_handler  # type: ignore[assignment]
+        kind, is_required = _body_type(handler)
+        sent = self.sent
+        if kind is None or not (
+            is_required or sent.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in sent
+        ):
+            self._body = b""
             return b""
         self.check_content(JSON)
-        body = await super().body()
-        if not body and is_required:
+        limit = handler.resolve_request_max_body_size() or BODY_BYTES
+        length = sent.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > limit:
+            raise RequestEntityTooLarge
+        chunks: list[bytes] = []
+        arrived = 0
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Problem("malformed_request", "The body ended early.")
+            chunks.append(message["body"])
+            arrived += len(message["body"])
+            if arrived > limit:
+                raise RequestEntityTooLarge
+            more = message["more_body"]
+        self._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if not self._body and is_required:
             raise Problem("malformed_request", "The body must be JSON in UTF-8.")
-        return body
+        return self._body
 
     async def json(self) -> Any:
         """The struct of the body."""
         kind, _ = _body_type(self.route_handler)
-        body = await super().body()
+        body = await self.body()
         if len(body) <= strict_json.SHORT:
             return decode_body(body, kind)
         return await asyncio.get_running_loop().run_in_executor(_reader, decode_body, body, kind)
@@ -139,8 +165,10 @@ class Request(litestar.Request[Caller, Any, State]):
 
 @cache
 def _body_type(handler: Any) -> tuple[Any, bool]:
-    """The struct that the handler takes as ``data``, and whether it must be sent."""
+    """The struct that the handler takes as ``data``, None if it takes none, and whether it must be sent."""
     field = handler.parsed_data_field
+    if field is None:
+        return None, False
     kind = field.annotation
     if field.is_optional:
         (kind,) = (item for item in get_args(kind) if item is not type(None))

@@ -8,8 +8,9 @@ from uuid import UUID
 
 import msgspec
 
-from service.db import Database
-from service.db.queries import Caller, Maybe
+from service.db.caller import Caller
+from service.db.database import Database
+from service.db.queries import Maybe
 from service.http.fields import new_id
 from service.identity.issuers import Issuer, Subject
 from service.identity.tokens import LOCAL_ISSUER, Token, TokenRefused, Tokens, bearer_token, parse_token

@@ -116,8 +116,8 @@ class KeySet:
             first = self._loaded_at is None
             self._not_before = self._clock() + (FIRST_COOLDOWN_SECONDS if first else COOLDOWN_SECONDS)
             reason = str(error) if isinstance(error, FetchError) else repr(error)
-            extra = {"url": self.url, "reason": reason, "keys_known": len(self._keys)}
-            log.warning("key_set_unavailable", extra=extra)
+            fields = {"url": self.url, "reason": reason, "keys_known": len(self._keys)}
+            log.warning("key_set_unavailable", extra=fields)
         finally:
             self._wanted_ids.clear()
             self._loading = None

@@ -1,212 +1,213 @@
 """Serving: the listening socket, start-up, and a shutdown that answers every request that was sent.
 
-uvicorn's parts do the HTTP; its own server is not used, because it drops what waits in the accept queue, ends by the
-signal instead of exit code 0, and prints start-up errors as tracebacks.
+uvicorn's server does the work. What differs: its shutdown resets connections that wait in the accept queue and those
+whose request is on its way, it ends by the signal instead of exit status 0, and it tells start-up errors as tracebacks.
 """
 
 import asyncio
 import errno
 import gc
+import logging
 import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from email.utils import formatdate
-from time import time
+from functools import partial
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
-import uvloop
-from uvicorn.server import ServerState
+from uvicorn.lifespan.on import LifespanOn
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from service.http.envelope import App, Draining, Envelope, Message, Scope
-from service.http.metrics import Metrics
+from service.http.envelope import Envelope
 from service.problems import StartupError
-from service.serving import logs
-from service.serving.protocol import HttpProtocol, Limits
+from service.serving.limits import Connections, Limits
+from service.serving.log import configure
+from service.serving.protocol import HttpProtocol
 from service.settings import Settings
 
 BACKLOG = 2048
 """Connections the kernel may hold for us; net.core.somaxconn caps it."""
+UNSENT_BYTES = 128 * 1024
+"""How much of an answer the kernel may hold for a connection before it is on its way."""
 ACCEPT_ATTEMPTS = 100
 STARTUP_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
 """How long the application's own shutdown (closing the pool) may take."""
-TICK_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
 
 
 def run(
-    settings: Settings,
-    app: App | None = None,
-    *,
-    limits: Limits | None = None,
-    on_ready: Callable[[str], None] | None = None,
+    settings: Settings, app: Envelope, *, limits: Limits | None = None, on_ready: Callable[[str], None] | None = None
 ) -> int:
-    """Serve until SIGTERM or SIGINT and return the process's exit code.
+    """Serve until SIGTERM or SIGINT and return the process's exit status.
 
     0 after an orderly end, 1 when the service can't start (one line on standard error says why), 128 + the signal's
-    number when a second signal cut it short. ``on_ready`` is called with the URL once requests are answered; ``app``
-    stands in for the application in tests.
+    number when a second signal cut it short. ``on_ready`` is called with the URL once requests are answered.
     """
-    logs.set_level(settings.log_level)
-    logs.take_over_libraries()
+    handler = configure(settings.log_level)
+    app.metrics.log_lines_dropped = lambda: handler.dropped
     try:
         listener = listen(settings.host, settings.port)
-        if app is None:
-            from service.app import create_app  # the port is checked before anything slow is imported
-
-            app = create_app(settings)
         _raise_file_limit()
-        server = Server(settings, app, listener, limits or Limits(), on_ready)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(server.serve())
+        server = Server(settings, app, limits or Limits(), on_ready)
+        server.run([listener])
     except StartupError as error:
         print(f"todochat: {error}", file=sys.stderr)
         return 1
-    finally:
-        logs.out.flush()
+    return 128 + server.signals[-1] if server.force_exit else 0
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises StartupError with what to do when the address can't be had."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        (family, _, _, _, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except OSError as error:
         raise StartupError(f"HOST={host} can't be used: {error.strerror or error}") from error
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
+        # As other programs do, `::` also listens to IPv4.
+        dual = family == socket.AF_INET6
+        listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
     except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            message = f"port {port} is taken: set PORT=… or stop the other program"
-        elif error.errno == errno.EACCES:
-            message = f"port {port} is reserved for the system's administrator: set PORT to 1024 or more"
-        elif error.errno == errno.EADDRNOTAVAIL:
-            message = f"HOST={host} is not an address of this machine"
-        else:
-            message = f"can't listen on {host}, port {port}: {error.strerror}"
-        raise StartupError(message) from error
+        reasons = {
+            errno.EADDRINUSE: f"port {port} is taken: set PORT=… or stop the other program",
+            errno.EACCES: f"port {port} is reserved for the system's administrator: set PORT to 1024 or more",
+            errno.EADDRNOTAVAIL: f"HOST={host} is not an address of this machine",
+        }
+        reason = reasons.get(error.errno or 0, f"can't listen on {host}, port {port}: {error.strerror}")
+        raise StartupError(reason) from error
+    # What a client doesn't read waits here, where it is counted, and not in the kernel: up to 4 MiB a connection there.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     listener.setblocking(False)
     return listener
 
 
-class Server:
+class Server(uvicorn.Server):
     """One process's HTTP server."""
 
+    server_state: Connections
+    lifespan: "_Lifespan"
+
     def __init__(
-        self,
-        settings: Settings,
-        app: App,
-        listener: socket.socket,
-        limits: Limits,
-        on_ready: Callable[[str], None] | None,
+        self, settings: Settings, app: Envelope, limits: Limits, on_ready: Callable[[str], None] | None
     ) -> None:
-        self._settings = settings
-        self._listener = listener
-        self._limits = limits
-        self._on_ready = on_ready
-        self._draining = app.draining if isinstance(app, Envelope) else Draining()
-        self._metrics = app.metrics if isinstance(app, Envelope) else Metrics()
-        self._lifespan = _Lifespan(app)
-        self._config = uvicorn.Config(
-            app,
-            interface="asgi3",
+        config = uvicorn.Config(
+            cast("Any", app),
+            http=HttpProtocol,
+            loop="uvloop",
             ws="none",
-            lifespan="off",
+            interface="asgi3",
+            backlog=BACKLOG,
             log_config=None,
+            log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=settings.forwarded_allow_ips is not None,
             forwarded_allow_ips=settings.forwarded_allow_ips,
         )
-        self._state = ServerState()
-        self._metrics.connections = lambda: len(self._state.connections)
-        self._signals: list[int] = []
+        config.load()
+        config.lifespan_class = _Lifespan
+        # The edge has logged why an answer is not complete.
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not record.msg.startswith("ASGI callable returned"))
+        super().__init__(config)
+        outer: Any = cast("Any", config).loaded_app
+        proxies = outer.trusted_hosts if isinstance(outer, ProxyHeadersMiddleware) else ()
+        self.server_state = Connections(limits, app.metrics, proxies)
+        self.signals: list[int] = []
+        self._settings = settings
+        self._draining = app.draining
+        self._on_ready = on_ready
+        self._drained_at: float | None = None
         self._arriving: set[asyncio.Task[Any]] = set()
         self._stopper: socket.socket | None = None
-        self._stop = asyncio.Event()
-        self._force = asyncio.Event()
+        app.metrics.connections = lambda: len(self.server_state.connections)
 
-    async def serve(self) -> int:
-        """Start, serve, drain; returns the exit code, raises StartupError."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        await self._lifespan.start()
-        self._config.load()
-        ticker = loop.create_task(self._tick())
-        server = await loop.create_server(self._connect, sock=self._listener, backlog=BACKLOG)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note the signal. uvicorn would raise it again at the end; the second one ends everything at once."""
+        del frame
+        self.signals.append(sig)
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self._draining.active = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises StartupError."""
+        await super().startup(sockets)
         # What start-up made stays: collections needn't look at it again, nor come as often as for a short script.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
-        address = self._listener.getsockname()
-        host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        url = f"http://{host}:{address[1]}"
-        logs.log("info", "serving", url=url)
-        if self._on_ready:
-            self._on_ready(url)
-        await self._stop.wait()
-        await self._drain(server)
-        ticker.cancel()
-        if self._force.is_set():
-            logs.log("warning", "stopped_at_once", requests=len(self._state.tasks))
-            return 128 + self._signals[-1]
-        await self._lifespan.stop()
-        logs.log("info", "stopped")
-        return 0
+        for listener in sockets or ():
+            host, port, *_ = listener.getsockname()
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            log.info("serving", extra={"url": url})
+            if self._on_ready:
+                self._on_ready(url)
 
-    def _connect(self) -> HttpProtocol:
-        loop = asyncio.get_running_loop()
-        return HttpProtocol(self._config, self._state, self._lifespan.state, loop, self._limits, self._metrics)
+    async def on_tick(self, counter: int) -> bool:
+        """Act on deadlines, ten times a second; whether to stop: SHUTDOWN_DELAY_SECONDS after the signal."""
+        await super().on_tick(counter)
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+        now = asyncio.get_running_loop().time()
+        for connection in self._connections():
+            connection.sweep(now)
+        if not self.should_exit:
+            return False
+        if self._drained_at is None:
+            fields = {"signal": signal.Signals(self.signals[0]).name, "requests": len(self.server_state.tasks)}
+            log.info("draining", extra=fields)
+            self._drained_at = now + self._settings.shutdown_delay_seconds
+        return self.force_exit or now >= self._drained_at
 
-    def _on_signal(self, number: int) -> None:
-        self._signals.append(number)
-        if self._stop.is_set():
-            self._force.set()
-        self._draining.active = True
-        self._stop.set()
-
-    async def _tick(self) -> None:
-        """Keep the Date header (RFC 9110, section 6.6.1) and act on the connections' deadlines."""
-        loop = asyncio.get_running_loop()
-        limits = self._limits
-        pause = min(TICK_SECONDS, limits.header_seconds / 4, limits.linger_seconds / 4, limits.idle_seconds / 4)
-        while True:
-            self._state.default_headers = [(b"date", formatdate(time(), usegmt=True).encode())]
-            now = loop.time()
-            for connection in list(self._state.connections):
-                connection.sweep(now)  # type: ignore[union-attr]
-            await asyncio.sleep(pause)
-
-    async def _drain(self, server: asyncio.Server) -> None:
-        settings = self._settings
-        logs.log("info", "draining", signal=signal.Signals(self._signals[0]).name, requests=len(self._state.tasks))
-        await self._sleep(settings.shutdown_delay_seconds)
-        self._take_all_waiting()
-        server.close()
-        self._listener.close()
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take every connection made so far, let each finish what was sent, and close the application."""
+        for listener in sockets or ():
+            self._take_all_waiting(listener)
+            listener.close()
+        for server in self.servers:
+            server.close()
         if self._arriving:
             await asyncio.wait(self._arriving)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + settings.shutdown_grace_seconds
-        while self._state.connections or self._state.tasks:
-            now = loop.time()
-            if now >= deadline or self._force.is_set():
-                await self._cut()
-                return
-            for connection in list(self._state.connections):
-                if connection.is_idle(now):  # type: ignore[union-attr]
-                    connection.close()  # type: ignore[union-attr]
-            await self._sleep(0.01)
+        await self._finish()
+        if self.force_exit:
+            log.warning("stopped_at_once", extra={"requests": len(self.server_state.tasks)})
+            return
+        await self.lifespan.shutdown()
+        log.info("stopped")
 
-    def _take_all_waiting(self) -> None:
+    async def _finish(self) -> None:
+        """Wait for running requests and close idle connections; after SHUTDOWN_GRACE_SECONDS, cut off what is left."""
+        loop = asyncio.get_running_loop()
+        state = self.server_state
+        deadline = loop.time() + self._settings.shutdown_grace_seconds
+        while (state.connections or state.tasks) and not self.force_exit and loop.time() < deadline:
+            await self.on_tick(0)
+            for connection in self._connections():
+                if connection.is_idle(loop.time()):
+                    connection.close()
+            await asyncio.sleep(0.01)
+        if not (state.connections or state.tasks):
+            return
+        tasks = list(state.tasks)
+        log.warning("requests_cut_off", extra={"requests": len(tasks), "connections": len(state.connections)})
+        for task in tasks:
+            task.cancel()
+        if tasks and not self.force_exit:
+            await asyncio.wait(tasks, timeout=1)
+        for connection in self._connections():
+            connection.close()
+
+    def _connections(self) -> list[HttpProtocol]:
+        return cast("list[HttpProtocol]", list(self.server_state.connections))
+
+    def _take_all_waiting(self, listener: socket.socket) -> None:
         """Accept every connection made so far, and fill the queue with one of our own: nobody comes behind it.
 
         Closing a listener resets every connection in its accept queue, with the request its client has sent. With room
@@ -215,91 +216,67 @@ class Server:
         loop doesn't accept the stopper.
         """
         loop = asyncio.get_running_loop()
-        self._listener.listen(0)
+        connect = partial(HttpProtocol, self.config, self.server_state, self.lifespan.state, loop)
+        listener.listen(0)
         for _ in range(ACCEPT_ATTEMPTS):
             with suppress(BlockingIOError):
                 while True:
-                    connection, _ = self._listener.accept()
-                    self._arriving.add(loop.create_task(loop.connect_accepted_socket(self._connect, connection)))
-            self._stopper = socket.socket(self._listener.family, socket.SOCK_STREAM)
+                    connection, _ = listener.accept()
+                    self._arriving.add(loop.create_task(loop.connect_accepted_socket(connect, connection)))
+            self._stopper = socket.socket(listener.family, socket.SOCK_STREAM)
             self._stopper.setblocking(False)
             # On this machine the handshake is over when connect() returns, unless somebody else took the place.
-            if self._stopper.connect_ex(self._listener.getsockname()) == 0:
+            if self._stopper.connect_ex(listener.getsockname()) == 0:
                 return
             self._stopper.close()
 
-    async def _cut(self) -> None:
-        """Cancel what is still running and close what is still open."""
-        tasks = list(self._state.tasks)
-        logs.log("warning", "requests_cut_off", requests=len(tasks), connections=len(self._state.connections))
-        for task in tasks:
-            task.cancel()
-        if tasks and not self._force.is_set():
-            await asyncio.wait(tasks, timeout=1)
-        for connection in list(self._state.connections):
-            connection.close()  # type: ignore[union-attr]
 
-    async def _sleep(self, seconds: float) -> None:
-        """Sleep, but not through a second signal."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._force.wait()
+class _Lifespan(LifespanOn):
+    """uvicorn's, with a limit on its time, and the application's own error in place of its traceback."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.logger = logging.getLogger("uvicorn.lifespan")
+        self.logger.disabled = True  # what it would say, we say in a line
+        self._error: BaseException | None = None
 
-class _Lifespan:
-    """ASGI's lifespan protocol: start the application and, at the end, let it close what it opened."""
-
-    def __init__(self, app: App) -> None:
-        self.state: dict[str, Any] = {}
-        self._app = app
-        self._messages: asyncio.Queue[Message] = asyncio.Queue()
-        self._started = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
+    async def startup(self) -> None:
         """Raises StartupError with the application's own message; anything else it raises is logged in full first."""
-        self._task = asyncio.create_task(self._run())
-        self._messages.put_nowait({"type": "lifespan.startup"})
-        started = asyncio.create_task(self._started.wait())
-        await asyncio.wait((self._task, started), timeout=STARTUP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if self._started.is_set():
+        try:
+            async with asyncio.timeout(STARTUP_SECONDS):
+                await super().startup()
+        except TimeoutError:
+            raise StartupError(f"the service was not ready within {STARTUP_SECONDS:.0f} s") from None
+        error = self._error
+        while isinstance(error, BaseExceptionGroup):  # as task groups wrap it
+            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        if error is None:
             return
-        started.cancel()
-        if not self._task.done():
-            self._task.cancel()
-            raise StartupError(f"the service was not ready within {STARTUP_SECONDS:.0f} s")
-        error = _innermost(self._task.exception())
-        if isinstance(error, StartupError):
-            raise error
-        if error is not None:
-            logs.log_exception("startup_failed", error)
+        if not isinstance(error, StartupError):
+            log.error("startup_failed", exc_info=error)
             raise StartupError(f"the service can't start: {type(error).__name__}: {error}") from error
-        raise StartupError("the application ended before it started")
+        raise error
 
-    async def stop(self) -> None:
-        if self._task is None or self._task.done():
-            return
-        self._messages.put_nowait({"type": "lifespan.shutdown"})
-        _, pending = await asyncio.wait((self._task,), timeout=CLOSE_SECONDS)
-        if pending:
-            logs.log("error", "shutdown_incomplete", seconds=CLOSE_SECONDS)
-        elif error := self._task.exception():
-            logs.log_exception("shutdown_failed", error)
+    async def shutdown(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await super().shutdown()
+        except TimeoutError:
+            log.error("shutdown_incomplete", extra={"seconds": CLOSE_SECONDS})  # noqa: TRY400 - nothing failed
+        if self._error:
+            log.error("shutdown_failed", exc_info=self._error)
 
-    async def _run(self) -> None:
-        scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
-        await self._app(scope, self._messages.get, self._send)
-
-    async def _send(self, message: Message) -> None:
-        if message["type"] == "lifespan.startup.complete":
-            self._started.set()
-
-
-def _innermost(error: BaseException | None) -> BaseException | None:
-    """The first exception inside exception groups, as task groups wrap it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return error
+    async def main(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await cast("Any", self.config).loaded_app(scope, self.receive, self.send)
+            if not self.startup_event.is_set():
+                self._error = StartupError("the application ended before it started")
+        except BaseException as error:  # noqa: BLE001 - it is told by whoever waits for the start or the end
+            self._error = error
+        finally:
+            self.startup_event.set()
+            self.shutdown_event.set()
 
 
 def _raise_file_limit() -> None:

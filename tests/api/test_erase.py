@@ -17,7 +17,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from service.db import SESSION, Context, Database, Prepared
+from service.db.database import Database
+from service.db.statements import SESSION, Context, Prepared
 from service.settings import Secret, Settings
 from service.users import ERASE_SECONDS
 from tests.commands.test_commands import as_migrator, complaint, run
@@ -183,7 +184,7 @@ def test_no_word_of_an_erased_user_is_left_in_the_database_or_the_log(
             deleted = planted.ada.client.delete("/v1/users/me", headers=planted.headers())
             assert (deleted.status_code, deleted.content) == (204, b"")
         else:
-            done = run("users", "erase", email.upper(), **as_migrator(own_server.database))
+            done = run("users", "erase", "--yes", email.upper(), **as_migrator(own_server.database))
             assert (done.returncode, done.stdout) == (0, f"{email.upper()} is erased\n")
 
         assert found_in(dump(own_server, postgres.bin_dir), [*words, *planted.request_ids]) == []
@@ -467,7 +468,7 @@ def test_what_an_operator_erases_has_no_actor_in_other_peoples_trails(
 ) -> None:
     ada, bob = new_user(), new_user()
     todo = post(bob, "/v1/todos", title="Water the plants", assigned_to=str(ada.id))
-    assert run("users", "erase", ada.email, **as_migrator(server.database)).returncode == 0
+    assert run("users", "erase", "--yes", ada.email, **as_migrator(server.database)).returncode == 0
     query = "SELECT action, actor_id, request_id FROM audit_log WHERE user_id = %s AND row_id = %s ORDER BY id DESC"
     assert superuser.execute(query, (bob.id, todo["id"])).fetchall()[0] == ("update", None, None)
     assert bob.client.get(f"/v1/todos/{todo['id']}").json()["assigned_to"] is None

@@ -15,8 +15,8 @@ import pytest
 from psycopg import sql
 
 from service import exports as export
-from service.db import Database
-from service.db.queries import Caller
+from service.db.caller import Caller
+from service.db.database import Database
 from service.http.bulk import UPLOADS, Bulk
 from service.problems import Problem
 from service.settings import Secret, Settings

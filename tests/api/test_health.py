@@ -11,9 +11,9 @@ import pytest
 from psycopg import sql
 
 from service import health
-from service.commands.migrate import known_ids
-from service.db import Database
-from service.db.queries import Caller
+from service.db.caller import Caller
+from service.db.database import Database
+from service.db.migration_files import known_ids
 from service.embedded import EmbeddedPostgres
 from service.http.envelope import Draining
 from service.problems import Problem, StartupError

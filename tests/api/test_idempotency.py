@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from service.db.queries import TEXTS
+from service.db.loading import TEXTS
 from tests.conftest import Server, TestDatabase, User, user_factory
 from tests.support import exports
 from tests.support.problems import problem

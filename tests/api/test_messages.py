@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from service.db import SESSION
-from service.db.queries import TEXTS
+from service.db.loading import TEXTS
+from service.db.statements import SESSION
 from service.http.paging import encode_cursor
 from service.messages import MessageFilters
 from tests.conftest import Server

@@ -162,8 +162,8 @@ def test_every_refused_sign_in_takes_one_round_trip_and_verifies_one_hash_of_equ
     checker = passwords.Passwords()
     caller: Any = _Caller(found)
     tokens = Tokens("x" * 32, None, 900, 3600)
+    request = asking(caller, tokens=tokens, passwords=checker)
     with pytest.raises(Problem) as refused:
-        request = asking(caller, tokens=tokens, passwords=checker)
         asyncio.run(sign_in.create_token.fn(request, sign_in.SignIn("a@b", WRONG)))
     checker.close()
     assert refused.value.code == "bad_credentials"

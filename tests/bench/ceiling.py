@@ -20,7 +20,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from service.db.queries import TEXTS
+from service.db.loading import TEXTS
 from service.db.statements import SESSION
 from service.embedded.development import SERVICE_LOGIN
 from service.embedded.server import SUPERUSER

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from service.commands.demo import Size, fill_many
-from service.commands.migration_files import DEFAULT_DIRECTORY
+from service.db.migration_files import DEFAULT_DIRECTORY
 from service.embedded import EmbeddedPostgres
 from service.embedded.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
 

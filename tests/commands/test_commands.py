@@ -1,7 +1,9 @@
 """The command line and the Makefile: what goes right, and one clear line for everything that commonly goes wrong."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import secrets
 import shutil
@@ -18,9 +20,19 @@ import httpx
 import psycopg
 import pytest
 
-from service.commands import migrate
+from service.db.migration_files import known_ids
 from service.embedded import EmbeddedPostgres
-from tests.conftest import REPOSITORY, Server, TestDatabase, User, free_port, reachable_folder, service_environment
+from service.settings import describe_settings
+from tests.conftest import (
+    REPOSITORY,
+    Server,
+    TestDatabase,
+    User,
+    free_port,
+    insert_user,
+    reachable_folder,
+    service_environment,
+)
 
 SECRET = secrets.token_hex(32)
 PASSWORD = "do-not-print-me"
@@ -158,26 +170,138 @@ def test_an_old_python_is_told_which_one_it_takes() -> None:
 
 
 def test_every_command_has_help_that_says_what_it_does() -> None:
-    names = re.findall(r"^    ([a-z-]+)", run("--help").stdout, re.MULTILINE)
+    listed = run("--help").stdout.partition("Commands:")[2].partition("Settings")[0]
+    names = re.findall(r"^  ([a-z-]+)", listed, re.MULTILINE)
     commands = {"serve", "migrate", "rollback", "status", "schema", "create-login", "users", "queries", "demo", "prune"}
     commands |= {"export", "import", "rebase"}
     assert commands == set(names)
     for name in names:
         done = run(name, "--help")
         assert done.returncode == 0
-        assert "usage: todochat" in done.stdout
+        assert f"Usage: todochat {name}" in done.stdout
 
 
 def test_migrations_go_down_and_up_and_status_says_so(make_database: Callable[[], TestDatabase]) -> None:
     env = as_migrator(make_database())
-    newest = migrate.known_ids()[-1]
+    newest = known_ids()[-1]
     assert run("status", **env).stdout.splitlines()[-1].startswith(f"applied  {newest} ")
-    assert run("rollback", **env).stdout == f"rolled back {newest}\n"
+    assert run("rollback", "--yes", **env).stdout == f"rolled back {newest}\n"
     done = run("status", **env)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == f"pending  {newest}"
     assert run("migrate", **env).stdout == f"applied {newest}\n"
     assert run("migrate", **env).stdout == "nothing to do: every migration is applied\n"
+
+
+# What can't be undone
+
+
+@pytest.fixture
+def filled(make_database: Callable[[], TestDatabase]) -> TestDatabase:
+    """A database whose todos have been rolled back to be the latest, with three of them."""
+    database = make_database()
+    user_id = insert_user(database.service_url, {"email": "ada@example.com", "password": PASSWORD})
+    with psycopg.connect(database.service_url) as connection:
+        connection.execute(f"SET LOCAL app.user_id = '{user_id}'".encode())
+        connection.execute("INSERT INTO todos (user_id, title) SELECT %s, 'x' FROM generate_series(1, 3)", [user_id])
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        connection.execute("ANALYZE")
+    return database
+
+
+def on_a_terminal(answer: str | signal.Signals, *arguments: str, **env: str) -> tuple[int, str]:
+    """Run a command on a terminal, answer its question; its exit status, and what the terminal shows."""
+    controller, terminal = pty.openpty()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or a child of a background job would ignore it
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=REPOSITORY,
+        env=service_environment(**env),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown, answered = b"", False
+    with contextlib.suppress(OSError):  # the terminal's end
+        while piece := os.read(controller, 65_536):
+            shown += piece
+            if b"Go on?" in shown and not answered:
+                answered = True
+                process.send_signal(answer) if isinstance(answer, signal.Signals) else os.write(
+                    controller, answer.encode()
+                )
+    os.close(controller)
+    assert answered, shown
+    return process.wait(30), shown.decode().replace("\r\n", "\n")
+
+
+def tables_of(database: TestDatabase) -> set[str]:
+    with psycopg.connect(database.superuser_url) as connection:
+        return {row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+
+
+def test_a_rollback_says_which_tables_it_loses_and_does_nothing_unless_told_to(filled: TestDatabase) -> None:
+    count = len(known_ids()) - 5
+    command = ["rollback", "--count", str(count)]
+    line = complaint(run(*command, **as_migrator(filled)))
+    assert "rolls back 0006_create_todos: Drop todos and their counters. Every todo is lost" in line
+    assert "drops public.todos (about 3 rows); drops public.todo_counters (about 1 rows)" in line
+    assert "drops public.users.tokens_valid_from (about 1 rows)" in line
+    assert line.endswith("--yes")
+
+    status, shown = on_a_terminal("n\n", *command, **as_migrator(filled))
+    assert status == 1
+    assert "todochat: drops public.todos (about 3 rows)\n" in shown
+    assert shown.splitlines()[-1] == "todochat: nothing was done"
+    assert "todos" in tables_of(filled)
+
+    status, shown = on_a_terminal("y\n", *command, **as_migrator(filled))
+    assert (status, shown.splitlines()[-1]) == (0, "rolled back 0006_create_todos")
+    assert {"todos", "messages"}.isdisjoint(tables := tables_of(filled))
+    assert "users" in tables
+    assert run(*command, "--yes", **as_migrator(filled)).returncode == 0
+    assert "users" not in tables_of(filled)
+
+
+def test_an_account_is_erased_only_when_that_was_confirmed(filled: TestDatabase) -> None:
+    command = ["users", "erase", "ada@example.com"]
+    line = complaint(run(*command, **as_migrator(filled)))
+    assert "erases ada@example.com with all todos" in line
+    status, _ = on_a_terminal("\n", *command, **as_migrator(filled))
+    assert status == 1
+    assert "ada@example.com" in run("users", "list", **as_migrator(filled)).stdout
+    status, shown = on_a_terminal("y\n", *command, **as_migrator(filled))
+    assert (status, shown.splitlines()[-1]) == (0, "ada@example.com is erased")
+    assert "ada@example.com" not in run("users", "list", **as_migrator(filled)).stdout
+
+
+def test_ctrl_c_at_the_question_leaves_all_as_it_is(filled: TestDatabase) -> None:
+    status, _ = on_a_terminal(signal.SIGINT, "users", "erase", "ada@example.com", **as_migrator(filled))
+    assert status == 130
+    assert "ada@example.com" in run("users", "list", **as_migrator(filled)).stdout
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly(filled: TestDatabase) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "service", "users", "list"]
+    env = service_environment(**as_migrator(filled))
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_help_is_quick_and_lists_every_setting() -> None:
+    program = (
+        "import sys; from service.commands.main import main; main(['--help'], standalone_mode=False);"
+        "print('slow:', *{'psycopg', 'litestar', 'rich', 'yoyo', 'asyncio', 'httpx'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.splitlines()[-1] == "slow:"
+    words = " ".join(done.stdout.split())
+    for name, default, meaning in describe_settings():
+        assert f"{name} {meaning} [default: {default}]" in words
 
 
 def test_status_fails_when_an_applied_migration_is_not_the_one_in_the_files(

@@ -22,12 +22,17 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from service.commands import logins, migrate, migration_files
+from service.commands import logins, migrate
+from service.commands.connection import DatabaseError
 from service.commands.logins import LoginError, create_service_login
-from service.commands.migrate import MigrationError, known_ids, rollback, status, upgrade
+from service.commands.migrate import rollback, status, upgrade
+from service.commands.schema_dump import dump_schema
+from service.db import migration_files
+from service.db.migration_files import MigrationError, known_ids
 from service.embedded import EmbeddedPostgres
 from service.embedded.development import OWNER_LOGIN, prepare_database
 from service.embedded.server import as_account
+from service.settings import OperatorError
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "sql" / "schema.sql"
@@ -612,7 +617,7 @@ BAD_URLS = [
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_a_url_that_can_not_be_read_is_refused_without_repeating_it(folder: Folder, url: str) -> None:
     for ask in (upgrade, status):
-        with pytest.raises(MigrationError, match="form postgresql://USER:PASSWORD@HOST") as refused:
+        with pytest.raises(DatabaseError, match="form postgresql://USER:PASSWORD@HOST") as refused:
             ask(url, folder.path)
         assert "ter2" not in str(refused.value)
 
@@ -627,7 +632,7 @@ def test_a_url_that_can_not_be_read_is_refused_without_repeating_it(folder: Fold
     ],
 )
 def test_a_database_that_can_not_be_reached_is_one_line_that_says_where(folder: Folder, url: str, message: str) -> None:
-    with pytest.raises(MigrationError, match=message) as refused:
+    with pytest.raises(OperatorError, match=message) as refused:
         upgrade(url, folder.path)
     assert "\n" not in str(refused.value)
     assert "hunter2" not in str(refused.value)
@@ -702,26 +707,26 @@ def test_every_real_migration_can_be_rolled_back_and_applied_again(database: Dat
     with contextlib.suppress(MigrationError):
         upgrade(database.url, steps[0])
     rollback(database.url, 1, steps[0])
-    before = migrate.dump_schema(database.url, program)
+    before = dump_schema(database.url, program)
     for step, migration_id in zip(steps, REAL, strict=True):
         assert upgrade(database.url, step) == [migration_id]
-        after = migrate.dump_schema(database.url, program)
+        after = dump_schema(database.url, program)
         assert rollback(database.url, 1, step) == [migration_id]
-        assert migrate.dump_schema(database.url, program) == before, f"{migration_id} is not undone by its rollback"
+        assert dump_schema(database.url, program) == before, f"{migration_id} is not undone by its rollback"
         assert upgrade(database.url, step) == [migration_id]
-        assert migrate.dump_schema(database.url, program) == after
+        assert dump_schema(database.url, program) == after
         before = after
 
 
 def test_up_down_up_leaves_the_same_schema(any_database: Database, postgres: EmbeddedPostgres) -> None:
     program = pg_dump(postgres)  # reads older servers too
     assert upgrade(any_database.url) == REAL
-    up = migrate.dump_schema(any_database.url, program)
+    up = dump_schema(any_database.url, program)
     assert rollback(any_database.url, len(REAL)) == list(reversed(REAL))
     assert any_database.tables() == set()
     assert any_database.rows("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == []
     assert upgrade(any_database.url) == REAL
-    assert migrate.dump_schema(any_database.url, program) == up
+    assert dump_schema(any_database.url, program) == up
 
 
 def test_schema_sql_is_what_the_migrations_make_whoever_runs_them(postgres: EmbeddedPostgres) -> None:
@@ -729,7 +734,7 @@ def test_schema_sql_is_what_the_migrations_make_whoever_runs_them(postgres: Embe
         with empty_database(postgres) as database:
             url = postgres.url(database.name, login)
             upgrade(url)
-            assert SCHEMA.read_text() == migrate.dump_schema(url, pg_dump(postgres)), "run `make schema`"
+            assert SCHEMA.read_text() == dump_schema(url, pg_dump(postgres)), "run `make schema`"
 
 
 def test_schema_sql_depends_on_no_place_and_no_version() -> None:
@@ -739,10 +744,10 @@ def test_schema_sql_depends_on_no_place_and_no_version() -> None:
 
 
 def test_a_dump_that_fails_is_one_line(database: Database) -> None:
-    with pytest.raises(MigrationError, match="can't run /nonexistent/pg_dump"):
-        migrate.dump_schema(database.url, Path("/nonexistent/pg_dump"))
-    with pytest.raises(MigrationError, match=r"pg_dump failed: .* does not exist") as refused:
-        migrate.dump_schema(database.server.url("no_such_database"), pg_dump(database.server))
+    with pytest.raises(DatabaseError, match="can't run /nonexistent/pg_dump"):
+        dump_schema(database.url, Path("/nonexistent/pg_dump"))
+    with pytest.raises(DatabaseError, match=r"pg_dump failed: .* does not exist") as refused:
+        dump_schema(database.server.url("no_such_database"), pg_dump(database.server))
     assert "\n" not in str(refused.value)
 
 
@@ -874,7 +879,7 @@ def test_a_login_before_the_migrations_is_refused(database: Database, monkeypatc
     monkeypatch.setattr(logins, "APP_ROLE", "todochat_app_of_nobody")
     with pytest.raises(LoginError, match="run the migrations first"):
         create_service_login(database.url, "service", "a good password")
-    with pytest.raises(LoginError, match="can't connect to"):
+    with pytest.raises(DatabaseError, match="can't connect to"):
         create_service_login("postgresql://me:hunter2@127.0.0.1:1/x", "service", "a good password")
 
 

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from service.commands import retention
-from service.db.queries import TEXTS
-from tests.commands.test_commands import as_migrator, run
+from service.db.loading import TEXTS
+from tests.commands.test_commands import as_migrator, complaint, run
 from tests.conftest import Server, TestDatabase, User, user_factory
 from tests.support.problems import problem
 from tests.support.worlds import Connection, make_person
@@ -330,7 +330,12 @@ def test_the_command_says_what_it_would_do_and_what_it_did(database: TestDatabas
     assert (dry.returncode, dry.stderr) == (0, "")
     assert dry.stdout == f"would remove 2 from audit_log (older than 365 days, {rest}"
     assert ages(superuser, user) == [400, 380, 100, 1]
-    done = run("prune", "--audit-days", "90", "--batch", "2", **env)
+    refused = complaint(run("prune", **env))
+    assert refused.startswith(
+        "todochat: this can't be undone, and nobody is here to be asked: removes 2 from audit_log"
+    )
+    assert ages(superuser, user) == [400, 380, 100, 1]
+    done = run("prune", "--yes", "--audit-days", "90", "--batch", "2", **env)
     assert done.stdout == f"removed 3 from audit_log (older than 90 days, {rest}"
     assert (done.returncode, done.stderr, ages(superuser, user)) == (0, "", [1])
 
@@ -339,4 +344,4 @@ def test_the_command_says_what_it_would_do_and_what_it_did(database: TestDatabas
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
 def test_a_senseless_age_or_batch_is_refused(option: str, value: str) -> None:
     done = run("prune", option, value)
-    assert (done.returncode, "must be a whole number from 1" in done.stderr) == (2, True)
+    assert (done.returncode, f"Invalid value for '{option}'" in done.stderr) == (2, True)

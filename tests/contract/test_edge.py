@@ -17,10 +17,18 @@ import pytest
 
 from service.http.envelope import new_request_id
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics, may_read_metrics
+from service.serving.limits import Connections, Limits
 from service.settings import Secret
-from tests.support.small_server import SmallServer, command, environment, read_all, running
+from tests.support.small_server import LARGE, SmallServer, command, environment, read_all, running
 
-LIMITS = {"header_seconds": 0.3, "idle_seconds": 0.6, "linger_seconds": 0.4, "stall_seconds": 0.4, "connections": 20}
+LIMITS = {
+    "header_seconds": 0.3,
+    "idle_seconds": 0.6,
+    "linger_seconds": 0.4,
+    "stall_seconds": 0.4,
+    "connections": 20,
+    "connections_per_address": 16,
+}
 EDGE = {"body_seconds": 0.3, "body_rate": 20_000}
 SERVER_ERROR = 500
 
@@ -233,11 +241,11 @@ def test_an_idle_connection_is_closed_without_a_word(small: SmallServer) -> None
     [
         b"GARBAGE\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHeader name: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHeader name: x\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
     ],
 )
 def test_what_is_not_http_is_a_malformed_request(small: SmallServer, data: bytes) -> None:
@@ -270,14 +278,73 @@ def test_a_trailer_does_not_become_a_header(small: SmallServer) -> None:
     assert b"forged" not in answer
 
 
-def test_an_upgrade_is_ignored_and_nothing_behind_it_is_read_as_a_request(small: SmallServer) -> None:
+UPGRADES = {
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+    "websocket": b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+}
+BODIES = {
+    "no body": (b"GET", b"", b""),
+    "a body": (b"POST", b"Content-Length: 4\r\n\r\n", b"body"),
+    "a chunked body": (b"POST", b"Transfer-Encoding: chunked\r\n\r\n", b"4\r\nbody\r\n0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES)
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_a_wish_for_another_protocol_is_ignored_body_and_all(
+    small: SmallServer, upgrade: str, kind: str, size: int
+) -> None:
+    method, length, body = BODIES[kind]
+    head = method + b" /echo HTTP/1.1\r\nHost: a\r\n" + UPGRADES[upgrade] + (length or b"\r\n")
+    data = head + body + b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     with small.connect() as connection:
-        connection.sendall(b"GET /slow?0.1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
-        time.sleep(0.05)
-        connection.sendall(b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(data), size):
+            connection.sendall(data[start : start + size])
         answer = read_all(connection)
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert answer.startswith(b"HTTP/1.1 200 ")
+    first, second = answer.split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200 ")
+    assert first.endswith(b"\r\n\r\n" + (b"body" if body else b""))
+    assert second.startswith(b"200 ")
+    assert second.endswith(b"\r\n\r\n{}")
+
+
+def test_many_wishes_for_another_protocol_at_once_are_ignored_one_by_one(small: SmallServer) -> None:
+    requests = b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n" * 500
+    answer = exchange(small, requests + b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 ") == 501
+
+
+def test_curl_with_http2_posts_a_body(small: SmallServer, tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(b"x" * 200_000)
+    given = ["curl", "-sS", "--http2", "--data-binary", f"@{tmp_path}/body", "-w", "%{http_version} %{response_code}"]
+    ended = subprocess.run([*given, f"{small.url}/echo"], capture_output=True, timeout=20, check=True)
+    assert ended.stdout == b"x" * 200_000 + b"1.1 200"
+
+
+def test_a_tunnel_is_refused(small: SmallServer) -> None:
+    answer = exchange(small, b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\nGET /slow?0 HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert status_and_code(answer) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "version", "status"),
+    [
+        (b"", b"1.1", 400),
+        (b"Host: a\r\nHost: a\r\n", b"1.1", 400),
+        (b"Host: a\r\nhost: b\r\n", b"1.1", 400),
+        (b"Host:\r\n", b"1.1", 200),
+        (b"HOST: a\r\n", b"1.1", 200),
+        (b"", b"1.0", 200),
+    ],
+)
+def test_a_request_of_http_1_1_has_one_host(small: SmallServer, hosts: bytes, version: bytes, status: int) -> None:
+    answer = exchange(small, b"GET / HTTP/%b\r\n%bConnection: close\r\n\r\n" % (version, hosts))
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    if status == 400:
+        assert problem_of(answer)["code"] == "malformed_request"
+        assert "Host" in problem_of(answer)["detail"]
 
 
 def test_http_1_0_is_answered_and_closed(small: SmallServer) -> None:
@@ -345,7 +412,7 @@ def test_an_answer_that_closes_can_be_read_by_a_client_that_still_sends(small: S
         head = b"POST /unread HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n"
         connection.sendall(head + b"x" * 1_000_000)
         time.sleep(0.1)
-        connection.sendall(b"x" * 2_000_000 + b"GET /slow?0 HTTP/1.1\r\nX-Request-ID: behind-1\r\n\r\n")
+        connection.sendall(b"x" * 2_000_000 + b"GET /slow?0 HTTP/1.1\r\nHost: a\r\nX-Request-ID: behind-1\r\n\r\n")
         answer = read_all(connection)
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert answer.count(b"HTTP/1.1 ") == 1
@@ -363,18 +430,49 @@ def test_the_rest_of_an_unwanted_body_has_little_time(small: SmallServer) -> Non
         assert time.monotonic() - started < 3
 
 
-def test_a_client_that_does_not_read_its_answer_is_cut_off(small: SmallServer) -> None:
+@pytest.mark.parametrize("path", [b"/big", b"/large"])
+@pytest.mark.parametrize("goes_on_asking", [False, True])
+def test_a_client_that_does_not_read_its_answer_is_cut_off(
+    small: SmallServer, path: bytes, goes_on_asking: bool
+) -> None:
     with small.connect() as connection:
-        connection.sendall(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        request = b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+        connection.sendall(request)
         deadline = time.monotonic() + 5
-        while open_connections(small, "127.0.0.1", connection.getsockname()[1]):
+        while is_open(small, connection.getsockname()[1]):
             assert time.monotonic() < deadline
-            time.sleep(0.02)
+            time.sleep(0.05)
+            if goes_on_asking:
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(request)
 
 
-def open_connections(server: SmallServer, host: str, port: int) -> bool:
+def test_a_client_that_reads_its_answer_slowly_gets_it(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        received, started = 0, time.monotonic()
+        while piece := connection.recv(500_000, socket.MSG_WAITALL):
+            received += len(piece)
+            time.sleep(0.05)
+    assert received > LARGE
+    assert time.monotonic() - started > 2 * LIMITS["stall_seconds"]
+
+
+def test_answers_that_nobody_reads_take_little_memory_and_keep_nobody_else_from_theirs(tmp_path: Path) -> None:
+    with running(tmp_path / "log") as server, contextlib.ExitStack() as held:
+        for _ in range(60):
+            connection = held.enter_context(server.connect())
+            connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        other = held.enter_context(server.connect("127.0.0.2"))
+        other.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert len(read_all(other)) > LARGE
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        most = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+        assert most < 250 * 1024 * 1024
+
+
+def is_open(server: SmallServer, port: int) -> bool:
     """Whether the server still holds its end of the connection from there."""
-    del host
     wanted = f":{server.port:04X} 0100007F:{port:04X} 01"
     return wanted in Path("/proc/net/tcp").read_text()
 
@@ -395,21 +493,67 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_noted(small: SmallSer
     assert not [line for line in small.lines() if "the client left" in json.dumps(line)]
 
 
-def test_connections_beyond_the_limit_are_told_so(small: SmallServer) -> None:
-    with contextlib.ExitStack() as held:
-        for _ in range(LIMITS["connections"]):
-            held.enter_context(small.connect())
+CLOSING = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+def ask_from(server: SmallServer, address: str) -> bytes:
+    with server.connect(address) as connection:
+        connection.sendall(CLOSING)
+        return read_all(connection)
+
+
+def test_one_address_can_not_take_every_connection(tmp_path: Path) -> None:
+    limits = {**LIMITS, "header_seconds": 60}
+    with running(tmp_path / "log", limits=limits) as server, contextlib.ExitStack() as held:
+        first = [held.enter_context(server.connect()) for _ in range(40)]
+        refused = [read_all(connection) for connection in first[LIMITS["connections_per_address"] :]]
+        assert {status_and_code(answer) for answer in refused} == {(503, "overloaded")}
+        assert all(b"\r\nretry-after: " in answer for answer in refused)
+        for address in ("127.0.0.2", "127.0.0.3"):
+            assert ask_from(server, address).startswith(b"HTTP/1.1 200 ")
+        for connection in first:
+            connection.close()
         deadline = time.monotonic() + 3
-        while True:
-            answer = exchange(small, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            if answer.startswith(b"HTTP/1.1 503 "):
-                break
-            assert time.monotonic() < deadline, answer
-    assert status_and_code(answer) == (503, "overloaded")
-    assert b"retry-after: " in answer
-    deadline = time.monotonic() + 3
-    while httpx.get(small.url).status_code != 200:
-        assert time.monotonic() < deadline
+        while not ask_from(server, "127.0.0.1").startswith(b"HTTP/1.1 200 "):
+            assert time.monotonic() < deadline
+
+
+def test_connections_beyond_the_limit_are_told_so(tmp_path: Path) -> None:
+    limits = {**LIMITS, "header_seconds": 60}
+    with running(tmp_path / "log", limits=limits) as server, contextlib.ExitStack() as held:
+        for number in range(LIMITS["connections"]):
+            held.enter_context(server.connect(f"127.0.0.{2 + number % 2}"))
+        answer = ask_from(server, "127.0.0.1")
+        assert status_and_code(answer) == (503, "overloaded")
+        assert b"\r\nretry-after: " in answer
+        held.close()
+        deadline = time.monotonic() + 3
+        while not ask_from(server, "127.0.0.1").startswith(b"HTTP/1.1 200 "):
+            assert time.monotonic() < deadline
+
+
+def test_a_configured_proxy_may_take_every_connection(tmp_path: Path) -> None:
+    settings = {"port": 0, "forwarded_allow_ips": "10.0.0.0/8, 127.0.0.2"}
+    limits = {**LIMITS, "header_seconds": 60}
+    with running(tmp_path / "log", limits=limits, settings=settings) as server, contextlib.ExitStack() as held:
+        for _ in range(LIMITS["connections"] - 1):
+            held.enter_context(server.connect("127.0.0.2"))
+        assert ask_from(server, "127.0.0.2").startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("host", "counted_as"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2fe::1", "2001:db8:1:200::/56"),
+        ("2001:db8:1:201:a:b:c:d", "2001:db8:1:200::/56"),
+        ("fe80::1%eth0", "fe80::/56"),
+        ("10.1.2.3", ""),
+    ],
+)
+def test_an_address_is_that_of_a_customer_or_a_proxy(host: str, counted_as: str) -> None:
+    assert Connections(Limits(), Metrics(), {"10.1.2.3"}).address(host) == counted_as
 
 
 # Logs

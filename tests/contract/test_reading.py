@@ -1,8 +1,6 @@
 """How paths, query strings and headers are read and written, where a shorter way stands beside a library's."""
 
-import asyncio
 import socket
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -14,7 +12,6 @@ from service.db.statements import set_local, set_locally
 from service.http.reading import path_reader, read_pairs
 from service.http.response import next_link
 from service.problems import Problem
-from service.serving import logs
 from tests.conftest import Server
 
 NOBODY = "018f4fd2-0000-7000-8000-00000000abcd"
@@ -124,19 +121,3 @@ def test_an_id_in_a_path_is_read_in_any_case_and_in_no_other_form():
     ):
         with pytest.raises(Problem):
             read(text)
-
-
-def test_log_lines_leave_in_writes_that_are_as_full_as_they_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    writes: list[bytes] = []
-    line = b"x" * 299 + b"\n"
-
-    async def gather(lines: logs.Lines) -> None:
-        for _ in range(100):
-            lines.gather(line)
-        lines.flush()
-
-    with (tmp_path / "log").open("wb") as file:
-        lines = logs.Lines(file.fileno())
-        monkeypatch.setattr(lines, "_put", lambda chunk, _: writes.append(chunk))
-        asyncio.run(gather(lines))
-    assert [len(write) for write in writes] == [13 * len(line)] * 7 + [9 * len(line)]

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from service.settings import Secret, Settings, SettingsError
+from service.settings import IssuerSettings, Secret, Settings, SettingsError, describe_settings
 
 URL = "postgresql://todochat_service:hunter2@db.example.org:5432/todochat"
+LOCAL_URL = "postgresql://todochat_owner:hunter2@127.0.0.1:5432/todochat"
 SECRET = "an-example-secret-of-32-bytes-or-more"
 NEEDED = {"DATABASE_URL": URL, "JWT_SECRET": SECRET}
 
@@ -22,6 +23,7 @@ def test_an_empty_environment_means_the_embedded_database_and_the_documented_def
     assert Settings.from_environ({}) == Settings(
         database_url=None,
         migration_database_url=None,
+        database_insecure=False,
         database_pool_size=10,
         database_prepared_statements=True,
         embedded_data_dir=Path(".data"),
@@ -46,7 +48,8 @@ def test_an_empty_environment_means_the_embedded_database_and_the_documented_def
     ("name", "text", "value"),
     [
         ("DATABASE_URL", "postgres://u@h/d?sslmode=require", Secret("postgres://u@h/d?sslmode=require")),
-        ("MIGRATION_DATABASE_URL", URL, Secret(URL)),
+        ("MIGRATION_DATABASE_URL", LOCAL_URL, Secret(LOCAL_URL)),
+        ("DATABASE_INSECURE", "true", True),
         ("DATABASE_POOL_SIZE", "1", 1),
         ("DATABASE_PREPARED_STATEMENTS", "false", False),
         ("DATABASE_PREPARED_STATEMENTS", "OFF", False),
@@ -152,7 +155,17 @@ def test_settings_never_change() -> None:
 
 
 def test_every_setting_can_be_set_from_the_environment() -> None:
-    from service import settings
+    own = {field.upper() for field in Settings.__struct_fields__ if field != "issuers"}
+    issuer = {f"ISSUER_{field.upper()}" for field in IssuerSettings.__struct_fields__ if field != "name"}
+    assert {name for name, _, _ in describe_settings()} == own | issuer | {"ISSUER"}
 
-    assert {*settings._READERS, "issuers"} == set(Settings.__struct_fields__)
-    assert {*settings._ISSUER_READERS, "name"} == set(settings.IssuerSettings.__struct_fields__)
+
+def test_every_setting_is_described_in_one_line_with_its_default() -> None:
+    described = {name: (default, meaning) for name, default, meaning in describe_settings()}
+    assert all(default and meaning and "\n" not in meaning for default, meaning in described.values())
+    defaults = {name: default for name, (default, _) in described.items()}
+    for name, default in {"PORT": "8000", "REFRESH_TOKEN_SECONDS": "2592000", "SHUTDOWN_DELAY_SECONDS": "1"}.items():
+        assert defaults[name] == default
+    assert (defaults["DATABASE_INSECURE"], defaults["LOCAL_ACCOUNTS"]) == ("false", "true")
+    assert (defaults["DATABASE_URL"], defaults["METRICS_TOKEN"]) == ("the embedded PostgreSQL", "none")
+    assert (defaults["EMBEDDED_DATA_DIR"], defaults["ISSUER_ALGORITHMS"]) == (".data", "EdDSA,ES256,RS256")

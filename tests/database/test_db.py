@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -14,9 +15,13 @@ import pytest
 import uvloop
 from psycopg.conninfo import conninfo_to_dict
 
-from service.db import SESSION, Context, Database, Prepared, Result, StatementFailed, Step, pool
-from service.db.queries import _TYPES
+from service.db import pool
+from service.db.database import Database
+from service.db.loading import TYPES as _TYPES
+from service.db.pool import Loan
+from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step
 from service.problems import Problem
+from service.serving.log import JsonFormatter
 from service.settings import Secret, Settings
 from tests.conftest import TestDatabase, free_port
 from tests.faults.load import wait_for
@@ -524,7 +529,7 @@ def test_a_cancelled_transaction_leaves_no_connection_behind_wherever_it_is(
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 lender = found._pool
-                assert (lender._held, lender._apart, list(lender._line), lender.waiting) == ({}, {}, [], 0)
+                assert (lender.shares, lender.waiting, lender.waiting_apart) == ({}, set(), set())
                 async with asyncio.timeout(5):
                     await value(found, read, me)
             else:
@@ -539,27 +544,81 @@ def test_a_cancelled_transaction_leaves_no_connection_behind_wherever_it_is(
 
 def test_a_request_cancelled_in_the_moment_its_turn_comes_hands_the_connection_on(shared: TestDatabase) -> None:
     async def use(found: Database) -> None:
-        lender = found._pool
+        until = asyncio.get_running_loop().time() + 5
         for user in (None, 1):
-            link = lender.take(user)
-            assert link is not None
-            until = asyncio.get_running_loop().time() + 5
-            waiting = [asyncio.create_task(lender.wait(user, until)) for _ in range(3)]
-            await eventually(lambda: lender.waiting == 3)
-            lender.release(user, link)
+            loans = [Loan(found._pool, user) for _ in range(4)]
+            await loans[0].take(until)
+            waiting = [asyncio.create_task(loan.take(until)) for loan in loans[1:]]
+            await eventually(lambda: found.stats()["waiting"] == 3)
+            loans[0].end()
+            for _ in range(5):
+                await asyncio.sleep(0)
             waiting[0].cancel()
-            lender.release(user, await waiting[1])
-            lender.release(user, await waiting[2])
-            assert lender._held == {}
+            await asyncio.gather(waiting[0], return_exceptions=True)
+            loans[1].end()
+            for loan, turn in zip(loans[2:], waiting[1:], strict=True):
+                await turn
+                loan.end()
+            assert found._pool.shares == {}
             await whole(found, 1)
 
     run(shared.service_url, use)
 
 
+class Injected(BaseException):
+    """Raised at one line of the lending path."""
+
+
+class Injector:
+    """Raises at the n-th line that our modules of lending execute."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, frame: Any, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.endswith(("db/pool.py", "db/database.py")):
+            return None
+        if frame.f_code.co_name in CLEANING:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                raise Injected
+        return self
+
+
+CLEANING = {"end", "_put_down", "give_back", "_run"}
+"""What gives back: an exception in there would be one in the handling of the exception."""
+
+
+def test_an_exception_at_any_line_of_the_lending_path_loses_no_connection(shared: TestDatabase) -> None:
+    async def use(found: Database) -> None:
+        me = Context(uuid4(), "test")
+        for at in range(1, 400):
+            injector = Injector(at)
+            task = asyncio.create_task(found.transact(me, [step("SELECT 1")]))
+            sys.settrace(injector)
+            try:
+                await task
+            except BaseException:  # noqa: BLE001 - what was injected, or what it became
+                pass
+            finally:
+                sys.settrace(None)
+            assert found._pool.waiting == set()
+            if injector.left > 0:
+                break
+            await whole(found, 2)
+            assert found._pool.shares == {}
+        else:
+            pytest.fail("never got through")
+
+    run(shared.service_url, use, size=2)
+
+
 # Connections come and go
 
 
-def test_connections_that_the_server_closes_are_replaced_without_being_asked_for(
+def test_connections_that_the_server_closes_are_replaced_for_whoever_asks_next(
     shared: TestDatabase, admin: "psycopg.Connection[Any]"
 ) -> None:
     ours = "datname = current_database() AND usename = 'todochat_service' AND state = 'idle'"
@@ -569,10 +628,11 @@ def test_connections_that_the_server_closes_are_replaced_without_being_asked_for
         before = {pid for (pid,) in admin.execute(mine).fetchall()}
         assert len(before) == 3
         admin.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS p (pid)", (list(before),))
-        await eventually(
-            lambda: len(now := {pid for (pid,) in admin.execute(mine).fetchall()}) == 3 and not now & before
-        )
+        started = asyncio.get_running_loop().time()
+        assert await value(found, BACKEND) not in before
+        assert asyncio.get_running_loop().time() - started < 0.5
         await whole(found, 3)
+        assert not before & {pid for (pid,) in admin.execute(mine).fetchall()}
 
     run(shared.service_url, use, size=3)
 
@@ -617,7 +677,7 @@ def test_closing_ends_what_runs_and_what_waits(shared: TestDatabase) -> None:
     run(shared.service_url, use)
 
 
-def test_a_database_that_is_not_there_is_unavailable_soon(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_database_that_is_not_there_is_unavailable_soon(caplog: pytest.LogCaptureFixture) -> None:
     async def use() -> None:
         url = f"postgresql://nobody:secret@127.0.0.1:{free_port()}/nothing"
         found = Database(Settings(database_url=Secret(url)), lambda *_: None)
@@ -632,7 +692,7 @@ def test_a_database_that_is_not_there_is_unavailable_soon(capfd: pytest.CaptureF
             await found.close()
 
     asyncio.run(use())
-    said = capfd.readouterr().out
+    said = "\n".join(JsonFormatter().format(record) for record in caplog.records)
     assert "database_unreachable" in said
     assert "Connection refused" in said
     assert "secret" not in said

@@ -21,8 +21,12 @@ import service.commands.retention  # noqa: F401 - between them, these declare ev
 from service.audit import AuditFilters, list_audit, list_changes
 from service.commands.accounts import Account
 from service.conversations import ConversationFilters, list_conversations, list_todo_conversations
-from service.db import SESSION, Database, queries
-from service.db.queries import DECLARED, TEXTS, USER_TABLES, Caller, QueryError, QueryText, Statement
+from service.db import queries
+from service.db.caller import Caller
+from service.db.database import Database
+from service.db.loading import TEXTS, USER_TABLES, QueryError, QueryText
+from service.db.queries import DECLARED, Statement
+from service.db.statements import SESSION
 from service.http.paging import Page, PageQuery
 from service.links import LinkFilters, list_links
 from service.messages import MessageFilters, list_messages

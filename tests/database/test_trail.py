@@ -24,8 +24,9 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from service.audit import AuditFilters, list_audit, list_changes
-from service.db import Database
-from service.db.queries import Caller, Statement
+from service.db.caller import Caller
+from service.db.database import Database
+from service.db.queries import Statement
 from service.embedded import EmbeddedPostgres
 from service.http.paging import Page, PageQuery, encode_cursor
 from service.settings import Secret, Settings
@@ -1177,7 +1178,7 @@ def test_after_an_erasure_nothing_is_found_of_what_was_planted_in_every_column(
         assert user.client.delete("/v1/users/me?erase=true", headers=request_id).status_code == 204
     else:
         env = own_server.env | {"MIGRATION_DATABASE_URL": own_server.database.owner_url}
-        command = [sys.executable, "-m", "service", "users", "erase", user.email]
+        command = [sys.executable, "-m", "service", "users", "erase", "--yes", user.email]
         subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, check=True)
 
     assert planted(dump(postgres, own_server.database), words) == set()

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from uvicorn import Config
-from uvicorn.server import ServerState
 
 from service.http.metrics import Metrics
-from service.serving.protocol import HttpProtocol, Limits
+from service.serving.limits import Connections, Limits
+from service.serving.protocol import HttpProtocol
 from tests.support.small_server import SmallServer, read_all, running
 
 HEAD = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -128,10 +128,8 @@ async def _check_idleness() -> None:
     loop = asyncio.get_running_loop()
     config = Config(_answer_shortly, ws="none", lifespan="off", log_config=None)
     config.load()
-    state = ServerState()
-    server = await loop.create_server(
-        lambda: HttpProtocol(config, state, {}, loop, Limits(), Metrics()), "127.0.0.1", 0
-    )
+    state = Connections(Limits(), Metrics())
+    server = await loop.create_server(lambda: HttpProtocol(config, state, {}, loop), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     client = writer.get_extra_info("socket")
     await asyncio.sleep(0.02)

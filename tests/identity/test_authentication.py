@@ -15,8 +15,8 @@ import psycopg
 import pytest
 
 from service.commands import migrate
-from service.db import Database
-from service.db.queries import Caller
+from service.db.caller import Caller
+from service.db.database import Database
 from service.identity import authentication
 from service.identity.authentication import Authenticator
 from service.identity.issuers import Issuer

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from service.db import Database
+from service.db.database import Database
 from service.identity import authentication
 from service.identity.authentication import REFUSALS_A_MINUTE, Authenticator
 from service.identity.issuers import Issuer

@@ -16,8 +16,10 @@ import pytest
 import service.commands.rebase
 import service.commands.retention  # noqa: F401 - declares the operator's queries, like service.accounts
 from service.app import create_app
-from service.db import Context, Database, Prepared, Result, StatementFailed
-from service.db.queries import DECLARED, TEXTS
+from service.db.database import Database
+from service.db.loading import TEXTS
+from service.db.queries import DECLARED
+from service.db.statements import Context, Prepared, Result, StatementFailed
 from service.identity.passwords import Passwords
 from service.identity.tokens import Tokens
 from service.settings import Secret, Settings

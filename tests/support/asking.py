@@ -1,4 +1,4 @@
-"""A request as far as a handler looks at it, to call handlers without HTTP: ``await get_todo.fn(asking(caller), id)``."""
+"""A request as far as a handler looks at it, to call handlers without HTTP: ``await get_me.fn(asking(caller))``."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -12,7 +12,7 @@ from pglast.parser import scan
 from pglast.stream import RawStream
 from pglast.visitors import Visitor
 
-from service.db.queries import USER_TABLES, QueryText
+from service.db.loading import USER_TABLES, QueryText
 
 FUNCTION_NAMES = {"coalesce", "extract", "greatest", "least", "nullif", "session_user"}
 """The grammar has them as keywords; a reader takes them for functions."""

@@ -1,4 +1,4 @@
-"""Every operation of the application, enumerated from the handlers that it registers: what tests go through one by one."""
+"""Every operation of the application, from the handlers that it registers: what tests go through one by one."""
 
 import dataclasses
 import re

@@ -15,13 +15,16 @@ from service.http.envelope import Draining, Envelope
 from service.http.metrics import Metrics
 from service.http.response import problem_answer
 from service.problems import Problem, StartupError
-from service.serving.protocol import Limits
+from service.serving.limits import Limits
 from service.serving.server import run
 from service.settings import Settings
+from tests.support.small_server import LARGE
 
 OPTIONS = json.loads(sys.argv[1])
 METRICS = Metrics()
 DRAINING = Draining()
+POOL = asyncio.Semaphore(10)
+"""What makes a large answer waits for a connection of the database first: there are as many."""
 finished: list[str] = []
 
 
@@ -64,6 +67,12 @@ async def big(scope: Any, receive: Any, send: Any) -> None:
     for _ in range(50):
         await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
     await send({"type": "http.response.body", "body": b"."})
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    async with POOL:
+        await asyncio.sleep(0.01)
+        await answer(send, b"x" * LARGE)
 
 
 async def crash(scope: Any, receive: Any, send: Any) -> None:
@@ -116,6 +125,7 @@ PATHS: dict[str, Callable[[Any, Any, Any], Awaitable[None]]] = {
     "/finished": lambda scope, receive, send: answer(send, json.dumps(finished).encode()),
     "/unread": lambda scope, receive, send: send_problem(Problem("payload_too_large"), scope, send),
     "/big": big,
+    "/large": large,
     "/metrics": lambda scope, receive, send: answer(send, METRICS.render()),
 }
 
@@ -137,5 +147,5 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 if __name__ == "__main__":
     defaults = {"port": 0, "shutdown_delay_seconds": 0.3, "shutdown_grace_seconds": 2.0}
     settings = Settings(**{**defaults, **OPTIONS["settings"]})
-    edge = Envelope(app, settings, METRICS, DRAINING, **OPTIONS["edge"])
+    edge = Envelope(app, METRICS, DRAINING, **OPTIONS["edge"])
     sys.exit(run(settings, edge, limits=Limits(**OPTIONS["limits"])))

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+LARGE = 11 * 1024 * 1024
+"""Bytes of the body of `/large`, which is sent in one piece."""
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -27,7 +30,7 @@ class SmallServer:
         """What it logged up to now."""
         return [json.loads(line) for line in self.log_path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
-    def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 5.0) -> dict[str, Any]:
+    def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 20.0) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while True:
             for line in self.lines():
@@ -43,8 +46,9 @@ class SmallServer:
         """The line of the request with that id."""
         return self.wait_for_line(lambda line: line["event"] == "request" and line["request_id"] == request_id)
 
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=5)
+    def connect(self, address: str = "127.0.0.1") -> socket.socket:
+        """A connection from that address of this machine."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=5, source_address=(address, 0))
 
 
 def command(**options: object) -> list[str]:

@@ -1,8 +1,8 @@
 """Migration files: pairs of NNNN_verb_object.sql and NNNN_verb_object.rollback.sql, read and checked.
 
-The format is yoyo's, read by yoyo's own parser: `-- depends:` and `-- transactional:` above the first statement. What
-yoyo lets pass is refused here: a missing or empty rollback, two heads, a directive in a place where yoyo ignores it,
-a COMMIT in the middle. No database is needed.
+The format is yoyo's, and its own parser reads the directives `-- depends:` and `-- transactional:` above the first
+statement. What yoyo lets pass is refused here: a missing or empty rollback, two heads, a directive where yoyo ignores
+it, a COMMIT in the middle.
 """
 
 import hashlib
@@ -10,12 +10,14 @@ import re
 from pathlib import Path
 
 import msgspec
-from yoyo import migrations as yoyo  # pyright: ignore[reportMissingTypeStubs]
+from yoyo.migrations import get_migration_hash, parse_metadata_from_sql_comments  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+
+from service.settings import OperatorError
 
 _INSTALLED = Path(__file__).parent.parent / "migrations"  # where the wheel puts the repository's folder
 DEFAULT_DIRECTORY = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "migrations"
 
-_NAME = re.compile(r"\d{4}(_[a-z][a-z0-9]*){2,}")
+_NAME = re.compile(r"(?P<id>\d{4}(?:_[a-z][a-z0-9]*){2,})(?:\.rollback)?\.sql")
 _DIRECTIVE = re.compile(r"^\s*--\s*(?:transactional|depends)\s*:", re.MULTILINE)
 # What is not SQL between two semicolons: comments, dollar-quoted bodies, strings, quoted names.
 _OPAQUE = re.compile(r"""--[^\n]*|/\*.*?\*/|\$([A-Za-z_]\w*|)\$.*?\$\1\$|'(?:[^']|'')*'|"(?:[^"]|"")*\"""", re.DOTALL)
@@ -26,9 +28,15 @@ REPEATABLE = re.compile(
     r"|DROP\s+INDEX\s+CONCURRENTLY\s+IF\s+EXISTS\s+(?:public\.)?\w+",
     re.IGNORECASE | re.DOTALL,
 )
+"""The statements that may run outside a transaction: running them again after a kill does no harm."""
+_DROP_TABLE = re.compile(
+    r"DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?P<names>[\w.,\s]+?)(?:\s+(?:CASCADE|RESTRICT))?", re.IGNORECASE
+)
+_ALTER_TABLE = re.compile(r"ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?(?P<name>[\w.]+)\s", re.IGNORECASE)
+_DROP_COLUMN = re.compile(r"\bDROP\s+COLUMN\s+(?:IF\s+EXISTS\s+)?(\w+)", re.IGNORECASE)
 
 
-class MigrationError(Exception):
+class MigrationError(OperatorError):
     """What stands in the way, in one line that says what to do; never holds a password."""
 
 
@@ -39,21 +47,28 @@ class Migration(msgspec.Struct, frozen=True):
     text: str
     rollback: str
     transactional: bool
+    rollback_header: str
+    """The comment above the rollback's first statement: what it takes back, and what is lost."""
 
     @property
     def hash(self) -> str:
         """What yoyo calls the migration in its tables: a hash of the id."""
-        return str(yoyo.get_migration_hash(self.id))  # pyright: ignore[reportUnknownMemberType]
+        return str(get_migration_hash(self.id))
 
     @property
     def checksum(self) -> str:
         """SHA-256 of the file to apply. Rollback files may be mended later, so they are not held to one."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-
-def known_ids(directory: Path = DEFAULT_DIRECTORY) -> list[str]:
-    """The ids of the migrations in `directory`, oldest first, their files checked. Needs no database."""
-    return [migration.id for migration in load(directory)]
+    def dropped(self) -> list[tuple[str, str | None]]:
+        """What the rollback drops with its contents: tables, and columns as (table, column)."""
+        found: list[tuple[str, str | None]] = []
+        for _, blank in split_statements(self.rollback):
+            if match := _DROP_TABLE.fullmatch(blank):
+                found += [(name.strip(), None) for name in match["names"].split(",")]
+            elif match := _ALTER_TABLE.match(blank):
+                found += [(match["name"], column) for column in _DROP_COLUMN.findall(blank)]
+        return found
 
 
 def load(directory: Path = DEFAULT_DIRECTORY) -> list[Migration]:
@@ -63,9 +78,9 @@ def load(directory: Path = DEFAULT_DIRECTORY) -> list[Migration]:
     if not ids:
         raise MigrationError(f"no migrations in {directory}")
     for name in names:
-        if not _NAME.fullmatch(name.removesuffix(".sql").removesuffix(".rollback")) or not name.endswith(".sql"):
+        if (match := _NAME.fullmatch(name)) is None:
             raise MigrationError(f"{name}: a migration is called NNNN_verb_object.sql, in lower case")
-        if name.endswith(".rollback.sql") and name.removesuffix(".rollback.sql") not in ids:
+        if match["id"] not in ids:
             raise MigrationError(f"{name}: there is no migration of that name to roll back")
     migrations: list[Migration] = []
     for previous, migration_id in zip([None, *ids], ids, strict=False):
@@ -76,37 +91,38 @@ def load(directory: Path = DEFAULT_DIRECTORY) -> list[Migration]:
 
 
 def _read_pair(directory: Path, migration_id: str, previous: str | None) -> Migration:
-    text, directives = _read(directory / f"{migration_id}.sql")
+    text, directives, _ = _read(directory / f"{migration_id}.sql")
     depends = directives.get("depends", "").split()
     if depends != ([previous] if previous else []):
-        named = f"depends on {' and '.join(depends)}" if depends else "depends on nothing"
         wanted = f"write `-- depends: {previous}` at its top" if previous else "it is the first one"
-        raise MigrationError(f"{migration_id} {named}: the history is one line, {wanted}")
-    if not (directory / f"{migration_id}.rollback.sql").is_file():
-        raise MigrationError(f"{migration_id}.rollback.sql is missing: every migration says how to take it back")
-    rollback_text, rollback_directives = _read(directory / f"{migration_id}.rollback.sql")
+        raise MigrationError(
+            f"{migration_id} depends on {' and '.join(depends) or 'nothing'}: the history is one line, {wanted}"
+        )
     flag = directives.get("transactional", "true").strip().lower()
     if flag not in {"true", "false"}:
         raise MigrationError(f"{migration_id}: `-- transactional:` is true or false")
+    rollback, rollback_directives, header = _read(directory / f"{migration_id}.rollback.sql")
     # As in yoyo, the rollback runs the way its migration does; it may repeat the line for its reader.
     if rollback_directives not in ({}, {"transactional": directives.get("transactional", "true")}):
         raise MigrationError(
             f"{migration_id}.rollback.sql: only the migration's own `-- transactional:` may stand here"
         )
-    for name, content in ((f"{migration_id}.sql", text), (f"{migration_id}.rollback.sql", rollback_text)):
+    for name, content in ((f"{migration_id}.sql", text), (f"{migration_id}.rollback.sql", rollback)):
         _check_statements(name, content, transactional=flag == "true")
-    return Migration(migration_id, text, rollback_text, flag == "true")
+    return Migration(migration_id, text, rollback, flag == "true", " ".join(header.partition("\n\n")[0].split()))
 
 
-def _read(path: Path) -> tuple[str, dict[str, str]]:
+def _read(path: Path) -> tuple[str, dict[str, str], str]:
     try:
         text = path.read_text(encoding="utf-8")  # universal newlines: a checkout's line endings are no change
     except UnicodeDecodeError as error:
         raise MigrationError(f"{path.name} is not UTF-8") from error
-    directives, _, _ = yoyo.parse_metadata_from_sql_comments(text)
+    except FileNotFoundError as error:
+        raise MigrationError(f"{path.name} is missing: every migration says how to take it back") from error
+    directives, header, _ = parse_metadata_from_sql_comments(text)
     if len(_DIRECTIVE.findall(text)) != len(directives):
         raise MigrationError(f"{path.name}: each of depends and transactional stands once, above the first statement")
-    return text, directives
+    return text, directives, header
 
 
 def split_statements(text: str) -> list[tuple[str, str]]:
@@ -118,17 +134,21 @@ def split_statements(text: str) -> list[tuple[str, str]]:
 
 
 def _check_statements(name: str, text: str, *, transactional: bool) -> None:
-    statements = split_statements(text)
+    statements = [blank for _, blank in split_statements(text)]
     if not statements:
         raise MigrationError(f"{name} holds no statement")
     if transactional:
-        for _, blank in statements:
-            if word := _TRANSACTION_CONTROL.match(blank):
-                raise MigrationError(f"{name}: take out {word[0].upper()}, the runner makes the transaction")
+        for word in filter(None, map(_TRANSACTION_CONTROL.match, statements)):
+            raise MigrationError(f"{name}: take out {word[0].upper()}, the runner makes the transaction")
         return
-    last = [blank for _, blank in statements if not _SET_ROLE.fullmatch(blank)]
+    last = [blank for blank in statements if not _SET_ROLE.fullmatch(blank)]
     if len(last) != 1 or len(statements) > 2 or not REPEATABLE.fullmatch(last[0]):
         raise MigrationError(
             f"{name}: without a transaction only one CREATE INDEX CONCURRENTLY IF NOT EXISTS name ON ... or "
             "DROP INDEX CONCURRENTLY IF EXISTS name may stand here, after a SET ROLE if need be"
         )
+
+
+def known_ids(directory: Path = DEFAULT_DIRECTORY) -> list[str]:
+    """The ids of the migrations in `directory`, oldest first, their files checked. Needs no database."""
+    return [migration.id for migration in load(directory)]

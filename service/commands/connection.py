@@ -1,0 +1,67 @@
+"""How commands reach the database: the URL that administers it, a connection, and errors in one line."""
+
+import os
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.errors import InvalidParameterValue, UndefinedFunction, UndefinedTable
+
+from service.settings import OperatorError, parse_database_url
+
+OWNER_ROLE = "todochat_owner"
+
+
+class DatabaseError(OperatorError):
+    """The database can't be reached, or refuses; never holds a password."""
+
+
+def connect(url: str) -> psycopg.Connection:
+    """An autocommit connection to administer the database with; raises DatabaseError that says why not."""
+    try:
+        params = parse_database_url(url)
+    except ValueError as error:
+        raise DatabaseError(f"the database URL {error}") from None
+    where = f"{params.get('host') or 'the local socket'}, database {params.get('dbname') or params.get('user') or '?'}"
+    defaults = {
+        "connect_timeout": "10",
+        "tcp_user_timeout": "30000",  # milliseconds
+        "client_encoding": "utf8",
+        "application_name": f"todochat on {socket.gethostname()} pid {os.getpid()}",
+    }
+    try:
+        conn = psycopg.connect(make_conninfo(**{**defaults, **params}), autocommit=True)
+    except psycopg.Error as error:
+        raise DatabaseError(
+            f"can't connect to {where}: {one_line(str(error))} "
+            "(is it running, and is MIGRATION_DATABASE_URL or DATABASE_URL right?)"
+        ) from error
+    if conn.info.server_version < 150000:
+        conn.close()
+        raise DatabaseError(f"{where}: PostgreSQL 15 or later is needed, this is {conn.info.server_version // 10000}")
+    return conn
+
+
+@contextmanager
+def as_owner(url: str) -> Generator[psycopg.Connection]:
+    """A connection as the role that owns the tables. What PostgreSQL refuses on it becomes a DatabaseError."""
+    with connect(url) as connection:
+        try:
+            connection.execute(f"SET ROLE {OWNER_ROLE}".encode())
+            yield connection
+        except (InvalidParameterValue, UndefinedTable, UndefinedFunction):  # no such role, table, function
+            raise DatabaseError("the database is empty: run the migrations first (make migrate)") from None
+        except psycopg.Error as error:
+            raise DatabaseError(reason(error)) from error
+
+
+def reason(error: psycopg.Error) -> str:
+    """PostgreSQL's own words in one line, without the rows and values that its other lines may repeat."""
+    return one_line(error.diag.message_primary or str(error) or "the connection to the database was lost")
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space as one blank."""
+    return " ".join(text.split())

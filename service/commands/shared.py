@@ -1,0 +1,75 @@
+"""What the commands share: the database they work on, how they speak, and how they ask before something is lost."""
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from service.settings import SECRET_MIN_BYTES, OperatorError, Settings
+
+if TYPE_CHECKING:
+    from service.embedded import EmbeddedPostgres
+
+yes_option = click.option("--yes", is_flag=True, help="Don't ask: for scripts.")
+account_argument = click.argument("account")
+
+
+class Declined(OperatorError):
+    """Whoever was asked said no, or nobody could be asked."""
+
+
+def say(line: str) -> None:
+    """A line for people, on standard error; standard output is for what the command was asked for."""
+    print(f"todochat: {line}", file=sys.stderr)
+
+
+def confirm_loss(losses: Sequence[str], *, yes: bool) -> None:
+    """Say what will be lost and ask on the terminal; raises Declined unless the answer is yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Declined(f"this can't be undone, and nobody is here to be asked: {'; '.join(losses)}; go on with --yes")
+    for loss in losses:
+        say(loss)
+    if not click.confirm("todochat: this can't be undone. Go on?", err=True):
+        raise Declined("nothing was done")
+
+
+def database_settings() -> Settings:
+    """The settings of the database alone: no command but `serve` needs the others, or a secret."""
+    names = ("DATABASE_URL", "MIGRATION_DATABASE_URL", "DATABASE_INSECURE", "EMBEDDED_DATA_DIR")
+    unused_secret = {"JWT_SECRET": "-" * SECRET_MIN_BYTES}
+    return Settings.from_environ({name: os.environ.get(name, "") for name in names} | unused_secret)
+
+
+@contextmanager
+def owner_url(*, to_fill: bool = False) -> Generator[str]:
+    """The URL that migrates: MIGRATION_DATABASE_URL, else DATABASE_URL, else the embedded development database's.
+
+    With ``to_fill`` the embedded one is migrated first, and its superuser's, who may copy rows in.
+    """
+    settings = database_settings()
+    if configured := settings.migration_database_url or settings.database_url:
+        yield configured.value
+        return
+    from service.embedded import development
+
+    with embedded_server(settings) as embedded:
+        urls = development.prepare_database(embedded)
+        if to_fill:
+            development.migrate_database(embedded, urls)
+        yield embedded.url(development.DATABASE) if to_fill else urls.owner
+
+
+@contextmanager
+def embedded_server(settings: Settings) -> "Generator[EmbeddedPostgres]":
+    """The embedded PostgreSQL, started or joined."""
+    from service.embedded import EmbeddedPostgres
+
+    with EmbeddedPostgres(settings.embedded_data_dir / "postgres") as server:
+        for notice in server.notices:
+            say(notice)
+        yield server

@@ -1,0 +1,166 @@
+"""Who asks, and their transactions."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, overload
+from uuid import UUID
+
+from service.db.database import TRANSACTION_SECONDS, Database, Held
+from service.db.queries import Nothing, Statement
+from service.db.statements import Context, Result, StatementFailed
+
+R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+
+_AUTHENTICATE = Nothing("authenticate")
+_AUTHENTICATE_ISSUED = Nothing("authenticate_issued")
+
+
+class Caller:
+    """Who asks: the one way into a transaction.
+
+    Every transaction of a signed-in caller begins with the check that the account is active and the token not revoked,
+    in the same round trip; row security shows it that user's rows. Without a user (sign-in, health) it sees no rows.
+    """
+
+    __slots__ = (
+        "_transaction",
+        "database",
+        "issued_at",
+        "request_id",
+        "seconds",
+        "subject",
+        "token_version",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        database: Database,
+        request_id: str,
+        user_id: UUID | None = None,
+        token_version: int = 0,
+        issued_at: int | None = None,
+        subject: str | None = None,
+    ) -> None:
+        """What the token is checked by is its version, or the time of issue (seconds since 1970) without one.
+
+        ``subject`` is the user's name at an outside issuer, where the token is of one.
+        """
+        self.database = database
+        self.request_id = request_id
+        self.user_id = user_id
+        self.token_version = token_version
+        self.issued_at = issued_at
+        self.subject = subject
+        self.seconds = TRANSACTION_SECONDS
+        """How long a transaction of several round trips may take."""
+        self._transaction: Transaction | None = None
+
+    @overload
+    async def run(self, first: Statement[R], /, *, seconds: float = ...) -> R: ...
+    @overload
+    async def run(self, first: Statement[A], second: Statement[B], /, *, seconds: float = ...) -> tuple[A, B]: ...
+    async def run(self, *statements: Statement[Any], seconds: float = TRANSACTION_SECONDS) -> Any:
+        """Run one or two statements in one transaction and one round trip, within ``seconds``; raises Problem."""
+        results = await self.run_all(statements, seconds=seconds)
+        return results[0] if len(statements) == 1 else tuple(results)
+
+    async def run_all(
+        self,
+        statements: Sequence[Statement[Any]],
+        accept: Callable[[list[Any]], None] | None = None,
+        *,
+        seconds: float = TRANSACTION_SECONDS,
+    ) -> list[Any]:
+        """Run all statements in one transaction; ``accept`` may look at the results and raise to undo them all.
+
+        Raises the Problem of the statement that failed, with its place in ``statements`` as ``.statement`` (negative
+        for what comes ahead of them).
+        """
+        if self._transaction is not None:
+            return await self._transaction.run_all(statements, accept)
+        session = self._session()
+        before = len(session)
+        steps = [statement.step(self.user_id) for statement in (*session, *statements)]
+
+        def check(results: list[Result]) -> None:
+            if accept is not None:
+                accept(_read(statements, results[before:]))
+
+        context = Context(self.user_id, self.request_id)
+        try:
+            results = await self.database.transact(context, steps, check if accept else None, seconds=seconds)
+        except StatementFailed as failure:
+            failure.problem.statement = failure.index - before
+            raise failure.problem from failure.__cause__
+        return _read(statements, results[before:])
+
+    @asynccontextmanager
+    async def transaction(self, *first: Statement[Any], snapshot: bool = False) -> AsyncGenerator["Transaction"]:
+        """Run all that follows in one transaction: kept when the block ends well, undone otherwise.
+
+        Inside another one it is that one. ``first`` are statements that leave together with the first ones run inside;
+        ``snapshot``: it only reads, and all of it sees what was there at its first statement.
+        """
+        if self._transaction is not None:
+            yield self._transaction
+            return
+        context = Context(self.user_id, self.request_id)
+        async with self.database.hold(context, seconds=self.seconds, snapshot=snapshot) as held:
+            transaction = self._transaction = Transaction(self, held, [*self._session(), *first])
+            try:
+                yield transaction
+                if not transaction.is_committed:
+                    await transaction.commit()
+            finally:
+                self._transaction = None
+
+    def _session(self) -> Sequence[Statement[Any]]:
+        """The check that a transaction of a signed-in caller begins with."""
+        if self.token_version:
+            return (_AUTHENTICATE(token_version=self.token_version),)
+        if self.issued_at is not None:
+            return (_AUTHENTICATE_ISSUED(issued_at=self.issued_at),)
+        return ()
+
+
+class Transaction:
+    """A transaction of several round trips: see ``Caller.transaction``."""
+
+    def __init__(self, caller: Caller, held: Held, first: Sequence[Statement[Any]]) -> None:
+        self.is_committed = False
+        self._caller = caller
+        self._held = held
+        self._first = first
+
+    async def run_all(
+        self, statements: Sequence[Statement[Any]], accept: Callable[[list[Any]], None] | None = None
+    ) -> list[Any]:
+        """As ``Caller.run_all``, which calls it: ``accept`` may look at the results and raise to undo everything."""
+        answers = await self._run(statements, commit=False)
+        if accept is not None:
+            accept(answers)
+        return answers
+
+    async def commit(self, *last: Statement[Any]) -> None:
+        """Run what is left, and keep everything, in one round trip."""
+        await self._run(last, commit=True)
+        self.is_committed = True
+
+    async def _run(self, statements: Sequence[Statement[Any]], *, commit: bool) -> list[Any]:
+        ahead, self._first = self._first, ()
+        user_id = self._caller.user_id
+        try:
+            results = await self._held.run(
+                [statement.step(user_id) for statement in (*ahead, *statements)], commit=commit
+            )
+        except StatementFailed as failure:
+            failure.problem.statement = failure.index - len(ahead)
+            raise failure.problem from failure.__cause__
+        return _read(statements, results[len(ahead) :])
+
+
+def _read(statements: Sequence[Statement[Any]], results: Sequence[Result]) -> list[Any]:
+    return [statement.query.read(result) for statement, result in zip(statements, results, strict=True)]

@@ -1,0 +1,88 @@
+"""What one process takes from its clients, and how it is shared among them."""
+
+from collections import Counter
+from collections.abc import Container
+from ipaddress import IPv6Address, ip_network
+from typing import TYPE_CHECKING
+
+import msgspec
+from uvicorn.server import ServerState
+
+from service.http.metrics import Metrics
+
+if TYPE_CHECKING:
+    from service.serving.protocol import HttpProtocol
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process takes from its clients. Sizes in bytes, times in seconds."""
+
+    header_bytes: int = 32 * 1024
+    """Request line and headers together."""
+    header_count: int = 128
+    header_seconds: float = 10.0
+    """From the opening of a connection, later from a request's first byte, to the end of its headers."""
+    idle_seconds: float = 75.0
+    """Between the requests of a connection."""
+    linger_seconds: float = 2.0
+    """How long the rest of an unwanted body is read and thrown away, so that the client gets to read its answer."""
+    stall_seconds: float = 30.0
+    """How long a client may take to read another STALL_BYTES of its answer."""
+    unread_bytes: int = 64 * 1024 * 1024
+    """What all answers together may hold in memory that their clients don't read; one address may hold half of it."""
+    connections: int = 2000
+    """Connections beyond this are answered 503."""
+    connections_per_address: int = 1600
+    """The same for the connections of one address, so that one client can't take every connection."""
+    refusals: int = 200
+    """While so many refused connections are still open, further ones are closed without a word."""
+
+
+STALL_BYTES = 64 * 1024
+
+
+class Connections(ServerState):
+    """What the connections of a process share. ``proxies`` speak for many clients: no bound per address is for them."""
+
+    def __init__(self, limits: Limits, metrics: Metrics, proxies: Container[str] = ()) -> None:
+        super().__init__()
+        self.limits = limits
+        self.metrics = metrics
+        self.proxies = proxies
+        self.by_address: Counter[str] = Counter()
+        self.refused = 0
+        self.unread: dict[HttpProtocol, int] = {}
+        """Bytes of answers that clients didn't take yet, the longest waiting first."""
+
+    def address(self, host: str) -> str:
+        """What is counted as one client: an IPv4 address, or the IPv6 network that one customer usually gets, a /56.
+
+        Nothing for a proxy.
+        """
+        if host in self.proxies:
+            return ""
+        if ":" in host:
+            address = IPv6Address(host.partition("%")[0])
+            return str(address.ipv4_mapped or ip_network((address, 56), strict=False))
+        return host
+
+    def has_room(self, address: str) -> bool:
+        """Whether the connection from there that has just been made is served."""
+        return len(self.connections) - self.refused <= self.limits.connections and (
+            not address or self.by_address[address] < self.limits.connections_per_address
+        )
+
+    def cut_unread(self, address: str) -> None:
+        """Cut connections off, the longest waiting first, until unread answers take no more memory than they may."""
+        most = self.limits.unread_bytes
+        if address:
+            self._cut_until(most // 2, [c for c in self.unread if c.address == address])
+        self._cut_until(most, list(self.unread))
+
+    def _cut_until(self, most: int, waiting: "list[HttpProtocol]") -> None:
+        held = sum(self.unread[connection] for connection in waiting)
+        for connection in waiting:
+            if held <= most:
+                return
+            held -= self.unread[connection]
+            connection.abort()
