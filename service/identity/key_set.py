@@ -30,14 +30,14 @@ RSA_BITS = range(2048, 8193)
 _UNUSABLE = (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm)
 """What reading a broken key raises."""
 
-_ALGORITHMS_OF = {
-    "Ed25519": ("EdDSA",),
-    "P-256": ("ES256",),
-    "P-384": ("ES384",),
-    "P-521": ("ES512",),
-    "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+_ALGORITHMS_OF: dict[tuple[Any, Any], tuple[str, ...]] = {
+    ("OKP", "Ed25519"): ("EdDSA",),
+    ("EC", "P-256"): ("ES256",),
+    ("EC", "P-384"): ("ES384",),
+    ("EC", "P-521"): ("ES512",),
+    ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
 }
-"""Curve, or RSA → the algorithms a key may be used with."""
+"""Type and curve → what a key may be used with. A secret, which no set should show, is for nothing."""
 
 
 class _Document(msgspec.Struct):
@@ -168,16 +168,13 @@ def read_keys(entries: Sequence[Any], algorithms: Sequence[str]) -> dict[str | N
 
 
 def _algorithms(jwk: dict[str, Any]) -> Sequence[str]:
-    """What the key may be used with, by its type, its curve and what it says of itself; a secret with nothing."""
-    kind, curve = jwk.get("kty"), jwk.get("crv")
-    if kind == "RSA":
-        curve = "RSA"
-    elif (kind, curve) != ("OKP", "Ed25519") and not (kind == "EC" and curve in ("P-256", "P-384", "P-521")):
+    """What the key may be used with, by its type, its curve and what it says of itself."""
+    kind, curve, operations = jwk.get("kty"), jwk.get("crv"), jwk.get("key_ops", ["verify"])
+    if not isinstance(kind, str) or not isinstance(curve, str | None):
         return ()
-    operations = jwk.get("key_ops", ["verify"])
     if "d" in jwk or jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return ()
-    fitting = _ALGORITHMS_OF[cast("str", curve)]
+    fitting = _ALGORITHMS_OF.get((kind, curve), ())
     if (only := jwk.get("alg")) is None:
         return fitting
     return [algorithm for algorithm in fitting if algorithm == ("EdDSA" if only == "Ed25519" else only)]

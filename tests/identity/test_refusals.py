@@ -1,6 +1,7 @@
 """A token that is refused says why: to the operator by a reason in the log, and to its sender where it may."""
 
 import asyncio
+import json
 import logging
 import secrets
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from service.db.database import Database
@@ -16,7 +18,9 @@ from service.identity.authentication import REFUSALS_A_MINUTE, Authenticator
 from service.identity.issuers import Issuer
 from service.identity.tokens import TokenRefused, Tokens
 from service.settings import IssuerSettings, Secret
+from tests.conftest import PLAIN_HTTP, Server
 from tests.support.jwks_server import Key, claims, jwks_server, sign
+from tests.support.problems import problem
 
 MAIN, SHARED, CLOSED = "https://accounts.example.com", "https://shared.example.com", "https://closed.example.com"
 SECRET = secrets.token_hex(32)
@@ -139,6 +143,18 @@ def test_a_flood_of_bad_tokens_leaves_few_lines_and_the_next_minute_says_how_man
     for _ in range(3):
         refuse(authenticator, "bad")
     assert [cast("Any", record).unlogged_before for record in caplog.records] == [300 - REFUSALS_A_MINUTE, 0, 0]
+
+
+def test_the_operator_reads_it_in_the_log_of_the_service(start_server: Callable[..., Server]) -> None:
+    server = start_server(ISSUER=SHARED, ISSUER_SECRET="s" * 32)
+    month = sign("HS256", b"s" * 32, claims(SHARED, "ada", exp=now() + 30 * 86_400), {"alg": "HS256"})
+    headers = {"Authorization": f"Bearer {month}", "X-Request-ID": "a-month"}
+    answer = httpx.get(f"{server.url}/v1/users/me", headers=headers, verify=PLAIN_HTTP)
+    assert f"{WEEK} s" in problem(answer, 401, "invalid_token")["detail"]
+    server.stop()
+    (line,) = [line for line in server.log().splitlines() if "token_refused" in line]
+    expected = {"event": "token_refused", "reason": "lives_too_long", "issuer": SHARED, "request_id": "a-month"}
+    assert json.loads(line).items() >= expected.items()
 
 
 def test_a_missing_token_is_no_line(authenticator: Authenticator, caplog: pytest.LogCaptureFixture) -> None:
