@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any, cast
 
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
@@ -151,8 +152,8 @@ def create_app(settings: Settings) -> Envelope:
         ),
         request_class=Request,
         response_class=Response,
-        before_request=before_request,
-        exception_handlers={Exception: answer_error},
+        before_request=cast(Any, before_request),
+        exception_handlers={Exception: cast(Any, answer_error)},
         request_max_body_size=BODY_BYTES,
         lifespan=[lifespan],
         cors_config=_cors(settings),
@@ -161,7 +162,7 @@ def create_app(settings: Settings) -> Envelope:
         logging_config=None,
         debug=False,
     )
-    return Envelope(litestar, metrics, draining)
+    return Envelope(cast(Any, litestar), metrics, draining)
 
 
 def _tokens(settings: Settings) -> Tokens | None:

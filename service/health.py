@@ -13,6 +13,7 @@ from service.db.queries import Many, One
 from service.http.envelope import Draining
 from service.http.metrics import CONTENT_TYPE, may_read_metrics
 from service.http.request import Request
+from service.identity.tokens import Tokens
 from service.problems import Problem, StartupError
 
 log = logging.getLogger(__name__)
@@ -110,10 +111,15 @@ async def get_ready(request: Request) -> Health:
 async def get_metrics(request: Request) -> str:
     """What Prometheus reads: with METRICS_TOKEN or an access token, or from this machine where neither is needed."""
     state = request.app.state
-    is_access = state.tokens.is_access if state.tokens else lambda _: False
+    tokens: Tokens | None = state.tokens
+    is_access = tokens.is_access if tokens else _is_never
     if not may_read_metrics(state.settings.metrics_token, request.address, request.scope["headers"], is_access):
         raise Problem("unauthenticated", "Send Authorization: Bearer and METRICS_TOKEN, or an access token.")
     return state.metrics.render().decode()
+
+
+def _is_never(_: str) -> bool:
+    return False
 
 
 async def refuse_unsafe_login(database: Database) -> None:

@@ -14,12 +14,7 @@ from litestar import post
 
 from service.db.caller import Caller
 from service.db.queries import BEGIN_RESTORING, Count, Maybe, Nothing, Statement
-from service.http.bulk import Bulk, spool_body
-from service.http.fields import check_time, check_title
-from service.http.idempotency import answer_once
-from service.http.request import Request, decode_body
-from service.http.response import LINES
-from service.lines import (
+from service.exports import (
     CLOCK_DIFFERENCE,
     LINE_BYTES,
     AnyLine,
@@ -32,6 +27,11 @@ from service.lines import (
     TodoLine,
     encode_line,
 )
+from service.http.bulk import Bulk, spool_body
+from service.http.fields import check_time, check_title
+from service.http.idempotency import answer_once
+from service.http.request import Request, decode_body
+from service.http.response import LINES
 from service.problems import Problem, invalid
 
 IMPORT_BYTES = 128 * 1024 * 1024

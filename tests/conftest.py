@@ -26,8 +26,8 @@ import pytest
 from argon2 import PasswordHasher
 from psycopg import sql
 
+from service.commands.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
 from service.embedded import EmbeddedPostgres
-from service.embedded.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
 from service.http.fields import new_id
 from service.identity.tokens import Tokens
 

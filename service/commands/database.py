@@ -81,9 +81,8 @@ def schema(output: Path) -> None:
 
     It is taken from an empty database on the embedded PostgreSQL.
     """
-    from service.commands import migrate
+    from service.commands import development, migrate
     from service.commands.schema_dump import dump_schema
-    from service.embedded import development
 
     with embedded_server(database_settings()) as embedded, development.scratch_database(embedded) as url:
         migrate.upgrade(url)

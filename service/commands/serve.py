@@ -25,7 +25,7 @@ def serve(ctx: click.Context) -> None:
     server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
     with contextlib.ExitStack() as stack:
         if settings.database_url is None:
-            from service.embedded import development
+            from service.commands import development
 
             embedded = stack.enter_context(embedded_server(settings))
             urls = development.prepare_database(embedded)

@@ -55,7 +55,7 @@ def owner_url(*, to_fill: bool = False) -> Generator[str]:
     if configured := settings.migration_database_url or settings.database_url:
         yield configured.value
         return
-    from service.embedded import development
+    from service.commands import development
 
     with embedded_server(settings) as embedded:
         urls = development.prepare_database(embedded)

@@ -82,7 +82,7 @@ class Connection(psycopg.AsyncConnection[Row]):
         """Enter pipeline mode; from now on psycopg's own methods are not used, but for closing."""
         self.named = named
         self._loop = asyncio.get_running_loop()
-        self._prepared: set[bytes] = set()
+        self._named_plans: set[bytes] = set()
         self._results: list[pq.abc.PGresult] = []
         # A descriptor of our own: libpq closes its one in the middle of a call when the connection breaks, and the
         # number could name another connection before the event loop is told to forget it.
@@ -130,13 +130,13 @@ class Connection(psycopg.AsyncConnection[Row]):
 
     async def forget_plans(self, deadline: float) -> None:
         """Have every statement prepared anew at its next use. Raises what ``exchange`` does."""
-        self._prepared.clear()
+        self._named_plans.clear()
         await self.exchange([_DEALLOCATE_ALL], deadline)
 
     def _send(self, steps: Sequence[Step]) -> list[bytes]:
         """Send everything, and return the names of the statements that are to be prepared first."""
         pgconn = self.pgconn
-        prepared = self._prepared
+        prepared = self._named_plans
         new: list[bytes] = []
         if self.named:
             for (name, text, types, _), _ in steps:
@@ -160,7 +160,7 @@ class Connection(psycopg.AsyncConnection[Row]):
         """Raise StepRefused for the first result that is one."""
         if new:
             made = zip(new, results, strict=False)
-            self._prepared.difference_update(name for name, result in made if result.status != _COMMAND_OK)
+            self._named_plans.difference_update(name for name, result in made if result.status != _COMMAND_OK)
         for place, result in enumerate(results):
             if result.status == _REFUSED:
                 if place < len(new):  # then its first use is what failed

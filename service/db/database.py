@@ -201,7 +201,7 @@ class Database:
                 except StepRefused as refused:
                     if is_last or refused.error.sqlstate not in _COLLISION:
                         if refused.error.sqlstate == _READ_ONLY_SERVER and not reads_only:
-                            connection.hang_up()
+                            loan.hang_up()
                             self._pool.distrust()
                         raise _failure(refused, [*request, _COMMIT], before, context) from refused.error
                 finally:

@@ -247,6 +247,11 @@ class Loan:
             self._has_share = await share.acquire()
         pool.waiting_apart.discard(self)
 
+    def hang_up(self) -> None:
+        """Close the connection, so that nobody gets it next."""
+        if self.connection is not None:
+            self.connection.hang_up()
+
     def _put_down(self) -> None:
         """Give back the connection, and keep the share."""
         connection, self.connection = self.connection, None

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from os import urandom
 from string import ascii_letters, digits
 from time import perf_counter, time
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from service.http.metrics import UNMATCHED, Metrics
 from service.http.response import problem_answer
@@ -213,7 +213,8 @@ class Envelope:
             log.error("unhandled_exception", exc_info=error, extra=fields)
         if not exchange.status:
             escape = bool(scope["state"].get("escape"))
-            await problem_answer(problem, exchange.request_id, escape=escape)(scope, exchange.receive, exchange.send)
+            answer: App = cast(Any, problem_answer(problem, exchange.request_id, escape=escape))
+            await answer(scope, exchange.receive, exchange.send)
         if not isinstance(error, (Exception, asyncio.CancelledError)):
             raise error
 

@@ -6,7 +6,7 @@ After the draft of the IETF's HTTPAPI group, ``draft-ietf-httpapi-idempotency-ke
 import hashlib
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, cast
+from typing import Any, Concatenate, ParamSpec
 
 import msgspec
 
@@ -64,7 +64,7 @@ async def answer_once(request: Request, request_hash: bytes, make: Callable[[], 
     claim = _claim(key=key, operation=operation, request_hash=request_hash)
     try:
         async with caller.transaction(_forget(key=key), claim) as transaction:
-            made = answer(request, await make(), cast(int, request.route_handler.status_code))
+            made = answer(request, await make(), request.route_handler.status_code)
             headers = {name.decode(): value.decode("latin-1") for name, value in made.headers if name in KEPT_HEADERS}
             kept = _keep(key=key, status=made.status, headers=msgspec.json.encode(headers), body=made.body)
             await transaction.commit(kept)

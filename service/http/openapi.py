@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import getdoc
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, cast, get_args, get_origin
 
 import msgspec
 from litestar.handlers import HTTPRouteHandler
@@ -111,7 +111,7 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
                 responses={name: _problem_response(status) for status, name in _PROBLEM_NAMES.items()},
                 security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")},
             ),
-            operation_id_creator=lambda handler, *_: handler.handler_name,
+            operation_id_creator=_operation_id,
             render_plugins=render_plugins,
             openapi_router=Router("/schema", route_handlers=[], opt={"public": True}, include_in_schema=False),
         )
@@ -148,20 +148,21 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
         return self._tidy(schema)
 
     def _add(self, name: str, schema: dict[str, Any]) -> None:
-        named = FieldDefinition.from_annotation(Annotated[dict, BodyKwarg(schema_component_key=name)])
+        named = FieldDefinition.from_annotation(Annotated[dict[str, Any], BodyKwarg(schema_component_key=name)])
         component: Schema = self._registry.get_schema_for_field_definition(named)
         if component == Schema():
             component.title = name  # so that a struct that refers to itself is not gone through for ever
             for key, value in self._tidy(schema).items():
-                setattr(component, re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key), value)
+                setattr(component, re.sub("([A-Z])", r"_\1", key).lower(), value)
             component.title = None
 
-    def _tidy(self, schema: Any) -> Any:
+    def _tidy_any(self, part: Any) -> Any:
+        if isinstance(part, list):
+            return [self._tidy_any(item) for item in cast("list[Any]", part)]
+        return self._tidy(cast("dict[str, Any]", part)) if isinstance(part, dict) else part
+
+    def _tidy(self, schema: dict[str, Any]) -> dict[str, Any]:
         """The schema with our components' names; a closed set that has a name, its title, becomes one of them."""
-        if isinstance(schema, list):
-            return [self._tidy(item) for item in schema]
-        if not isinstance(schema, dict):
-            return schema
         if "enum" in schema:
             schema.setdefault("type", "string")
             if name := schema.pop("title", None):
@@ -171,7 +172,7 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
         if "$ref" in schema:
             prefix, _, name = schema["$ref"].rpartition("/")
             return {**schema, "$ref": f"{prefix}/{_component_name(name)}"}
-        return {key: self._tidy(value) if key != "examples" else value for key, value in schema.items()}
+        return {key: self._tidy_any(value) if key != "examples" else value for key, value in schema.items()}
 
     # Operations
 
@@ -196,7 +197,9 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             fields["request_body"] = RequestBody(required=False, content={JSON: OpenAPIMediaType(schema=schema)})
         if (data := handler.parsed_data_field) is not None:
             kind = data.inner_types[0].annotation if data.is_optional else data.annotation
-            fields["request_body"].content[JSON].examples = {"usual": Example(value=example_of(kind))}
+            cast(RequestBody, fields["request_body"]).content[JSON].examples = {
+                "usual": Example(value=example_of(kind))
+            }
         codes = _codes(handler, has_body=fields["request_body"] is not None)
         success = fields["responses"][str(handler.status_code)]
         fields["responses"] = {**_success(handler, success), **_problem_references(codes)}
@@ -248,6 +251,10 @@ def _tell_defaults(schema: dict[str, Any]) -> None:
 
 def _component_name(name: str) -> str:
     return re.sub(r"^Page_(\w+)_$", r"\1Page", name)
+
+
+def _operation_id(handler: HTTPRouteHandler, *_: Any) -> str:
+    return handler.handler_name
 
 
 def _path_names(handler: HTTPRouteHandler) -> list[str]:
@@ -308,7 +315,7 @@ def _success(handler: HTTPRouteHandler, response: OpenAPIResponse) -> dict[str, 
     if get_origin(handler.parsed_return_field.annotation) is Page:
         headers["Link"] = _answer_header('The next page, as rel="next"; absent on the last.')
     response.description = {201: "Created.", 204: "Done."}.get(handler.status_code, "OK.")
-    response.headers = headers
+    response.headers = {**headers}
     return {str(handler.status_code): response, **answers}
 
 
@@ -360,7 +367,7 @@ def _problem_response(status: int) -> OpenAPIResponse:
     schema = _JSONSchema(raw={"$ref": f"#/components/schemas/{ProblemDetails.__name__}"})
     return OpenAPIResponse(
         description="; ".join(titles) or "`timeout`: The body took too long to arrive",
-        headers=headers,
+        headers={**headers},
         content={"application/problem+json": OpenAPIMediaType(schema=schema)},
     )
 

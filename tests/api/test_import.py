@@ -14,8 +14,8 @@ import msgspec
 import psycopg
 import pytest
 
+from service.exports import LARGEST, LINE_BYTES
 from service.imports import CHUNK_LINES, IMPORT_BYTES, import_file
-from service.lines import LARGEST, LINE_BYTES
 from service.problems import Problem
 from tests.api.test_export import in_process
 from tests.commands.test_commands import complaint, run

@@ -20,9 +20,9 @@ import msgspec
 import psycopg
 from psycopg import sql
 
+from service.commands.development import SERVICE_LOGIN
 from service.db.loading import TEXTS
 from service.db.statements import SESSION
-from service.embedded.development import SERVICE_LOGIN
 from service.embedded.server import SUPERUSER
 from tests.bench.data import BenchDatabase
 from tests.bench.measure import BenchError, database_seconds

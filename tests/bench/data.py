@@ -10,9 +10,9 @@ import psycopg
 from psycopg import sql
 
 from service.commands.demo import Size, fill_many
+from service.commands.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
 from service.db.migration_files import DEFAULT_DIRECTORY
 from service.embedded import EmbeddedPostgres
-from service.embedded.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
 
 SETTINGS = {
     "shared_buffers": "1GB",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from service.embedded.development import SERVICE_LOGIN
+from service.commands.development import SERVICE_LOGIN
 from tests.bench import operations
 from tests.bench.data import POSTGREST_LOGIN, BenchDatabase
 from tests.bench.install import CONTENDERS, install_node, install_python, postgrest_program

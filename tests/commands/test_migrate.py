@@ -24,13 +24,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from service.commands import logins, migrate
 from service.commands.connection import DatabaseError
+from service.commands.development import OWNER_LOGIN, prepare_database
 from service.commands.logins import LoginError, create_service_login
 from service.commands.migrate import rollback, status, upgrade
 from service.commands.schema_dump import dump_schema
 from service.db import migration_files
 from service.db.migration_files import MigrationError, known_ids
 from service.embedded import EmbeddedPostgres
-from service.embedded.development import OWNER_LOGIN, prepare_database
 from service.embedded.server import as_account
 from service.settings import OperatorError
 

@@ -21,7 +21,7 @@ import service.commands.retention  # noqa: F401 - between them, these declare ev
 from service.audit import AuditFilters, list_audit, list_changes
 from service.commands.accounts import Account
 from service.conversations import ConversationFilters, list_conversations, list_todo_conversations
-from service.db import loading
+from service.db import loading, queries
 from service.db.caller import Caller
 from service.db.database import Database
 from service.db.loading import TEXTS, USER_TABLES, QueryError, QueryText

@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from service.commands.development import migrate_database, prepare_database
 from service.embedded import EmbeddedPostgres
-from service.embedded.development import migrate_database, prepare_database
 from tests.conftest import UNSAFE_BUT_FAST, TestDatabase, reachable_folder
 from tests.faults.conftest import Service, running
 from tests.faults.load import Ask, at_once, wait_for

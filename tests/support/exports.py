@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import httpx
 
-from service.lines import FORMAT
+from service.exports import FORMAT
 from tests.conftest import User
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
