@@ -6,13 +6,14 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from service.db import TRANSACTION_SECONDS
 from service.db.queries import Caller, Many, Maybe, One
 from service.http.fields import Time
 from service.http.paging import Cursor, Limit, Page
 from service.problems import Problem
 
 ERASE_SECONDS = 60.0
-"""How long an erasure may take: it goes through every row of the user's in one transaction."""
+"""How long an erasure, or a deactivation, may take: it goes through every row of the user's in one transaction."""
 
 # (?!\n): Python's $ would let a line break through.
 # HTML's "valid e-mail address" (html.spec.whatwg.org, state of type=email): what a browser's form takes, ASCII only.
@@ -102,7 +103,8 @@ async def get_me(caller: Caller) -> User:
 async def update_me(caller: Caller, data: UserPatch, if_match: int | None) -> User:
     """Change the signed-in user's name or username, or deactivate the account.
 
-    Deactivating is refused while pending or in_progress todos are assigned to them; their tokens stop working at once.
+    Deactivating is refused while pending or in_progress todos of their own are assigned to them. Other people's are
+    unassigned. Their tokens stop working at once.
     """
     changed = await caller.run(
         _update(
@@ -112,7 +114,8 @@ async def update_me(caller: Caller, data: UserPatch, if_match: int | None) -> Us
             full_name=None if data.full_name is UNSET else data.full_name,
             is_active=None if data.is_active is UNSET else data.is_active,
             version=if_match,
-        )
+        ),
+        seconds=ERASE_SECONDS if data.is_active is False else TRANSACTION_SECONDS,
     )
     if changed is None:
         raise _why_none(if_match)
