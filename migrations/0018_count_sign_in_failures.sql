@@ -8,7 +8,7 @@
 -- Code: runs together with the release that passes networks; under the one before nobody could sign in.
 -- Locks: nothing but the functions.
 -- Rollback loses: nothing; counts go on under other keys.
--- depends: 0016_create_resolve_identity
+-- depends: 0017_unassign_on_deactivation
 
 SET LOCAL ROLE todochat_owner;
 

@@ -8,6 +8,7 @@ from litestar import delete, get, patch
 from litestar.params import JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
+from service.db.database import TRANSACTION_SECONDS
 from service.db.queries import Many, Maybe, One
 from service.http.fields import Time
 from service.http.paging import Cursor, Limit, Page
@@ -15,7 +16,7 @@ from service.http.request import Request
 from service.problems import Problem
 
 ERASE_SECONDS = 60.0
-"""How long an erasure may take: it goes through every row of the user's in one transaction."""
+"""How long an erasure, or a deactivation, may take: it goes through every row of the user's in one transaction."""
 
 # (?!\n): Python's $ would let a line break through.
 # HTML's "valid e-mail address" (html.spec.whatwg.org, state of type=email): what a browser's form takes, ASCII only.
@@ -108,7 +109,8 @@ async def get_me(request: Request) -> User:
 async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
     """Change the signed-in user's name or username, or deactivate the account.
 
-    Deactivating is refused while pending or in_progress todos are assigned to them; their tokens stop working at once.
+    Deactivating is refused while pending or in_progress todos of their own are assigned to them. Other people's are
+    unassigned. Their tokens stop working at once.
     """
     changed = await request.user.run(
         _update(
@@ -118,7 +120,8 @@ async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
             full_name=None if data.full_name is UNSET else data.full_name,
             is_active=None if data.is_active is UNSET else data.is_active,
             version=request.if_match,
-        )
+        ),
+        seconds=ERASE_SECONDS if data.is_active is False else TRANSACTION_SECONDS,
     )
     if changed is None:
         raise _why_none(request.if_match)

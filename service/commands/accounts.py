@@ -1,6 +1,6 @@
 """What an operator does with accounts from the command line, as the role that owns the tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, LiteralString, cast
 from uuid import UUID
@@ -35,6 +35,8 @@ _list_accounts = Many("list_accounts", Account)
 _find_account = Maybe("find_account", UUID)
 _find_account_by_id = Maybe("find_account_by_id", UUID)
 _update_account = Count("update_account")
+_count_assigned = Maybe("count_assigned", int)
+_lock_account = Maybe("lock_account", UUID)
 _erase_account = One("erase_account", bool)
 
 
@@ -53,14 +55,31 @@ def find_account(url: str, account: str) -> UUID:
         return _find(connection, account)
 
 
-def set_active(url: str, account: str, *, is_active: bool) -> None:
-    """Activate or deactivate an account, named by its address or id. A deactivated one's tokens stop working at once.
-
-    Raises AccountError when there is no such account, DatabaseError when open todos are assigned to its user.
-    """
+def activate(url: str, account: str) -> None:
+    """Activate an account, named by its address or id. Raises AccountError: there is no such account."""
     with as_owner(url) as connection:
+        connection.execute(text(_update_account), {"user_id": _find(connection, account), "is_active": True})
+
+
+def deactivate(url: str, account: str, *, unassign: bool) -> int:
+    """Deactivate an account, named by its address or id, and say how many open todos it was taken off.
+
+    Its tokens stop working at once. Raises AccountError: there is no such account, or open todos are assigned to it,
+    its own or others', and ``unassign`` is false.
+    """
+    with as_owner(url) as connection, connection.transaction():
         user_id = _find(connection, account)
-        connection.execute(text(_update_account), {"user_id": user_id, "is_active": is_active})
+        connection.execute(_PATIENT)
+        connection.execute(text(_lock_account), {"user_id": user_id})
+        assigned = number(connection, _count_assigned, {"user_id": user_id})
+        if assigned and not unassign:
+            todos = f"{assigned:,} open todo{'s are' if assigned > 1 else ' is'}"
+            raise AccountError(
+                f"{account} is still active: {todos} assigned to it; with --unassign they lose their assignee, and the "
+                "account is deactivated"
+            )
+        connection.execute(text(_update_account), {"user_id": user_id, "is_active": False})
+    return assigned
 
 
 def erase(url: str, account: str, confirm: Callable[[], None]) -> None:
@@ -88,3 +107,9 @@ def _find(connection: "psycopg.Connection", account: str) -> UUID:
 def text(query: Query[Any]) -> LiteralString:
     """The query as psycopg takes it, with its named parameters."""
     return cast("LiteralString", query.source.text)
+
+
+def number(connection: "psycopg.Connection", query: One[int] | Maybe[int], values: Mapping[str, object]) -> int:
+    """The number that the query returns; 0 for no row."""
+    row = connection.execute(text(query), values).fetchone()
+    return int(row[0]) if row else 0

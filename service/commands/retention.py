@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from service.commands.accounts import text
+from service.commands.accounts import number, text
 from service.commands.connection import as_owner
 from service.db.queries import Maybe, One
 
@@ -54,13 +54,13 @@ def prune(url: str, *, audit_days: int = AUDIT_DAYS, batch: int = BATCH, dry_run
         while found := connection.execute(text(_find_user), position).fetchone():
             position["user_id"] = found[0]
             if dry_run:
-                entries = _number(connection, _count_entries, position)
+                entries = number(connection, _count_entries, position)
             else:
                 entries = _in_batches(connection, _prune_entries, position, pruned)
             pruned.entries += entries
             pruned.users += entries > 0
         if dry_run:
-            pruned.keys = _number(connection, _count_keys, {})
+            pruned.keys = number(connection, _count_keys, {})
         else:
             pruned.keys = _in_batches(connection, _prune_keys, {"batch": batch}, pruned)
     return pruned
@@ -77,14 +77,9 @@ def _in_batches(
     """Run it until a batch isn't full, and say how many rows that removed in all."""
     removed = 0
     try:
-        while (count := _number(connection, query, values)) == values["batch"]:
+        while (count := number(connection, query, values)) == values["batch"]:
             removed += count
     except psycopg.errors.LockNotAvailable:
         pruned.held += 1
         return removed
     return removed + count
-
-
-def _number(connection: "psycopg.Connection", query: One[int], values: dict[str, UUID | int]) -> int:
-    row = connection.execute(text(query), values).fetchone()
-    return int(row[0]) if row else 0

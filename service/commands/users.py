@@ -29,22 +29,26 @@ def activate(account: str) -> None:
     from service.commands import accounts
 
     with owner_url() as url:
-        accounts.set_active(url, account, is_active=True)
+        accounts.activate(url, account)
     print(f"{account} is active")
 
 
 @users.command()
 @account_argument
-def deactivate(account: str) -> None:
+@click.option("--unassign", is_flag=True, help="Take the account off open todos, its own and other people's.")
+def deactivate(account: str, *, unassign: bool) -> None:
     """Deactivate the account of an e-mail address or id.
 
-    Its tokens stop working at once. `todochat users activate` takes it back.
+    Its tokens stop working at once. While open todos are assigned to it, --unassign is needed: nobody could act on
+    them. `todochat users activate` takes the deactivation back, but assigns nothing again.
     """
     from service.commands import accounts
 
     with owner_url() as url:
-        accounts.set_active(url, account, is_active=False)
+        unassigned = accounts.deactivate(url, account, unassign=unassign)
     print(f"{account} is inactive")
+    if unassigned:
+        print(f"{unassigned:,} open todo{'s have' if unassigned > 1 else ' has'} no assignee any more")
 
 
 @users.command()

@@ -30,7 +30,7 @@ FROM users AS u
 WHERE u.id = %(user_id)s;
 
 -- name: update_account
--- Activate or deactivate an account; a trigger refuses the latter while open todos are assigned to it.
+-- Activate or deactivate an account. A trigger takes a deactivated one off every open todo, whoever's it is.
 -- param user_id: uuid
 -- param is_active: boolean
 -- returns: count
@@ -38,6 +38,28 @@ WHERE u.id = %(user_id)s;
 UPDATE users AS u
 SET is_active = %(is_active)s
 WHERE u.id = %(user_id)s;
+
+-- name: lock_account
+-- Until the transaction ends, nobody can assign a todo to the account.
+-- param user_id: uuid
+-- returns: maybe UUID
+-- writes: yes
+-- index: users_pkey
+SELECT u.id
+FROM users AS u
+WHERE u.id = %(user_id)s
+FOR NO KEY UPDATE;
+
+-- name: count_assigned
+-- How many open todos are assigned to the account, whoever's they are; no row where there are none.
+-- param user_id: uuid
+-- returns: maybe int
+-- index: todos_assigned_to_idx
+SELECT count(*)
+FROM todos AS t
+WHERE t.assigned_to = %(user_id)s
+  AND t.status IN ('pending', 'in_progress')
+HAVING count(*) > 0;
 
 -- name: erase_account
 -- What erase_me is to the service: nobody's version matters here.

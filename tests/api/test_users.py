@@ -230,17 +230,48 @@ def test_if_none_match_and_if_match_hold_for_users_too(new_user: NewUser) -> Non
 
 
 @pytest.mark.parametrize("status", ["pending", "in_progress"])
-@pytest.mark.parametrize("own", [True, False])
-def test_nobody_is_deactivated_while_open_todos_are_assigned_to_them(new_user: NewUser, status: str, own: bool) -> None:
-    bob = new_user()
-    boss = bob if own else new_user()
+def test_nobody_is_deactivated_while_open_todos_of_their_own_are_assigned_to_them(
+    new_user: NewUser, status: str
+) -> None:
+    bob, boss = new_user(), new_user()
     todo = {"title": "x", "status": status, "assigned_to": str(bob.id)}
-    assert boss.client.post("/v1/todos", json=todo).status_code == 201
+    for owner in (bob, boss):
+        assert owner.client.post("/v1/todos", json=todo).status_code == 201
     refused = bob.client.patch("/v1/users/me", json={"is_active": False, "full_name": "gone"})
     problem(refused, 409, "active_todos_assigned")
     assert bob.client.get("/v1/users/me").json()["version"] == 1
-    assert boss.client.patch("/v1/todos/1", json={"status": "completed"}).status_code == 200
+    assert boss.client.get("/v1/todos/1").json()["assigned_to"] == str(bob.id), "all or nothing"
+    assert bob.client.patch("/v1/todos/1", json={"status": "completed"}).status_code == 200
     assert bob.client.patch("/v1/users/me", json={"is_active": False}).json()["is_active"] is False
+
+
+def test_nobody_is_kept_from_deactivating_by_todos_of_others(new_user: NewUser) -> None:
+    bob, ada, eve = new_user(), new_user(), new_user()
+    made = {
+        (owner, status): owner.client.post(
+            "/v1/todos", json={"title": "x", "status": status, "assigned_to": str(bob.id)}
+        ).json()
+        for owner in (ada, eve)
+        for status in ("pending", "in_progress", "completed", "archived")
+    }
+    untouched = ada.client.post("/v1/todos", json={"title": "y", "assigned_to": str(eve.id)}).json()
+    headers = {"X-Request-ID": "bob-leaves"}
+    left = bob.client.patch("/v1/users/me", json={"is_active": False}, headers=headers)
+    assert (left.status_code, left.json()["is_active"]) == (200, False)
+
+    for (owner, status), todo in made.items():
+        found = owner.client.get(f"/v1/todos/{todo['id']}").json()
+        if status in {"completed", "archived"}:
+            assert found == todo, "what is closed keeps who it was assigned to"
+            continue
+        assert found == {**todo, "assigned_to": None, "version": 2, "updated_at": found["updated_at"]}
+        trail = owner.client.get("/v1/audit", params={"row_id": todo["id"]}).json()["items"]
+        assert [(entry["action"], entry["actor_id"], entry["request_id"]) for entry in trail[:1]] == [
+            ("update", str(bob.id), "bob-leaves")
+        ]
+        assert trail[0]["changes"]["assigned_to"] == [str(bob.id), None]
+        assert trail[0]["user_id"] == str(owner.id)
+    assert ada.client.get(f"/v1/todos/{untouched['id']}").json() == untouched
 
 
 def test_own_todos_that_are_not_assigned_do_not_keep_anybody_active(new_user: NewUser) -> None:

@@ -364,13 +364,29 @@ def test_users_can_be_listed_deactivated_and_activated(server: Server, new_user:
     assert user.client.post("/v1/auth/token", json=credentials).status_code == 200
 
 
-def test_a_user_with_open_todos_assigned_is_not_deactivated(server: Server, new_user: Callable[..., User]) -> None:
-    user = new_user()
+def test_an_account_with_open_todos_assigned_is_deactivated_once_they_are_to_be_unassigned(
+    server: Server, new_user: Callable[..., User]
+) -> None:
+    user, boss = new_user(), new_user()
+    env = as_migrator(server.database)
     todo = {"title": "Water the plants", "assigned_to": str(user.id)}
-    assert user.client.post("/v1/todos", json=todo).status_code == 201
-    line = complaint(run("users", "deactivate", user.email, **as_migrator(server.database)))
-    assert "assigned" in line
+    made = {owner: owner.client.post("/v1/todos", json=todo).json()["id"] for owner in (user, boss)}
+    line = complaint(run("users", "deactivate", user.email, **env))
+    assert f"{user.email} is still active: 2 open todos are assigned to it; with --unassign" in line
     assert user.client.get("/v1/users/me").status_code == 200
+
+    done = run("users", "deactivate", user.email, "--unassign", **env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{user.email} is inactive\n2 open todos have no assignee any more\n"
+    assert user.client.get("/v1/users/me").status_code == 401
+    assert boss.client.get(f"/v1/todos/{made[boss]}").json()["assigned_to"] is None
+    with psycopg.connect(server.database.superuser_url) as connection:
+        entries = connection.execute(
+            "SELECT user_id, actor_id, before ->> 'assigned_to' FROM audit_log"
+            " WHERE row_id = ANY (%s) AND action = 'update'",
+            [list(made.values())],
+        ).fetchall()
+    assert sorted(entries) == sorted((owner.id, None, str(user.id)) for owner in made)
 
 
 def test_an_unknown_user_is_said_in_one_line(session_database: TestDatabase) -> None:

@@ -392,6 +392,8 @@ QUERY_CASES = {
     "find_account": QueryCase(lambda world: {"email": world.owner.email}, shows=frozenset({"owner_id"})),
     "find_account_by_id": QueryCase(),
     "update_account": QueryCase(lambda _: {"is_active": False}),
+    "lock_account": QueryCase(),
+    "count_assigned": QueryCase(reaches=False),  # a number
     "erase_account": QueryCase(),
     "find_prunable_user": for_the_operator(older_than=LAST_ID),
     "count_prunable_entries": for_the_operator(older_than=LAST_ID),
@@ -434,7 +436,7 @@ RAISING = {
 """What raises when it doesn't find the row that it is to look at, or the savepoint; or for somebody else's erasure."""
 
 
-NAMELESS = {"get_last_number"}
+NAMELESS = {"get_last_number", "count_assigned"}
 """What answers a number, which doesn't say whose it is."""
 
 

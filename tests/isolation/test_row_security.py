@@ -507,6 +507,7 @@ def test_policies_are_in_direct_form(dba: Connection) -> None:
     others = {name: text for name, text in rows if not direct.fullmatch(text)}
     assert others == {
         "todos_check_deactivation": "(assigned_to IS NOT NULL) ",
+        "todos_unassign": "(assigned_to IS NOT NULL) (assigned_to IS NULL)",
         "audit_log_append": " true",
         "identities_resolve": "true ",
         **dict.fromkeys(RETENTION, "true "),
@@ -517,13 +518,14 @@ def test_policies_beyond_the_user_s_own_rows_are_the_owner_s_alone(dba: Connecti
     rows = dba.execute(
         "SELECT polname, polcmd::text, array_to_string(ARRAY(SELECT pg_get_userbyid(r) FROM unnest(polroles) r), ',')"
         " FROM pg_policy WHERE polname = ANY (%s)",
-        [["todos_check_deactivation", "audit_log_append", "identities_resolve", *RETENTION]],
+        [["todos_check_deactivation", "todos_unassign", "audit_log_append", "identities_resolve", *RETENTION]],
     ).fetchall()
     assert sorted(rows) == [
         ("audit_log_append", "a", "todochat_owner"),
         *((name, "*", "todochat_owner") for name in RETENTION),
         ("identities_resolve", "r", "todochat_owner"),
         ("todos_check_deactivation", "r", "todochat_owner"),
+        ("todos_unassign", "w", "todochat_owner"),
     ]
 
 
