@@ -298,33 +298,6 @@ def test_a_body_that_may_be_left_out_can_be_left_out(ada: Any, headers: dict[str
     assert chunked.json()["completed"] is True
 
 
-INVALID: dict[str, bytes] = {
-    "a number": b"5",
-    "a text": b'"x"',
-    "null": b"null",
-    "true": b"true",
-    "a list": b"[]",
-    "a text of NUL": b'"\\u0000"',
-    "a field without a name": b'{"": null}',
-    "an unknown field": b'{"no_such_field": 1}',
-    "an unknown field with a long name": b'{"' + b"x" * 100_000 + b'": 1}',
-    "a name of half a surrogate pair": b'{"\\ud800": 1}',
-    "twice a name of half a surrogate pair": b'{"\\ud800": 1, "\\ud800": 1}',
-    "a name with NUL": b'{"\\u0000": 1}',
-    "a duplicate key": b'{"title": "x", "title": "y"}',
-    "a duplicate key further in": b'{"title": "x", "metadata": {"a": 1, "b": {"c": 1, "c": 2}}}',
-    "a duplicate key, spelt differently": b'{"title": "x", "\\u0074itle": "y"}',
-}
-
-
-@pytest.mark.parametrize("body", INVALID.values(), ids=INVALID.keys())
-@pytest.mark.parametrize("route", WITH_BODY, ids=ids)
-def test_json_that_is_not_an_object_of_the_right_fields_is_invalid(ada: Any, route: Route, body: bytes) -> None:
-    answer = send(ada.client, route, body)
-    problem(answer, 422, "validation_failed")
-    assert len(answer.content) < 2000
-
-
 BAD_TEXTS = (5, 1.5, True, None, [], {}, "\0", "a\0b")
 TOO_LONG = {"content": "x" * 10_001}
 """A text that is longer than any may be, where "x" * 5000 is not."""
