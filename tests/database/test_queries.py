@@ -189,8 +189,18 @@ def unbound(query: QueryText) -> list[str]:
 
 
 @EVERY_QUERY
-def test_every_users_table_in_a_query_is_bound_to_the_caller(query: QueryText):
+def test_the_grammar_finds_a_query_as_house_style_and_row_ownership_want_it(query: QueryText):
+    """One statement, explicit columns, keywords in upper case, every user's table bound to the caller."""
+    text = query.prepared.text.decode()
+    statement = grammar.statement(text)
+    assert grammar.stars(text) == 0
+    assert grammar.lower_case_keywords(text) == set()
     assert unbound(query) == (["u"] if query.name in UNBOUND else [])
+    writes = any(
+        isinstance(node, grammar.ast.InsertStmt | grammar.ast.UpdateStmt | grammar.ast.DeleteStmt)
+        for node in grammar.descendants(statement)
+    )
+    assert not (query.prepared.reads_only and writes)
 
 
 @pytest.mark.parametrize(
@@ -239,14 +249,6 @@ def test_the_grammar_tells_whether_a_table_is_bound(text: str, expected: list[st
     assert [reference.alias for reference in grammar.references(text, 1) if not reference.bound] == expected
 
 
-@EVERY_QUERY
-def test_a_query_is_one_statement_with_explicit_columns_and_keywords_in_upper_case(query: QueryText):
-    text = query.prepared.text.decode()
-    grammar.statement(text)
-    assert grammar.stars(text) == 0
-    assert grammar.lower_case_keywords(text) == set()
-
-
 def test_the_grammar_tells_which_columns_are_never_null():
     assert grammar.columns_not_null("SELECT a, b FROM t WHERE a = 1 AND b IS NOT NULL") == {"b"}
     assert grammar.columns_not_null("SELECT a FROM t WHERE a IS NULL") == set()
@@ -262,15 +264,6 @@ def test_the_style_checks_see_what_they_are_for():
     assert grammar.stars("SELECT count(*) FROM todos") == 0
     assert grammar.lower_case_keywords("select id FROM todos ORDER By id Limit 1") == {"select", "By", "Limit"}
     assert grammar.lower_case_keywords("SELECT position, name FROM messages AS value FOR update") == {"update"}
-
-
-@EVERY_QUERY
-def test_a_query_that_only_reads_is_run_in_a_transaction_that_only_reads(query: QueryText):
-    reads = not any(
-        isinstance(node, grammar.ast.InsertStmt | grammar.ast.UpdateStmt | grammar.ast.DeleteStmt)
-        for node in grammar.descendants(grammar.statement(query.prepared.text.decode()))
-    )
-    assert query.prepared.reads_only <= reads
 
 
 # What a migrated database says
@@ -481,7 +474,15 @@ JSONB = 3802
 
 
 @EVERY_QUERY
-def test_the_database_takes_the_parameters_as_the_header_declares_them(query: QueryText, connection: Connection):
+def test_the_database_describes_a_query_as_its_header_and_its_struct_do(
+    query: QueryText, connection: Connection, superuser: Connection
+):
+    assert_parameters(query, connection)
+    assert_columns(query, connection, superuser)
+
+
+def assert_parameters(query: QueryText, connection: Connection) -> None:
+    """The database takes the parameters as the header declares them."""
     types = query.prepared.types
     declared = described(connection, query.prepared.text, types)
     assert tuple(map(declared.param_type, range(declared.nparams))) == types
@@ -493,10 +494,8 @@ def test_the_database_takes_the_parameters_as_the_header_declares_them(query: Qu
         assert inferred.param_type(number) in (WHOLE_NUMBERS if kind in WHOLE_NUMBERS else {kind}), name
 
 
-@EVERY_QUERY
-def test_the_columns_of_a_query_are_the_fields_of_its_struct(
-    query: QueryText, connection: Connection, superuser: Connection
-):
+def assert_columns(query: QueryText, connection: Connection, superuser: Connection) -> None:
+    """The columns are the fields of the struct, by name, type and whether they may be null."""
     result = described(connection, query.prepared.text, query.prepared.types)
     row = DECLARED[query.name].row
     if row is None:
@@ -644,13 +643,19 @@ def sequential_scans(connection: Connection) -> set[str]:
 
 
 @EVERY_QUERY
-@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
-def test_a_query_rides_on_the_index_that_its_header_names(query: QueryText, mode: str, connection: Connection):
-    text = query.prepared.text.decode()
+def test_a_query_rides_on_the_index_that_its_header_names(query: QueryText, connection: Connection):
     if query.index == "none":
-        assert not grammar.references(text, None)
+        assert not grammar.references(query.prepared.text.decode(), None)
         return
-    connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+    for mode in ("force_generic_plan", "force_custom_plan"):
+        with connection.transaction(force_rollback=True):
+            connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+            assert_index(query, connection)
+
+
+def assert_index(query: QueryText, connection: Connection) -> None:
+    """The plan looks into the index that the header names, and reads nothing from end to end."""
+    text = query.prepared.text.decode()
     connection.execute("SET LOCAL statement_timeout = 0")  # erasing OWNER is more than a usual request
     values = {name: example(query, name, kind) for name, kind in query.parameters.items()}
     before = scans(connection, query.index)
