@@ -2,6 +2,9 @@
 
 Triggers write it, in the transaction of the change. What a column became is not kept in its entry but put together
 when it is read: the next entry of the same row has it as its old value, or else the row has it still.
+
+An undo goes around the rules of transitions and past due dates, since going back to what was is no transition, but not
+around the rule that an assignee is active.
 """
 
 import logging

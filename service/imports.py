@@ -1,6 +1,8 @@
 """Import: a file that an export made, into an account. All of it is checked first, then it goes in as a whole or not.
 
-The file is read twice, some lines at a time, so that memory stays flat however long it is.
+The file is read twice, some lines at a time, so that memory stays flat however long it is. It goes in
+by chunks, each behind a savepoint: a chunk that the database refuses is taken back and tried line by line, so that
+every refusal names its line.
 """
 
 import asyncio

@@ -341,7 +341,10 @@ async def _append(
 
 
 def _pairs(messages: Sequence[MessageCreate]) -> Iterator[Sequence[MessageCreate]]:
-    """The messages by twos, and by ones where both have metadata: a refusal must tell whose it is."""
+    """The messages by twos, and by ones where both have metadata: a refusal must tell whose it is.
+
+    Two that go in together are one change of their conversation, half of what a message costs the database.
+    """
     start = 0
     while start < len(messages):
         pair = messages[start : start + 2]

@@ -1,4 +1,8 @@
-"""Sign-in with local accounts: register, token, refresh, and ending sessions."""
+"""Sign-in with local accounts: register, token, refresh, and ending sessions.
+
+Attempts are counted for each network, for each network's guesses at an account, and for the account itself, whose
+failures slow guesses down and lock nobody out: ``sign_in_limits()`` in the database says how many there may be.
+"""
 
 import hashlib
 import ipaddress

@@ -1,6 +1,8 @@
 """Idempotency-Key: the first answer to a POST is kept in the transaction of its effect, and given again.
 
 After the draft of the IETF's HTTPAPI group, ``draft-ietf-httpapi-idempotency-key-header``.
+The transaction stays open until the answer is known, so that both are committed together: a second round trip, which
+requests without a key don't take.
 """
 
 import hashlib

@@ -1,4 +1,8 @@
-"""Who sends a bearer token: a local account's, or the user that an outside issuer's subject is, or becomes now."""
+"""Who sends a bearer token: a local account's, or the user that an outside issuer's subject is, or becomes now.
+
+A token is judged by exactly one issuer, or by the service itself: by the one that its ``iss`` names, never by the key
+or the algorithm that it asks for. Good tokens are remembered, because proving a signature can take some hundred µs.
+"""
 
 import logging
 import time

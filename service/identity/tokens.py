@@ -1,7 +1,10 @@
 """Tokens: how a JWT is read, and the access and refresh tokens of local accounts; no session is kept on the server.
 
 Judged by RFC 8725 and RFC 9068. PyJWT proves the signature; the form and the claims, where it is lenient, are checked
-here, for every token alike.
+here, for every token alike. ``ver`` in a local account's token is the user's ``token_version``: raising it in the
+database revokes every token at once.
+
+A refresh token may be used more than once: to tell a second use from the first, sessions would have to be kept.
 """
 
 import re

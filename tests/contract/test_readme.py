@@ -4,12 +4,12 @@ import os
 import re
 import subprocess
 
-import msgspec
 import pytest
 
 from service.problems import CODES
-from service.settings import IssuerSettings, Settings
+from service.settings import describe_settings
 from tests.conftest import REPOSITORY, Server
+from tests.support.routes import ROUTES
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -51,25 +51,38 @@ def test_every_local_link_leads_somewhere() -> None:
             assert (REPOSITORY / target).exists(), target
 
 
-def test_the_settings_table_names_every_setting_with_its_default() -> None:
-    table = section("In production")
-    for field in msgspec.structs.fields(Settings):
-        if field.name == "issuers":
-            continue
-        row = re.search(rf"^\| .*`{field.encode_name.upper()}`.*\|$", table, re.MULTILINE)
-        assert row, field.encode_name
-        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
-            assert f"{field.default:g}" in row[0].replace("2592000", f"{2592000:g}"), row[0]
+def rows(title: str) -> list[list[str]]:
+    """The cells of the section's table, row by row and without its head."""
+    lines = re.findall(r"^\| (.+) \|$", section(title), re.MULTILINE)
+    return [line.split(" | ") for line in lines[2:]]
 
 
-def test_the_issuers_table_names_every_setting_of_an_issuer() -> None:
-    table = section("Users from outside")
-    for field in IssuerSettings.__struct_fields__:
-        variable = "ISSUER" if field == "name" else f"ISSUER_{field.upper()}"
-        assert re.search(rf"^\| .*`{variable}`.*\|$", table, re.MULTILINE), variable
+def test_the_settings_table_says_each_setting_with_its_default_and_meaning() -> None:
+    told = [tuple(cell.replace("`", "") for cell in row) for row in rows("Settings")]
+    assert told == describe_settings()
+
+
+def test_the_routes_table_is_what_the_application_serves() -> None:
+    told: list[tuple[str, str]] = []
+    for cell, _ in rows("Routes"):
+        for methods, path in re.findall(r"((?:`[A-Z]+` )+)`(/[^`]*)`", cell):
+            told += [(method, path) for method in re.findall(r"\w+", methods)]
+    assert sorted(told) == sorted([*((route.method, route.path) for route in ROUTES), ("GET", "/metrics")])
 
 
 def test_the_error_table_is_the_table_of_the_code() -> None:
-    rows = re.findall(r"^\| (\d{3}) \| (.+) \|$", section("Errors"), re.MULTILINE)
-    told = {code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
-    assert told == {code: known.status for code, known in CODES.items()}
+    """A row holds one status and all its codes, or several and one code each."""
+    told: list[tuple[str, int]] = []
+    for statuses, codes in rows("Errors"):
+        numbers = [int(status) for status in statuses.split(", ")]
+        names = re.findall(r"`(\w+)`", codes)
+        told += zip(names, numbers * len(names) if len(numbers) == 1 else numbers, strict=True)
+    assert sorted(told) == sorted((code, known.status) for code, known in CODES.items())
+
+
+def test_the_slice_is_shown_as_it_stands_in_its_files() -> None:
+    sources = {"python": "service/conversations.py", "sql": "sql/queries/conversations.sql"}
+    shown = dict(re.findall(r"^```(\w+)\n(.*?)^```$", section("How a slice reads"), re.DOTALL | re.MULTILINE))
+    assert shown.keys() == sources.keys()
+    for language, text in shown.items():
+        assert text in (REPOSITORY / sources[language]).read_text(encoding="utf-8")
