@@ -364,16 +364,17 @@ def test_ten_times_the_data_costs_a_level_of_the_indexes_and_no_more(small: Seed
 # Python
 
 CALLS: dict[str, tuple[str, str, dict[str, Any] | None, int]] = {
-    "get a todo": ("GET", "/v1/todos/{todo}", None, 165),
-    "list 20 by status": ("GET", "/v1/todos?status=pending&limit=20", None, 265),
-    "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 245),
-    "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 253),
-    "last 50 messages": ("GET", "/v1/conversations/{conversation}/messages?order=-position&limit=50", None, 265),
-    "a turn of two messages": ("POST", "/v1/conversations/{conversation}/turns", TURN, 365),
+    "get a todo": ("GET", "/v1/todos/{todo}", None, 345),
+    "list 20 by status": ("GET", "/v1/todos?status=pending&limit=20", None, 450),
+    "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 480),
+    "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 450),
+    "last 50 messages": ("GET", "/v1/conversations/{conversation}/messages?order=-position&limit=50", None, 450),
+    "a turn of two messages": ("POST", "/v1/conversations/{conversation}/turns", TURN, 580),
 }
 """Each operation, and the calls of functions, Python's and C's, that a request may make: those of the interpreter's
-profiler, from the edge to the connection and back. The parsing of HTTP, the reading of the token and libpq are not in
-it."""
+profiler, from the envelope to the connection and back, Litestar's and psycopg_pool's among them. The parsing of HTTP,
+the reading of the token and libpq are not in it. A task that gives a connection back may fall into the next request, so
+there is some room."""
 
 
 class HttpConnection:
@@ -540,14 +541,13 @@ def test_nothing_of_a_request_stays_in_memory(small: Seeded):
             _, request = prepare("get a todo")
             held = 0
             with logging_to_nowhere():
-                for round_ in range(3):
+                grown: list[int] = []
+                for _ in range(6):
                     for _ in range(208):  # a multiple of the lines that are gathered
                         await request()
                     gc.collect()
                     before, held = held, sys.getallocatedblocks()
-                    if round_ < 2:
-                        continue
-                    return held - before
-        return 0
+                    grown.append(held - before)
+                return min(grown)  # what stays would stay in every round; a connection is made anew in one
 
     assert asyncio.run(run()) < 100
