@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,6 +14,7 @@ from psycopg import sql
 from service.audit import REVERT_MESSAGES
 from service.commands.rebase import rebase
 from tests.conftest import Server, TestDatabase, User, user_factory
+from tests.support.load import wait_for
 from tests.support.problems import problem
 
 NewUser = Callable[..., User]
@@ -491,6 +493,123 @@ def test_a_username_that_somebody_took_meanwhile_stays_theirs(new_user: NewUser)
     bob.client.patch("/v1/users/me", json={"username": name})
 
     problem(revert(ada, last_entry(ada, str(ada.id))["id"]), 409, "username_taken")
+
+
+# What guards an undo, each guard alone
+
+
+def test_an_update_is_not_undone_once_its_row_was_deleted_and_brought_back(new_user: NewUser) -> None:
+    """Its version is again what the change made it: only the entries that came since tell."""
+    ada = new_user()
+    path = "/v1/todos/" + ada.client.post("/v1/todos", json={"title": "A"}).json()["id"]
+    ada.client.patch(path, json={"title": "B"})
+    update = last_entry(ada, path[10:])["id"]
+    ada.client.delete(path)
+    back = revert(ada, last_entry(ada, path[10:])["id"])
+    assert back.json()["changes"]["version"] == [None, 2]
+
+    problem(revert(ada, update), 412, "version_mismatch")
+    assert ada.client.get(path).json()["title"] == "B"
+
+
+@pytest.fixture
+def rows(new_user: NewUser) -> tuple[User, dict[str, tuple[str, str, dict[str, Any]]]]:
+    """A user, and for each table where one of the user's rows is, its id, and a change of it."""
+    ada = new_user(full_name="Ada")
+    turn = ada.client.post("/v1/turns", json={"title": "T", "messages": [{"sender_type": "ai", "content": "x"}]}).json()
+    message, conversation = turn["messages"][0]["id"], turn["messages"][0]["conversation_id"]
+    todo = ada.client.post("/v1/todos", json={"title": "A", "conversation_id": conversation}).json()["id"]
+    link = ada.client.get("/v1/links").json()["items"][0]["id"]
+    return ada, {
+        "users": ("/v1/users/me", str(ada.id), {"full_name": "B"}),
+        "todos": (f"/v1/todos/{todo}", todo, {"title": "B"}),
+        "conversations": (f"/v1/conversations/{conversation}", conversation, {"title": "B"}),
+        "messages": (f"/v1/conversations/{conversation}/messages/{message}", message, {"content": "B"}),
+        "todo_conversation_links": (f"/v1/links/{link}", link, {"relationship_type": "update"}),
+    }
+
+
+def wait_for_waiting(server: Server, count: int) -> None:
+    """Until so many of the service's sessions wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(server.database.superuser_url, autocommit=True) as connection:
+        wait_for(lambda: connection.execute(query).fetchone() == (count,))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_an_update_is_not_undone_when_its_row_moves_on_at_the_same_moment(
+    rows: Any, server: Server, sessions: Any, table: str
+) -> None:
+    """When the undo begins, nothing has come since: only the version of the row tells, once its lock is free."""
+    ada, places = rows
+    path, row_id, patch = places[table]
+    assert ada.client.patch(path, json=patch).status_code == 200
+    update = last_entry(ada, row_id)
+    meanwhile = sessions(ada)
+    column = "full_name" if table == "users" else "relationship_type" if "links" in table else "metadata"
+    value = {"metadata": '{"a": 1}', "relationship_type": "discussion"}.get(column, "C")
+    changed = sql.SQL("UPDATE {} SET {} = %s WHERE id = %s").format(sql.Identifier(table), sql.Identifier(column))
+    meanwhile.execute(changed, (value, row_id))
+    with ThreadPoolExecutor() as threads:
+        undo = threads.submit(revert, ada, update["id"])
+        wait_for_waiting(server, 1)
+        meanwhile.commit()
+
+    problem(undo.result(), 412, "version_mismatch")
+    last = last_entry(ada, row_id)
+    assert last["changes"].keys() == {column, "version", "updated_at"}
+    assert last["changes"]["version"][0] == update["changes"]["version"][1]
+
+
+@pytest.mark.parametrize("table", TABLES[1:])
+def test_a_delete_is_not_undone_when_its_row_came_and_went_again_at_the_same_moment(
+    rows: Any, server: Server, table: str
+) -> None:
+    """When the undo begins, nothing has come since, and when it inserts, no row is in the way."""
+    ada, places = rows
+    path, row_id, _ = places[table]
+    assert ada.client.delete(path).status_code == 204
+    delete = last_entry(ada, row_id)
+    with (
+        psycopg.connect(server.database.superuser_url) as meanwhile,
+        ThreadPoolExecutor() as threads,
+    ):
+        meanwhile.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(sql.Identifier(table)))
+        undo = threads.submit(revert, ada, delete["id"])
+        wait_for_waiting(server, 1)
+        meanwhile.execute(
+            "INSERT INTO audit_log (user_id, action, table_name, row_id, before)"
+            " SELECT user_id, action, table_name, row_id, before FROM audit_log WHERE id = %s",
+            (delete["id"],),
+        )
+        meanwhile.commit()
+
+    problem(undo.result(), 412, "version_mismatch")
+    problem(ada.client.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize("action", ["update", "delete"])
+def test_of_two_undos_at_once_one_is_refused(rows: Any, server: Server, action: str) -> None:
+    ada, places = rows
+    path, row_id, patch = places["todos"]
+    before = ada.client.get(path).json()
+    changed = ada.client.delete(path) if action == "delete" else ada.client.patch(path, json=patch)
+    assert changed.is_success
+    change = last_entry(ada, row_id)["id"]
+    with (
+        psycopg.connect(server.database.superuser_url) as meanwhile,
+        ThreadPoolExecutor() as threads,
+    ):
+        meanwhile.execute("LOCK TABLE todos IN SHARE MODE")
+        undos = [threads.submit(revert, ada, change) for _ in range(2)]
+        wait_for_waiting(server, 2)
+        meanwhile.commit()
+    answers = sorted((undo.result() for undo in undos), key=lambda answer: answer.status_code)
+
+    assert answers[0].status_code == 200
+    problem(answers[1], 412, "version_mismatch")
+    assert tidy(ada.client.get(path).json()) == tidy(before)
+    assert last_entry(ada, row_id) == answers[0].json()
 
 
 # After a dump was restored into another cluster

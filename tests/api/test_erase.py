@@ -21,8 +21,8 @@ from service.db.database import Database
 from service.db.statements import SESSION, Context, Prepared
 from service.settings import Secret, Settings
 from service.users import ERASE_SECONDS
-from tests.commands.test_commands import as_migrator, complaint, run
 from tests.conftest import Server, TestDatabase, User, _server_factory, user_factory
+from tests.support.commands import as_migrator, complaint, run
 from tests.support.problems import problem
 from tests.support.worlds import Connection, snapshot
 

@@ -1,12 +1,10 @@
 """Export: all that a user owns, from one moment, made while it is sent."""
 
-import asyncio
 import json
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import httpx
@@ -16,13 +14,12 @@ from psycopg import sql
 
 from service import exports as export
 from service.db.caller import Caller
-from service.db.database import Database
 from service.http.bulk import UPLOADS, Bulk
 from service.problems import Problem
-from service.settings import Secret, Settings
-from tests.commands.test_commands import complaint, run
 from tests.conftest import Server, TestDatabase, User
 from tests.support import exports
+from tests.support.asking import in_process
+from tests.support.commands import as_migrator, complaint, run
 from tests.support.problems import problem
 
 NewUser = Callable[..., User]
@@ -113,20 +110,6 @@ def test_whose_session_has_ended_neither_exports_nor_imports(new_user: NewUser):
 
 
 # As it is made
-
-
-def in_process(url: str, use: Callable[[Callable[[UUID], Caller]], Awaitable[Any]], *, prepared: bool = True) -> Any:
-    settings = Settings(database_url=Secret(url), database_pool_size=2, database_prepared_statements=prepared)
-
-    async def main() -> Any:
-        database = Database(settings, lambda *_: None)
-        await database.open()
-        try:
-            return await use(lambda user_id: Caller(database, "test", user_id))
-        finally:
-            await database.close()
-
-    return asyncio.run(main())
 
 
 EXTREMES = (UUID(int=0), UUID(int=2**128 - 1))
@@ -281,10 +264,6 @@ def test_places_for_exports_and_uploads_are_counted():
 
 
 # The command
-
-
-def as_migrator(database: TestDatabase) -> dict[str, str]:
-    return {"MIGRATION_DATABASE_URL": database.owner_url}
 
 
 def test_the_command_writes_the_same_file_for_its_owner_only(server: Server, new_user: NewUser, tmp_path: Path):

@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from service.db.loading import TEXTS
 from tests.conftest import Server, TestDatabase, User, user_factory
 from tests.support import exports
+from tests.support.load import in_parallel
 from tests.support.problems import problem
 from tests.support.routes import ROUTES, Route
 
@@ -52,18 +53,6 @@ def assert_replayed(again: httpx.Response, first: httpx.Response) -> None:
 
 def titles(user: User) -> list[str]:
     return [todo["title"] for todo in user.client.get("/v1/todos").json()["items"]]
-
-
-def in_parallel(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """What the calls return; all start at once."""
-    barrier = threading.Barrier(count)
-
-    def start(number: int) -> Any:
-        barrier.wait(20)
-        return call(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(start, range(count)))
 
 
 @pytest.fixture

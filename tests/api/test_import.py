@@ -17,10 +17,10 @@ import pytest
 from service.exports import LARGEST, LINE_BYTES
 from service.imports import CHUNK_LINES, IMPORT_BYTES, import_file
 from service.problems import Problem
-from tests.api.test_export import in_process
-from tests.commands.test_commands import complaint, run
 from tests.conftest import Server, User, user_factory
 from tests.support import exports
+from tests.support.asking import in_process
+from tests.support.commands import complaint, run
 from tests.support.exports import Lines, conversation, small_file
 from tests.support.problems import problem
 from tests.support.worlds import Connection, snapshot

@@ -20,6 +20,7 @@ from service.db.statements import SESSION
 from service.http.paging import encode_cursor
 from service.messages import MessageFilters
 from tests.conftest import Server
+from tests.support.load import in_parallel
 from tests.support.problems import problem
 
 NewUser = Callable[..., Any]
@@ -534,18 +535,6 @@ def test_a_rewind_deletes_a_message_and_all_after_it_and_no_position_is_used_twi
 
 
 # Many writers
-
-
-def in_parallel(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """What the calls return; all start at once."""
-    barrier = threading.Barrier(count)
-
-    def start(number: int) -> Any:
-        barrier.wait(20)
-        return call(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(start, range(count)))
 
 
 def post_patiently(client: httpx.Client, path: str, body: Any) -> httpx.Response:

@@ -1,7 +1,6 @@
 """Todos over HTTP: making, finding, changing and deleting them, alone and in batches."""
 
 import itertools
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from service.http.paging import encode_cursor
 from service.todo_lists import TodoFilters
+from tests.support.load import in_parallel
 from tests.support.problems import problem
 
 NewUser = Callable[..., Any]
@@ -616,21 +616,6 @@ def test_if_match_lets_the_current_version_through_and_no_other(new_user: NewUse
     problem(client.patch(path, json={"title": "y"}, headers={"If-Match": "*"}), 404, "not_found")
 
 
-def at_once(count: int, work: Callable[[int], None]) -> None:
-    """Do the work ``count`` times, each in a thread (and, with httpx, on a connection) of its own."""
-    gate = threading.Barrier(count)
-
-    def run(number: int) -> None:
-        gate.wait()
-        work(number)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 def test_of_many_who_change_the_same_version_at_once_one_gets_through(new_user: NewUser) -> None:
     client = new_user().client
     create(client)
@@ -640,7 +625,7 @@ def test_of_many_who_change_the_same_version_at_once_one_gets_through(new_user: 
         answer = client.patch("/v1/todos/1", json={"title": f"{number}"}, headers={"If-Match": '"1"'})
         statuses.append(answer.status_code)
 
-    at_once(50, change)
+    in_parallel(50, change)
     assert sorted(statuses) == [200] + [412] * 49
     assert client.get("/v1/todos/1").json()["version"] == 2
 
@@ -648,7 +633,7 @@ def test_of_many_who_change_the_same_version_at_once_one_gets_through(new_user: 
 def test_todos_made_at_once_get_numbers_without_holes_or_doubles(new_user: NewUser) -> None:
     client = new_user().client
     numbers: list[int] = []
-    at_once(50, lambda _: numbers.append(create(client)["number"]))
+    in_parallel(50, lambda _: numbers.append(create(client)["number"]))
     assert sorted(numbers) == list(range(1, 51))
 
 

@@ -33,37 +33,10 @@ from tests.conftest import (
     reachable_folder,
     service_environment,
 )
+from tests.support.commands import as_migrator, complaint, run
 
 SECRET = secrets.token_hex(32)
 PASSWORD = "do-not-print-me"
-
-
-def run(*arguments: str, stdin: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
-    """One command of the service to its end, without any setting but ``env``."""
-    command = [sys.executable, "-m", "service", *arguments]
-    return subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env=service_environment(**env),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def complaint(done: "subprocess.CompletedProcess[str]") -> str:
-    """The one line of a command that failed as it should."""
-    assert done.returncode == 1, done
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("todochat: ")
-    return lines[0]
-
-
-def as_migrator(database: TestDatabase, **parts: str) -> dict[str, str]:
-    return {"MIGRATION_DATABASE_URL": database.owner_url, **parts}
 
 
 COMMANDS = [

@@ -12,8 +12,8 @@ import pytest
 
 from service.commands import retention
 from service.db.loading import TEXTS
-from tests.commands.test_commands import as_migrator, complaint, run
 from tests.conftest import Server, TestDatabase, User, user_factory
+from tests.support.commands import as_migrator, complaint, run
 from tests.support.problems import problem
 from tests.support.worlds import Connection, make_person
 

@@ -21,8 +21,8 @@ from cryptography.x509.oid import NameOID
 from service.commands.development import migrate_database, prepare_database
 from service.embedded import EmbeddedPostgres
 from service.settings import Settings, SettingsError, certificate_authorities, secure_database_url
-from tests.commands.test_commands import complaint, run
 from tests.conftest import POSTGRES_15, UNSAFE_BUT_FAST, Server, TestDatabase, reachable_folder
+from tests.support.commands import complaint, run
 
 HOST = "db.example.org"
 

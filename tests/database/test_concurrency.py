@@ -6,7 +6,7 @@ from collections.abc import Callable
 import psycopg
 
 from tests.conftest import Server, User
-from tests.faults.load import Ask, at_once
+from tests.support.load import Ask, at_once
 
 
 def test_of_50_changes_with_if_match_exactly_one_is_made(server: Server, new_user: Callable[..., User]) -> None:

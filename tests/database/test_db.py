@@ -25,8 +25,8 @@ from service.problems import Problem
 from service.serving.log import JsonFormatter
 from service.settings import Secret, Settings
 from tests.conftest import TestDatabase, free_port
-from tests.faults.load import wait_for
-from tests.faults.proxy import Proxy
+from tests.support.load import wait_for
+from tests.support.proxy import Proxy
 
 T = TypeVar("T")
 

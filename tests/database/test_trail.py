@@ -31,8 +31,8 @@ from service.embedded import EmbeddedPostgres
 from service.http.paging import Page, PageQuery, encode_cursor
 from service.settings import Secret, Settings
 from tests.conftest import PLAIN_HTTP, REPOSITORY, Server, TestDatabase, User, _server_factory, user_factory
-from tests.faults.load import Ask, at_once
 from tests.support.asking import asking
+from tests.support.load import Ask, at_once
 from tests.support.problems import problem
 from tests.support.row_changes import RowChange, RowChanges, row_changes
 from tests.support.workload import ACTIONS, BY_HAND, EVERY_ROUTE, MAY_FAIL, Workload

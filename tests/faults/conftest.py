@@ -14,8 +14,8 @@ import pytest
 
 from service.embedded import EmbeddedPostgres
 from tests.conftest import Server, TestDatabase, User, _database_factory, _server_factory, user_factory
-from tests.faults.load import Ask, Stream, wait_for
-from tests.faults.proxy import Proxy
+from tests.support.load import Ask, Stream, wait_for
+from tests.support.proxy import Proxy
 
 POOL_SIZE = 10
 

@@ -14,7 +14,7 @@ from service.commands.development import migrate_database, prepare_database
 from service.embedded import EmbeddedPostgres
 from tests.conftest import UNSAFE_BUT_FAST, TestDatabase, reachable_folder
 from tests.faults.conftest import Service, running
-from tests.faults.load import Ask, at_once, wait_for
+from tests.support.load import Ask, at_once, wait_for
 
 
 @pytest.fixture

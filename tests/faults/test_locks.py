@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.faults.conftest import POOL_SIZE, Service
-from tests.faults.load import Ask, Stream, at_once, wait_for
+from tests.support.load import Ask, Stream, at_once, wait_for
 
 LOCK_SECONDS = 2.0
 """lock_timeout of the service's sessions."""

@@ -13,7 +13,7 @@ from service.embedded import EmbeddedPostgres
 from service.embedded.server import as_account
 from service.identity.tokens import Tokens
 from tests.conftest import Server, TestDatabase, free_port, reachable_folder, user_factory
-from tests.faults.load import Ask, at_once, wait_for
+from tests.support.load import Ask, at_once, wait_for
 
 CONFIGURATION = """
 [databases]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tests.faults.conftest import Service
-from tests.faults.load import Ask, Stream, at_once, wait_for
+from tests.support.load import Ask, Stream, at_once, wait_for
 
 
 def test_when_the_connections_stall_every_request_is_answered_and_only_readiness_is_red(

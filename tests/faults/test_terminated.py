@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.conftest import POOL_SIZE, Service
-from tests.faults.load import Ask, Stream, at_once, wait_for
+from tests.support.load import Ask, Stream, at_once, wait_for
 
 
 def stored(service: Service, title: str) -> int:

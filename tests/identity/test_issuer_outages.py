@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import PASSWORD, PLAIN_HTTP, Server
 from tests.support.jwks_server import JwksServer, Key, claims, jwks_server
+from tests.support.load import wait_for
 from tests.support.problems import problem
 
 PATIENCE = 3.0
@@ -72,13 +73,6 @@ def new_world(start_module_server: Callable[..., Server]) -> Iterator[Callable[[
 @pytest.fixture
 def world(new_world: Callable[[], World]) -> World:
     return new_world()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # How often it is asked
@@ -155,7 +149,7 @@ def asking(world: World, tokens: list[str]) -> Iterator[list[httpx.Response]]:
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: world.jwks.fetches > before)
+        wait_for(lambda: world.jwks.fetches > before)
         yield answers
     finally:
         for thread in threads:
@@ -208,7 +202,7 @@ def test_an_issuer_that_is_stuck_from_the_start_keeps_nobody_else_out(new_world:
     for answer in answers:
         problem(answer, 503, "timeout")
     assert stuck.jwks.fetches <= 2
-    wait_until(lambda: stuck.get_me(stuck.token()).status_code == 200, 20)
+    wait_for(lambda: stuck.get_me(stuck.token()).status_code == 200, 20)
 
 
 def test_a_key_set_that_trickles_in_is_given_up(world: World) -> None:

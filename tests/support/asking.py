@@ -1,7 +1,14 @@
-"""A request as far as a handler looks at it, to call handlers without HTTP: ``await get_me.fn(asking(caller))``."""
+"""Handlers called without HTTP: ``await get_me.fn(asking(caller))``, and whatever else needs no more than a caller."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
+
+from service.db.caller import Caller
+from service.db.database import Database
+from service.settings import Secret, Settings
 
 
 def asking(caller: Any, filters: Any = None, *, address: str = "::1", if_match: int | None = None, **state: Any) -> Any:
@@ -15,3 +22,18 @@ def asking(caller: Any, filters: Any = None, *, address: str = "::1", if_match: 
         filters=lambda _: filters,
         app=SimpleNamespace(state=SimpleNamespace(**state)),
     )
+
+
+def in_process(url: str, use: Callable[[Callable[[UUID], Caller]], Awaitable[Any]], *, prepared: bool = True) -> Any:
+    """What ``use`` returns, which gets what makes a caller of a user's id; ``url`` is the service's login."""
+    settings = Settings(database_url=Secret(url), database_pool_size=2, database_prepared_statements=prepared)
+
+    async def main() -> Any:
+        database = Database(settings, lambda *_: None)
+        await database.open()
+        try:
+            return await use(lambda user_id: Caller(database, "test", user_id))
+        finally:
+            await database.close()
+
+    return asyncio.run(main())

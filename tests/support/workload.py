@@ -20,7 +20,7 @@ from psycopg import sql
 
 from service.identity.tokens import TokenPair, Tokens
 from tests.conftest import PASSWORD, Server, User
-from tests.faults.load import Answer, Ask, _Client
+from tests.support.load import Answer, Ask, _Client
 from tests.support.routes import ROUTES
 
 PIECES = [
