@@ -18,6 +18,10 @@ DEPTH = 100
 """Levels of nesting; deeper JSON is malformed."""
 ITEMS = 1000
 """The most items that a list right inside the outermost object may have: more than any field takes."""
+VALUES = 200_000
+"""The most values that a text may have in all: 500 todos with 400 each, and a tenth of a second in the pass."""
+COMMAS = 1_000_000
+"""A text with more is refused unread: the texts that fields can keep have fewer, and each may part two values."""
 SHORT = 64 * 1024
 """Bytes of a text that is checked within some 20 ms, whatever is in it; longer ones belong into a thread."""
 
@@ -64,10 +68,12 @@ def check(text: bytes) -> None:
         if len(text) <= SHORT and b"\\u" not in text and text.count(b"[") + text.count(b"{") <= DEPTH:
             _check_short(found)
         else:
+            if text.count(b",") > COMMAS:
+                raise _too_many()
             _check_grammar(text)
             _look_through(found)
     except RefusedJSON as error:
-        if not error.field:
+        if not error.field and len(text) <= SHORT:
             _look_through(found)  # says where
         raise
     except RecursionError:
@@ -125,6 +131,7 @@ class _Place:
 def _look_through(text: str) -> None:
     """The pass over a text whose grammar is right."""
     has_escapes = "\\u" in text
+    values = 0
     outside: list[_Place] = []
     here = _Place(is_object=False)
     for match in _TOKEN.finditer(text):
@@ -143,6 +150,9 @@ def _look_through(text: str) -> None:
                 here.key = value
         elif first == ",":
             here.index += 1
+            values += 1
+            if values == VALUES:
+                raise _too_many()
             if here.index == ITEMS and here.keys is None and len(outside) == 2:
                 raise RefusedJSON(_path(outside), f"has more than {ITEMS} items")
         elif first in "{[":
@@ -161,6 +171,10 @@ def _check_string(value: str, places: list[_Place]) -> None:
         raise RefusedJSON(_path(places), "holds a NUL character")
     if _HALF_PAIR.search(value):
         raise RefusedJSON(_path(places), "holds half of a surrogate pair")
+
+
+def _too_many() -> RefusedJSON:
+    return RefusedJSON("", f"has more than {VALUES:,} values")
 
 
 def _too_deep() -> MalformedJSON:

@@ -260,7 +260,7 @@ def test_whatever_is_sent_to_the_service_is_answered_as_the_document_says(server
         openapi_hooks.SECRET: server.env["JWT_SECRET"],
     }
     run = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     (tested,) = re.findall(r"Tested: (\d+)", run.stdout)

@@ -850,7 +850,7 @@ def test_what_is_exported_and_brought_into_an_empty_database_is_exported_from_th
     story: Story, admin: Connection, empty_server: Server, types: Types
 ) -> None:
     exports = {account.email: export(account.user) for account in story.work.accounts}
-    assert all(len(content.splitlines()) > 20 for content in exports.values())
+    assert all(len(content.splitlines()) > 10 for content in exports.values())
     for account in story.work.accounts:
         owned = sum(len(rows_of(admin, table, [account.user])) for table in TABLES if table not in ACCOUNT)
         assert len(exports[account.email].splitlines()) - 2 == owned, "nothing is left out"
@@ -869,7 +869,8 @@ def test_what_is_exported_and_brought_into_an_empty_database_is_exported_from_th
             for old, new in ids.items():
                 exports[email] = exports[email].replace(old.encode(), new.encode())
             own = next(old for old in story.work.accounts if old.email == email)
-            assert str(own.user.id).encode() not in content.replace(b'"id":"%s"' % str(own.user.id).encode(), b"")
+            # A row may have the id of a user, and a link then names it.
+            assert str(own.user.id).encode() not in content.replace(b'id":"%s"' % str(own.user.id).encode(), b"")
         for email, content in exports.items():
             result = bring(moved[email], content)
             assert total(result, "skipped") == 0
