@@ -16,7 +16,7 @@ LOCK_SECONDS = 2.0
 @pytest.fixture
 def other_session(service: Service) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
     """A session of an operator; what it holds, it holds until the test ends."""
-    with psycopg.connect(service.serving.server.database.superuser_url) as session:
+    with psycopg.connect(service.server.database.superuser_url) as session:
         yield session
         session.rollback()
 
