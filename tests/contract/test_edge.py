@@ -197,6 +197,18 @@ def test_a_header_that_never_ends_is_cut_off_at_the_limit(small: SmallServer) ->
         assert sent < 5_000_000
 
 
+@pytest.mark.parametrize("start", [b"1;x=", b"1\r\nx\r\n0\r\nX-Trailer: "], ids=["chunk extension", "trailer"])
+def test_what_stands_around_a_body_is_cut_off_at_the_limit_too(small: SmallServer, start: bytes) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + start)
+        for _ in range(9):
+            time.sleep(0.01)
+            connection.sendall(b"x" * 8192)
+            if select_readable(connection):
+                break
+        assert status_and_code(read_all(connection)) == (431, "headers_too_large")
+
+
 def select_readable(connection: socket.socket) -> bool:
     connection.settimeout(0.002)
     try:
