@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import linecache
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -221,6 +222,7 @@ EXAMPLES: dict[str, list[Any]] = {
     "bigint": [-(2**63), 0, 2**63 - 1, None],
     "boolean": [True, False, None],
     "bytea": [b"", b"\0\xff", None],
+    "bytea[]": [[], [b"", b"\0\xff"], None],
     "timestamptz": [
         datetime(1970, 1, 1, tzinfo=UTC),
         datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
@@ -581,7 +583,7 @@ class Injector:
             return None
         if frame.f_code.co_name in CLEANING:
             return None
-        if event == "line":
+        if event == "line" and "loan.end()" not in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
             self.left -= 1
             if self.left == 0:
                 raise Injected
@@ -589,7 +591,7 @@ class Injector:
 
 
 CLEANING = {"end", "_put_down", "give_back", "_run"}
-"""What gives back: an exception in there would be one in the handling of the exception."""
+"""What gives back, like the call of `loan.end`: an exception there would be one in the handling of the exception."""
 
 
 def test_an_exception_at_any_line_of_the_lending_path_loses_no_connection(shared: TestDatabase) -> None:
@@ -623,12 +625,12 @@ def test_connections_that_the_server_closes_are_replaced_for_whoever_asks_next(
     mine = f"SELECT pid FROM pg_stat_activity WHERE {ours}"
 
     async def use(found: Database) -> None:
+        await eventually(lambda: len(admin.execute(mine).fetchall()) == 3)
         before = {pid for (pid,) in admin.execute(mine).fetchall()}
-        assert len(before) == 3
         admin.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS p (pid)", (list(before),))
         started = asyncio.get_running_loop().time()
         assert await value(found, BACKEND) not in before
-        assert asyncio.get_running_loop().time() - started < 0.5
+        assert asyncio.get_running_loop().time() - started < 2
         await whole(found, 3)
         assert not before & {pid for (pid,) in admin.execute(mine).fetchall()}
 
