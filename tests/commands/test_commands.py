@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -196,14 +197,22 @@ def on_a_terminal(answer: str | signal.Signals, *arguments: str, **env: str) -> 
     )
     os.close(terminal)
     shown, answered = b"", False
+    repeat = 1 if answer is signal.SIGINT else None
     with contextlib.suppress(OSError):  # the terminal's end
-        while piece := os.read(controller, 65_536):
-            shown += piece
-            if b"Go on?" in shown and not answered:
-                answered = True
-                process.send_signal(answer) if isinstance(answer, signal.Signals) else os.write(
-                    controller, answer.encode()
-                )
+        while True:
+            if not select.select([controller], [], [], repeat if answered else None)[0]:
+                # A signal that came just before the command began to read did not interrupt its reading.
+                process.send_signal(signal.SIGINT)
+            elif not (piece := os.read(controller, 65_536)):
+                break
+            else:
+                shown += piece
+                if b"Go on?" in shown and not answered:
+                    answered = True
+                    if isinstance(answer, signal.Signals):
+                        process.send_signal(answer)
+                    else:
+                        os.write(controller, answer.encode())
     os.close(controller)
     assert answered, shown
     return process.wait(30), shown.decode().replace("\r\n", "\n")
