@@ -1,6 +1,7 @@
 """The one function that runs a transaction."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -184,8 +185,8 @@ class Database:
         request, before, reads_only = self._request(context, steps, accept is None, seconds)
         ok = False
         try:
-            for attempt in range(ATTEMPTS):
-                is_last = attempt == ATTEMPTS - 1
+            for attempt in itertools.count(1):
+                is_last = attempt >= ATTEMPTS
                 loan = Loan(self._pool, context.user)
                 try:
                     connection = await loan.take(min(loop.time() + acquire_seconds, deadline))
@@ -193,7 +194,8 @@ class Database:
                     ok = True
                     return results
                 except ConnectionLost as lost:
-                    if is_last or not (reads_only or lost.nothing_ran):
+                    # A server that ends many connections may end one after another under the same request.
+                    if not lost.nothing_ran and (is_last or not reads_only):
                         raise Problem("database_unavailable", "" if reads_only else _PERHAPS_DONE) from None
                 except ConnectionExpired:
                     self._pool.distrust()
