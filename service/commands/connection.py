@@ -9,7 +9,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import InvalidParameterValue, UndefinedFunction, UndefinedTable
 
-from service.settings import OperatorError, parse_database_url
+from service.database_url import parse_database_url
+from service.settings import OperatorError
 
 OWNER_ROLE = "todochat_owner"
 

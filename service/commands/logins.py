@@ -10,7 +10,8 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from service.commands.connection import connect, reason
-from service.settings import OperatorError, certificate_authorities, format_database_url, parse_database_url
+from service.database_url import certificate_authorities, format_database_url, parse_database_url
+from service.settings import OperatorError
 
 APP_ROLE = "todochat_app"
 # What a request may cost the database; a login can be given other values by ALTER ROLE afterwards.
