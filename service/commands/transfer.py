@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from service.commands.accounts import find_account
+from service.commands.connection import as_owner
 from service.db.caller import Caller
 from service.db.database import Database
 from service.exports import exported
@@ -26,10 +27,6 @@ Progress = Callable[[int, int], None]
 """Told of bytes and lines that were done."""
 
 
-class TransferError(OperatorError):
-    """The export or import failed; the message is one line."""
-
-
 def export_to(url: str, account: str, path: Path, progress: Progress) -> int:
     """Write the export of the account of this address or id to the file, which only its owner can read; its lines.
 
@@ -44,7 +41,7 @@ def export_to(url: str, account: str, path: Path, progress: Progress) -> int:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        raise TransferError(f"can't write {path}: {error.strerror}") from error
+        raise OperatorError(f"can't write {path}: {error.strerror}") from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -92,13 +89,14 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run(work)
     except Problem as problem:
         if problem.errors:
-            raise TransferError(f"{problem.errors[0].field}: {problem.errors[0].message}") from problem
-        raise TransferError(problem.detail) from problem
+            raise OperatorError(f"{problem.errors[0].field}: {problem.errors[0].message}") from problem
+        raise OperatorError(problem.detail) from problem
 
 
 @asynccontextmanager
 async def _acting(url: str, account: str) -> AsyncGenerator[Caller]:
-    user_id = find_account(url, account)  # also says in one line why it can't connect
+    with as_owner(url) as connection:  # also says in one line why it can't connect
+        user_id = find_account(connection, account)
     database = Database(Settings(database_url=Secret(url), database_pool_size=1), lambda _name, _seconds, _ok: None)
     await database.open()
     try:

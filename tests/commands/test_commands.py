@@ -20,6 +20,7 @@ import httpx
 import psycopg
 import pytest
 
+from service.commands import main
 from service.db.migration_files import known_ids
 from service.embedded import EmbeddedPostgres
 from service.settings import describe_settings
@@ -152,6 +153,26 @@ def test_every_command_has_help_that_says_what_it_does() -> None:
         done = run(name, "--help")
         assert done.returncode == 0
         assert f"Usage: todochat {name}" in done.stdout
+        assert main.COMMANDS[name][1] in " ".join(done.stdout.split()), "the list says what the command says of itself"
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["serf"], "No such command 'serf'"),
+        (["users", "lst"], "No such command 'lst'"),
+        (["export"], "Missing argument 'ACCOUNT'"),
+        (["status", "--fast"], "No such option '--fast'"),
+        (["rollback", "--count", "0"], "Invalid value for '--count': 0 is not in the range x>=1"),
+        (["create-login", "--password-file", "nowhere"], "'nowhere': No such file or directory"),
+    ],
+)
+def test_a_command_line_that_can_not_be_understood_is_said_in_one_line(command: list[str], line: str) -> None:
+    done = run(*command)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("todochat: ")
+    assert line in done.stderr
+    assert "--help" in done.stderr
 
 
 def test_migrations_go_down_and_up_and_status_says_so(make_database: Callable[[], TestDatabase]) -> None:

@@ -25,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict
 from service.commands import logins, migrate
 from service.commands.connection import DatabaseError
 from service.commands.development import OWNER_LOGIN, prepare_database
-from service.commands.logins import LoginError, create_service_login
+from service.commands.logins import create_service_login
 from service.commands.migrate import rollback, status, upgrade
 from service.commands.schema_dump import dump_schema
 from service.db import migration_files
@@ -841,14 +841,14 @@ UNSAFE = {
 def test_an_existing_login_that_can_do_more_is_refused(migrated: Database, login: str) -> None:
     for attribute, reason in UNSAFE.items():
         migrated.execute(f"CREATE ROLE {login} LOGIN; ALTER ROLE {login} {attribute.format(login)}")
-        with pytest.raises(LoginError, match=f"{login} exists and .*{reason}"):
+        with pytest.raises(OperatorError, match=f"{login} exists and .*{reason}"):
             create_service_login(migrated.url, login, "a good password")
         migrated.execute(f"DROP ROLE {login}")
     for name in (LOGIN, "todochat_app", "todochat_owner", "postgres"):
-        with pytest.raises(LoginError, match=f"{name} exists and"):
+        with pytest.raises(OperatorError, match=f"{name} exists and"):
             create_service_login(migrated.url, name, "a good password")
     migrated.execute(f"CREATE ROLE {login} LOGIN; CREATE SCHEMA own AUTHORIZATION {login}")
-    with pytest.raises(LoginError, match="owns database objects"):
+    with pytest.raises(OperatorError, match="owns database objects"):
         create_service_login(migrated.url, login, "a good password")
     migrated.execute("DROP SCHEMA own")
 
@@ -865,19 +865,21 @@ def test_an_existing_login_that_can_do_more_is_refused(migrated: Database, login
     ],
 )
 def test_a_bad_name_or_password_is_refused(database: Database, name: str, password: str, message: str) -> None:
-    with pytest.raises(LoginError, match=message):
+    with pytest.raises(OperatorError, match=message):
         create_service_login(database.url, name, password)
 
 
 def test_a_login_without_the_right_to_make_logins_is_told_so(migrated: Database, login: str) -> None:
     url = create_service_login(migrated.url, login, "a good password")
-    with pytest.raises(LoginError, match=f"{login}_2 was not made: connect as a superuser or as the CREATEROLE login"):
+    with pytest.raises(
+        OperatorError, match=f"{login}_2 was not made: connect as a superuser or as the CREATEROLE login"
+    ):
         create_service_login(url, f"{login}_2", "a good password")
 
 
 def test_a_login_before_the_migrations_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins, "APP_ROLE", "todochat_app_of_nobody")
-    with pytest.raises(LoginError, match="run the migrations first"):
+    with pytest.raises(OperatorError, match="run the migrations first"):
         create_service_login(database.url, "service", "a good password")
     with pytest.raises(DatabaseError, match="can't connect to"):
         create_service_login("postgresql://me:hunter2@127.0.0.1:1/x", "service", "a good password")
@@ -895,6 +897,6 @@ def test_a_server_that_wants_the_password_itself_gets_it_only_over_tls(
             raise psycopg.InternalError("Neon only supports being given plaintext passwords")
 
     monkeypatch.setattr(logins, "_store_login", store)
-    with pytest.raises(LoginError, match="sslmode=require"):
+    with pytest.raises(OperatorError, match="sslmode=require"):
         create_service_login(database.url, "service", "a good password")
     assert len(sent) == 1
