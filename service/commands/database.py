@@ -53,15 +53,8 @@ def rollback(count: int, *, yes: bool) -> None:
     """
     from service.commands import migrate
 
-    def confirm(losses: list[migrate.Loss]) -> None:
-        said: list[str] = []
-        for loss in losses:
-            said.append(f"rolls back {loss.id}: {loss.header}")
-            said += [f"drops {name} (about {rows:,} rows)" for name, rows in loss.rows.items()]
-        confirm_loss(said, yes=yes)
-
     with owner_url() as url:
-        for migration in migrate.rollback(url, count, confirm=confirm):
+        for migration in migrate.rollback(url, count, confirm=lambda losses: confirm_loss(losses, yes=yes)):
             print(f"rolled back {migration}")
 
 

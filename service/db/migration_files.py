@@ -8,6 +8,7 @@ it, a COMMIT in the middle.
 import hashlib
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from yoyo.migrations import get_migration_hash, parse_metadata_from_sql_comments  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
@@ -36,6 +37,9 @@ _ALTER_TABLE = re.compile(r"ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?(?P<n
 _DROP_COLUMN = re.compile(r"\bDROP\s+COLUMN\s+(?:IF\s+EXISTS\s+)?(\w+)", re.IGNORECASE)
 
 
+Operation = Literal["apply", "rollback"]
+
+
 class MigrationError(OperatorError):
     """What stands in the way, in one line that says what to do; never holds a password."""
 
@@ -59,6 +63,12 @@ class Migration(msgspec.Struct, frozen=True):
     def checksum(self) -> str:
         """SHA-256 of the file to apply. Rollback files may be mended later, so they are not held to one."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def file(self, operation: Operation) -> tuple[str, str]:
+        """The name and the text of the file that does it."""
+        if operation == "apply":
+            return f"{self.id}.sql", self.text
+        return f"{self.id}.rollback.sql", self.rollback
 
     def dropped(self) -> list[tuple[str, str | None]]:
         """What the rollback drops with its contents: tables, and columns as (table, column)."""
