@@ -1,8 +1,6 @@
 """The database that is served when no other is configured."""
 
 import secrets
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import LiteralString, NamedTuple
 
 import psycopg
@@ -47,17 +45,6 @@ def migrate_database(server: EmbeddedPostgres, urls: DevelopmentUrls) -> list[st
             # Nobody needs this password: the folder of the socket is the protection.
             logins.create_service_login(urls.owner, SERVICE_LOGIN, secrets.token_urlsafe(24))
     return applied
-
-
-@contextmanager
-def scratch_database(server: EmbeddedPostgres) -> Generator[str]:
-    """An empty database that is dropped afterwards; the owner's URL."""
-    name = f"scratch_{secrets.token_hex(6)}"
-    try:
-        yield prepare_database(server, name).owner
-    finally:
-        with psycopg.connect(server.url(), autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _wait_for_turn(connection: "psycopg.Connection[tuple[object, ...]]") -> None:

@@ -14,6 +14,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from service.db.migration_files import Migration, MigrationError, Operation
 
+_BEFORE_1_0 = "0002_create_functions"  # which 1.0's baseline doesn't have
 _ROLLING_BACK = "rolling back"  # stands for the checksum while a rollback without a transaction is under way
 _TABLES = """
 CREATE TABLE IF NOT EXISTS public._yoyo_migration (
@@ -130,6 +131,11 @@ def check(migrations: list[Migration], applied: Applied, *, unfinished_too: bool
     """
     files = {migration.id: migration.checksum for migration in migrations}
     newest, latest = migrations[-1].id, max(applied, default="")
+    if _BEFORE_1_0 in applied and _BEFORE_1_0 not in files:
+        raise MigrationError(
+            "this database is of a version before 1.0: export each account with that version (todochat export), "
+            "migrate an empty database and import them there (todochat import)"
+        )
     for migration_id, (checksum, applied_at) in applied.items():
         wanted, when = files.get(migration_id), f"on {applied_at:%Y-%m-%d}"
         if wanted is None and migration_id > newest:

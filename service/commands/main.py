@@ -26,7 +26,6 @@ COMMANDS = {
     "prune": ("database.prune", "Remove old audit entries and idempotency keys."),
     "rebase": ("database.rebase", "Put the audit trail in order after a restore."),
     "queries": ("database.queries", "List the named queries."),
-    "schema": ("schema_dump.schema", "Write what the migrations make, as SQL for reviewers."),
 }
 """Where each command stands, and the first sentence of its help; in the order in which a newcomer needs them."""
 

@@ -146,7 +146,7 @@ def test_an_old_python_is_told_which_one_it_takes() -> None:
 def test_every_command_has_help_that_says_what_it_does() -> None:
     listed = run("--help").stdout.partition("Commands:")[2].partition("Settings")[0]
     names = re.findall(r"^  ([a-z-]+)", listed, re.MULTILINE)
-    commands = {"serve", "migrate", "rollback", "status", "schema", "create-login", "users", "queries", "demo", "prune"}
+    commands = {"serve", "migrate", "rollback", "status", "create-login", "users", "queries", "demo", "prune"}
     commands |= {"export", "import", "rebase"}
     assert commands == set(names)
     for name in names:

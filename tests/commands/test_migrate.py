@@ -27,15 +27,14 @@ from service.commands.connection import DatabaseError
 from service.commands.development import OWNER_LOGIN, prepare_database
 from service.commands.logins import create_service_login
 from service.commands.migrate import rollback, status, upgrade
-from service.commands.schema_dump import dump_schema
 from service.db import migration_files
 from service.db.migration_files import MigrationError, known_ids
 from service.embedded import EmbeddedPostgres
 from service.embedded.server import as_account
 from service.settings import OperatorError
+from tests.support.schema_dump import SCHEMA, dump_schema
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = ROOT / "sql" / "schema.sql"
 REAL = known_ids()
 LOGIN = OWNER_LOGIN
 DEADLINE_SECONDS = 10.0
@@ -363,6 +362,19 @@ def test_a_database_that_does_not_match_the_files_is_refused(database: Database,
         rollback(database.url, 1, folder.path)
     assert [entry.state for entry in status(database.url, folder.path)] == states
     assert database.tables() == {"apples", "pears"}
+
+
+def test_a_database_of_before_1_0_is_told_how_to_come_along(database: Database, folder: Folder) -> None:
+    (folder.path / "old").mkdir()
+    old = Folder(folder.path / "old")
+    old.add("0001_create_roles", "CREATE TABLE roles ();")
+    old.add("0002_create_functions", "CREATE TABLE functions ();")
+    upgrade(database.url, old.path)
+    for ask in (upgrade, lambda url, path: rollback(url, 1, path)):
+        with pytest.raises(MigrationError, match=r"before 1\.0: export each account .* and import") as refused:
+            ask(database.url, folder.path)
+        assert "\n" not in str(refused.value)
+    assert database.tables() == {"roles", "functions"}
 
 
 def test_a_late_older_migration_is_refused(database: Database, tmp_path: Path) -> None:
@@ -741,14 +753,6 @@ def test_schema_sql_depends_on_no_place_and_no_version() -> None:
     text = SCHEMA.read_text()
     assert not re.search(r"restrict|Dumped|\bSET default_|postgres\b", text)
     assert all(character.isprintable() or character in "\n\t" for character in text)
-
-
-def test_a_dump_that_fails_is_one_line(database: Database) -> None:
-    with pytest.raises(DatabaseError, match="can't run /nonexistent/pg_dump"):
-        dump_schema(database.url, Path("/nonexistent/pg_dump"))
-    with pytest.raises(DatabaseError, match=r"pg_dump failed: .* does not exist") as refused:
-        dump_schema(database.server.url("no_such_database"), pg_dump(database.server))
-    assert "\n" not in str(refused.value)
 
 
 # The service's login
