@@ -168,7 +168,7 @@ class IssuerSettings(msgspec.Struct, frozen=True, kw_only=True):
     secret_previous: Annotated[Secret | None, Setting(_secret, _ROTATION)] = None
     absent_claims: Annotated[
         frozenset[str],
-        Setting(_some_of("iss", "aud"), "iss, aud or both: its tokens have none, and one that has is refused", "none"),
+        Setting(_some_of("iss", "aud"), "iss, aud or both, which its tokens lack; one that has it is refused", "none"),
     ] = frozenset()
     creates_users: Annotated[bool, Setting(_switch, "false: a subject without a row in identities is refused")] = True
     token_seconds: Annotated[
@@ -188,10 +188,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     migration_database_url: Annotated[
         Secret | None,
-        Setting(_database_url, "of the owner, for migrations and every command but serve; no pooler", "DATABASE_URL"),
+        Setting(
+            _database_url, "the same of the owner's login, for all commands but serve; no pooler's", "DATABASE_URL"
+        ),
     ] = None
     database_insecure: Annotated[
-        bool, Setting(_switch, "true: sslmode=disable, allow and prefer may be used to reach another machine")
+        bool, Setting(_switch, "true: another machine's database may be reached with sslmode=disable, allow, prefer")
     ] = False
     database_pool_size: Annotated[int, Setting(_whole(1, 1000), "connections of a process")] = 10
     database_prepared_statements: Annotated[

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -218,13 +219,17 @@ def on_a_terminal(answer: str | signal.Signals, *arguments: str, **env: str) -> 
     os.close(terminal)
     shown, answered = b"", False
     with contextlib.suppress(OSError):  # the terminal's end
-        while piece := os.read(controller, 65_536):
-            shown += piece
-            if b"Go on?" in shown and not answered:
-                answered = True
-                process.send_signal(answer) if isinstance(answer, signal.Signals) else os.write(
-                    controller, answer.encode()
-                )
+        while True:
+            silent = not select.select([controller], [], [], 3)[0]
+            if not silent:
+                shown += os.read(controller, 65_536)
+            if b"Go on?" not in shown:
+                continue
+            if isinstance(answer, str) and not answered:
+                os.write(controller, answer.encode())
+            elif isinstance(answer, signal.Signals) and (silent or not answered):
+                process.send_signal(answer)  # one that comes just before Python begins to read waits for the next
+            answered = True
     os.close(controller)
     assert answered, shown
     return process.wait(30), shown.decode().replace("\r\n", "\n")
@@ -386,6 +391,12 @@ def test_an_account_with_open_todos_assigned_is_deactivated_once_they_are_to_be_
 def test_an_unknown_user_is_said_in_one_line(session_database: TestDatabase) -> None:
     line = complaint(run("users", "activate", "nobody@example.com", **as_migrator(session_database)))
     assert line == "todochat: no account has the address nobody@example.com"
+
+
+def test_a_login_that_does_not_own_the_tables_is_told_which_one_to_use(session_database: TestDatabase) -> None:
+    for command in (["users", "list"], ["prune", "--yes"], ["demo"]):
+        line = complaint(run(*command, DATABASE_URL=session_database.service_url))
+        assert "set MIGRATION_DATABASE_URL to the login that migrates" in line
 
 
 def test_commands_on_a_database_without_tables_say_to_migrate(postgres: EmbeddedPostgres) -> None:

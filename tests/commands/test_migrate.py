@@ -697,6 +697,18 @@ def test_a_pooler_that_shares_sessions_is_refused_and_one_that_keeps_them_is_not
         assert upgrade(url, folder.path) == folder.ids
 
 
+def test_a_session_that_does_not_hold_the_lock_runs_no_migration(database: Database, folder: Folder) -> None:
+    upgrade(database.url, folder.path)
+    folder.add_table("plums")
+    plums = migration_files.load(folder.path)[-1]
+    with (
+        psycopg.connect(database.url, autocommit=True) as other,
+        pytest.raises(MigrationError, match="the runner's lock is gone, as behind a pooler"),
+    ):
+        migrate._run(other, plums, "apply")
+    assert database.tables() == {"apples", "pears"}
+
+
 # The real migrations
 
 
