@@ -218,18 +218,22 @@ def on_a_terminal(answer: str | signal.Signals, *arguments: str, **env: str) -> 
     )
     os.close(terminal)
     shown, answered = b"", False
+    repeat = 1 if answer is signal.SIGINT else None
     with contextlib.suppress(OSError):  # the terminal's end
         while True:
-            silent = not select.select([controller], [], [], 3)[0]
-            if not silent:
-                shown += os.read(controller, 65_536)
-            if b"Go on?" not in shown:
-                continue
-            if isinstance(answer, str) and not answered:
-                os.write(controller, answer.encode())
-            elif isinstance(answer, signal.Signals) and (silent or not answered):
-                process.send_signal(answer)  # one that comes just before Python begins to read waits for the next
-            answered = True
+            if not select.select([controller], [], [], repeat if answered else None)[0]:
+                # A signal that came just before the command began to read did not interrupt its reading.
+                process.send_signal(signal.SIGINT)
+            elif not (piece := os.read(controller, 65_536)):
+                break
+            else:
+                shown += piece
+                if b"Go on?" in shown and not answered:
+                    answered = True
+                    if isinstance(answer, signal.Signals):
+                        process.send_signal(answer)
+                    else:
+                        os.write(controller, answer.encode())
     os.close(controller)
     assert answered, shown
     return process.wait(30), shown.decode().replace("\r\n", "\n")
