@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.commands import migrate as runner
 from service.commands.shared import confirm_loss, owner_url, say, yes_option
 
 if TYPE_CHECKING:
@@ -16,10 +17,8 @@ def migrate() -> None:
 
     Safe to kill at any moment, and to start several times at once.
     """
-    from service.commands import migrate
-
     with owner_url() as url:
-        applied = migrate.upgrade(url)
+        applied = runner.upgrade(url)
     for migration in applied:
         print(f"applied {migration}")
     if not applied:
@@ -33,10 +32,8 @@ def status(ctx: click.Context) -> None:
 
     The exit status is 1 if the file of an applied one was edited or is gone.
     """
-    from service.commands import migrate
-
     with owner_url() as url:
-        found = migrate.status(url)
+        found = runner.status(url)
     for migration in found:
         applied_at = f"{migration.applied_at:%Y-%m-%d %H:%M:%S} UTC" if migration.applied_at else ""
         print(f"{migration.state:8} {migration.id:50} {applied_at}".rstrip())
@@ -51,10 +48,8 @@ def rollback(count: int, *, yes: bool) -> None:
 
     What is in the tables that they made is lost: it says which, and about how many rows.
     """
-    from service.commands import migrate
-
     with owner_url() as url:
-        for migration in migrate.rollback(url, count, confirm=lambda losses: confirm_loss(losses, yes=yes)):
+        for migration in runner.rollback(url, count, confirm=lambda losses: confirm_loss(losses, yes=yes)):
             print(f"rolled back {migration}")
 
 

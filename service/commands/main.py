@@ -61,7 +61,7 @@ class CommandLine(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            print(end="", flush=True)
             return result
         except click.exceptions.NoArgsIsHelpError:  # `todochat users` shows the help of users
             raise
@@ -75,9 +75,11 @@ class CommandLine(click.Group):
             say(str(error))
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(130)
-        except BrokenPipeError:  # `todochat users list | head`
+        except OSError as error:  # standard output is on a full disk, or its reader has gone: `todochat queries | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(141)
+            if isinstance(error, BrokenPipeError):
+                ctx.exit(141)
+            say(f"{error.filename}: {error.strerror}" if error.filename else f"can't go on: {error.strerror or error}")
         return ctx.exit(1)
 
 

@@ -295,6 +295,13 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(filled: TestDatabase) -> 
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_full_disk_behind_standard_output_is_said_in_one_line() -> None:
+    command = [sys.executable, "-m", "service", "queries"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "todochat: can't go on: No space left on device\n")
+
+
 def test_help_is_quick_and_lists_every_setting() -> None:
     program = (
         "import sys; from service.commands.main import main; main(['--help'], standalone_mode=False);"
