@@ -219,7 +219,10 @@ def test_a_bad_folder_is_refused_before_the_database_is_asked(folder: Folder, ca
     spoil, message = BAD_FILES[case]
     assert known_ids(folder.path) == folder.ids
     spoil(folder.path)
-    for ask in (lambda: known_ids(folder.path), lambda: upgrade("postgresql://nobody@127.0.0.1:1/none", folder.path)):
+    for ask in (
+        lambda: migration_files.load(folder.path),
+        lambda: upgrade("postgresql://nobody@127.0.0.1:1/none", folder.path),
+    ):
         with pytest.raises(MigrationError, match=message) as refused:
             ask()
         assert "\n" not in str(refused.value)
@@ -241,6 +244,12 @@ def test_the_real_migrations_are_well_formed_and_one_line_of_history() -> None:
     for migration in migration_files.load()[1:]:
         start = migration_files.split_statements(migration.text)[0][1]
         assert re.match(r"SET (LOCAL )?ROLE todochat_owner", start), f"{migration.id} makes objects of the wrong owner"
+
+
+def test_the_service_knows_the_names_of_migrations_without_loading_what_runs_them() -> None:
+    program = "import sys, service.app; sys.exit(str({'yoyo', 'sqlparse', 'click', 'rich'} & sys.modules.keys() or ''))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
 
 
 # Applying and marking
