@@ -74,14 +74,15 @@ def _secret(text: str) -> Secret:
     return Secret(text)
 
 
-def _number(what: str, kind: type, low: int, high: int) -> Callable[[str], Any]:
-    limited: Any = Annotated[kind, msgspec.Meta(ge=low, le=high)]
-
-    def read(text: str) -> Any:
+def _number(what: str, kind: Callable[[str], float], low: int, high: int) -> Callable[[str], Any]:
+    def read(text: str) -> float:
         try:
-            return msgspec.json.decode(text, type=limited)
-        except (msgspec.MsgspecError, UnicodeEncodeError):
+            value = kind(text) if text.isascii() else low - 1
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
             _fail(f"must be a {what} from {low} to {high}, not {text!r}")
+        return value
 
     return read
 
