@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def migrate() -> None:
     """Apply the pending migrations.
 
-    Safe to kill at any moment, and to start several times at once.
+    Migrations make and change the tables. They run as the login of MIGRATION_DATABASE_URL, which owns the database.
+    It is safe to kill this at any moment, and to start it several times at once.
     """
     with owner_url() as url:
         applied = runner.upgrade(url)
@@ -30,7 +31,8 @@ def migrate() -> None:
 def status(ctx: click.Context) -> None:
     """Say which migrations are applied.
 
-    The exit status is 1 if the file of an applied one was edited or is gone.
+    Each is applied, pending, changed (its file was edited after it was applied) or missing (its file is gone). With one
+    that is changed or missing the exit status is 1.
     """
     with owner_url() as url:
         found = runner.status(url)
@@ -46,7 +48,8 @@ def status(ctx: click.Context) -> None:
 def rollback(count: int, *, yes: bool) -> None:
     """Take the latest migrations back; it asks first.
 
-    What is in the tables that they made is lost: it says which, and about how many rows.
+    What is in the tables and columns that they made is lost: it says which, and about how many rows. `todochat migrate`
+    makes them anew, empty.
     """
     with owner_url() as url:
         for migration in runner.rollback(url, count, confirm=lambda losses: confirm_loss(losses, yes=yes)):

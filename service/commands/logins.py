@@ -52,8 +52,9 @@ FROM pg_roles AS r WHERE r.rolname = %(name)s
 def create_login(name: str, password_file: TextIO | None) -> None:
     """Make the service's login, or give it a new password.
 
-    Prints the DATABASE_URL for it. NAME is todochat_service unless it is given. An existing login of that name must not
-    be able to do more than the service may.
+    It prints the DATABASE_URL for `todochat serve`, which refuses the login that owns the tables: row security doesn't
+    bind that one. NAME is todochat_service unless it is given. An existing login of that name gets the new password; it
+    must not be able to do more than the service may.
     """
     password = secrets.token_urlsafe(GENERATED_PASSWORD_BYTES)
     if password_file is not None:

@@ -17,7 +17,8 @@ from service.settings import Settings
 def serve(ctx: click.Context) -> None:
     """Serve over HTTP on HOST:PORT.
 
-    When DATABASE_URL is unset, an embedded PostgreSQL is started and migrated: for development.
+    When DATABASE_URL is unset, an embedded PostgreSQL is started and migrated: for development. Ctrl-C or SIGTERM ends
+    it after the requests that are running. `todochat --help` lists the settings.
     """
     settings = Settings.from_environ(os.environ)
     server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
