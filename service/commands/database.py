@@ -31,15 +31,18 @@ def migrate() -> None:
 def status(ctx: click.Context) -> None:
     """Say which migrations are applied.
 
-    Each is applied, pending, changed (its file was edited after it was applied) or missing (its file is gone). With one
-    that is changed or missing the exit status is 1.
+    Each is applied, pending, changed (its file was edited after it was applied) or missing (its file is gone). Where
+    something stands in the way of applying the pending ones, it says so, and the exit status is 1.
     """
     with owner_url() as url:
         found = runner.status(url)
     for migration in found:
         applied_at = f"{migration.applied_at:%Y-%m-%d %H:%M:%S} UTC" if migration.applied_at else ""
         print(f"{migration.state:8} {migration.id:50} {applied_at}".rstrip())
-    ctx.exit(1 if any(migration.state in {"changed", "missing"} for migration in found) else 0)
+    problems = [migration.problem for migration in found if migration.problem]
+    for problem in problems:
+        say(problem)
+    ctx.exit(1 if problems else 0)
 
 
 @click.command()

@@ -62,6 +62,8 @@ class MigrationStatus(msgspec.Struct, frozen=True):
     id: str
     state: Literal["applied", "pending", "changed", "missing"]
     applied_at: datetime | None
+    problem: str | None
+    """Why no migration can be run, in one line that says what to do."""
 
 
 def create_tables(conn: psycopg.Connection) -> None:
@@ -108,54 +110,55 @@ def mark_rolling_back(conn: psycopg.Connection, migration: Migration) -> None:
     conn.execute(_MARK_ROLLING_BACK, {"hash": migration.hash, "checksum": _ROLLING_BACK})
 
 
-def states(migrations: list[Migration], applied: Applied) -> list[MigrationStatus]:
-    """The state of every migration among the files or in the database, by id."""
+def compare(migrations: list[Migration], applied: Applied) -> list[MigrationStatus]:
+    """Every migration among the files or in the database, by id, and what stands in the way of going on."""
     files = {migration.id: migration.checksum for migration in migrations}
+    newest, latest = migrations[-1].id, max(applied, default="")
     found: list[MigrationStatus] = []
     for migration_id in sorted(files.keys() | applied.keys()):
-        checksum, applied_at = applied.get(migration_id, (None, None))
+        wanted, (checksum, applied_at) = files.get(migration_id), applied.get(migration_id, (None, None))
+        problem = None
         if applied_at is None:
             state = "pending"
-        elif wanted := files.get(migration_id):
-            state = "applied" if checksum == wanted else "changed"
-        else:
+            if migration_id < latest:
+                problem = f"{migration_id} comes before {latest}, which is applied: give it a number after {newest}"
+        elif wanted is None:
             state = "missing"
-        found.append(MigrationStatus(migration_id, state, applied_at))
+            problem = f"{migration_id} was applied on {applied_at:%Y-%m-%d} but its file is gone: restore it"
+            if migration_id > newest:
+                problem = (
+                    f"the database is ahead: a newer release applied {migration_id}, this one ends at {newest}; "
+                    "use the newer release, to roll back too"
+                )
+        elif checksum == wanted:
+            state = "applied"
+        else:
+            state = "changed"
+            problem = (
+                f"{migration_id}.sql was edited after it was applied on {applied_at:%Y-%m-%d}: restore the file and "
+                "put the change into a new migration"
+            )
+            if checksum == _ROLLING_BACK:
+                problem = f"the rollback of {migration_id} was interrupted: roll back again to end it"
+            elif checksum is None:
+                problem = (
+                    f"{migration_id} was marked without a checksum, by the yoyo command? If the database really holds "
+                    f"it, say so: SET checksum = '{wanted}' in its row of _yoyo_migration"
+                )
+        found.append(MigrationStatus(migration_id, state, applied_at, problem))
     return found
 
 
-def check(migrations: list[Migration], applied: Applied, *, unfinished_too: bool = False) -> None:
+def check(migrations: list[Migration], applied: Applied, *, to_roll_back: bool = False) -> None:
     """Raise MigrationError unless the database's history is the beginning of the files'.
 
-    With ``unfinished_too`` a migration may be in the middle of its rollback.
+    To roll back, a migration may be in the middle of its rollback.
     """
-    files = {migration.id: migration.checksum for migration in migrations}
-    newest, latest = migrations[-1].id, max(applied, default="")
-    if _BEFORE_1_0 in applied and _BEFORE_1_0 not in files:
+    if _BEFORE_1_0 in applied and all(migration.id != _BEFORE_1_0 for migration in migrations):
         raise MigrationError(
             "this database is of a version before 1.0: export each account with that version (todochat export), "
             "migrate an empty database and import them there (todochat import)"
         )
-    for migration_id, (checksum, applied_at) in applied.items():
-        wanted, when = files.get(migration_id), f"on {applied_at:%Y-%m-%d}"
-        if wanted is None and migration_id > newest:
-            raise MigrationError(
-                f"the database is ahead: a newer release applied {migration_id}, this one ends at {newest}; "
-                "use the newer release, to roll back too"
-            )
-        if wanted is None:
-            raise MigrationError(f"{migration_id} was applied {when} but its file is gone: restore it")
-        if checksum == _ROLLING_BACK and not unfinished_too:
-            raise MigrationError(f"the rollback of {migration_id} was interrupted: roll back again to end it")
-        if checksum is None:
-            raise MigrationError(
-                f"{migration_id} was marked without a checksum, by the yoyo command? If the database really holds it, "
-                f"say so: SET checksum = '{wanted}' in its row of _yoyo_migration"
-            )
-        if checksum not in {wanted, _ROLLING_BACK}:
-            raise MigrationError(
-                f"{migration_id}.sql was edited after it was applied {when}: restore the file and put the change into "
-                "a new migration"
-            )
-    if late := [migration_id for migration_id in files if migration_id not in applied and migration_id < latest]:
-        raise MigrationError(f"{late[0]} comes before {latest}, which is applied: give it a number after {newest}")
+    for found in compare(migrations, applied):
+        if found.problem and not (to_roll_back and applied.get(found.id, ("", None))[0] == _ROLLING_BACK):
+            raise MigrationError(found.problem)

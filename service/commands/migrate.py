@@ -107,7 +107,7 @@ def rollback(
     migrations = load(directory)
     with _locked_session(url, wait_seconds) as conn:
         applied = history.read(conn)
-        history.check(migrations, applied, unfinished_too=True)
+        history.check(migrations, applied, to_roll_back=True)
         latest = [migration for migration in reversed(migrations) if migration.id in applied][:count]
         if latest:
             confirm([line for migration in latest for line in _losses(conn, migration)])
@@ -120,7 +120,7 @@ def status(url: str, directory: Path = DEFAULT_DIRECTORY) -> list[history.Migrat
     """The state of every migration in `directory` or in the database, by id. Changes nothing and takes no lock."""
     migrations = load(directory)
     with _one_line_errors(), connect(url) as conn:
-        return history.states(migrations, history.read(conn))
+        return history.compare(migrations, history.read(conn))
 
 
 def _losses(conn: psycopg.Connection, migration: Migration) -> list[str]:

@@ -323,6 +323,8 @@ def test_status_fails_when_an_applied_migration_is_not_the_one_in_the_files(
     done = run("status", **as_migrator(database))
     assert done.returncode == 1
     assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("changed")] == ["0003_create_users"]
+    assert done.stderr.startswith("todochat: 0003_create_users.sql was edited after it was applied on ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_migrating_url_goes_before_the_services(session_database: TestDatabase) -> None:
