@@ -50,7 +50,7 @@ status: runtime    ## say which migrations are applied
 	@$(SERVICE) status
 
 schema: runtime    ## write sql/schema.sql anew from the migrations
-	@$(SERVICE) schema
+	@.venv/bin/python -m tests.support.schema_dump
 
 lock: tools        ## resolve the dependencies of pyproject.toml anew and write the lock files (ARGS="--upgrade")
 	@.venv/bin/python .ci/locks.py write $(ARGS)

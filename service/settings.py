@@ -4,15 +4,15 @@ The fields of `Settings` and `IssuerSettings` are the one table of all variables
 read, and in one line what it means. `todochat --help` shows that table, by `describe_settings`.
 """
 
-import os
 import re
-from collections.abc import Callable, Mapping
-from ipaddress import ip_address
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn, get_type_hints
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Annotated, Any, NamedTuple, NoReturn
+from urllib.parse import urlsplit
 
 import msgspec
+
+from service.database_url import is_loopback, parse_database_url, secure_database_url
 
 SECRET_MIN_BYTES = 32
 """RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash."""
@@ -23,8 +23,7 @@ ISSUERS = 9
 DEFAULT_ALGORITHMS = ("EdDSA", "ES256", "RS256")
 KEY_SET_ALGORITHMS = (*DEFAULT_ALGORITHMS, "ES384", "ES512", "RS384", "RS512", "PS256", "PS384", "PS512")
 """Asymmetric ones only: what is public must not be what signs."""
-
-_LIBPQ_ROOT = Path(os.path.expanduser("~/.postgresql/root.crt"))  # noqa: PTH111 - Path's raises for who has no home
+_ROTATION = "during a rotation: tokens signed with it are still read"
 
 
 class OperatorError(Exception):
@@ -57,7 +56,7 @@ class Secret:
         return hash(self.value)
 
 
-# How a variable's text is read. A ValueError's message follows the variable's name.
+# How a variable's text is read: the message of a ValueError follows the variable's name.
 
 
 def _fail(message: str) -> NoReturn:
@@ -75,40 +74,40 @@ def _secret(text: str) -> Secret:
     return Secret(text)
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            _fail(f"must be a whole number from {low} to {high}, not {text!r}")
-        return int(text)
-
-    return read
-
-
-def _seconds(high: int) -> Callable[[str], float]:
+def _number(what: str, kind: Callable[[str], float], low: int, high: int) -> Callable[[str], Any]:
     def read(text: str) -> float:
         try:
-            value = float(text)
+            value = kind(text) if text.isascii() else low - 1
         except ValueError:
-            value = -1.0
-        if not 0 <= value <= high:
-            _fail(f"must be a number of seconds from 0 to {high}, not {text!r}")
+            value = low - 1
+        if not low <= value <= high:
+            _fail(f"must be a {what} from {low} to {high}, not {text!r}")
         return value
 
     return read
 
 
-def _switch(text: str) -> bool:
-    if text.lower() in ("true", "on", "yes", "1"):
-        return True
-    if text.lower() in ("false", "off", "no", "0"):
-        return False
-    _fail(f"must be true or false, not {text!r}")
+def _whole(low: int, high: int) -> Callable[[str], Any]:
+    return _number("whole number", int, low, high)
 
 
-def _level(text: str) -> str:
-    if text.lower() not in ("debug", "info", "warning", "error"):
-        _fail(f"must be debug, info, warning or error, not {text!r}")
-    return text.lower()
+def _one_of(form: str, values: Mapping[str, Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if text.lower() not in values:
+            _fail(f"must be {form}, not {text!r}")
+        return values[text.lower()]
+
+    return read
+
+
+def _some_of(*names: str) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+        if not set(found) <= set(names):
+            _fail(f"must be some of {', '.join(names)}, with commas between them, not {text!r}")
+        return found
+
+    return read
 
 
 def _key_set_url(text: str) -> str:
@@ -124,38 +123,21 @@ def _key_set_url(text: str) -> str:
     return text
 
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-"""Browsers leave them out."""
-
-
 def _origins(text: str) -> tuple[str, ...]:
     """In lower case and without the scheme's own port, as the header ``Origin`` has it."""
     found: dict[str, None] = {}
     for name in text.split(","):
         origin = name.strip().lower()
-        if not _ORIGIN.fullmatch(origin):
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin):
             _fail(f"must be origins such as https://app.example.com, with commas between them, not {name.strip()!r}")
-        found[origin.removesuffix(_DEFAULT_PORTS.get(origin.partition("://")[0], "/"))] = None
+        found[re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", origin)] = None
     return tuple(found)
 
 
-def _some_of(*allowed: str) -> Callable[[str], tuple[str, ...]]:
-    def read(text: str) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-        if not set(names) <= set(allowed):
-            _fail(f"must be some of {', '.join(allowed)}, with commas between them, not {text!r}")
-        return names
-
-    return read
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a URL's host is this machine, by its address or as ``localhost``."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+_seconds = _number("number of seconds", float, 0, 300)
+_YES, _NO = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
+_switch = _one_of("true or false", {word: word in _YES for word in (*_YES, *_NO)})
+_level = _one_of("debug, info, warning or error", {name: name for name in ("debug", "info", "warning", "error")})
 
 
 # The table
@@ -164,7 +146,7 @@ def is_loopback(host: str) -> bool:
 class Setting(NamedTuple):
     """What a field says of its variable: how to read it, what it means, and its default where a value can't say it."""
 
-    read: Callable[[str], object]
+    read: Callable[[str], Any]
     meaning: str
     default: str | None = None
 
@@ -181,22 +163,17 @@ class IssuerSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     algorithms: Annotated[
         tuple[str, ...],
-        Setting(
-            _some_of(*KEY_SET_ALGORITHMS),
-            f"what the key set is for; also {', '.join(KEY_SET_ALGORITHMS[len(DEFAULT_ALGORITHMS) :])}",
-        ),
+        Setting(_some_of(*KEY_SET_ALGORITHMS), f"what the key set is for; also {', '.join(KEY_SET_ALGORITHMS[3:])}"),
     ] = DEFAULT_ALGORITHMS
     secret: Annotated[Secret | None, Setting(_secret, "for HS256; 32 bytes or more, and not JWT_SECRET")] = None
-    secret_previous: Annotated[
-        Secret | None, Setting(_secret, "during a rotation: tokens signed with it are still read")
-    ] = None
+    secret_previous: Annotated[Secret | None, Setting(_secret, _ROTATION)] = None
     absent_claims: Annotated[
         frozenset[str],
-        Setting(_some_of("iss", "aud"), "iss, aud or both: its tokens have none, and one that has is refused", "none"),
+        Setting(_some_of("iss", "aud"), "iss, aud or both, which its tokens lack; one that has it is refused", "none"),
     ] = frozenset()
     creates_users: Annotated[bool, Setting(_switch, "false: a subject without a row in identities is refused")] = True
     token_seconds: Annotated[
-        int, Setting(_integer(60, 30 * 86_400), "the longest life of a token; one that claims more is refused")
+        int, Setting(_whole(60, 30 * 86_400), "the longest life of a token; one that claims more is refused")
     ] = 7 * 86_400
 
 
@@ -208,24 +185,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     database_url: Annotated[
-        Secret | None,
-        Setting(_database_url, "postgresql://… of the service's login", "the embedded PostgreSQL"),
+        Secret | None, Setting(_database_url, "postgresql://… of the service's login", "the embedded PostgreSQL")
     ] = None
     migration_database_url: Annotated[
         Secret | None,
-        Setting(_database_url, "of the owner, for migrations and every command but serve; no pooler", "DATABASE_URL"),
+        Setting(
+            _database_url, "the same of the owner's login, for all commands but serve; no pooler's", "DATABASE_URL"
+        ),
     ] = None
     database_insecure: Annotated[
-        bool, Setting(_switch, "true: sslmode=disable, allow and prefer may be used to reach another machine")
+        bool, Setting(_switch, "true: another machine's database may be reached with sslmode=disable, allow, prefer")
     ] = False
-    database_pool_size: Annotated[int, Setting(_integer(1, 1000), "connections of a process")] = 10
+    database_pool_size: Annotated[int, Setting(_whole(1, 1000), "connections of a process")] = 10
     database_prepared_statements: Annotated[
-        bool,
-        Setting(_switch, "false for a transaction pooler that can't carry them (PgBouncer before 1.21)"),
+        bool, Setting(_switch, "false for a transaction pooler that can't carry them (PgBouncer before 1.21)")
     ] = True
     embedded_data_dir: Annotated[Path, Setting(Path, "where the embedded PostgreSQL keeps its data")] = Path(".data")
     host: Annotated[str, Setting(str, "the address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Setting(_integer(0, 65_535), "the TCP port to listen on")] = 8000
+    port: Annotated[int, Setting(_whole(0, 65_535), "the TCP port to listen on")] = 8000
     forwarded_allow_ips: Annotated[
         str | None, Setting(str, "proxies whose X-Forwarded-For is believed, with commas between them")
     ] = None
@@ -233,11 +210,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Secret | None,
         Setting(_secret, "signs tokens; 32 bytes or more", "a kept random one, with the embedded database only"),
     ] = None
-    jwt_secret_previous: Annotated[
-        Secret | None, Setting(_secret, "during a rotation: tokens signed with it are still read")
-    ] = None
-    access_token_seconds: Annotated[int, Setting(_integer(10, 86_400), "life of an access token")] = 900
-    refresh_token_seconds: Annotated[int, Setting(_integer(60, 365 * 86_400), "life of a refresh token")] = 30 * 86_400
+    jwt_secret_previous: Annotated[Secret | None, Setting(_secret, _ROTATION)] = None
+    access_token_seconds: Annotated[int, Setting(_whole(10, 86_400), "life of an access token")] = 900
+    refresh_token_seconds: Annotated[int, Setting(_whole(60, 365 * 86_400), "life of a refresh token")] = 30 * 86_400
     local_accounts: Annotated[
         bool, Setting(_switch, "false: nobody signs in here, only at an outside issuer (ISSUER)")
     ] = True
@@ -250,8 +225,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting(_origins, "origins whose pages may call the service from a browser, with commas between them", "none"),
     ] = ()
-    shutdown_delay_seconds: Annotated[float, Setting(_seconds(300), "how long to go on accepting after SIGTERM")] = 1.0
-    shutdown_grace_seconds: Annotated[float, Setting(_seconds(300), "how long running requests may then take")] = 10.0
+    shutdown_delay_seconds: Annotated[float, Setting(_seconds, "how long to go on accepting after SIGTERM")] = 1.0
+    shutdown_grace_seconds: Annotated[float, Setting(_seconds, "how long running requests may then take")] = 10.0
     log_level: Annotated[str, Setting(_level, "debug, info, warning or error")] = "info"
 
     @classmethod
@@ -263,12 +238,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         mistakes: list[str] = []
         values = _read(cls, environ, "", mistakes)
         for name in ("database_url", "migration_database_url"):
-            if isinstance(url := values.get(name), Secret):
-                try:
-                    secured = secure_database_url(url.value, insecure=values.get("database_insecure") is True)
-                    values[name] = Secret(secured)
-                except ValueError as error:
-                    mistakes.append(f"{name.upper()} {error}")
+            try:
+                if name in values:
+                    url: str = values[name].value
+                    values[name] = Secret(secure_database_url(url, insecure=values.get("database_insecure", False)))
+            except ValueError as error:
+                mistakes.append(f"{name.upper()} {error}")
         values["issuers"] = issuers = _issuers(environ, mistakes)
         local = values.get("local_accounts", True)
         if not local and not issuers and not mistakes:
@@ -282,48 +257,47 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             mistakes.append("JWT_SECRET_PREVIOUS is the same as JWT_SECRET: leave it unset unless you rotate")
         if mistakes:
             raise SettingsError(mistakes)
-        return msgspec.convert(values, cls)
+        return cls(**values)
 
 
 def describe_settings() -> list[tuple[str, str, str]]:
     """Every variable with its default and its meaning. ISSUER's stand for those of ISSUER_2 to ISSUER_9 too."""
-    found: list[tuple[str, str, str]] = []
-    for struct, prefix in ((Settings, ""), (IssuerSettings, "ISSUER_")):
-        settings = _settings_of(struct)
-        for field in msgspec.structs.fields(struct):
-            if setting := settings.get(field.name):
-                default = _shown(field.default) if setting.default is None else setting.default
-                found.append((_variable(prefix, field.name), default, setting.meaning))
-    return found
+    return [
+        (variable, _shown(default) if setting.default is None else setting.default, setting.meaning)
+        for struct, prefix in ((Settings, ""), (IssuerSettings, "ISSUER"))
+        for variable, _, default, setting in _variables(struct, prefix)
+    ]
 
 
-def _shown(default: object) -> str:
-    if isinstance(default, tuple):
-        return ",".join(str(part) for part in default)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    if isinstance(default, bool):
-        return str(default).lower()
-    return "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+def _shown(default: Any) -> str:
+    match default:
+        case None:
+            return "none"
+        case bool():
+            return str(default).lower()
+        case float():
+            return f"{default:g}"
+        case tuple():
+            return ",".join(default)  # pyright: ignore[reportUnknownArgumentType]
+        case _:
+            return str(default)
 
 
-def _settings_of(struct: type[msgspec.Struct]) -> dict[str, Setting]:
-    hints: dict[str, Any] = get_type_hints(struct, include_extras=True)
-    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+def _variables(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str, Any, Setting]]:
+    """Each variable with its field's name and default, and what the field says of it."""
+    for field in msgspec.structs.fields(struct):
+        for setting in getattr(field.type, "__metadata__", ()):
+            variable = "_".join(filter(None, (prefix, field.name.upper())))
+            yield prefix if field.name == "name" else variable, field.name, field.default, setting
 
 
-def _variable(prefix: str, field: str) -> str:
-    return prefix.removesuffix("_") if prefix and field == "name" else f"{prefix}{field.upper()}"
-
-
-def _read(
-    struct: type[msgspec.Struct], environ: Mapping[str, str], prefix: str, mistakes: list[str]
-) -> dict[str, object]:
+def _read(struct: type[msgspec.Struct], environ: Mapping[str, str], prefix: str, mistakes: list[str]) -> dict[str, Any]:
     """The values of the variables that are set; ``mistakes`` gets a line for each that can't be read."""
-    values: dict[str, object] = {}
-    for name, setting in _settings_of(struct).items():
-        variable = _variable(prefix, name)
+    values: dict[str, Any] = {}
+    for variable, field, _, setting in _variables(struct, prefix):
         if text := environ.get(variable, ""):
             try:
-                values[name] = setting.read(text)
+                values[field] = setting.read(text)
             except ValueError as error:
                 mistakes.append(f"{variable} {error}")
     return values
@@ -332,8 +306,7 @@ def _read(
 def _issuers(environ: Mapping[str, str], mistakes: list[str]) -> tuple[IssuerSettings, ...]:
     """ISSUER and ISSUER_2 to ISSUER_9, each with its own variables; ``mistakes`` gets a line for each reason."""
     found: dict[str, IssuerSettings] = {}
-    for number in range(1, ISSUERS + 1):
-        variable = "ISSUER" if number == 1 else f"ISSUER_{number}"
+    for variable in ("ISSUER", *(f"ISSUER_{number}" for number in range(2, ISSUERS + 1))):
         issuer = _issuer(environ, variable, mistakes)
         if issuer is None:
             continue
@@ -350,10 +323,10 @@ def _issuers(environ: Mapping[str, str], mistakes: list[str]) -> tuple[IssuerSet
 
 def _issuer(environ: Mapping[str, str], variable: str, mistakes: list[str]) -> IssuerSettings | None:
     before = len(mistakes)
-    values = _read(IssuerSettings, environ, f"{variable}_", mistakes)
+    values = _read(IssuerSettings, environ, variable, mistakes)
     if not values and len(mistakes) == before:
         return None
-    name = str(values.get("name", ""))
+    name: str = values.get("name", "")
     values.setdefault("audience", name)
     if not name:
         mistakes.append(f"{variable} is missing: set it to the iss of the issuer's tokens")
@@ -371,83 +344,3 @@ def _issuer(environ: Mapping[str, str], variable: str, mistakes: list[str]) -> I
     if "secret" in values and values["secret"] == values.get("secret_previous"):
         mistakes.append(f"{variable}_SECRET_PREVIOUS is {variable}_SECRET again: leave it unset unless you rotate")
     return msgspec.convert(values, IssuerSettings) if len(mistakes) == before else None
-
-
-# Database URLs
-
-
-def parse_database_url(url: str) -> dict[str, str]:
-    """The parts of a database URL by libpq's names: host, port, dbname, user, sslmode and so on.
-
-    Raises ValueError with a message that does not repeat the URL. libpq's own message would, with the password.
-    """
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
-    scheme = re.match(r"postgres(ql)?(\+\w+)?://", url)
-    try:
-        parts = conninfo_to_dict(f"postgresql://{url[scheme.end() :]}") if scheme else {}
-    except ProgrammingError:
-        parts = {}
-    parts = {name: str(value) for name, value in parts.items() if value is not None}
-    if not parts or "@" in parts.get("host", "") or not re.fullmatch(r"[\d,]*", parts.get("port", "")):
-        _fail(
-            "can't be read: it has the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters in "
-            "the password percent-encoded (@ : / as %40 %3A %2F)"
-        )
-    return parts
-
-
-def format_database_url(parts: Mapping[str, str]) -> str:
-    """A URL of these parts. Hosts that are folders of sockets, addresses or lists stand in its query."""
-    rest = {name: value for name, value in parts.items() if value}
-    user, password = (quote(rest.pop(name, ""), safe="") for name in ("user", "password"))
-    database = quote(rest.pop("dbname", ""), safe="")
-    address = ""
-    if re.fullmatch(r"[\w.-]+", rest.get("host", "")):
-        address = rest.pop("host")
-        if port := rest.pop("port", ""):
-            address += f":{port}"
-    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
-    query = f"?{urlencode(rest, quote_via=quote)}" if rest else ""
-    return f"postgresql://{login}{address}/{database}{query}"
-
-
-def secure_database_url(url: str, *, insecure: bool = False) -> str:
-    """The URL, with TLS that proves who answers where the database is on another machine.
-
-    Unix sockets and loopback addresses are this machine. To another one, ``sslmode`` is ``verify-full`` unless the URL
-    says otherwise (PGSSLMODE is ignored), and what would send the password in the clear to whoever answers raises
-    ValueError unless ``insecure``. Where certificates are verified and neither the URL, PGSSLROOTCERT nor libpq's own
-    file names an authority, ``sslrootcert`` is the machine's file of public authorities. libpq's word for it,
-    ``sslrootcert=system``, doesn't find them: the OpenSSL in psycopg's wheel looks in a folder that no machine has.
-    """
-    from psycopg.pq import Conninfo
-
-    parts = parse_database_url(url)
-    # What the URL leaves out, libpq takes from PGHOST, PGSERVICE and the like.
-    defaults = {option.keyword.decode(): option.val.decode() for option in Conninfo.get_defaults() if option.val}
-    hosts = [host for name in ("host", "hostaddr") for host in parts.get(name, defaults.get(name, "")).split(",")]
-    if "service" not in parts and all(not host or host[0] == "/" or is_loopback(host) for host in hosts):
-        return url
-    mode = parts.get("sslmode")
-    if mode in {"disable", "allow", "prefer"} and not insecure:
-        _fail(
-            f"has sslmode={mode} and leads to another machine: leave it out, verify-full is then used "
-            "(or set DATABASE_INSECURE=true, if nobody else can reach that network)"
-        )
-    secured = {**parts, "sslmode": mode or "verify-full"}
-    if secured["sslmode"] in {"verify-ca", "verify-full"}:
-        root = parts.get("sslrootcert", defaults.get("sslrootcert"))
-        if root == "system" or (root is None and not _LIBPQ_ROOT.exists()):
-            secured["sslrootcert"] = certificate_authorities()
-    return url if secured == parts else format_database_url(secured)
-
-
-def certificate_authorities() -> str:
-    """The file of public certificate authorities: this machine's, or the one in SSL_CERT_FILE; else certifi's."""
-    import ssl
-
-    import certifi
-
-    return ssl.get_default_verify_paths().cafile or certifi.where()

@@ -1,24 +1,22 @@
-"""What an operator does with accounts from the command line, as the role that owns the tables."""
+"""`todochat users …`: accounts as an operator sees them, reached as the role that owns the tables."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, LiteralString, cast
 from uuid import UUID
 
+import click
 import msgspec
 import psycopg
 
 from service.commands.connection import as_owner
+from service.commands.shared import account_argument, confirm_loss, owner_url, yes_option
 from service.db.queries import Count, Many, Maybe, One, Query
 from service.settings import OperatorError
 
 PAGE = 500
 # Through all rows of a user, however many; behind a request that holds one of them, but not for ever.
 _PATIENT = "SET statement_timeout = 0; SET lock_timeout = '10s'"
-
-
-class AccountError(OperatorError):
-    """There is no such account, or it can't be changed."""
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -40,67 +38,91 @@ _lock_account = Maybe("lock_account", UUID)
 _erase_account = One("erase_account", bool)
 
 
-def list_accounts(url: str) -> Iterator[Account]:
-    """All accounts, oldest first. ``url`` names a login that migrates."""
-    last = UUID(int=0)
-    with as_owner(url) as connection:
-        while page := connection.execute(text(_list_accounts), {"user_id": last, "limit": PAGE}).fetchall():
-            yield from (Account(*row) for row in page)
-            last = page[-1][0]
+@click.group()
+def users() -> None:
+    """List, activate, deactivate or erase accounts.
 
-
-def find_account(url: str, account: str) -> UUID:
-    """The id of the account of this address or id. Raises AccountError when there is none."""
-    with as_owner(url) as connection:
-        return _find(connection, account)
-
-
-def activate(url: str, account: str) -> None:
-    """Activate an account, named by its address or id. Raises AccountError: there is no such account."""
-    with as_owner(url) as connection:
-        connection.execute(text(_update_account), {"user_id": _find(connection, account), "is_active": True})
-
-
-def deactivate(url: str, account: str, *, unassign: bool) -> int:
-    """Deactivate an account, named by its address or id, and say how many open todos it was taken off.
-
-    Its tokens stop working at once. Raises AccountError: there is no such account, or open todos are assigned to it,
-    its own or others', and ``unassign`` is false.
+    An account is named by its e-mail address or its id.
     """
-    with as_owner(url) as connection, connection.transaction():
-        user_id = _find(connection, account)
+
+
+@users.command("list")
+def list_accounts() -> None:
+    """List the accounts, oldest first.
+
+    Each with the day it was made, whether it is active, its id, its e-mail address and its username.
+    """
+    last = UUID(int=0)
+    with owner_url() as url, as_owner(url) as connection:
+        while page := connection.execute(text(_list_accounts), {"user_id": last, "limit": PAGE}).fetchall():
+            for account in (Account(*row) for row in page):
+                state = "active" if account.is_active else "inactive"
+                names = f"{account.email or '-'}  {account.username or ''}".rstrip()
+                print(f"{account.created_at:%Y-%m-%d}  {state:8}  {account.id}  {names}")
+                last = account.id
+
+
+@users.command()
+@account_argument
+def activate(account: str) -> None:
+    """Let an account be used again, after it was deactivated."""
+    with owner_url() as url, as_owner(url) as connection:
+        user_id = find_account(connection, account)
+        connection.execute(text(_update_account), {"user_id": user_id, "is_active": True})
+    print(f"{account} is active")
+
+
+@users.command()
+@account_argument
+@click.option("--unassign", is_flag=True, help="Take the account off open todos, its own and other people's.")
+def deactivate(account: str, *, unassign: bool) -> None:
+    """Let an account be used no longer; nothing of it is lost.
+
+    Its tokens stop working at once. While open todos are assigned to it, --unassign is needed: nobody could act on
+    them. `todochat users activate` takes the deactivation back, but assigns nothing again.
+    """
+    with owner_url() as url, as_owner(url) as connection, connection.transaction():
+        user_id = find_account(connection, account)
         connection.execute(_PATIENT)
         connection.execute(text(_lock_account), {"user_id": user_id})
         assigned = number(connection, _count_assigned, {"user_id": user_id})
         if assigned and not unassign:
             todos = f"{assigned:,} open todo{'s are' if assigned > 1 else ' is'}"
-            raise AccountError(
+            raise OperatorError(
                 f"{account} is still active: {todos} assigned to it; with --unassign they lose their assignee, and the "
                 "account is deactivated"
             )
         connection.execute(text(_update_account), {"user_id": user_id, "is_active": False})
-    return assigned
+    print(f"{account} is inactive")
+    if assigned:
+        print(f"{assigned:,} open todo{'s have' if assigned > 1 else ' has'} no assignee any more")
 
 
-def erase(url: str, account: str, confirm: Callable[[], None]) -> None:
-    """Erase an account, named by its address or id, for good, with everything its user owns and their audit trail.
+@users.command()
+@account_argument
+@yes_option
+def erase(account: str, *, yes: bool) -> None:
+    """Erase an account for good; it asks first.
 
-    ``confirm`` is called once the account is found; it raises to prevent it. Raises AccountError: there is none.
+    Everything its user owns is lost: todos, conversations, messages, and the audit trail.
     """
-    with as_owner(url) as connection:
-        user_id = _find(connection, account)
-        confirm()
+    loss = f"erases {account} with all todos, conversations and messages of the account, and its audit trail"
+    with owner_url() as url, as_owner(url) as connection:
+        user_id = find_account(connection, account)
+        confirm_loss([loss], yes=yes)
         connection.execute(_PATIENT)
         connection.execute(text(_erase_account), {"user_id": user_id})
+    print(f"{account} is erased")
 
 
-def _find(connection: "psycopg.Connection", account: str) -> UUID:
+def find_account(connection: psycopg.Connection, account: str) -> UUID:
+    """The id of the account of this address or id. Raises OperatorError when there is none."""
     try:
         found = connection.execute(text(_find_account_by_id), {"user_id": UUID(account)}).fetchone()
     except ValueError:
         found = connection.execute(text(_find_account), {"email": account}).fetchone()
     if found is None:
-        raise AccountError(f"no account has the {'address' if '@' in account else 'id'} {account}")
+        raise OperatorError(f"no account has the {'address' if '@' in account else 'id'} {account}")
     return found[0]
 
 
@@ -109,7 +131,7 @@ def text(query: Query[Any]) -> LiteralString:
     return cast("LiteralString", query.source.text)
 
 
-def number(connection: "psycopg.Connection", query: One[int] | Maybe[int], values: Mapping[str, object]) -> int:
+def number(connection: psycopg.Connection, query: One[int] | Maybe[int], values: Mapping[str, object]) -> int:
     """The number that the query returns; 0 for no row."""
     row = connection.execute(text(query), values).fetchone()
     return int(row[0]) if row else 0

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from psycopg.errors import InvalidParameterValue, UndefinedFunction, UndefinedTable
+from psycopg.errors import InsufficientPrivilege, InvalidParameterValue, UndefinedFunction, UndefinedTable
 
-from service.settings import OperatorError, parse_database_url
+from service.database_url import parse_database_url
+from service.settings import OperatorError
 
 OWNER_ROLE = "todochat_owner"
 
@@ -47,14 +48,24 @@ def connect(url: str) -> psycopg.Connection:
 @contextmanager
 def as_owner(url: str) -> Generator[psycopg.Connection]:
     """A connection as the role that owns the tables. What PostgreSQL refuses on it becomes a DatabaseError."""
-    with connect(url) as connection:
-        try:
-            connection.execute(f"SET ROLE {OWNER_ROLE}".encode())
-            yield connection
-        except (InvalidParameterValue, UndefinedTable, UndefinedFunction):  # no such role, table, function
-            raise DatabaseError("the database is empty: run the migrations first (make migrate)") from None
-        except psycopg.Error as error:
-            raise DatabaseError(reason(error)) from error
+    with connect(url) as connection, one_line_errors():
+        connection.execute(f"SET ROLE {OWNER_ROLE}".encode())
+        yield connection
+
+
+@contextmanager
+def one_line_errors() -> Generator[None]:
+    """Make DatabaseErrors of PostgreSQL's, which say what to do where the role or the tables are missing."""
+    try:
+        yield
+    except (InvalidParameterValue, UndefinedTable, UndefinedFunction):  # no such role, table, function
+        raise DatabaseError("the database is empty: run the migrations first (make migrate)") from None
+    except InsufficientPrivilege as error:
+        raise DatabaseError(
+            f"{reason(error)}: set MIGRATION_DATABASE_URL to the login that migrates, which can act as {OWNER_ROLE}"
+        ) from error
+    except psycopg.Error as error:
+        raise DatabaseError(reason(error)) from error
 
 
 def reason(error: psycopg.Error) -> str:

@@ -1,32 +1,25 @@
-"""The commands for the database itself: its migrations, the service's login, and what is removed with age."""
+"""The commands for the database itself: its migrations, what is removed with age, and its queries."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 import click
 
-from service.commands.shared import confirm_loss, database_settings, embedded_server, owner_url, say, yes_option
-from service.settings import OperatorError
+from service.commands import migrate as runner
+from service.commands.shared import confirm_loss, owner_url, say, yes_option
 
 if TYPE_CHECKING:
     from service.commands import retention
-
-SCHEMA_PATH = Path("sql/schema.sql")
-SERVICE_LOGIN = "todochat_service"
-GENERATED_PASSWORD_BYTES = 24
 
 
 @click.command()
 def migrate() -> None:
     """Apply the pending migrations.
 
-    Safe to kill at any moment, and to start several times at once.
+    Migrations make and change the tables. They run as the login of MIGRATION_DATABASE_URL, which owns the database.
+    It is safe to kill this at any moment, and to start it several times at once.
     """
-    from service.commands import migrate
-
     with owner_url() as url:
-        applied = migrate.upgrade(url)
+        applied = runner.upgrade(url)
     for migration in applied:
         print(f"applied {migration}")
     if not applied:
@@ -38,16 +31,18 @@ def migrate() -> None:
 def status(ctx: click.Context) -> None:
     """Say which migrations are applied.
 
-    The exit status is 1 if the file of an applied one was edited or is gone.
+    Each is applied, pending, changed (its file was edited after it was applied) or missing (its file is gone). Where
+    something stands in the way of applying the pending ones, it says so, and the exit status is 1.
     """
-    from service.commands import migrate
-
     with owner_url() as url:
-        found = migrate.status(url)
+        found = runner.status(url)
     for migration in found:
         applied_at = f"{migration.applied_at:%Y-%m-%d %H:%M:%S} UTC" if migration.applied_at else ""
         print(f"{migration.state:8} {migration.id:50} {applied_at}".rstrip())
-    ctx.exit(1 if any(migration.state in {"changed", "missing"} for migration in found) else 0)
+    problems = [migration.problem for migration in found if migration.problem]
+    for problem in problems:
+        say(problem)
+    ctx.exit(1 if problems else 0)
 
 
 @click.command()
@@ -56,75 +51,12 @@ def status(ctx: click.Context) -> None:
 def rollback(count: int, *, yes: bool) -> None:
     """Take the latest migrations back; it asks first.
 
-    What is in the tables that they made is lost: it says which, and about how many rows.
+    What is in the tables and columns that they made is lost: it says which, and about how many rows. `todochat migrate`
+    makes them anew, empty.
     """
-    from service.commands import migrate
-
-    def confirm(losses: list[migrate.Loss]) -> None:
-        said: list[str] = []
-        for loss in losses:
-            said.append(f"rolls back {loss.id}: {loss.header}")
-            said += [f"drops {name} (about {rows:,} rows)" for name, rows in loss.rows.items()]
-        confirm_loss(said, yes=yes)
-
     with owner_url() as url:
-        for migration in migrate.rollback(url, count, confirm=confirm):
+        for migration in runner.rollback(url, count, confirm=lambda losses: confirm_loss(losses, yes=yes)):
             print(f"rolled back {migration}")
-
-
-@click.command()
-@click.option(
-    "--output", type=click.Path(path_type=Path), default=SCHEMA_PATH, show_default=True, help="- is standard output."
-)
-def schema(output: Path) -> None:
-    """Write what the migrations make, as SQL for reviewers.
-
-    It is taken from an empty database on the embedded PostgreSQL.
-    """
-    from service.commands import development, migrate
-    from service.commands.schema_dump import dump_schema
-
-    with embedded_server(database_settings()) as embedded, development.scratch_database(embedded) as url:
-        migrate.upgrade(url)
-        text = dump_schema(url, embedded.bin_dir / "pg_dump")
-    if str(output) == "-":
-        print(text, end="")
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OperatorError(f"can't write {output}: {error.strerror}") from error
-    print(f"wrote {output}")
-
-
-@click.command("create-login")
-@click.argument("name", default=SERVICE_LOGIN)
-@click.option(
-    "--password-file",
-    type=click.File(),
-    help="Read the password there (- is standard input) instead of making one; it is not printed then.",
-)
-def create_login(name: str, password_file: TextIO | None) -> None:
-    """Make the service's login, or give it a new password.
-
-    Prints the DATABASE_URL for it. NAME is todochat_service unless it is given. An existing login of that name must not
-    be able to do more than the service may.
-    """
-    import secrets
-
-    from service.commands import logins
-
-    password = secrets.token_urlsafe(GENERATED_PASSWORD_BYTES)
-    if password_file is not None:
-        try:
-            password = password_file.read().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise OperatorError(f"can't read the password from {password_file.name}: {error}") from error
-    with owner_url() as url:
-        service_url = logins.create_service_login(url, name, password)
-    if password_file is not None:  # whoever has it need not see it again
-        service_url = service_url.replace(f":{quote(password, safe='')}@", ":PASSWORD@", 1)
-    print(f"DATABASE_URL={service_url}")
 
 
 @click.command()

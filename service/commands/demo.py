@@ -17,11 +17,10 @@ from typing import Any
 import msgspec
 import psycopg
 
-from service.commands.connection import connect
+from service.commands.connection import OWNER_ROLE, connect, one_line_errors
 from service.commands.progress import Stage
 from service.db.migration_files import split_statements
 from service.identity.passwords import Passwords
-from service.settings import OperatorError
 
 PASSWORD = "correct horse battery"  # noqa: S105
 """Everybody's here. It guards nothing: whoever can reach the service can register an account as good as these."""
@@ -34,17 +33,11 @@ _PACKAGED = Path(__file__).parents[1] / "sql" / "demo"
 _FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "sql" / "demo"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('todochat: demo'))"
 _FIND = "SELECT min(email) FROM public.users WHERE email_key >= %(account)s AND email_key < %(account)s || '~'"
-_NO_SCHEMA = (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction)
-"""No such role, table, function."""
 
 _Connection = psycopg.Connection[Any]
 _Parameters = dict[str, Any]
 _Run = tuple[str, psycopg.Cursor[Any]]
 """The table that a statement inserts into, or "", and its cursor."""
-
-
-class DemoError(OperatorError):
-    """There is no filling this database; the message is one line."""
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -68,7 +61,7 @@ class Filled(msgspec.Struct, frozen=True):
 def fill_account(url: str) -> Filled:
     """Make Ada's account, unless there is one. ``url`` names a login that migrates, or a superuser.
 
-    Raises DemoError, and MigrationError when the database can't be reached.
+    Raises DatabaseError.
     """
     return _fill(url, "ada@demo.example", None)
 
@@ -86,34 +79,25 @@ def _fill(url: str, account: str, size: Size | None) -> Filled:
     parameters: _Parameters = {"account": account, **(msgspec.structs.asdict(size) if size else {})}
     parameters["password_hash"] = asyncio.run(Passwords().hash(PASSWORD))
     started = time.monotonic()
-    with connect(url) as connection:
+    with connect(url) as connection, one_line_errors():
         as_superuser = size is not None and connection.info.parameter_status("is_superuser") == "on"
-        try:
-            _run(connection, "session")
-            with connection.transaction():
-                connection.execute(_LOCK)
-                if not as_superuser:
-                    connection.execute("SET LOCAL ROLE todochat_owner")
-                if email := _find(connection, parameters):  # perhaps made in another size
-                    return Filled(email, {}, 0, as_superuser)
-                _run(connection, "begin")
-                if size is None:
-                    added = _count(_run(connection, "account", parameters))
-                else:
-                    added = _write_all(connection, parameters, as_superuser=as_superuser)
-                email = _find(connection, parameters)
-                _run(connection, "end")
-            if size is not None:
-                with Stage("vacuum, analyze"):
-                    _run(connection, "vacuum")
-        except _NO_SCHEMA:
-            raise DemoError("the database is empty: run the migrations first (make migrate)") from None
-        except psycopg.errors.InsufficientPrivilege:
-            raise DemoError(
-                "this login can't act as todochat_owner: set MIGRATION_DATABASE_URL to the one that migrates"
-            ) from None
-        except psycopg.Error as error:
-            raise DemoError(error.diag.message_primary or "the connection to the database was lost") from error
+        _run(connection, "session")
+        with connection.transaction():
+            connection.execute(_LOCK)
+            if not as_superuser:
+                connection.execute(f"SET LOCAL ROLE {OWNER_ROLE}".encode())
+            if email := _find(connection, parameters):  # perhaps made in another size
+                return Filled(email, {}, 0, as_superuser)
+            _run(connection, "begin")
+            if size is None:
+                added = _count(_run(connection, "account", parameters))
+            else:
+                added = _write_all(connection, parameters, as_superuser=as_superuser)
+            email = _find(connection, parameters)
+            _run(connection, "end")
+        if size is not None:
+            with Stage("vacuum, analyze"):
+                _run(connection, "vacuum")
     return Filled(email, {table: added[table] for table in TABLES}, time.monotonic() - started, as_superuser)
 
 

@@ -1,19 +1,24 @@
 """The database that is served when no other is configured."""
 
+import contextlib
+import os
 import secrets
 from collections.abc import Generator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import LiteralString, NamedTuple
 
+import msgspec
 import psycopg
 from psycopg import sql
 
-from service.commands import logins, migrate
-from service.embedded.server import EmbeddedPostgres
+from service.commands import migrate
+from service.commands.logins import SERVICE_LOGIN, create_service_login
+from service.commands.shared import embedded_server, say
+from service.embedded import EmbeddedPostgres
+from service.settings import SECRET_MIN_BYTES, OperatorError, Secret, Settings
 
 DATABASE = "todochat"
 OWNER_LOGIN = "todochat_admin"
-SERVICE_LOGIN = "todochat_service"
 
 
 class DevelopmentUrls(NamedTuple):
@@ -45,19 +50,42 @@ def migrate_database(server: EmbeddedPostgres, urls: DevelopmentUrls) -> list[st
         _wait_for_turn(connection)
         if not _exists(connection, "SELECT FROM pg_roles WHERE rolname = %s", SERVICE_LOGIN):
             # Nobody needs this password: the folder of the socket is the protection.
-            logins.create_service_login(urls.owner, SERVICE_LOGIN, secrets.token_urlsafe(24))
+            create_service_login(urls.owner, SERVICE_LOGIN, secrets.token_urlsafe(24))
     return applied
 
 
-@contextmanager
-def scratch_database(server: EmbeddedPostgres) -> Generator[str]:
-    """An empty database that is dropped afterwards; the owner's URL."""
-    name = f"scratch_{secrets.token_hex(6)}"
+@contextlib.contextmanager
+def served(settings: Settings) -> Generator[Settings]:
+    """The settings with this database, started and migrated, and where no secret is configured with one of its own."""
+    with embedded_server(settings) as server:
+        urls = prepare_database(server)
+        if applied := migrate_database(server, urls):
+            say(f"applied {len(applied)} migration{'s' * (len(applied) > 1)}")
+        complete = msgspec.structs.replace(settings, database_url=Secret(urls.service))
+        if settings.local_accounts and settings.jwt_secret is None:
+            complete = msgspec.structs.replace(complete, jwt_secret=_kept_secret(settings.embedded_data_dir))
+        yield complete
+
+
+def _kept_secret(folder: Path) -> Secret:
+    """A secret that is made at the first start and kept in the data folder, where only its owner can read it."""
+    path = folder / "jwt_secret"
+    draft = folder / f"jwt_secret.{os.getpid()}"
     try:
-        yield prepare_database(server, name).owner
-    finally:
-        with psycopg.connect(server.url(), autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        if not path.exists():
+            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(file, "w", encoding="ascii") as out:
+                out.write(secrets.token_hex(SECRET_MIN_BYTES))
+            with contextlib.suppress(FileExistsError):  # of two first starts at once, one makes the secret of both
+                path.hardlink_to(draft)
+            draft.unlink()
+        secret = path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"can't keep the development secret in {path}: {error}") from error
+    if len(secret) < SECRET_MIN_BYTES:
+        raise OperatorError(f"{path} is damaged: remove it, and everybody signs in again")
+    say(f"JWT_SECRET is unset: signing with the development database's own secret, in {path}")
+    return Secret(secret)
 
 
 def _wait_for_turn(connection: "psycopg.Connection[tuple[object, ...]]") -> None:

@@ -5,14 +5,22 @@ the same role made in a host's console often comes with more (on Neon, with BYPA
 """
 
 import re
+import secrets
+from typing import TextIO
+from urllib.parse import quote
 
+import click
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from service.commands.connection import connect, reason
-from service.settings import OperatorError, certificate_authorities, format_database_url, parse_database_url
+from service.commands.shared import owner_url
+from service.database_url import certificate_authorities, format_database_url, parse_database_url
+from service.settings import OperatorError
 
 APP_ROLE = "todochat_app"
+SERVICE_LOGIN = "todochat_service"
+GENERATED_PASSWORD_BYTES = 24
 # What a request may cost the database; a login can be given other values by ALTER ROLE afterwards.
 ROLE_DEFAULTS = {"statement_timeout": "5s", "lock_timeout": "2s", "idle_in_transaction_session_timeout": "10s"}
 
@@ -34,8 +42,31 @@ FROM pg_roles AS r WHERE r.rolname = %(name)s
 """
 
 
-class LoginError(OperatorError):
-    """Why no login was made, in one line that says what to do; never holds a password."""
+@click.command()
+@click.argument("name", default=SERVICE_LOGIN)
+@click.option(
+    "--password-file",
+    type=click.File(encoding="utf-8"),
+    help="Read the password there (- is standard input) instead of making one; it is not printed then.",
+)
+def create_login(name: str, password_file: TextIO | None) -> None:
+    """Make the service's login, or give it a new password.
+
+    It prints the DATABASE_URL for `todochat serve`, which refuses the login that owns the tables: row security doesn't
+    bind that one. NAME is todochat_service unless it is given. An existing login of that name gets the new password; it
+    must not be able to do more than the service may.
+    """
+    password = secrets.token_urlsafe(GENERATED_PASSWORD_BYTES)
+    if password_file is not None:
+        try:
+            password = password_file.read().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise OperatorError(f"can't read the password from {password_file.name}: {error}") from error
+    with owner_url() as url:
+        service_url = create_service_login(url, name, password)
+    if password_file is not None:  # whoever has it need not see it again
+        service_url = service_url.replace(f":{quote(password, safe='')}@", ":PASSWORD@", 1)
+    print(f"DATABASE_URL={service_url}")
 
 
 def create_service_login(url: str, name: str, password: str) -> str:
@@ -47,9 +78,9 @@ def create_service_login(url: str, name: str, password: str) -> str:
     can hold it; Neon refuses verifiers, and gets the password itself if the connection is encrypted.
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) or name.startswith("pg_"):
-        raise LoginError(f"{name!r} is no good name for a login: use a to z, 0 to 9 and _, at most 63 in all")
+        raise OperatorError(f"{name!r} is no good name for a login: use a to z, 0 to 9 and _, at most 63 in all")
     if not password or "\0" in password:
-        raise LoginError("the login needs a password, without NUL characters")
+        raise OperatorError("the login needs a password, without NUL characters")
     try:
         with connect(url) as conn:
             verifier = conn.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
@@ -59,31 +90,33 @@ def create_service_login(url: str, name: str, password: str) -> str:
                 if "plaintext password" not in str(error):
                     raise
                 if not conn.pgconn.ssl_in_use:
-                    raise LoginError("this server wants the password itself: connect with sslmode=require") from error
+                    raise OperatorError(
+                        "this server wants the password itself: connect with sslmode=require"
+                    ) from error
                 _store_login(conn, name, password)
     except UnicodeEncodeError as error:
-        raise LoginError("the password must be text in UTF-8") from error
+        raise OperatorError("the password must be text in UTF-8") from error
     except psycopg.errors.InsufficientPrivilege as error:
-        raise LoginError(
+        raise OperatorError(
             f"{name} was not made: connect as a superuser or as the CREATEROLE login that ran the migrations, "
             "with MIGRATION_DATABASE_URL"
         ) from error
     except psycopg.Error as error:
-        raise LoginError(f"the login {name} was not made: {reason(error)}") from error
+        raise OperatorError(f"the login {name} was not made: {reason(error)}") from error
     parts = parse_database_url(url)
     if parts.get("sslrootcert") == certificate_authorities():  # of this machine; the service finds those of its own
         del parts["sslrootcert"]
-    return format_database_url({"dbname": parts["user"], **parts, "user": name, "password": password})
+    return format_database_url({"dbname": parts.get("user", ""), **parts, "user": name, "password": password})
 
 
 def _store_login(conn: psycopg.Connection, name: str, secret: str) -> None:
     login, app = Identifier(name), Identifier(APP_ROLE)
     with conn.transaction():
         if conn.execute("SELECT FROM pg_roles WHERE rolname = %s", [APP_ROLE]).fetchone() is None:
-            raise LoginError(f"there is no role {APP_ROLE} yet: run the migrations first (make migrate)")
+            raise OperatorError(f"there is no role {APP_ROLE} yet: run the migrations first (make migrate)")
         found = conn.execute(_UNSAFE, {"name": name, "app_role": APP_ROLE}).fetchone()
         if found and found[0]:
-            raise LoginError(f"{name} exists and {', '.join(found[0])}: choose another name for the service")
+            raise OperatorError(f"{name} exists and {', '.join(found[0])}: choose another name for the service")
         # A CREATEROLE login may not even say NOSUPERUSER in ALTER ROLE (PostgreSQL 15), hence the check above.
         verb = (
             SQL("ALTER ROLE {} LOGIN VALID UNTIL 'infinity' CONNECTION LIMIT -1 INHERIT PASSWORD {}")

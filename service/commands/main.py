@@ -1,30 +1,73 @@
 """The command line: `todochat COMMAND`, or `python -m service COMMAND` where the package is not installed.
 
-Every command imports what it needs when it runs, so that `--help` is quick.
+A command's module is imported when the command is used, so that `todochat --help` is quick.
 """
 
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
-from service.commands.data import demo, export_account, import_account
-from service.commands.database import create_login, migrate, prune, queries, rebase, rollback, schema, status
-from service.commands.serve import serve
 from service.commands.shared import say
-from service.commands.users import users
 from service.settings import OperatorError, SettingsError, describe_settings
+
+COMMANDS = {
+    "serve": ("serve.serve", "Serve over HTTP on HOST:PORT."),
+    "demo": ("data.demo", "Add demo data, once, and say whom to sign in as."),
+    "migrate": ("database.migrate", "Apply the pending migrations."),
+    "status": ("database.status", "Say which migrations are applied."),
+    "rollback": ("database.rollback", "Take the latest migrations back; it asks first."),
+    "create-login": ("logins.create_login", "Make the service's login, or give it a new password."),
+    "users": ("accounts.users", "List, activate, deactivate or erase accounts."),
+    "export": ("data.export_account", "Write everything that an account owns, as lines of JSON."),
+    "import": ("data.import_account", "Bring a file that an export wrote into an account."),
+    "prune": ("database.prune", "Remove old audit entries and idempotency keys."),
+    "rebase": ("database.rebase", "Put the audit trail in order after a restore."),
+    "queries": ("database.queries", "List the named queries."),
+}
+"""Where each command stands, and the first sentence of its help; in the order in which a newcomer needs them."""
 
 
 class CommandLine(click.Group):
-    """All commands; every mistake that can be expected ends with exit status 1 and a line that says what to do."""
+    """All commands. A mistake that can be expected ends in one line that says what to do, and exit status 1.
+
+    A command line that can't be understood ends with 2, Ctrl-C with 130, a reader that has gone with 141.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(".")
+        return getattr(import_module(f"service.commands.{module}"), function)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        formatter.write_paragraph()
+        formatter.write_text("`todochat COMMAND --help` says more about a command.")
+        with formatter.section("Settings, from the environment"):
+            rows = [(name, f"{meaning} [default: {default}]") for name, default, meaning in describe_settings()]
+            formatter.write_dl(rows)
+        formatter.write_paragraph()
+        formatter.write_text("More issuers are ISSUER_2 with ISSUER_2_JWKS_URL and so on, up to ISSUER_9.")
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            print(end="", flush=True)
             return result
+        except click.exceptions.NoArgsIsHelpError:  # `todochat users` shows the help of users
+            raise
+        except click.UsageError as error:
+            say(f"{error.format_message().rstrip('.')} (see `{(error.ctx or ctx).command_path} --help`)")
+            ctx.exit(2)
         except SettingsError as error:
             for mistake in error.mistakes:
                 say(mistake)
@@ -32,20 +75,12 @@ class CommandLine(click.Group):
             say(str(error))
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(130)
-        except BrokenPipeError:  # `todochat users list | head`
+        except OSError as error:  # standard output is on a full disk, or its reader has gone: `todochat queries | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(141)
+            if isinstance(error, BrokenPipeError):
+                ctx.exit(141)
+            say(f"{error.filename}: {error.strerror}" if error.filename else f"can't go on: {error.strerror or error}")
         return ctx.exit(1)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(self.commands)  # in the order in which a newcomer needs them
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
-        with formatter.section("Settings, from the environment"):
-            rows = [(name, f"{meaning} [default: {default}]") for name, default, meaning in describe_settings()]
-            formatter.write_dl(rows)
-        formatter.write_paragraph()
-        formatter.write_text("More issuers are ISSUER_2 with ISSUER_2_JWKS_URL and so on, up to ISSUER_9.")
 
 
 @click.command(
@@ -54,25 +89,9 @@ class CommandLine(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 def main() -> None:
-    """The backend of a todo chatbot: todos, conversations and messages over HTTP, on PostgreSQL.
+    """The memory of a todo chatbot: todos, conversations and messages over HTTP, kept in PostgreSQL.
 
-    `todochat serve` is all it takes to look around: without DATABASE_URL it starts a PostgreSQL of its own.
+    `todochat serve` is all it takes to look around: without DATABASE_URL it starts a PostgreSQL of its own, whose data
+    it keeps in EMBEDDED_DATA_DIR. The other commands work on the same database: the one of MIGRATION_DATABASE_URL, else
+    of DATABASE_URL, else that one.
     """
-
-
-for command in (
-    serve,
-    demo,
-    migrate,
-    status,
-    rollback,
-    create_login,
-    users,
-    export_account,
-    import_account,
-    prune,
-    rebase,
-    queries,
-    schema,
-):
-    main.add_command(command)

@@ -2,7 +2,7 @@
 
 yoyo 9 applies a migration on one connection and marks it on another, knows a file only by its name, and leaves a lock
 row behind when it is killed. Here one transaction holds the DDL, yoyo's mark and the file's checksum, so a migration
-is either wholly there or not at all; `yoyo list` still reads the tables.
+is either wholly there or not at all.
 
 * One runner at a time, by a session advisory lock that ends with its connection. It is polled: a session that waits
   inside pg_advisory_lock() holds a snapshot, and CREATE INDEX CONCURRENTLY waits for snapshots, a deadlock.
@@ -14,27 +14,25 @@ is either wholly there or not at all; `yoyo list` still reads the tables.
   A migration whose role has a policy of its own says `SET LOCAL row_security = on`.
 """
 
-import logging
-import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import msgspec
 import psycopg
-from psycopg.errors import DeadlockDetected, InsufficientPrivilege, LockNotAvailable
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Identifier
 
+from service.commands import history
 from service.commands.connection import connect, reason
 from service.db.migration_files import (
     DEFAULT_DIRECTORY,
     REPEATABLE,
     Migration,
     MigrationError,
+    Operation,
     load,
     split_statements,
 )
@@ -47,45 +45,7 @@ _RUNNER_POLL_SECONDS = 0.2
 _RUNNER_LOCK = 0x746F646F63686174  # "todochat" in ASCII; advisory locks are per database
 
 _DIRECT = "migrations need the database's own address in MIGRATION_DATABASE_URL (Neon: the host without -pooler)"
-_ROLLING_BACK = "rolling back"  # stands for the checksum while a rollback without a transaction is under way
 
-# yoyo's tables in yoyo's shape, and one column of ours: yoyo names the columns it reads and writes.
-_TABLES = """
-CREATE TABLE IF NOT EXISTS public._yoyo_migration (
-    migration_hash varchar(64) PRIMARY KEY, migration_id varchar(255), applied_at_utc timestamp);
-CREATE TABLE IF NOT EXISTS public._yoyo_log (
-    id varchar(36) PRIMARY KEY, migration_hash varchar(64), migration_id varchar(255), operation varchar(10),
-    username varchar(255), hostname varchar(255), comment varchar(255), created_at_utc timestamp);
-CREATE TABLE IF NOT EXISTS public._yoyo_version (version int PRIMARY KEY, installed_at_utc timestamp);
-CREATE TABLE IF NOT EXISTS public.yoyo_lock (locked int DEFAULT 1 PRIMARY KEY, ctime timestamp, pid int NOT NULL);
-INSERT INTO public._yoyo_version VALUES (2, now() AT TIME ZONE 'UTC') ON CONFLICT DO NOTHING;
-ALTER TABLE public._yoyo_migration ADD COLUMN IF NOT EXISTS checksum text;
-COMMENT ON TABLE public._yoyo_migration IS 'Applied migrations: one row each, written in the migration''s transaction.';
-COMMENT ON COLUMN public._yoyo_migration.checksum IS 'SHA-256 of the file as it was applied, in hexadecimal.';
-COMMENT ON TABLE public._yoyo_log IS 'Every migration and rollback that ever ran here; comment holds the checksum.';
-COMMENT ON TABLE public._yoyo_version IS 'The shape of these tables, for the yoyo command.';
-COMMENT ON TABLE public.yoyo_lock IS 'The lock of the yoyo command; the runner uses an advisory lock instead.';
-"""
-_HAS_TABLES = """
-SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('public._yoyo_migration')
-               AND attname = 'checksum' AND NOT attisdropped)
-"""
-_APPLIED = """
-SELECT migration_id, checksum, applied_at_utc AT TIME ZONE 'UTC' FROM public._yoyo_migration ORDER BY migration_id
-"""
-_MARK = {
-    "apply": """
-        INSERT INTO public._yoyo_migration (migration_hash, migration_id, applied_at_utc, checksum)
-        VALUES (%(hash)s, %(id)s, clock_timestamp() AT TIME ZONE 'UTC', %(checksum)s)""",
-    "rollback": "DELETE FROM public._yoyo_migration WHERE migration_hash = %(hash)s",
-}
-_MARK_ROLLING_BACK = "UPDATE public._yoyo_migration SET checksum = %(checksum)s WHERE migration_hash = %(hash)s"
-_LOG = """
-INSERT INTO public._yoyo_log
-    (id, migration_hash, migration_id, operation, username, hostname, comment, created_at_utc)
-VALUES (gen_random_uuid(), %(hash)s, %(id)s, %(operation)s, session_user, %(host)s, %(checksum)s,
-    clock_timestamp() AT TIME ZONE 'UTC')
-"""
 # Whatever the role or the database has set as a default, a migration meets the same session. The keepalives let the
 # server notice a runner whose machine has gone, and give its lock away, within a minute.
 _SESSION = """
@@ -116,43 +76,18 @@ SELECT greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)::bigint
 FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s)
 """
 
-log = logging.getLogger(__name__)
-
-Operation = Literal["apply", "rollback"]
-Applied = dict[str, tuple[str | None, datetime]]
-
-
-class MigrationStatus(msgspec.Struct, frozen=True):
-    """One line of `status`: `changed` was edited after it was applied, `missing` is applied but has no file here."""
-
-    id: str
-    state: Literal["applied", "pending", "changed", "missing"]
-    applied_at: datetime | None
-
-
-class Loss(NamedTuple):
-    """What rolling one migration back loses: its own words, and a table or column (`table.column`) with its rows.
-
-    The numbers of rows are the database's estimates, which are cheap and may be a little behind.
-    """
-
-    id: str
-    header: str
-    rows: dict[str, int]
-
 
 def upgrade(url: str, directory: Path = DEFAULT_DIRECTORY, *, wait_seconds: float = RUNNER_WAIT_SECONDS) -> list[str]:
     """Apply every pending migration and return their ids; wait up to `wait_seconds` for another runner to end."""
     migrations = load(directory)
     with _locked_session(url, wait_seconds) as conn:
-        if not _scalar(conn, _HAS_TABLES):
-            _create_tables(conn)
-        applied = _applied(conn)
-        _check_history(migrations, applied)
+        history.create_tables(conn)
+        applied = history.read(conn)
+        history.check(migrations, applied)
         pending = [migration for migration in migrations if migration.id not in applied]
         for migration in pending:
             _run(conn, migration, "apply")
-        return [migration.id for migration in pending]
+    return [migration.id for migration in pending]
 
 
 def rollback(
@@ -161,7 +96,7 @@ def rollback(
     directory: Path = DEFAULT_DIRECTORY,
     *,
     wait_seconds: float = RUNNER_WAIT_SECONDS,
-    confirm: Callable[[list[Loss]], None] = lambda _: None,
+    confirm: Callable[[list[str]], None] = lambda _: None,
 ) -> list[str]:
     """Roll the latest `count` applied migrations back, newest first, and return their ids.
 
@@ -171,64 +106,30 @@ def rollback(
         raise MigrationError(f"can't roll back {count} migrations: the count starts at 1")
     migrations = load(directory)
     with _locked_session(url, wait_seconds) as conn:
-        applied = _applied(conn)
-        _check_history(migrations, applied, unfinished_too=True)
+        applied = history.read(conn)
+        history.check(migrations, applied, to_roll_back=True)
         latest = [migration for migration in reversed(migrations) if migration.id in applied][:count]
         if latest:
-            confirm([_loss(conn, migration) for migration in latest])
+            confirm([line for migration in latest for line in _losses(conn, migration)])
         for migration in latest:
             _run(conn, migration, "rollback")
-        return [migration.id for migration in latest]
+    return [migration.id for migration in latest]
 
 
-def status(url: str, directory: Path = DEFAULT_DIRECTORY) -> list[MigrationStatus]:
+def status(url: str, directory: Path = DEFAULT_DIRECTORY) -> list[history.MigrationStatus]:
     """The state of every migration in `directory` or in the database, by id. Changes nothing and takes no lock."""
-    files = {migration.id: migration.checksum for migration in load(directory)}
+    migrations = load(directory)
     with _one_line_errors(), connect(url) as conn:
-        applied = _applied(conn)
-    found: list[MigrationStatus] = []
-    for migration_id in sorted(files.keys() | applied.keys()):
-        checksum, applied_at = applied.get(migration_id, (None, None))
-        if migration_id not in applied:
-            state = "pending"
-        elif migration_id not in files:
-            state = "missing"
-        else:
-            state = "applied" if checksum == files[migration_id] else "changed"
-        found.append(MigrationStatus(migration_id, state, applied_at))
-    return found
+        return history.compare(migrations, history.read(conn))
 
 
-def _check_history(migrations: list[Migration], applied: Applied, *, unfinished_too: bool = False) -> None:
-    """Refuse to go on from a database whose history is not the beginning of this directory's."""
-    files = {migration.id: migration.checksum for migration in migrations}
-    newest = migrations[-1].id
-    for migration_id, (checksum, applied_at) in applied.items():
-        wanted = files.get(migration_id)
-        if wanted is None and migration_id > newest:
-            raise MigrationError(
-                f"the database is ahead: a newer release applied {migration_id}, this one ends at {newest}; "
-                "use the newer release, to roll back too"
-            )
-        if wanted is None:
-            raise MigrationError(
-                f"{migration_id} was applied on {applied_at:%Y-%m-%d} but its file is gone: restore it"
-            )
-        if checksum == _ROLLING_BACK and not unfinished_too:
-            raise MigrationError(f"the rollback of {migration_id} was interrupted: roll back again to end it")
-        if checksum is None:
-            raise MigrationError(
-                f"{migration_id} was marked without a checksum, by the yoyo command? If the database really holds it, "
-                f"say so: SET checksum = '{wanted}' in its row of _yoyo_migration"
-            )
-        if checksum not in {wanted, _ROLLING_BACK}:
-            raise MigrationError(
-                f"{migration_id}.sql was edited after it was applied on {applied_at:%Y-%m-%d}: restore the file and "
-                "put the change into a new migration"
-            )
-    latest = max(applied, default="")
-    if late := [migration_id for migration_id in files if migration_id not in applied and migration_id < latest]:
-        raise MigrationError(f"{late[0]} comes before {latest}, which is applied: give it a number after {newest}")
+def _losses(conn: psycopg.Connection, migration: Migration) -> list[str]:
+    """What rolling it back loses: its own words, and each table and column with the database's estimate of its rows."""
+    losses = [f"rolls back {migration.id}: {migration.rollback_header}"]
+    for table, column in migration.dropped():
+        rows = _scalar(conn, _ABOUT_ROWS, table=table) or 0
+        losses.append(f"drops {table}{f'.{column}' if column else ''} (about {rows:,} rows)")
+    return losses
 
 
 @contextmanager
@@ -267,25 +168,10 @@ def _check_lock(conn: psycopg.Connection) -> None:
 
 
 def _run(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
-    started = time.monotonic()
-    if operation == "apply":
-        name, text = f"{migration.id}.sql", migration.text
-    else:
-        name, text = f"{migration.id}.rollback.sql", migration.rollback
-    if migration.transactional:
-        _run_in_transaction(conn, migration, operation, name, text)
-    else:
-        _run_alone(conn, migration, operation, name, text)
-    log.info(
-        "migration_run",
-        extra={"migration": migration.id, "operation": operation, "seconds": time.monotonic() - started},
-    )
-
-
-def _run_in_transaction(
-    conn: psycopg.Connection, migration: Migration, operation: Operation, name: str, text: str
-) -> None:
-    for attempt in range(1, LOCK_ATTEMPTS + 1):
+    if not migration.transactional:
+        return _run_alone(conn, migration, operation)
+    name, text = migration.file(operation)
+    for _ in range(LOCK_ATTEMPTS):
         try:
             with conn.transaction():
                 _check_lock(conn)
@@ -293,57 +179,35 @@ def _run_in_transaction(
                     conn.execute(text.encode())
                 if conn.info.transaction_status != TransactionStatus.INTRANS:
                     raise MigrationError(f"{name} ended the runner's transaction: take the statement out")
-                _mark(conn, migration, operation)
-            return
-        except (LockNotAvailable, DeadlockDetected) as error:
-            if attempt == LOCK_ATTEMPTS:
-                why = _scalar(conn, _OLDEST_TRANSACTION) or "try again when the database is quieter"
-                raise MigrationError(f"{name} got no lock in {attempt} tries of {LOCK_TIMEOUT}: {why}") from error
-        time.sleep(LOCK_PAUSE_SECONDS)  # the requests that queued behind the try go first
+                return history.mark(conn, migration, operation)
+        except (LockNotAvailable, DeadlockDetected):
+            time.sleep(LOCK_PAUSE_SECONDS)  # the requests that queued behind the try go first
+    why = _scalar(conn, _OLDEST_TRANSACTION) or "try again when the database is quieter"
+    raise MigrationError(f"{name} got no lock in {LOCK_ATTEMPTS} tries of {LOCK_TIMEOUT}: {why}")
 
 
-def _run_alone(conn: psycopg.Connection, migration: Migration, operation: Operation, name: str, text: str) -> None:
+def _run_alone(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
     """Run a file of one repeatable statement, then mark it; a kill in between costs running it again."""
+    name, text = migration.file(operation)
     if operation == "rollback":  # from here on the index may be gone, so `upgrade` must not take it as applied
-        conn.execute(_MARK_ROLLING_BACK, {"hash": migration.hash, "checksum": _ROLLING_BACK})
+        history.mark_rolling_back(conn, migration)
     _check_lock(conn)
     conn.execute("SET lock_timeout = 0")  # CONCURRENTLY waits for old transactions, and nobody waits for it
     with _one_line_errors(name, text):
         for statement, blank in split_statements(text):
-            created = match["created"] if (match := REPEATABLE.fullmatch(blank)) else None
-            _drop_invalid_index(conn, created)
+            index = match["created"] if (match := REPEATABLE.fullmatch(blank)) else None
+            _drop_invalid_index(conn, index)
             try:
                 conn.execute(statement.encode())
             except psycopg.Error:
                 with suppress(psycopg.Error):
-                    _drop_invalid_index(conn, created)
+                    _drop_invalid_index(conn, index)
                 raise
-            if created and _index_is_valid(conn, created) is not True:
-                raise MigrationError(f"{name}: {created} exists and is no valid index")
+            if index and not _index_is_valid(conn, index):
+                raise MigrationError(f"{name}: {index} exists and is no valid index")
     conn.execute(_SESSION, {"lock_timeout": LOCK_TIMEOUT})
     with conn.transaction():
-        _mark(conn, migration, operation)
-
-
-def _mark(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
-    conn.execute("RESET ROLE")  # a migration begins with SET LOCAL ROLE; the mark is the login's own
-    params = {
-        "id": migration.id,
-        "hash": migration.hash,
-        "checksum": migration.checksum,
-        "operation": operation,
-        "host": socket.gethostname(),
-    }
-    conn.execute(_MARK[operation].encode(), params)
-    conn.execute(_LOG, params)
-
-
-def _loss(conn: psycopg.Connection, migration: Migration) -> Loss:
-    rows = {
-        f"{table}.{column}" if column else table: _scalar(conn, _ABOUT_ROWS, table=table) or 0
-        for table, column in migration.dropped()
-    }
-    return Loss(migration.id, migration.rollback_header, rows)
+        history.mark(conn, migration, operation)
 
 
 def _drop_invalid_index(conn: psycopg.Connection, name: str | None) -> None:
@@ -353,23 +217,6 @@ def _drop_invalid_index(conn: psycopg.Connection, name: str | None) -> None:
 
 def _index_is_valid(conn: psycopg.Connection, name: str) -> bool | None:
     return _scalar(conn, "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%(name)s)", name=name)
-
-
-def _create_tables(conn: psycopg.Connection) -> None:
-    try:
-        with conn.transaction():
-            conn.execute(_TABLES.encode())
-    except InsufficientPrivilege as error:
-        raise MigrationError(
-            f"login {conn.info.user} may not create tables in {conn.info.dbname}: migrations need the database's "
-            "owner with CREATEROLE, or a superuser, in MIGRATION_DATABASE_URL"
-        ) from error
-
-
-def _applied(conn: psycopg.Connection) -> Applied:
-    if not _scalar(conn, _HAS_TABLES):
-        return {}
-    return {row[0]: (row[1], row[2].astimezone(UTC)) for row in conn.execute(_APPLIED)}
 
 
 def _scalar(conn: psycopg.Connection, query: str, **params: Any) -> Any:

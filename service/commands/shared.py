@@ -17,25 +17,23 @@ yes_option = click.option("--yes", is_flag=True, help="Don't ask: for scripts.")
 account_argument = click.argument("account")
 
 
-class Declined(OperatorError):
-    """Whoever was asked said no, or nobody could be asked."""
-
-
 def say(line: str) -> None:
     """A line for people, on standard error; standard output is for what the command was asked for."""
     print(f"todochat: {line}", file=sys.stderr)
 
 
 def confirm_loss(losses: Sequence[str], *, yes: bool) -> None:
-    """Say what will be lost and ask on the terminal; raises Declined unless the answer is yes."""
+    """Say what will be lost and ask on the terminal; raises OperatorError unless the answer is yes."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Declined(f"this can't be undone, and nobody is here to be asked: {'; '.join(losses)}; go on with --yes")
+        raise OperatorError(
+            f"this can't be undone, and nobody is here to be asked: {'; '.join(losses)}; go on with --yes"
+        )
     for loss in losses:
         say(loss)
     if not click.confirm("todochat: this can't be undone. Go on?", err=True):
-        raise Declined("nothing was done")
+        raise OperatorError("nothing was done")
 
 
 def database_settings() -> Settings:

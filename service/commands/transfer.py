@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from service.commands.accounts import find_account
+from service.commands.connection import as_owner
 from service.db.caller import Caller
 from service.db.database import Database
 from service.exports import exported
@@ -26,12 +27,8 @@ Progress = Callable[[int, int], None]
 """Told of bytes and lines that were done."""
 
 
-class TransferError(OperatorError):
-    """The export or import failed; the message is one line."""
-
-
-def export_to(url: str, account: str, path: Path, progress: Progress) -> int:
-    """Write the export of the account of this address or id to the file, which only its owner can read; its lines.
+def export_to(url: str, account: str, path: Path, progress: Progress) -> None:
+    """Write the export of the account of this address or id to the file, which only its owner can read.
 
     ``url`` names a login that migrates. The file is there when it is whole, not before.
     """
@@ -39,40 +36,33 @@ def export_to(url: str, account: str, path: Path, progress: Progress) -> int:
     try:
         with draft.open("xb") as file:
             draft.chmod(0o600)
-            lines = export_into(url, account, file, progress)
+            export_into(url, account, file, progress)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        raise TransferError(f"can't write {path}: {error.strerror}") from error
+        raise OperatorError(f"can't write {path}: {error.strerror}") from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-    return lines
 
 
-def export_into(url: str, account: str, file: IO[bytes], progress: Progress) -> int:
-    """Write the export to a file that is open; how many lines it has."""
+def export_into(url: str, account: str, file: IO[bytes], progress: Progress) -> None:
+    """Write the export to a file that is open."""
 
-    async def run() -> int:
-        lines = 0
+    async def run() -> None:
         async with _acting(url, account) as caller:
             async for piece in exported(caller):
-                count = piece.count(b"\n")
                 file.write(html_safe(piece))
-                progress(len(piece), count)
-                lines += count
-        return lines
+                progress(len(piece), piece.count(b"\n"))
 
-    return _run(run())
+    _run(run())
 
 
 def import_from(url: str, account: str, file: IO[bytes], progress: Progress) -> ImportResult:
     """Import a file into the account of this address or id, as a whole or not at all.
 
-    ``url`` names a login that migrates.
-
-    A file that can be read only once, such as a pipe, is copied first.
+    ``url`` names a login that migrates. A file that can be read only once, such as a pipe, is copied first.
     """
 
     async def run(source: IO[bytes]) -> ImportResult:
@@ -91,14 +81,14 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     try:
         return asyncio.run(work)
     except Problem as problem:
-        if problem.errors:
-            raise TransferError(f"{problem.errors[0].field}: {problem.errors[0].message}") from problem
-        raise TransferError(problem.detail) from problem
+        said = [f"{error.field}: {error.message}" for error in problem.errors or ()]
+        raise OperatorError(said[0] if said else problem.detail) from problem
 
 
 @asynccontextmanager
 async def _acting(url: str, account: str) -> AsyncGenerator[Caller]:
-    user_id = find_account(url, account)  # also says in one line why it can't connect
+    with as_owner(url) as connection:  # also says in one line why it can't connect
+        user_id = find_account(connection, account)
     database = Database(Settings(database_url=Secret(url), database_pool_size=1), lambda _name, _seconds, _ok: None)
     await database.open()
     try:

@@ -4,8 +4,7 @@ It is our own because no library does all of this: share one server between proc
 however that ends, run for root, and never signal a process that is not ours (the wheel's own Python code and its kin
 kill whatever process a stale pid file names, and leave a server running when its owner is killed).
 
-`server` starts, joins and stops it, `keeper` is the parent process of PostgreSQL, `programs` finds the binaries, and
-`development` makes the database that `make run` serves when no other is configured.
+`server` starts, joins and stops it, `keeper` is the parent process of PostgreSQL, `programs` finds the binaries.
 """
 
 from service.embedded.programs import EmbeddedPostgresError

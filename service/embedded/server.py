@@ -10,6 +10,7 @@ it has no TCP port. Three locks in the data folder, which the kernel takes from 
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -63,18 +64,16 @@ class EmbeddedPostgres:
         """PostgreSQL's own data directory."""
         self.log_path = self.data_dir / "server.log"
         """What the server writes about itself."""
-        self._bin_dir = bin_dir
+        self._given_bin_dir = bin_dir
         self._options = dict(options or {})
         self._start_seconds = start_seconds
         self._socket_dir: Path | None = None
         self._users_lock: BufferedWriter | None = None
 
-    @property
+    @functools.cached_property
     def bin_dir(self) -> Path:
         """PostgreSQL's programs, psql and pg_dump among them."""
-        if self._bin_dir is None:
-            self._bin_dir = wheel_bin_dir(self.cluster_dir)
-        return self._bin_dir
+        return self._given_bin_dir or wheel_bin_dir(self.cluster_dir)
 
     @property
     def socket_dir(self) -> Path:

@@ -21,6 +21,7 @@ import httpx
 import psycopg
 import pytest
 
+from service.commands import main
 from service.db.migration_files import known_ids
 from service.embedded import EmbeddedPostgres
 from service.settings import describe_settings
@@ -146,13 +147,33 @@ def test_an_old_python_is_told_which_one_it_takes() -> None:
 def test_every_command_has_help_that_says_what_it_does() -> None:
     listed = run("--help").stdout.partition("Commands:")[2].partition("Settings")[0]
     names = re.findall(r"^  ([a-z-]+)", listed, re.MULTILINE)
-    commands = {"serve", "migrate", "rollback", "status", "schema", "create-login", "users", "queries", "demo", "prune"}
+    commands = {"serve", "migrate", "rollback", "status", "create-login", "users", "queries", "demo", "prune"}
     commands |= {"export", "import", "rebase"}
     assert commands == set(names)
     for name in names:
         done = run(name, "--help")
         assert done.returncode == 0
         assert f"Usage: todochat {name}" in done.stdout
+        assert main.COMMANDS[name][1] in " ".join(done.stdout.split()), "the list says what the command says of itself"
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["serf"], "No such command 'serf'"),
+        (["users", "lst"], "No such command 'lst'"),
+        (["export"], "Missing argument 'ACCOUNT'"),
+        (["status", "--fast"], "No such option '--fast'"),
+        (["rollback", "--count", "0"], "Invalid value for '--count': 0 is not in the range x>=1"),
+        (["create-login", "--password-file", "nowhere"], "'nowhere': No such file or directory"),
+    ],
+)
+def test_a_command_line_that_can_not_be_understood_is_said_in_one_line(command: list[str], line: str) -> None:
+    done = run(*command)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("todochat: ")
+    assert line in done.stderr
+    assert "--help" in done.stderr
 
 
 def test_migrations_go_down_and_up_and_status_says_so(make_database: Callable[[], TestDatabase]) -> None:
@@ -274,6 +295,13 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(filled: TestDatabase) -> 
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_full_disk_behind_standard_output_is_said_in_one_line() -> None:
+    command = [sys.executable, "-m", "service", "queries"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "todochat: can't go on: No space left on device\n")
+
+
 def test_help_is_quick_and_lists_every_setting() -> None:
     program = (
         "import sys; from service.commands.main import main; main(['--help'], standalone_mode=False);"
@@ -295,6 +323,8 @@ def test_status_fails_when_an_applied_migration_is_not_the_one_in_the_files(
     done = run("status", **as_migrator(database))
     assert done.returncode == 1
     assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("changed")] == ["0003_create_users"]
+    assert done.stderr.startswith("todochat: 0003_create_users.sql was edited after it was applied on ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_migrating_url_goes_before_the_services(session_database: TestDatabase) -> None:
@@ -374,6 +404,12 @@ def test_an_account_with_open_todos_assigned_is_deactivated_once_they_are_to_be_
 def test_an_unknown_user_is_said_in_one_line(session_database: TestDatabase) -> None:
     line = complaint(run("users", "activate", "nobody@example.com", **as_migrator(session_database)))
     assert line == "todochat: no account has the address nobody@example.com"
+
+
+def test_a_login_that_does_not_own_the_tables_is_told_which_one_to_use(session_database: TestDatabase) -> None:
+    for command in (["users", "list"], ["prune", "--yes"], ["demo"]):
+        line = complaint(run(*command, DATABASE_URL=session_database.service_url))
+        assert "set MIGRATION_DATABASE_URL to the login that migrates" in line
 
 
 def test_commands_on_a_database_without_tables_say_to_migrate(postgres: EmbeddedPostgres) -> None:

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from service.commands import demo, progress
+from service.commands.connection import DatabaseError
 from service.embedded import EmbeddedPostgres
 from tests.conftest import (
     REPOSITORY,
@@ -276,7 +277,7 @@ def test_a_run_that_breaks_off_leaves_nothing(make_database: Callable[[], TestDa
     database = make_database()
     with psycopg.connect(database.superuser_url) as connection:
         connection.execute("ALTER TABLE todo_conversation_links ADD CONSTRAINT no_links_today CHECK (false)")
-    with pytest.raises(demo.DemoError, match="no_links_today"):
+    with pytest.raises(DatabaseError, match="no_links_today"):
         demo.fill_many(getattr(database, way), demo.Size(users=3, todos=90, messages=200))
     assert {count for count, _ in digests(database).values()} == {0}
 

@@ -25,17 +25,16 @@ from psycopg.conninfo import conninfo_to_dict
 from service.commands import logins, migrate
 from service.commands.connection import DatabaseError
 from service.commands.development import OWNER_LOGIN, prepare_database
-from service.commands.logins import LoginError, create_service_login
+from service.commands.logins import create_service_login
 from service.commands.migrate import rollback, status, upgrade
-from service.commands.schema_dump import dump_schema
 from service.db import migration_files
 from service.db.migration_files import MigrationError, known_ids
 from service.embedded import EmbeddedPostgres
 from service.embedded.server import as_account
 from service.settings import OperatorError
+from tests.support.schema_dump import SCHEMA, dump_schema
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = ROOT / "sql" / "schema.sql"
 REAL = known_ids()
 LOGIN = OWNER_LOGIN
 DEADLINE_SECONDS = 10.0
@@ -220,7 +219,10 @@ def test_a_bad_folder_is_refused_before_the_database_is_asked(folder: Folder, ca
     spoil, message = BAD_FILES[case]
     assert known_ids(folder.path) == folder.ids
     spoil(folder.path)
-    for ask in (lambda: known_ids(folder.path), lambda: upgrade("postgresql://nobody@127.0.0.1:1/none", folder.path)):
+    for ask in (
+        lambda: migration_files.load(folder.path),
+        lambda: upgrade("postgresql://nobody@127.0.0.1:1/none", folder.path),
+    ):
         with pytest.raises(MigrationError, match=message) as refused:
             ask()
         assert "\n" not in str(refused.value)
@@ -242,6 +244,12 @@ def test_the_real_migrations_are_well_formed_and_one_line_of_history() -> None:
     for migration in migration_files.load()[1:]:
         start = migration_files.split_statements(migration.text)[0][1]
         assert re.match(r"SET (LOCAL )?ROLE todochat_owner", start), f"{migration.id} makes objects of the wrong owner"
+
+
+def test_the_service_knows_the_names_of_migrations_without_loading_what_runs_them() -> None:
+    program = "import sys, service.app; sys.exit(str({'yoyo', 'sqlparse', 'click', 'rich'} & sys.modules.keys() or ''))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
 
 
 # Applying and marking
@@ -363,6 +371,19 @@ def test_a_database_that_does_not_match_the_files_is_refused(database: Database,
         rollback(database.url, 1, folder.path)
     assert [entry.state for entry in status(database.url, folder.path)] == states
     assert database.tables() == {"apples", "pears"}
+
+
+def test_a_database_of_before_1_0_is_told_how_to_come_along(database: Database, folder: Folder) -> None:
+    (folder.path / "old").mkdir()
+    old = Folder(folder.path / "old")
+    old.add("0001_create_roles", "CREATE TABLE roles ();")
+    old.add("0002_create_functions", "CREATE TABLE functions ();")
+    upgrade(database.url, old.path)
+    for ask in (upgrade, lambda url, path: rollback(url, 1, path)):
+        with pytest.raises(MigrationError, match=r"before 1\.0: export each account .* and import") as refused:
+            ask(database.url, folder.path)
+        assert "\n" not in str(refused.value)
+    assert database.tables() == {"roles", "functions"}
 
 
 def test_a_late_older_migration_is_refused(database: Database, tmp_path: Path) -> None:
@@ -685,6 +706,18 @@ def test_a_pooler_that_shares_sessions_is_refused_and_one_that_keeps_them_is_not
         assert upgrade(url, folder.path) == folder.ids
 
 
+def test_a_session_that_does_not_hold_the_lock_runs_no_migration(database: Database, folder: Folder) -> None:
+    upgrade(database.url, folder.path)
+    folder.add_table("plums")
+    plums = migration_files.load(folder.path)[-1]
+    with (
+        psycopg.connect(database.url, autocommit=True) as other,
+        pytest.raises(MigrationError, match="the runner's lock is gone, as behind a pooler"),
+    ):
+        migrate._run(other, plums, "apply")
+    assert database.tables() == {"apples", "pears"}
+
+
 # The real migrations
 
 
@@ -741,14 +774,6 @@ def test_schema_sql_depends_on_no_place_and_no_version() -> None:
     text = SCHEMA.read_text()
     assert not re.search(r"restrict|Dumped|\bSET default_|postgres\b", text)
     assert all(character.isprintable() or character in "\n\t" for character in text)
-
-
-def test_a_dump_that_fails_is_one_line(database: Database) -> None:
-    with pytest.raises(DatabaseError, match="can't run /nonexistent/pg_dump"):
-        dump_schema(database.url, Path("/nonexistent/pg_dump"))
-    with pytest.raises(DatabaseError, match=r"pg_dump failed: .* does not exist") as refused:
-        dump_schema(database.server.url("no_such_database"), pg_dump(database.server))
-    assert "\n" not in str(refused.value)
 
 
 # The service's login
@@ -841,14 +866,14 @@ UNSAFE = {
 def test_an_existing_login_that_can_do_more_is_refused(migrated: Database, login: str) -> None:
     for attribute, reason in UNSAFE.items():
         migrated.execute(f"CREATE ROLE {login} LOGIN; ALTER ROLE {login} {attribute.format(login)}")
-        with pytest.raises(LoginError, match=f"{login} exists and .*{reason}"):
+        with pytest.raises(OperatorError, match=f"{login} exists and .*{reason}"):
             create_service_login(migrated.url, login, "a good password")
         migrated.execute(f"DROP ROLE {login}")
     for name in (LOGIN, "todochat_app", "todochat_owner", "postgres"):
-        with pytest.raises(LoginError, match=f"{name} exists and"):
+        with pytest.raises(OperatorError, match=f"{name} exists and"):
             create_service_login(migrated.url, name, "a good password")
     migrated.execute(f"CREATE ROLE {login} LOGIN; CREATE SCHEMA own AUTHORIZATION {login}")
-    with pytest.raises(LoginError, match="owns database objects"):
+    with pytest.raises(OperatorError, match="owns database objects"):
         create_service_login(migrated.url, login, "a good password")
     migrated.execute("DROP SCHEMA own")
 
@@ -865,19 +890,21 @@ def test_an_existing_login_that_can_do_more_is_refused(migrated: Database, login
     ],
 )
 def test_a_bad_name_or_password_is_refused(database: Database, name: str, password: str, message: str) -> None:
-    with pytest.raises(LoginError, match=message):
+    with pytest.raises(OperatorError, match=message):
         create_service_login(database.url, name, password)
 
 
 def test_a_login_without_the_right_to_make_logins_is_told_so(migrated: Database, login: str) -> None:
     url = create_service_login(migrated.url, login, "a good password")
-    with pytest.raises(LoginError, match=f"{login}_2 was not made: connect as a superuser or as the CREATEROLE login"):
+    with pytest.raises(
+        OperatorError, match=f"{login}_2 was not made: connect as a superuser or as the CREATEROLE login"
+    ):
         create_service_login(url, f"{login}_2", "a good password")
 
 
 def test_a_login_before_the_migrations_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins, "APP_ROLE", "todochat_app_of_nobody")
-    with pytest.raises(LoginError, match="run the migrations first"):
+    with pytest.raises(OperatorError, match="run the migrations first"):
         create_service_login(database.url, "service", "a good password")
     with pytest.raises(DatabaseError, match="can't connect to"):
         create_service_login("postgresql://me:hunter2@127.0.0.1:1/x", "service", "a good password")
@@ -895,6 +922,6 @@ def test_a_server_that_wants_the_password_itself_gets_it_only_over_tls(
             raise psycopg.InternalError("Neon only supports being given plaintext passwords")
 
     monkeypatch.setattr(logins, "_store_login", store)
-    with pytest.raises(LoginError, match="sslmode=require"):
+    with pytest.raises(OperatorError, match="sslmode=require"):
         create_service_login(database.url, "service", "a good password")
     assert len(sent) == 1

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from service.commands.development import migrate_database, prepare_database
+from service.database_url import certificate_authorities, secure_database_url
 from service.embedded import EmbeddedPostgres
-from service.settings import Settings, SettingsError, certificate_authorities, secure_database_url
+from service.settings import Settings, SettingsError
 from tests.conftest import POSTGRES_15, UNSAFE_BUT_FAST, Server, TestDatabase, reachable_folder
 from tests.support.commands import complaint, run
 
@@ -69,7 +70,7 @@ HOST = "db.example.org"
 def test_another_machine_is_asked_for_its_certificate_unless_the_url_says_otherwise(
     monkeypatch: pytest.MonkeyPatch, url: str, secured: str | None
 ) -> None:
-    monkeypatch.setattr("service.settings.certificate_authorities", lambda: "/ca")
+    monkeypatch.setattr("service.database_url.certificate_authorities", lambda: "/ca")
     monkeypatch.setenv("PGSSLMODE", "disable")
     assert secure_database_url(url) == (secured or url)
     assert secure_database_url(secured or url) == (secured or url)
@@ -89,7 +90,7 @@ def test_authorities_that_libpq_is_told_of_elsewhere_are_left_to_it(
     wanted = "postgresql://db/d?sslmode=verify-full"
     (tmp_path / "root.crt").touch()
     with monkeypatch.context() as patch:
-        patch.setattr("service.settings._LIBPQ_ROOT", tmp_path / "root.crt")
+        patch.setattr("service.database_url._LIBPQ_ROOT", tmp_path / "root.crt")
         assert secure_database_url("postgresql://db/d") == wanted
     monkeypatch.setenv("PGSSLROOTCERT", "/own.pem")
     assert secure_database_url("postgresql://db/d") == wanted

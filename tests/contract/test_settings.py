@@ -73,6 +73,8 @@ def test_an_empty_environment_means_the_embedded_database_and_the_documented_def
         ),
         ("SHUTDOWN_DELAY_SECONDS", "0", 0.0),
         ("SHUTDOWN_GRACE_SECONDS", "2.5", 2.5),
+        ("SHUTDOWN_GRACE_SECONDS", ".5", 0.5),
+        ("PORT", "08000", 8000),
         ("LOG_LEVEL", "DEBUG", "debug"),
         ("PORT", "", 8000),
     ],
