@@ -590,7 +590,7 @@ class Injector:
         return self
 
 
-CLEANING = {"end", "_put_down", "give_back", "_run"}
+CLEANING = {"end", "_put_down", "give_back", "_run", "_finish", "_resume"}
 """What gives back, like the call of `loan.end`: an exception there would be one in the handling of the exception."""
 
 
