@@ -38,7 +38,7 @@ _reader = ThreadPoolExecutor(1, thread_name_prefix="long-bodies")
 class Request(litestar.Request[Caller, Any, State]):
     """``user`` is the caller, and the only way to the database."""
 
-    __slots__ = ("_headers_sent", "_values")
+    __slots__ = ("_values",)
 
     scope: Any  # Litestar's types name every key, and leave out our own
     receive: Any
@@ -51,16 +51,7 @@ class Request(litestar.Request[Caller, Any, State]):
     @property
     def sent(self) -> dict[bytes, bytes]:
         """The headers by name, in lower case; one that is repeated becomes a list (RFC 9110, section 5.3)."""
-        try:
-            return self._headers_sent
-        except AttributeError:
-            pairs = self.scope["headers"]
-            headers = dict(pairs)
-            if len(headers) != len(pairs):
-                for name in headers:
-                    headers[name] = b", ".join(value for other, value in pairs if other == name)
-            self._headers_sent = headers
-            return headers
+        return self.scope["state"]["headers"]
 
     @property
     def address(self) -> str:
