@@ -102,7 +102,7 @@ class Request(litestar.Request[Caller, Any, State]):
         if self._body is not Empty:
             return self._body
         handler: HTTPRouteHandler = self.scope["route_handler"]
-        kind, is_required = _body_type(handler)
+        kind, is_required = body_type(handler)
         length = self.sent.get(b"content-length", b"0")
         if kind is None or not (is_required or length != b"0" or b"transfer-encoding" in self.sent):
             self._body = b""
@@ -130,7 +130,7 @@ class Request(litestar.Request[Caller, Any, State]):
 
     async def json(self) -> Any:
         """The struct of the body."""
-        kind, _ = _body_type(self.scope["route_handler"])
+        kind, _ = body_type(self.scope["route_handler"])
         body = await self.body()
         if len(body) <= strict_json.SHORT:
             return decode_body(body, kind)
@@ -155,7 +155,7 @@ class Request(litestar.Request[Caller, Any, State]):
 
 
 @cache
-def _body_type(handler: Any) -> tuple[Any, bool]:
+def body_type(handler: Any) -> tuple[Any, bool]:
     """The struct that the handler takes as ``data``, None if it takes none, and whether it must be sent."""
     field = handler.parsed_data_field
     if field is None:
@@ -166,12 +166,16 @@ def _body_type(handler: Any) -> tuple[Any, bool]:
     return kind, not field.is_optional
 
 
+def path_names(handler: Any) -> list[str]:
+    """The names of the parameters in the handler's path."""
+    return re.findall(r"{(\w+):", next(iter(handler.paths)))
+
+
 @cache
 def _path_readers(handler: Any) -> list[tuple[str, Any]]:
     """For each parameter of the path, what reads it: by the type that the handler declares."""
     fields = handler.parsed_fn_signature.parameters
-    names: list[str] = re.findall(r"{(\w+):", next(iter(handler.paths)))
-    return [(name, path_reader(fields[name].raw)) for name in names]
+    return [(name, path_reader(fields[name].raw)) for name in path_names(handler)]
 
 
 @cache
