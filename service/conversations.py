@@ -10,7 +10,17 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from service.db.queries import Many, Maybe, One
-from service.http.fields import Metadata, MetadataText, Time, Title, TodoRef, check_metadata, check_title, given
+from service.http.fields import (
+    Metadata,
+    MetadataText,
+    Time,
+    Title,
+    TodoRef,
+    check_metadata,
+    check_title,
+    given,
+    reference,
+)
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
 from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
@@ -113,11 +123,11 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
 async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) -> Page[Conversation]:
     """The conversations that one of the caller's own todos is linked with, oldest first."""
     query = request.filters(PageQuery)
-    reference = {"id": None, "number": todo_id} if isinstance(todo_id, int) else {"id": todo_id, "number": None}
     question = ("todo", str(todo_id))
     (after_id,) = (UUID(int=0),) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    todo = reference(todo_id)
     owned, rows = await request.user.run(
-        _find_todo(**reference), _list_of_todo(**reference, after_id=after_id, row_limit=query.limit + 1)
+        _find_todo(**todo), _list_of_todo(**todo, after_id=after_id, row_limit=query.limit + 1)
     )
     found(owned)
     return page_of(rows, query.limit, question, lambda conversation: (conversation.id,))

@@ -28,7 +28,7 @@ from service.http.idempotency import idempotent
 from service.http.missing import changed, found
 from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
 from service.http.request import Request
-from service.problems import FieldError, Problem, invalid
+from service.problems import Problem, invalid
 
 TURN_MESSAGES = 100
 TURN_BYTES = 8 * 1024 * 1024
@@ -298,7 +298,7 @@ async def _append(
             try:
                 values.append(_values(caller, conversation_id, message))
             except Problem as problem:
-                raise _placed(problem, following) from None
+                raise problem.place("messages", following) from None
             following += 1
         if len(pair) == 1:
             statements.append(_create(**values[0]))
@@ -311,7 +311,7 @@ async def _append(
         results = await caller.run_all(statements)
     except Problem as problem:
         if problem.errors and problem.statement in to_blame:
-            raise _placed(problem, to_blame[problem.statement]) from problem.__cause__
+            raise problem.place("messages", to_blame[problem.statement]) from problem.__cause__
         raise
     appended: list[Message] = []
     for place in to_blame:
@@ -331,13 +331,6 @@ def _pairs(messages: Sequence[MessageCreate]) -> Iterator[Sequence[MessageCreate
             pair = pair[:1]
         yield pair
         start += len(pair)
-
-
-def _placed(problem: Problem, index: int) -> Problem:
-    """The problem of one of a turn's messages, saying which."""
-    problem.members.update(list_name="messages", index=index)
-    problem.errors = [FieldError(f"messages[{index}].{error.field}", error.message) for error in problem.errors]
-    return problem
 
 
 def _values(caller: Caller, conversation_id: UUID, data: MessageCreate) -> dict[str, Any]:

@@ -5,7 +5,7 @@ The answers are RFC 9457 problem details; ``code`` is the stable part that clien
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import psycopg
@@ -119,6 +119,12 @@ class Problem(Exception):
             self.headers.setdefault("WWW-Authenticate", _challenge(code))
         elif self.status == 503:
             self.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+
+    def place(self, list_name: str, index: int) -> Self:
+        """The same problem, of one object in a list of the body: ``list``, ``index`` and the fields say which."""
+        self.members.update(list_name=list_name, index=index)
+        self.errors = [FieldError(f"{list_name}[{index}].{error.field}", error.message) for error in self.errors]
+        return self
 
 
 def _challenge(code: str) -> str:

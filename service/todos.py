@@ -26,11 +26,12 @@ from service.http.fields import (
     check_title,
     given,
     new_id,
+    reference,
 )
 from service.http.idempotency import idempotent
 from service.http.missing import found, why_unchanged
 from service.http.request import Request
-from service.problems import FieldError, Problem
+from service.problems import Problem
 
 BATCH_OPERATIONS = 500
 BATCH_BYTES = 12 * 1024 * 1024
@@ -195,9 +196,7 @@ async def batch_todos(request: Request, data: JSONBody[TodoBatch]) -> TodoBatchR
             if place != before:  # else it is the operation's link
                 getattr(answer, place[0]).append(result)
         return answer
-    problem.members.update(list_name=list_name, index=index)
-    problem.errors = [FieldError(f"{list_name}[{index}].{error.field}", error.message) for error in problem.errors]
-    raise problem
+    raise problem.place(list_name, index)
 
 
 # Statements
@@ -227,7 +226,7 @@ def _creation(data: TodoCreate) -> list[Statement[Any]]:
 
 def _change(todo_id: TodoRef, data: TodoPatch, version: int | None) -> list[Statement[Any]]:
     update = _update(
-        **_reference(todo_id),
+        **reference(todo_id),
         title=given(data.title),
         set_description=data.description is not UNSET,
         description=given(data.description),
@@ -244,16 +243,12 @@ def _change(todo_id: TodoRef, data: TodoPatch, version: int | None) -> list[Stat
     )
     if data.conversation_id is UNSET:
         return [update]
-    reference = _reference(todo_id)
-    return [update, _link(**reference, conversation_id=data.conversation_id, relationship_type="update")]
+    link = _link(**reference(todo_id), conversation_id=data.conversation_id, relationship_type="update")
+    return [update, link]
 
 
 def _removal(todo_id: TodoRef, version: int | None) -> Statement[UUID | None]:
-    return _delete(**_reference(todo_id), version=version)
-
-
-def _reference(todo_id: TodoRef) -> dict[str, Any]:
-    return {"id": None, "number": todo_id} if isinstance(todo_id, int) else {"id": todo_id, "number": None}
+    return _delete(**reference(todo_id), version=version)
 
 
 class _NoRow(Exception):

@@ -31,7 +31,7 @@ def _authentication(user: int, token_version: int, issued_at: int | None) -> tup
 
 
 class Caller:
-    """Who asks: the one way into a transaction.
+    """Who asks. All transactions of a request go through this object.
 
     Every transaction of a signed-in caller begins with the check that the account is active and the token not revoked,
     in the same round trip; row security shows it that user's rows. Without a user (sign-in, health) it sees no rows.
@@ -46,9 +46,9 @@ class Caller:
         issued_at: int | None = None,
         subject: str | None = None,
     ) -> None:
-        """What the token is checked by is its version, or the time of issue (seconds since 1970) without one.
+        """The database checks the token by its version, or by its time of issue (seconds since 1970) if it has none.
 
-        ``subject`` is the user's name at an outside issuer, where the token is of one.
+        ``subject`` is the user's name at the outside issuer that issued the token; None for a local account.
         """
         self.database = database
         self.request_id = request_id

@@ -1,4 +1,4 @@
-"""The one function that runs a transaction."""
+"""Transactions: how one is put together, what may be tried again, and what its errors mean."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ ACQUIRE_SECONDS = 2.0
 TRANSACTION_SECONDS = 5.0
 """How long a transaction may take in all, waiting for its connection and a second attempt included."""
 CLEANUP_SECONDS = 0.5
-"""How long a rollback may take, or the commit of a transaction whose time is up; then the connection is closed."""
+"""How long a rollback may take, or a commit that begins when the time is up. Then the connection is closed."""
 PING_SECONDS = 3.0
 ATTEMPTS = 3
 
@@ -168,12 +168,13 @@ class Database:
         deadline = loop.time() + seconds
         begin, _, _ = self._request(context, [_WRITES], commit=False)
         begin.pop()
-        # In a write of its own: preparing the statements that leave with it would take a snapshot before it.
+        # Sent alone: otherwise the statements that follow would be prepared ahead of it, and after that PostgreSQL lets
+        # nobody choose the isolation level.
         alone = [_BEGIN_SNAPSHOT] if snapshot else []
         if snapshot:
             del begin[0]
         if seconds > TRANSACTION_SECONDS:
-            # Its pace is that of who sends or reads, which the role's own limit would take for a hung client.
+            # It waits for a client that sends or reads slowly; the login's own limit would end it in between.
             begin.append(set_local("idle_in_transaction_session_timeout", f"{seconds:.0f}s"))
         loan = Loan(self._pool, context.user)
         try:

@@ -1,4 +1,4 @@
-"""What the layers of the database code hand to each other."""
+"""Statements as the database gets them, and for whom a transaction is."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,10 +10,11 @@ from psycopg import sql
 SESSION = {
     "statement_timeout": "4s",
     "lock_timeout": "2s",
-    # A plan for any user guesses that few rows are left after the filters and row security, and would rather read all
-    # that the user has and sort it than walk the index in order. Where there is no index to walk, it still sorts ...
+    # Plans are made once for all users. PostgreSQL then expects few rows behind the filters and row security, and would
+    # read and sort everything of a user instead of walking an index that has the order already. With "off" it sorts
+    # only where no index has the order.
     "enable_sort": "off",
-    # ... at a price that, before PostgreSQL 18, would make it compile the query first.
+    # Such a sort has a very high price in the plan; before PostgreSQL 18 that alone made it compile the query first.
     "jit": "off",
 }
 """Settings of every session."""
