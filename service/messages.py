@@ -292,7 +292,7 @@ async def _append(
     following = 0
     for pair in _pairs(turn.messages):
         values: list[dict[str, Any]] = []
-        # Of a message the database refuses nothing but metadata that the struct let through.
+        # The database refuses nothing of a message but its metadata: the message that has some is to blame.
         to_blame[len(statements)] = following + (len(pair) == 2 and pair[1].metadata is not UNSET)
         for message in pair:
             try:
@@ -320,9 +320,10 @@ async def _append(
 
 
 def _pairs(messages: Sequence[MessageCreate]) -> Iterator[Sequence[MessageCreate]]:
-    """The messages by twos, and by ones where both have metadata: a refusal must tell whose it is.
+    """The messages in pairs, and one by one where both of a pair have metadata.
 
-    Two that go in together are one change of their conversation, half of what a message costs the database.
+    One statement for two messages changes their conversation once, and that is half of what a message costs. But the
+    database may refuse metadata, and the answer must say whose metadata it was.
     """
     start = 0
     while start < len(messages):

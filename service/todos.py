@@ -264,7 +264,7 @@ def _accept(caller: Caller) -> Callable[[list[Any]], None]:
         for index, result in enumerate(results):
             if result is None:
                 raise _NoRow(index)
-            # Behind a todo the number of links that were made, if one was asked for.
+            # A number is the count of links made for the todo before it.
             if isinstance(result, int) and results[index - 1].user_id != caller.user_id:
                 raise _NoRow(index - 1)
 
@@ -277,7 +277,7 @@ async def _why_none(caller: Caller, todo_id: TodoRef, version: int | None) -> Pr
     if todo is not None and todo.user_id != caller.user_id and version in (None, todo.version):
         return Problem("forbidden", "An assignee may change the status and nothing else.")
     if version is None:
-        # Nobody's, or, in a batch that was taken back, deleted by an operation before.
+        # There is no such todo; or an earlier operation of the batch, which is undone by now, had deleted it.
         return Problem("not_found")
     return await why_unchanged(caller, _reading(todo_id), "todo")
 

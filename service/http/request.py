@@ -145,7 +145,7 @@ class Request(litestar.Request[Caller, Any, State]):
             raise Problem("malformed_request", "The body ended early.") from None
 
     def check_content(self, *media_types: str) -> None:
-        """What the headers say of the body: Raises ``unsupported_media_type``."""
+        """Check what the headers say of the body. Raises ``unsupported_media_type``."""
         media_type, _, parameters = self.sent.get(b"content-type", b"").decode("latin-1").lower().partition(";")
         charset = parameters.replace(" ", "").replace('"', "")
         if media_type.strip() not in media_types or charset not in ("", "charset=utf-8"):
