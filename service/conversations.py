@@ -16,10 +16,11 @@ from service.http.fields import (
     Time,
     Title,
     TodoRef,
+    changes,
     check_metadata,
     check_title,
-    given,
     reference,
+    values,
 )
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
@@ -137,7 +138,7 @@ async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) 
 @idempotent
 async def create_conversation(request: Request, data: JSONBody[ConversationCreate]) -> Conversation:
     """Open a conversation."""
-    return await request.user.run(_create(id=None, title=data.title, metadata=given(data.metadata)))
+    return await request.user.run(_create(id=None, **values(data)))
 
 
 @get("/v1/conversations/{conversation_id:str}")
@@ -151,13 +152,7 @@ async def update_conversation(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[ConversationPatch]
 ) -> Conversation:
     """Change a conversation's title or metadata."""
-    change = _update(
-        id=conversation_id,
-        set_title=data.title is not UNSET,
-        title=given(data.title),
-        metadata=given(data.metadata),
-        version=request.if_match,
-    )
+    change = _update(id=conversation_id, **changes(data), version=request.if_match)
     return await changed(request.user, change, _get(id=conversation_id), "conversation")
 
 

@@ -19,6 +19,7 @@ from service.http.fields import (
     SenderType,
     Time,
     Title,
+    changes,
     check_metadata,
     check_title,
     given,
@@ -252,13 +253,7 @@ async def update_message(
 ) -> Versioned[Message]:
     """Change a message's content, type or metadata; its position and times of others stay."""
     place = {"conversation_id": conversation_id, "id": message_id}
-    change = _update(
-        **place,
-        content=given(data.content),
-        message_type=given(data.message_type),
-        metadata=given(data.metadata),
-        version=request.if_match,
-    )
+    change = _update(**place, **changes(data), version=request.if_match)
     return await changed(request.user, change, _get(**place), "message")
 
 

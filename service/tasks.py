@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service.db.caller import Caller
 from service.db.queries import Many, Maybe, One, Versioned
-from service.http.fields import Description, Number, Time, Title, check_title, given
+from service.http.fields import Description, Number, Time, Title, changes, check_title
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
 from service.http.request import Request
@@ -119,14 +119,8 @@ async def update_task(
 ) -> Versioned[Task]:
     """Change a task's title or description, and complete or reopen it."""
     _check_user(request.user, user_id)
-    change = _update(
-        number=task_id,
-        title=given(data.title),
-        set_description=data.description is not UNSET,
-        description=given(data.description),
-        completed=data.completed,
-        version=request.if_match,
-    )
+    sent = changes(data, *EchoedTask.__struct_fields__)
+    change = _update(number=task_id, **sent, version=request.if_match)
     return await changed(request.user, change, _get(number=task_id), "task")
 
 

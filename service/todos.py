@@ -21,12 +21,13 @@ from service.http.fields import (
     Time,
     Title,
     TodoRef,
+    changes,
     check_metadata,
     check_time,
     check_title,
-    given,
     new_id,
     reference,
+    values,
 )
 from service.http.idempotency import idempotent
 from service.http.missing import found, why_unchanged
@@ -208,39 +209,14 @@ def _reading(todo_id: TodoRef) -> Statement[Todo | None]:
 
 def _creation(data: TodoCreate) -> list[Statement[Any]]:
     todo_id = None if data.conversation_id is None else new_id()
-    create = _create(
-        id=todo_id,
-        title=data.title,
-        description=data.description,
-        status=data.status,
-        priority=data.priority,
-        due_date=data.due_date,
-        assigned_to=data.assigned_to,
-        completed_at=data.completed_at,
-        metadata=given(data.metadata),
-    )
+    create = _create(id=todo_id, **values(data, "conversation_id"))
     if todo_id is None:
         return [create]
     return [create, _link(id=todo_id, number=None, conversation_id=data.conversation_id, relationship_type="creation")]
 
 
 def _change(todo_id: TodoRef, data: TodoPatch, version: int | None) -> list[Statement[Any]]:
-    update = _update(
-        **reference(todo_id),
-        title=given(data.title),
-        set_description=data.description is not UNSET,
-        description=given(data.description),
-        status=given(data.status),
-        priority=given(data.priority),
-        set_due_date=data.due_date is not UNSET,
-        due_date=given(data.due_date),
-        set_assigned_to=data.assigned_to is not UNSET,
-        assigned_to=given(data.assigned_to),
-        set_completed_at=data.completed_at is not UNSET,
-        completed_at=given(data.completed_at),
-        metadata=given(data.metadata),
-        version=version,
-    )
+    update = _update(**reference(todo_id), **changes(data, "id", "conversation_id"), version=version)
     if data.conversation_id is UNSET:
         return [update]
     link = _link(**reference(todo_id), conversation_id=data.conversation_id, relationship_type="update")

@@ -7,7 +7,9 @@ import json
 import os
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar, cast
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 from uuid import UUID
 
 import msgspec
@@ -83,6 +85,24 @@ def new_id() -> UUID:
 def reference(todo_id: UUID | int) -> dict[str, UUID | int | None]:
     """A TodoRef as the parameters of a query that finds a todo by either: the other one is null."""
     return {"id": None, "number": todo_id} if isinstance(todo_id, int) else {"id": todo_id, "number": None}
+
+
+def values(data: msgspec.Struct, *without: str) -> dict[str, Any]:
+    """The fields of a body as parameters of its query, but those named in ``without``; null where one was left out."""
+    sent = msgspec.structs.asdict(data)
+    return {name: None if value is UNSET else value for name, value in sent.items() if name not in without}
+
+
+def changes(patch: msgspec.Struct, *without: str) -> dict[str, Any]:
+    """The same for an UPDATE: null leaves a column as it is, unless ``set_<field>`` says that null was sent."""
+    sent = {f"set_{name}": getattr(patch, name) is not UNSET for name in _clearable(type(patch)) if name not in without}
+    return values(patch, *without) | sent
+
+
+@cache
+def _clearable(kind: type[msgspec.Struct]) -> list[str]:
+    """The fields of a patch that may be left out as well as null."""
+    return [item.name for item in msgspec.structs.fields(kind) if {UnsetType, NoneType} <= set(get_args(item.type))]
 
 
 def given(value: T | UnsetType) -> T | None:
