@@ -46,9 +46,9 @@ class Caller:
         issued_at: int | None = None,
         subject: str | None = None,
     ) -> None:
-        """The database checks the token by its version, or by its time of issue (seconds since 1970) if it has none.
+        """What the token is checked by is its version, or the time of issue (seconds since 1970) without one.
 
-        ``subject`` is the user's name at the outside issuer that issued the token; None for a local account.
+        ``subject`` is the user's name at an outside issuer, where the token is of one.
         """
         self.database = database
         self.request_id = request_id

@@ -10,11 +10,10 @@ from psycopg import sql
 SESSION = {
     "statement_timeout": "4s",
     "lock_timeout": "2s",
-    # Plans are made once for all users. PostgreSQL then expects few rows behind the filters and row security, and would
-    # read and sort everything of a user instead of walking an index that has the order already. With "off" it sorts
-    # only where no index has the order.
+    # A plan for any user guesses that few rows are left after the filters and row security, and would rather read all
+    # that the user has and sort it than walk the index in order. Where there is no index to walk, it still sorts ...
     "enable_sort": "off",
-    # Such a sort has a very high price in the plan; before PostgreSQL 18 that alone made it compile the query first.
+    # ... at a price that, before PostgreSQL 18, would make it compile the query first.
     "jit": "off",
 }
 """Settings of every session."""
