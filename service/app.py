@@ -162,7 +162,7 @@ def create_app(settings: Settings) -> Envelope:
         logging_config=None,
         debug=False,
     )
-    return Envelope(cast(Any, litestar), metrics, draining)
+    return Envelope(cast(Any, litestar), metrics, draining, is_full=database.is_full)
 
 
 def _tokens(settings: Settings) -> Tokens | None:

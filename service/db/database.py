@@ -152,6 +152,10 @@ class Database:
         except TimeoutError:
             raise Problem("database_unavailable") from None
 
+    def is_full(self, coming: int = 0) -> bool:
+        """Whether the next request that needs a connection would be refused, when ``coming`` others are before it."""
+        return self._pool.is_full(coming)
+
     def stats(self) -> dict[str, int]:
         """Connections ``in_use``, requests ``waiting`` for one, and the ``size``: connections that are open."""
         return {

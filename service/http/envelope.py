@@ -126,8 +126,19 @@ def new_request_id() -> str:
     return f"{int.from_bytes(_random()) & _VERSION_4_CLEARED | _VERSION_4:032x}"
 
 
+def request_id_for(sent: bytes) -> str:
+    """The id that a client sent as X-Request-ID, if it is a sane one, or else a new one."""
+    if 0 < len(sent) <= REQUEST_ID_MAX and not sent.translate(None, REQUEST_ID_CHARACTERS):
+        return sent.decode()
+    return new_request_id()
+
+
 class Envelope:
-    """Wraps the application. ``body_seconds`` and ``body_rate`` (bytes a second) limit how slowly a body may arrive."""
+    """Wraps the application. ``body_seconds`` and ``body_rate`` (bytes a second) limit how slowly a body may arrive.
+
+    ``is_full`` tells the server whether a request would be refused for want of a place when so many others are before
+    it, so that the server can refuse it for less.
+    """
 
     def __init__(
         self,
@@ -135,11 +146,13 @@ class Envelope:
         metrics: Metrics,
         draining: Draining | None = None,
         *,
+        is_full: Callable[[int], bool] = lambda coming: False,  # noqa: ARG005
         body_seconds: float = BODY_SECONDS,
         body_rate: float = BODY_BYTES_PER_SECOND,
     ) -> None:
         self.metrics = metrics
         self.draining = draining or Draining()
+        self.is_full = is_full
         self.body_seconds = body_seconds
         self.body_rate = body_rate
         self.litestar = app
@@ -150,17 +163,14 @@ class Envelope:
             return
         started = perf_counter()
         state: dict[str, Any] = scope.setdefault("state", {})
-        caller_id = b""
+        sent_id = b""
         has_body = False
         for name, value in scope["headers"]:
             if name == b"x-request-id":
-                caller_id = value
+                sent_id = value
             elif name in _BODY_HEADERS:
                 has_body = True
-        if 0 < len(caller_id) <= REQUEST_ID_MAX and not caller_id.translate(None, REQUEST_ID_CHARACTERS):
-            request_id = caller_id.decode()
-        else:
-            request_id = new_request_id()
+        request_id = request_id_for(sent_id)
         state["request_id"] = request_id
         method: str = scope["method"]
         if method == "HEAD":
