@@ -135,6 +135,7 @@ def create_app(settings: Settings) -> Envelope:
                     await issuer.key_set.close()
             await database.close()
 
+    cors = _cors(settings)
     openapi = OpenAPI(version("todochat"), documentation(), has_local_accounts=settings.local_accounts)
     litestar = Litestar(
         route_handlers=[*HANDLERS, *(LOCAL_HANDLERS if settings.local_accounts else [])],
@@ -156,13 +157,13 @@ def create_app(settings: Settings) -> Envelope:
         exception_handlers={Exception: cast(Any, answer_error)},
         request_max_body_size=BODY_BYTES,
         lifespan=[lifespan],
-        cors_config=_cors(settings),
+        cors_config=cors,
         openapi_config=openapi.config,
         plugins=[openapi],
         logging_config=None,
         debug=False,
     )
-    return Envelope(cast(Any, litestar), metrics, draining, is_full=database.is_full)
+    return Envelope(cast(Any, litestar), metrics, draining, is_full=database.is_full, cors=cors)
 
 
 def _tokens(settings: Settings) -> Tokens | None:

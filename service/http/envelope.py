@@ -14,7 +14,10 @@ from string import ascii_letters, digits
 from time import perf_counter, time
 from typing import Any, ClassVar, Protocol, cast
 
+from litestar.config.cors import CORSConfig
+
 from service.http.metrics import UNMATCHED, Metrics
+from service.http.origins import ALLOW_ORIGIN, Origins
 from service.http.response import problem_answer
 from service.problems import Problem
 
@@ -147,12 +150,14 @@ class Envelope:
         draining: Draining | None = None,
         *,
         is_full: Callable[[int], bool] = lambda coming: False,  # noqa: ARG005
+        cors: CORSConfig | None = None,
         body_seconds: float = BODY_SECONDS,
         body_rate: float = BODY_BYTES_PER_SECOND,
     ) -> None:
         self.metrics = metrics
         self.draining = draining or Draining()
         self.is_full = is_full
+        self.origins = Origins(cors)
         self.body_seconds = body_seconds
         self.body_rate = body_rate
         self.litestar = app
@@ -176,10 +181,12 @@ class Envelope:
         if method == "HEAD":
             state["head"] = True
             scope = {**scope, "method": "GET"}
-        exchange = _Exchange(self, method, request_id, state.get("connection"), receive, send)
+        exchange = _Exchange(self, scope, method, request_id, state.get("connection"), receive, send)
         metrics = self.metrics
         metrics.in_flight += 1
         try:
+            if method == "OPTIONS":
+                self.origins.check_preflight(scope["headers"])
             await self.litestar(scope, exchange.receive if has_body else receive, exchange.send)
             if not exchange.complete and not exchange.lost:
                 await self._rescue(RuntimeError("the application returned without a complete answer"), scope, exchange)
@@ -236,6 +243,7 @@ class _Exchange:
         "_envelope",
         "_receive",
         "_send",
+        "_sent_headers",
         "_waiting_left",
         "bytes_in",
         "bytes_out",
@@ -251,6 +259,7 @@ class _Exchange:
     def __init__(
         self,
         envelope: Envelope,
+        scope: Scope,
         method: str,
         request_id: str,
         connection: Connection | None,
@@ -260,6 +269,7 @@ class _Exchange:
         self._envelope = envelope
         self._receive = receive
         self._send = send
+        self._sent_headers = scope["headers"]
         self._waiting_left = envelope.body_seconds
         self.bytes_in = 0
         self.bytes_out = 0
@@ -310,15 +320,20 @@ class _Exchange:
         self.status = message["status"]
         headers = [*message.get("headers", ()), *_ALWAYS, (b"x-request-id", self.request_id.encode())]
         cache: tuple[bytes, bytes] | None = _NO_STORE
+        is_readable = False
         for name, value in headers:
             if name == b"etag":
                 cache = cache and _REVALIDATE
             elif name == b"cache-control":
                 cache = None
+            elif name == ALLOW_ORIGIN:
+                is_readable = True
             elif name == b"content-type" and value.startswith(b"text/html"):
                 headers.append(_POLICY)
         if cache is not None:
             headers.append(cache)
+        if not is_readable:
+            headers += self._envelope.origins.headers(self._sent_headers)
         if self.close or (self._envelope.draining.active and not (self.connection and self.connection.has_next())):
             headers.append(_CLOSE)
         return {"type": "http.response.start", "status": self.status, "headers": headers}

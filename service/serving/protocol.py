@@ -345,7 +345,8 @@ class HttpProtocol(HttpToolsProtocol):
         request_id, method, is_last = owed
         state = self.server_state
         close = close or is_last or state.envelope.draining.active
-        self._raw.write(OVERLOADED.make(request_id, state.default_headers, close=close, has_body=method != "HEAD"))
+        headers = self._refusal_headers()
+        self._raw.write(OVERLOADED.make(request_id, headers, close=close, has_body=method != "HEAD"))
         state.envelope.metrics.observe_request(method, UNMATCHED, 503, 0.0)
         state.refusals.count += 1
         if close:
@@ -355,6 +356,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _header(self, wanted: bytes) -> bytes:
         return next((value for name, value in self.headers or () if name == wanted), b"")
+
+    def _refusal_headers(self) -> list[tuple[bytes, bytes]]:
+        state = self.server_state
+        return [*state.default_headers, *state.envelope.origins.headers(self.headers or ())]
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what isn't a request, and close; requests before it on the connection get their answers first."""
@@ -369,7 +374,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         request_id = new_request_id()
-        headers = self.server_state.default_headers
+        headers = self._refusal_headers()
         self._raw.write(ReadyAnswer(problem).make(request_id, headers, close=True, has_body=True))
         if self._raw.can_write_eof():
             self._raw.write_eof()
