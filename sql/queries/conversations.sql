@@ -68,9 +68,11 @@ ORDER BY updated_at DESC, id DESC
 LIMIT %(row_limit)s;
 
 -- name: list_conversations_with_messages
--- The same with each one's last messages, oldest first, as JSON in the shape of Message.
+-- The same with each one's last messages, oldest first, as JSON in the shape of Message: NULL where those of the
+-- conversations before it have message_bytes already.
 -- param user_id: uuid
 -- param messages: integer
+-- param message_bytes: bigint
 -- param after: timestamptz
 -- param after_id: uuid
 -- param row_limit: integer
@@ -78,14 +80,30 @@ LIMIT %(row_limit)s;
 -- index: messages_pkey
 SELECT
     c.id, c.user_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
-    coalesce(m.messages, '[]') AS messages
+    CASE WHEN c.bytes_before < %(message_bytes)s THEN coalesce(m.messages, '[]') END AS messages
 FROM (
-    SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
-    FROM conversations
-    WHERE user_id = %(user_id)s
-      AND (updated_at, id) < (%(after)s, %(after_id)s)
-    ORDER BY updated_at DESC, id DESC
-    LIMIT %(row_limit)s
+    SELECT
+        p.id, p.user_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
+        sum(s.bytes) OVER (ORDER BY p.updated_at DESC, p.id DESC) - s.bytes AS bytes_before
+    FROM (
+        SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+        FROM conversations
+        WHERE user_id = %(user_id)s
+          AND (updated_at, id) < (%(after)s, %(after_id)s)
+        ORDER BY updated_at DESC, id DESC
+        LIMIT %(row_limit)s
+    ) AS p
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(octet_length(b.content) + pg_column_size(b.metadata)), 0) AS bytes
+        FROM (
+            SELECT content, metadata
+            FROM messages
+            WHERE user_id = %(user_id)s
+              AND conversation_id = p.id
+            ORDER BY position DESC
+            LIMIT %(messages)s
+        ) AS b
+    ) AS s
 ) AS c
 LEFT JOIN LATERAL (
     SELECT
@@ -106,6 +124,7 @@ LEFT JOIN LATERAL (
         FROM messages
         WHERE user_id = %(user_id)s
           AND conversation_id = c.id
+          AND c.bytes_before < %(message_bytes)s
         ORDER BY position DESC
         LIMIT %(messages)s
     ) AS l
