@@ -30,6 +30,7 @@ from service import (
 from service.db.caller import Caller
 from service.db.database import Database
 from service.db.migration_files import known_ids
+from service.http.bodies import Bodies
 from service.http.bulk import Bulk
 from service.http.docs import documentation
 from service.http.envelope import Draining, Envelope
@@ -146,6 +147,7 @@ def create_app(settings: Settings) -> Envelope:
                 "authenticator": Authenticator(database, tokens, issuers),
                 "tokens": tokens,
                 "passwords": passwords,
+                "bodies": Bodies(),
                 "bulk": Bulk(settings.database_pool_size),
                 "readiness": health.Readiness(draining, known_ids()),
                 "metrics": metrics,

@@ -194,6 +194,8 @@ class Envelope:
             await self._rescue(error, scope, exchange)
         finally:
             metrics.in_flight -= 1
+            if "held_body" in state:
+                state["held_body"].release()
             seconds = perf_counter() - started
             status = CLIENT_LEFT if exchange.lost else exchange.status
             route = state.get("route") or UNMATCHED

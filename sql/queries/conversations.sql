@@ -84,7 +84,7 @@ SELECT
 FROM (
     SELECT
         p.id, p.user_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
-        sum(s.bytes) OVER (ORDER BY p.updated_at DESC, p.id DESC) - s.bytes AS bytes_before
+        (sum(s.bytes) OVER (ORDER BY p.updated_at DESC, p.id DESC) - s.bytes)::bigint AS bytes_before
     FROM (
         SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
         FROM conversations
