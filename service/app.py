@@ -30,6 +30,7 @@ from service import (
 from service.db.caller import Caller
 from service.db.database import Database
 from service.db.migration_files import known_ids
+from service.http.bodies import Bodies
 from service.http.bulk import Bulk
 from service.http.docs import documentation
 from service.http.envelope import Draining, Envelope
@@ -106,6 +107,7 @@ def create_app(settings: Settings) -> Envelope:
                     await issuer.key_set.close()
             await database.close()
 
+    cors = _cors(settings)
     openapi = OpenAPI(version("todochat"), documentation(), has_local_accounts=settings.local_accounts)
     litestar = Litestar(
         route_handlers=[*HANDLERS, *(LOCAL_HANDLERS if settings.local_accounts else [])],
@@ -116,6 +118,7 @@ def create_app(settings: Settings) -> Envelope:
                 "authenticator": Authenticator(database, tokens, issuers),
                 "tokens": tokens,
                 "passwords": passwords,
+                "bodies": Bodies(),
                 "bulk": Bulk(settings.database_pool_size),
                 "readiness": health.Readiness(draining, known_ids()),
                 "metrics": metrics,
@@ -127,13 +130,13 @@ def create_app(settings: Settings) -> Envelope:
         exception_handlers={Exception: cast(Any, answer_error)},
         request_max_body_size=BODY_BYTES,
         lifespan=[lifespan],
-        cors_config=_cors(settings),
+        cors_config=cors,
         openapi_config=openapi.config,
         plugins=[openapi],
         logging_config=None,
         debug=False,
     )
-    return Envelope(cast(Any, litestar), metrics, draining)
+    return Envelope(cast(Any, litestar), metrics, draining, is_full=database.is_full, cors=cors)
 
 
 def _tokens(settings: Settings) -> Tokens | None:

@@ -24,7 +24,7 @@ from service.http.fields import (
 )
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
-from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.http.paging import ANSWER_BYTES, Cursor, Limit, Page, PageQuery, decode_cursor, page_of
 from service.http.request import Request
 
 
@@ -113,11 +113,14 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
     if query.cursor is not None:
         after, after_id = decode_cursor(query.cursor, question, tuple[_Instant, UUID])
     key = {"after": after, "after_id": after_id, "row_limit": query.limit + 1}
+    limit = query.limit
     if query.messages:
-        rows = await request.user.run(_list_with_messages(messages=query.messages, **key))
+        rows = await request.user.run(_list_with_messages(messages=query.messages, message_bytes=ANSWER_BYTES, **key))
+        with_messages = sum(bool(row.messages) for row in rows)  # the query gives none where there are too many bytes
+        limit = min(limit, with_messages)
     else:
         rows = [ListedConversation(*msgspec.structs.astuple(row)) for row in await request.user.run(_list(**key))]
-    return page_of(rows, query.limit, question, lambda row: (row.updated_at, row.id))
+    return page_of(rows, limit, question, lambda row: (row.updated_at, row.id))
 
 
 @get("/v1/todos/{todo_id:str}/conversations", query=PageQuery)

@@ -23,6 +23,7 @@ _REFUSED = pq.ExecStatus.FATAL_ERROR
 _COMMAND_OK = pq.ExecStatus.COMMAND_OK
 _BROKEN = pq.ConnStatus.BAD
 _BINARY = pq.Format.BINARY
+_HUNG_UP = select.POLLERR | select.POLLHUP
 
 _DEALLOCATE_ALL: Step = (Prepared(b"", b"DEALLOCATE ALL", (), reads_only=True), ())
 _ADMIN_SHUTDOWN = b"57P01"
@@ -174,29 +175,37 @@ class Connection(psycopg.AsyncConnection[Row]):
         if waiter is None or waiter.done():
             self.hang_up()
             return
-        pgconn = self.pgconn
-        results = self._results
         try:
-            pgconn.consume_input()
-            if self._encrypted:  # the rest of a TLS record that was larger than libpq's buffer wakes nobody
-                pgconn.consume_input()
-            ended = True
-            while not pgconn.is_busy():
-                result = pgconn.get_result()
-                if result is None:
-                    if ended:
-                        if pgconn.status == _BROKEN:
-                            waiter.set_exception(ConnectionLost())
-                        return
-                    ended = True
-                elif result.status == _SYNC:
-                    waiter.set_result(None)
+            while not self._has_answer(waiter):
+                # uvloop reports an error once and then stops watching: what came before it must be read to its end now.
+                if not any(events & _HUNG_UP for _, events in self._poll.poll(0)):
                     return
-                else:
-                    results.append(result)
-                    ended = False
         except psycopg.Error:
             waiter.set_exception(ConnectionLost())
+
+    def _has_answer(self, waiter: "asyncio.Future[None]") -> bool:
+        """Read what has come; whether that ends the exchange. Raises psycopg.Error when the connection is broken."""
+        pgconn = self.pgconn
+        results = self._results
+        pgconn.consume_input()
+        if self._encrypted:  # the rest of a TLS record that was larger than libpq's buffer wakes nobody
+            pgconn.consume_input()
+        ended = True
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                if ended:
+                    if pgconn.status == _BROKEN:
+                        raise psycopg.OperationalError
+                    return False
+                ended = True
+            elif result.status == _SYNC:
+                waiter.set_result(None)
+                return True
+            else:
+                results.append(result)
+                ended = False
+        return False
 
     def _write(self) -> None:
         try:

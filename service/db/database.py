@@ -1,6 +1,7 @@
 """Transactions: how one is put together, what may be tried again, and what its errors mean."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -94,6 +95,10 @@ class Database:
         except TimeoutError:
             raise Problem("database_unavailable") from None
 
+    def is_full(self, coming: int = 0) -> bool:
+        """Whether the next request that needs a connection would be refused, when ``coming`` others are before it."""
+        return self._pool.is_full(coming)
+
     def stats(self) -> dict[str, int]:
         """Connections ``in_use``, requests ``waiting`` for one, and the ``size``: connections that are open."""
         return {
@@ -127,8 +132,8 @@ class Database:
         request, before, reads_only = self._request(context, steps, accept is None, seconds)
         ok = False
         try:
-            for attempt in range(ATTEMPTS):
-                is_last = attempt == ATTEMPTS - 1
+            for attempt in itertools.count(1):
+                is_last = attempt >= ATTEMPTS
                 loan = Loan(self._pool, context.user)
                 try:
                     connection = await loan.take(min(loop.time() + acquire_seconds, deadline))
@@ -136,7 +141,8 @@ class Database:
                     ok = True
                     return results
                 except ConnectionLost as lost:
-                    if is_last or not (reads_only or lost.nothing_ran):
+                    # A server that ends many connections may end one after another under the same request.
+                    if not lost.nothing_ran and (is_last or not reads_only):
                         raise Problem("database_unavailable", "" if reads_only else _PERHAPS_DONE) from None
                 except ConnectionExpired:
                     self._pool.distrust()

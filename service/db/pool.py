@@ -112,9 +112,9 @@ class Pool:
         """Connections that are lent."""
         return max(0, self.connected - self.lender.get_stats().get("pool_available", 0))
 
-    def is_full(self) -> bool:
-        """Whether the next request that needs a connection would be refused."""
-        return len(self.waiting) >= self.size * WAITING_PER_CONNECTION
+    def is_full(self, coming: int = 0) -> bool:
+        """Whether the next request that needs a connection would be refused, when ``coming`` others are before it."""
+        return len(self.waiting) + coming >= self.size * WAITING_PER_CONNECTION
 
     async def open(self) -> None:
         """Start to connect in the background."""

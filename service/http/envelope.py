@@ -14,7 +14,10 @@ from time import perf_counter, time
 from typing import Any, ClassVar, Protocol, cast
 from uuid import uuid4
 
+from litestar.config.cors import CORSConfig
+
 from service.http.metrics import UNMATCHED, Metrics
+from service.http.origins import ALLOW_ORIGIN, Origins
 from service.http.response import problem_answer
 from service.problems import Problem
 
@@ -103,8 +106,19 @@ class Draining:
         self.active = False
 
 
+def request_id_for(sent: bytes) -> str:
+    """The id that a client sent as X-Request-ID, if it is a sane one, or else a new one."""
+    if 0 < len(sent) <= REQUEST_ID_MAX and not sent.translate(None, REQUEST_ID_CHARACTERS):
+        return sent.decode()
+    return uuid4().hex
+
+
 class Envelope:
-    """Wraps the application. ``body_seconds`` and ``body_rate`` (bytes a second) limit how slowly a body may arrive."""
+    """Wraps the application. ``body_seconds`` and ``body_rate`` (bytes a second) limit how slowly a body may arrive.
+
+    ``is_full`` tells the server whether a request would be refused for want of a place when so many others are before
+    it, so that the server can refuse it for less.
+    """
 
     def __init__(
         self,
@@ -112,11 +126,15 @@ class Envelope:
         metrics: Metrics,
         draining: Draining | None = None,
         *,
+        is_full: Callable[[int], bool] = lambda coming: False,  # noqa: ARG005
+        cors: CORSConfig | None = None,
         body_seconds: float = BODY_SECONDS,
         body_rate: float = BODY_BYTES_PER_SECOND,
     ) -> None:
         self.metrics = metrics
         self.draining = draining or Draining()
+        self.is_full = is_full
+        self.origins = Origins(cors)
         self.body_seconds = body_seconds
         self.body_rate = body_rate
         self.litestar = app
@@ -128,6 +146,8 @@ class Envelope:
         exchange = _Exchange(self, scope, receive, send)
         self.metrics.in_flight += 1
         try:
+            if exchange.method == "OPTIONS":
+                self.origins.check_preflight(scope["headers"])
             await self.litestar(exchange.scope, exchange.receive if exchange.has_body else receive, exchange.send)
             if not exchange.complete and not exchange.lost:
                 await self._rescue(RuntimeError("the application returned without a complete answer"), exchange)
@@ -135,6 +155,8 @@ class Envelope:
             await self._rescue(error, exchange)
         finally:
             self.metrics.in_flight -= 1
+            if "held_body" in exchange.state:
+                exchange.state["held_body"].release()
             self._note(exchange)
 
     async def _rescue(self, error: BaseException, exchange: "_Exchange") -> None:
@@ -198,9 +220,7 @@ class _Exchange:
         self.connection: Connection | None = self.state.get("connection")
         headers = self.state["headers"] = headers_by_name(scope["headers"])
         self.has_body = b"content-length" in headers or b"transfer-encoding" in headers
-        request_id = headers.get(b"x-request-id", b"")
-        is_sane = 0 < len(request_id) <= REQUEST_ID_MAX and not request_id.translate(None, REQUEST_ID_CHARACTERS)
-        self.request_id = self.state["request_id"] = request_id.decode() if is_sane else uuid4().hex
+        self.request_id = self.state["request_id"] = request_id_for(headers.get(b"x-request-id", b""))
         self.method: str = scope["method"]
         if self.method == "HEAD":
             self.state["head"] = True
@@ -251,15 +271,20 @@ class _Exchange:
         self.status = message["status"]
         headers = [*message.get("headers", ()), *_ALWAYS, (b"x-request-id", self.request_id.encode())]
         cache: tuple[bytes, bytes] | None = _NO_STORE
+        is_readable = False
         for name, value in headers:
             if name == b"etag":
                 cache = cache and _REVALIDATE
             elif name == b"cache-control":
                 cache = None
+            elif name == ALLOW_ORIGIN:
+                is_readable = True
             elif name == b"content-type" and value.startswith(b"text/html"):
                 headers.append(_POLICY)
         if cache is not None:
             headers.append(cache)
+        if not is_readable:
+            headers += self._envelope.origins.headers(self.scope["headers"])
         if self.close or (self._envelope.draining.active and not (self.connection and self.connection.has_next())):
             headers.append(_CLOSE)
         return {"type": "http.response.start", "status": self.status, "headers": headers}

@@ -2,14 +2,19 @@
 
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from service.problems import Problem
+from service.problems import Problem, html_escaped, html_safe
 
 T = TypeVar("T")
+
+ANSWER_BYTES = 4 * 1024 * 1024
+"""What a page may have, about: it ends early where its rows are large."""
+SMALL_BYTES = 4096
+"""Items below this are counted as they are, however much escaping would add to them."""
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=200, description="The most items a page may have.")]
 Cursor = Annotated[
@@ -34,6 +39,7 @@ class Page(msgspec.Struct, Generic[T]):
     next_cursor: str | None
 
 
+_encode = msgspec.json.Encoder().encode
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -59,8 +65,22 @@ def decode_cursor(cursor: str, question: Any, kind: type[T]) -> T:
     raise Problem("invalid_cursor", "Use next_cursor as it was answered, with the same filters and order.")
 
 
-def page_of(rows: list[T], limit: int, question: Any, key: Callable[[T], tuple[Any, ...]]) -> Page[T]:
+def fitting(rows: Sequence[Any]) -> list[Any]:
+    """As many of the first rows as an answer takes, one at least: as JSON already, so that this costs nothing more."""
+    items: list[Any] = []
+    size = 0
+    for row in rows:
+        item = _encode(row)
+        size += len(item) if len(item) < SMALL_BYTES else max(len(html_safe(item)), len(html_escaped(item)))
+        if size > ANSWER_BYTES and items:
+            break
+        items.append(msgspec.Raw(item))
+    return items
+
+
+def page_of(rows: Sequence[T], limit: int, question: Any, key: Callable[[T], tuple[Any, ...]]) -> Page[T]:
     """The page of a query that was asked for ``limit + 1`` rows; ``key`` gives a row's keyset."""
-    if len(rows) <= limit:
-        return Page(rows, None)
-    return Page(rows[:limit], encode_cursor(question, key(rows[limit - 1])))
+    items = fitting(rows[:limit])
+    if len(items) == len(rows):
+        return Page(items, None)
+    return Page(items, encode_cursor(question, key(rows[len(items) - 1])))

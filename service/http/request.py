@@ -22,6 +22,7 @@ from litestar.utils import get_enum_string_value
 
 from service.db.caller import Caller
 from service.http import strict_json
+from service.http.bodies import SHORT_BODY_BYTES, Held
 from service.http.reading import field_and_message, path_reader, read_pairs, read_query, unknown_parameter
 from service.problems import Problem, invalid
 
@@ -120,6 +121,8 @@ class Request(litestar.Request[Caller, Any, State]):
                 raise Problem("malformed_request", "The body ended early.")
             chunks.append(message["body"])
             arrived += len(message["body"])
+            if arrived > SHORT_BODY_BYTES:
+                self._hold(len(message["body"]))
             if arrived > limit:
                 raise RequestEntityTooLarge
             more = message["more_body"]
@@ -127,6 +130,13 @@ class Request(litestar.Request[Caller, Any, State]):
         if not self._body and is_required:
             raise Problem("malformed_request", "The body must be JSON in UTF-8.")
         return self._body
+
+    def _hold(self, size: int) -> None:
+        """Count a piece of a long body until the end of the request. Raises ``overloaded``."""
+        state = self.scope["state"]
+        if "held_body" not in state:
+            state["held_body"] = Held(self.app.state.bodies, self.user.user_id or self.address)
+        state["held_body"].add(size)
 
     async def json(self) -> Any:
         """The struct of the body."""

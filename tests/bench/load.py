@@ -37,7 +37,7 @@ class Order(msgspec.Struct):
     status: int
     rate: float = 0
     refusals: bool = False
-    """Whether a 503 is an answer too, counted by itself and not timed; otherwise it ends the run like any error."""
+    """Whether a 503 with Retry-After is an answer too, counted and timed by itself; otherwise it ends the run."""
     cpu: int | None = None
 
 
@@ -46,6 +46,8 @@ class Outcome(msgspec.Struct):
 
     answers: int = 0
     refused: int = 0
+    refused_p50: float = 0
+    """From when a refused request was sent, not from when it was due: before that it waits in the load itself."""
     sent: int = 0
     """All requests of the run that were answered as wanted, the warm-up's included."""
     seconds: float = 0
@@ -63,7 +65,7 @@ class LoadError(Exception):
 
 
 class _Connection:
-    __slots__ = ("buffer", "due", "socket")
+    __slots__ = ("buffer", "due", "sent", "socket")
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -71,6 +73,7 @@ class _Connection:
         self.socket.setblocking(False)
         self.buffer = b""
         self.due = 0.0
+        self.sent = 0.0
 
 
 def is_whole(data: bytes) -> bool:
@@ -95,7 +98,7 @@ class Load:
         self.requests = msgspec.msgpack.decode(Path(order.requests).read_bytes(), type=list[bytes])
         self.number = 0
         self.sent = 0
-        self.refused = 0
+        self.refusals = array.array("d")
         self.times = array.array("d")
         self.is_timed = False
         ports = order.ports
@@ -124,7 +127,8 @@ class Load:
         ordered = sorted(self.times)
         return Outcome(
             answers=len(ordered),
-            refused=self.refused,
+            refused=len(self.refusals),
+            refused_p50=sorted(self.refusals)[len(self.refusals) // 2] * 1000 if self.refusals else 0,
             sent=self.sent,
             seconds=seconds,
             mean=sum(ordered) / len(ordered) * 1000,
@@ -173,7 +177,7 @@ class Load:
 
     def _has_none(self) -> bool:
         """Whether the time is up without an answer: a short run on a busy machine goes on until there is one."""
-        return self.is_timed and not self.times and not self.refused
+        return self.is_timed and not self.times and not self.refusals
 
     def _drain(self) -> None:
         """Wait for the answers that are still to come: nothing is cut off, and every write is known."""
@@ -188,6 +192,7 @@ class Load:
 
     def _send(self, connection: _Connection, due: float) -> None:
         connection.due = due
+        connection.sent = time.perf_counter()
         request = self.requests[self.number % len(self.requests)]
         self.number += 1
         if connection.socket.send(request) != len(request):
@@ -208,8 +213,9 @@ class Load:
             self.sent += 1
             if self.is_timed:
                 self.times.append(time.perf_counter() - connection.due)
-        elif self.order.refusals and data.startswith(b"HTTP/1.1 503 "):
-            self.refused += self.is_timed
+        elif self.order.refusals and data.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: " in data.lower():
+            if self.is_timed:
+                self.refusals.append(time.perf_counter() - connection.sent)
         else:
             text = data[:800].decode(errors="replace")
             raise LoadError(f"the answer was not {self.order.status} but {text}")

@@ -41,6 +41,7 @@ class Sample(msgspec.Struct, frozen=True):
     answers: int
     sent: int
     refused: int = 0
+    refused_p50: float = 0
     seconds: float = 0
 
 
@@ -137,5 +138,6 @@ def run_load(
         answers=outcome.answers,
         sent=outcome.sent,
         refused=outcome.refused,
+        refused_p50=outcome.refused_p50,
         seconds=outcome.seconds,
     )

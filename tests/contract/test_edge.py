@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.http.envelope import Envelope
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics, may_read_metrics
 from service.serving.limits import Connections, Limits
 from service.settings import Secret
@@ -565,7 +566,9 @@ def test_a_configured_proxy_may_take_every_connection(tmp_path: Path) -> None:
     ],
 )
 def test_an_address_is_that_of_a_customer_or_a_proxy(host: str, counted_as: str) -> None:
-    assert Connections(Limits(), Metrics(), {"10.1.2.3"}).address(host) == counted_as
+    async def unused(*_: object) -> None: ...
+
+    assert Connections(Limits(), Envelope(unused, Metrics()), {"10.1.2.3"}).address(host) == counted_as
 
 
 # Logs

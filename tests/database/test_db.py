@@ -656,6 +656,24 @@ def test_connections_that_the_server_closes_are_replaced_for_whoever_asks_next(
 
 
 @pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.SelectorEventLoop])
+def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_noticed_at_once(
+    shared: TestDatabase, proxy: Proxy, loop: Callable[[], Any]
+) -> None:
+    async def use(found: Database) -> None:
+        writing = asyncio.create_task(found.transact(NOBODY, [slow(0.2), insert(1)]))
+        await eventually(lambda: found.stats()["in_use"] == 1)
+        await asyncio.sleep(0)
+        started = asyncio.get_running_loop().time()
+        proxy.break_off()  # the event loop stands still meanwhile, so that it sees both at the same time
+        with pytest.raises(Problem) as failure:
+            await writing
+        assert failure.value.code == "database_unavailable"
+        assert asyncio.get_running_loop().time() - started < 2
+
+    run(proxy.url(shared.service_url), use, loop=loop)
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.SelectorEventLoop])
 def test_no_descriptor_stays_open_or_watched(shared: TestDatabase, proxy: Proxy, loop: Callable[[], Any]) -> None:
     def descriptors() -> set[str]:
         return {path.name for path in Path("/proc/self/fd").iterdir()}

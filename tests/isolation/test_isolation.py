@@ -234,7 +234,13 @@ QUERY_CASES = {
     "delete_conversation": QueryCase(lambda world: {"id": world.conversation, "version": None}),
     "list_conversations": QueryCase(lambda _: {"after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}),
     "list_conversations_with_messages": QueryCase(
-        lambda _: {"messages": 50, "after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}
+        lambda _: {
+            "messages": 50,
+            "message_bytes": 1 << 20,
+            "after": LAST_TIME,
+            "after_id": LAST_ID,
+            "row_limit": ROW_LIMIT,
+        }
     ),
     "list_todo_conversations": QueryCase(
         lambda world: {"id": world.target, "number": None, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}

@@ -1,6 +1,8 @@
 """A TCP proxy on loopback in front of PostgreSQL's Unix socket that refuses, stalls, cuts, and counts."""
 
 import asyncio
+import socket
+import struct
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -18,18 +20,19 @@ class Proxy:
     answer is awaited, is one round trip), ``syncs`` (pipelines), ``statements`` executed and ``prepares``.
     """
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self.port = 0
         self.connections = 0
         self.writes = 0
         self.syncs = 0
         self.statements = 0
         self.prepares = 0
-        self._socket = socket
+        self._path = path
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._server: asyncio.Server | None = None
         self._pumps: set[asyncio.Task[None]] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._flow = asyncio.Event()
         self._flow.set()
         self._lose_answer_to = b""
@@ -78,6 +81,18 @@ class Proxy:
         """Cut all connections; new ones are taken."""
         self._run(self._cut)
 
+    def break_off(self) -> None:
+        """Give every client the beginning of an answer, and reset its connection."""
+
+        async def break_off() -> None:
+            for client in self._clients:
+                client.write(b"T")
+                reset_when_closed = struct.pack("ii", 1, 0)
+                client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_when_closed)
+            await self._cut()
+
+        self._run(break_off)
+
     def stall(self) -> None:
         """Forward nothing more in either direction: connections are taken and stay open, and nobody answers."""
 
@@ -109,11 +124,12 @@ class Proxy:
         task = asyncio.current_task()
         assert task
         self._pumps.add(task)
+        self._clients.add(writer)
         self.connections += 1
         other: asyncio.StreamWriter | None = None
         try:
             await self._flow.wait()
-            answers, other = await asyncio.open_unix_connection(str(self._socket))
+            answers, other = await asyncio.open_unix_connection(str(self._path))
             lost = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, other, _Counter(self), lost))
@@ -122,6 +138,7 @@ class Proxy:
             pass
         finally:
             self._pumps.discard(task)
+            self._clients.discard(writer)
             for open_writer in (writer, other):
                 if open_writer is not None:
                     open_writer.transport.abort()
