@@ -189,8 +189,8 @@ async def list_changes(request: Request) -> Page[Entry]:
     if place.is_stranded:
         log.error("audit_log_stranded", extra={"request_id": request.id, "hint": "run `todochat rebase`"})
         raise Problem("database_unavailable", "The change feed waits for the database's operator.")
-    items = fitting(rows)
-    return Page(items, encode_cursor("changes", (rows[len(items) - 1].id if items else place.after,)))
+    items, count = fitting(rows)
+    return Page(items, encode_cursor("changes", (rows[count - 1].id if rows else place.after,)))
 
 
 @post(

@@ -764,7 +764,7 @@ def audit_list(label: str, **filters: Any) -> Listed:
 async def list_changes_so_far(caller: Caller, cursor: str | None) -> Page[Any]:
     """A page of the feed, which has an end here."""
     page = await list_changes.fn(asking(caller, PageQuery(limit=200, cursor=cursor)))
-    return page if page.items else Page([], None)
+    return page if msgspec.json.encode(page.items) != b"[]" else Page([], None)
 
 
 LISTS = [
