@@ -30,6 +30,7 @@ from service import (
 from service.db.caller import Caller
 from service.db.database import Database
 from service.db.migration_files import known_ids
+from service.http.bodies import Bodies
 from service.http.bulk import Bulk
 from service.http.docs import documentation
 from service.http.envelope import Draining, Envelope
@@ -45,53 +46,24 @@ from service.problems import Problem, StartupError
 from service.settings import Settings
 
 HANDLERS: list[HTTPRouteHandler] = [
-    health.get_live,
-    health.get_ready,
-    health.get_metrics,
+    health.get_live, health.get_ready, health.get_metrics,
     sign_in.logout_everywhere,
-    users.get_me,
-    users.update_me,
-    users.delete_me,
-    users.list_users,
+    users.get_me, users.update_me, users.delete_me, users.list_users,
     todo_lists.list_todos,
-    todos.create_todo,
-    todos.batch_todos,
-    todos.get_todo,
-    todos.update_todo,
-    todos.delete_todo,
-    conversations.list_todo_conversations,
-    conversations.list_conversations,
-    conversations.create_conversation,
-    conversations.get_conversation,
-    conversations.update_conversation,
-    conversations.delete_conversation,
+    todos.create_todo, todos.batch_todos, todos.get_todo, todos.update_todo, todos.delete_todo,
+    conversations.list_todo_conversations, conversations.list_conversations, conversations.create_conversation,
+    conversations.get_conversation, conversations.update_conversation, conversations.delete_conversation,
     todo_lists.list_conversation_todos,
-    messages.list_messages,
-    messages.create_message,
-    messages.rewind_messages,
-    messages.get_message,
-    messages.update_message,
-    messages.delete_message,
-    messages.get_context,
-    messages.create_turn,
+    messages.list_messages, messages.create_message, messages.rewind_messages, messages.get_message,
+    messages.update_message, messages.delete_message, messages.get_context, messages.create_turn,
     messages.create_first_turn,
-    links.list_links,
-    links.create_link,
-    links.get_link,
-    links.update_link,
-    links.delete_link,
-    audit.list_audit,
-    audit.list_changes,
-    audit.revert_change,
+    links.list_links, links.create_link, links.get_link, links.update_link, links.delete_link,
+    audit.list_audit, audit.list_changes, audit.revert_change,
     exports.get_export,
     imports.create_import,
-    tasks.list_tasks,
-    tasks.create_task,
-    tasks.get_task,
-    tasks.update_task,
-    tasks.delete_task,
+    tasks.list_tasks, tasks.create_task, tasks.get_task, tasks.update_task, tasks.delete_task,
     tasks.complete_task,
-]
+]  # fmt: skip
 LOCAL_HANDLERS: list[HTTPRouteHandler] = [
     sign_in.register,
     sign_in.create_token,
@@ -135,6 +107,7 @@ def create_app(settings: Settings) -> Envelope:
                     await issuer.key_set.close()
             await database.close()
 
+    cors = _cors(settings)
     openapi = OpenAPI(version("todochat"), documentation(), has_local_accounts=settings.local_accounts)
     litestar = Litestar(
         route_handlers=[*HANDLERS, *(LOCAL_HANDLERS if settings.local_accounts else [])],
@@ -145,6 +118,7 @@ def create_app(settings: Settings) -> Envelope:
                 "authenticator": Authenticator(database, tokens, issuers),
                 "tokens": tokens,
                 "passwords": passwords,
+                "bodies": Bodies(),
                 "bulk": Bulk(settings.database_pool_size),
                 "readiness": health.Readiness(draining, known_ids()),
                 "metrics": metrics,
@@ -156,13 +130,13 @@ def create_app(settings: Settings) -> Envelope:
         exception_handlers={Exception: cast(Any, answer_error)},
         request_max_body_size=BODY_BYTES,
         lifespan=[lifespan],
-        cors_config=_cors(settings),
+        cors_config=cors,
         openapi_config=openapi.config,
         plugins=[openapi],
         logging_config=None,
         debug=False,
     )
-    return Envelope(cast(Any, litestar), metrics, draining)
+    return Envelope(cast(Any, litestar), metrics, draining, is_full=database.is_full, cors=cors)
 
 
 def _tokens(settings: Settings) -> Tokens | None:
@@ -206,12 +180,12 @@ async def before_request(request: Request) -> Response | None:
         routes = [route for route in request.app.routes if route.path_format == scope["path_template"]]
         methods = [method for route in routes if isinstance(route, HTTPRoute) for method in route.methods]
         return Response(Answer(204, [(b"allow", _allow(methods).encode())]))
-    app = request.app.state
-    options = request.route_handler.opt
+    app = scope["litestar_app"].state
+    options = scope["route_handler"].opt
     if "public" in options:
-        caller = Caller(app.database, request.id)
+        caller = Caller(app.database, state["request_id"])
     else:
-        caller = await app.authenticator.caller(request.sent.get(b"authorization"), request.id)
+        caller = await app.authenticator.caller(state["headers"].get(b"authorization"), state["request_id"])
         state["user_id"] = caller.user_id
     if "seconds" in options:
         caller.seconds = options["seconds"]

@@ -21,7 +21,7 @@ from service.db.queries import BEGIN_RESTORING, Count, Many, Maybe, One, Stateme
 from service.http.fields import Time, check_time
 from service.http.idempotency import idempotent
 from service.http.missing import found
-from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor
+from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor, fitting, page_of
 from service.http.request import Request
 from service.problems import Problem, invalid
 
@@ -154,11 +154,11 @@ async def list_audit(request: Request) -> Page[Entry]:
         find, listed = _find_bound, _list
     filters = {"table": query.table, "action": query.action, "since": query.since, "until": query.until}
     rows = await request.user.run(listed(**filters, **key, row_limit=query.limit + 1))
-    if len(rows) > query.limit:
-        return Page(rows[: query.limit], encode_cursor(question, (rows[query.limit - 1].id,)))
-    is_filtered = any(value is not None for value in filters.values())
-    bound = await request.user.run(find(**key)) if is_filtered else None
-    return Page(rows, None if bound is None else encode_cursor(question, (bound,)))
+    page = page_of(rows, query.limit, question, lambda entry: (entry.id,))
+    if page.next_cursor is None and any(value is not None for value in filters.values()):
+        bound = await request.user.run(find(**key))
+        page.next_cursor = None if bound is None else encode_cursor(question, (bound,))
+    return page
 
 
 def _id_at(moment: datetime | None, margin: timedelta, default: UUID) -> UUID:
@@ -189,7 +189,8 @@ async def list_changes(request: Request) -> Page[Entry]:
     if place.is_stranded:
         log.error("audit_log_stranded", extra={"request_id": request.id, "hint": "run `todochat rebase`"})
         raise Problem("database_unavailable", "The change feed waits for the database's operator.")
-    return Page(rows, encode_cursor("changes", (rows[-1].id if rows else place.after,)))
+    items, count = fitting(rows)
+    return Page(items, encode_cursor("changes", (rows[count - 1].id if rows else place.after,)))
 
 
 @post(

@@ -10,10 +10,21 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from service.db.queries import Many, Maybe, One
-from service.http.fields import Metadata, MetadataText, Time, Title, TodoRef, check_metadata, check_title, given
+from service.http.fields import (
+    Metadata,
+    MetadataText,
+    Time,
+    Title,
+    TodoRef,
+    changes,
+    check_metadata,
+    check_title,
+    reference,
+    values,
+)
 from service.http.idempotency import idempotent
-from service.http.missing import found, why_unchanged
-from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.http.missing import changed, found
+from service.http.paging import ANSWER_BYTES, Cursor, Limit, Page, PageQuery, decode_cursor, page_of
 from service.http.request import Request
 
 
@@ -102,22 +113,25 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
     if query.cursor is not None:
         after, after_id = decode_cursor(query.cursor, question, tuple[_Instant, UUID])
     key = {"after": after, "after_id": after_id, "row_limit": query.limit + 1}
+    limit = query.limit
     if query.messages:
-        rows = await request.user.run(_list_with_messages(messages=query.messages, **key))
+        rows = await request.user.run(_list_with_messages(messages=query.messages, message_bytes=ANSWER_BYTES, **key))
+        with_messages = sum(bool(row.messages) for row in rows)  # the query gives none where there are too many bytes
+        limit = min(limit, with_messages)
     else:
         rows = [ListedConversation(*msgspec.structs.astuple(row)) for row in await request.user.run(_list(**key))]
-    return page_of(rows, query.limit, question, lambda row: (row.updated_at, row.id))
+    return page_of(rows, limit, question, lambda row: (row.updated_at, row.id))
 
 
 @get("/v1/todos/{todo_id:str}/conversations", query=PageQuery)
 async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) -> Page[Conversation]:
     """The conversations that one of the caller's own todos is linked with, oldest first."""
     query = request.filters(PageQuery)
-    reference = {"id": None, "number": todo_id} if isinstance(todo_id, int) else {"id": todo_id, "number": None}
     question = ("todo", str(todo_id))
     (after_id,) = (UUID(int=0),) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    todo = reference(todo_id)
     owned, rows = await request.user.run(
-        _find_todo(**reference), _list_of_todo(**reference, after_id=after_id, row_limit=query.limit + 1)
+        _find_todo(**todo), _list_of_todo(**todo, after_id=after_id, row_limit=query.limit + 1)
     )
     found(owned)
     return page_of(rows, query.limit, question, lambda conversation: (conversation.id,))
@@ -127,7 +141,7 @@ async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) 
 @idempotent
 async def create_conversation(request: Request, data: JSONBody[ConversationCreate]) -> Conversation:
     """Open a conversation."""
-    return await request.user.run(_create(id=None, title=data.title, metadata=given(data.metadata)))
+    return await request.user.run(_create(id=None, **values(data)))
 
 
 @get("/v1/conversations/{conversation_id:str}")
@@ -141,22 +155,12 @@ async def update_conversation(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[ConversationPatch]
 ) -> Conversation:
     """Change a conversation's title or metadata."""
-    conversation = await request.user.run(
-        _update(
-            id=conversation_id,
-            set_title=data.title is not UNSET,
-            title=given(data.title),
-            metadata=given(data.metadata),
-            version=request.if_match,
-        )
-    )
-    if conversation is None:
-        raise await why_unchanged(request.user, _get(id=conversation_id), "conversation")
-    return conversation
+    change = _update(id=conversation_id, **changes(data), version=request.if_match)
+    return await changed(request.user, change, _get(id=conversation_id), "conversation")
 
 
 @delete("/v1/conversations/{conversation_id:str}", if_match=True)
 async def delete_conversation(request: Request, conversation_id: FromPath[UUID]) -> None:
     """Delete a conversation, and with it its messages and links."""
-    if await request.user.run(_delete(id=conversation_id, version=request.if_match)) is None:
-        raise await why_unchanged(request.user, _get(id=conversation_id), "conversation")
+    deletion = _delete(id=conversation_id, version=request.if_match)
+    await changed(request.user, deletion, _get(id=conversation_id), "conversation")

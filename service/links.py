@@ -7,9 +7,9 @@ from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
 from service.db.queries import Many, Maybe, One, Statement, Versioned
-from service.http.fields import RelationshipType, Time
+from service.http.fields import RelationshipType, Time, changes, values
 from service.http.idempotency import idempotent
-from service.http.missing import found, why_unchanged
+from service.http.missing import changed, found
 from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
 from service.http.request import Request
 
@@ -81,9 +81,7 @@ async def list_links(request: Request) -> Page[Link]:
 @idempotent
 async def create_link(request: Request, data: JSONBody[LinkCreate]) -> Versioned[Link]:
     """Link a todo and a conversation, both the caller's own."""
-    return await request.user.run(
-        _create(todo_id=data.todo_id, conversation_id=data.conversation_id, relationship_type=data.relationship_type)
-    )
+    return await request.user.run(_create(**values(data)))
 
 
 @get("/v1/links/{link_id:str}")
@@ -95,15 +93,11 @@ async def get_link(request: Request, link_id: FromPath[UUID]) -> Versioned[Link]
 @patch("/v1/links/{link_id:str}", if_match=True, problems=("link_exists",))
 async def update_link(request: Request, link_id: FromPath[UUID], data: JSONBody[LinkPatch]) -> Versioned[Link]:
     """Change what a link says."""
-    kind = None if data.relationship_type is msgspec.UNSET else data.relationship_type
-    link = await request.user.run(_update(id=link_id, relationship_type=kind, version=request.if_match))
-    if link is None:
-        raise await why_unchanged(request.user, _get(id=link_id), "link")
-    return link
+    change = _update(id=link_id, **changes(data), version=request.if_match)
+    return await changed(request.user, change, _get(id=link_id), "link")
 
 
 @delete("/v1/links/{link_id:str}", if_match=True)
 async def delete_link(request: Request, link_id: FromPath[UUID]) -> None:
     """Delete a link; the todo and the conversation stay."""
-    if await request.user.run(_delete(id=link_id, version=request.if_match)) is None:
-        raise await why_unchanged(request.user, _get(id=link_id), "link")
+    await changed(request.user, _delete(id=link_id, version=request.if_match), _get(id=link_id), "link")

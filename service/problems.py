@@ -5,7 +5,7 @@ The answers are RFC 9457 problem details; ``code`` is the stable part that clien
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import psycopg
@@ -120,6 +120,12 @@ class Problem(Exception):
         elif self.status == 503:
             self.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
 
+    def place(self, list_name: str, index: int) -> Self:
+        """The same problem, of one object in a list of the body: ``list``, ``index`` and the fields say which."""
+        self.members.update(list_name=list_name, index=index)
+        self.errors = [FieldError(f"{list_name}[{index}].{error.field}", error.message) for error in self.errors]
+        return self
+
 
 def _challenge(code: str) -> str:
     """RFC 6750, section 3: the error is named only when a token was sent."""
@@ -141,18 +147,14 @@ def html_safe(body: bytes) -> bytes:
     return body.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
 
 
-# In JSON text these stand inside strings only.
-_HTML_SPECIAL = re.compile(rb"""\\.|[&<>']""")
-_HTML_REFERENCES = {b"&": b"&amp;", b"<": b"&lt;", b">": b"&gt;", b"'": b"&#x27;", rb"\"": b"&quot;"}
-
-
 def html_escaped(body: bytes) -> bytes:
     """The JSON with ``& < > " '`` in its strings, the keys included, written as HTML's character references."""
-    return _HTML_SPECIAL.sub(_html_reference, body)
-
-
-def _html_reference(match: re.Match[bytes]) -> bytes:
-    return _HTML_REFERENCES.get(match[0], match[0])
+    # In JSON text these stand inside strings only, but for the quotes around them.
+    body = body.replace(b"&", b"&amp;").replace(b"<", b"&lt;").replace(b">", b"&gt;").replace(b"'", b"&#x27;")
+    if rb"\"" not in body:
+        return body
+    # A backslash that is escaped escapes no quote: it steps aside for NUL, which JSON text has nowhere.
+    return body.replace(rb"\\", b"\0").replace(rb"\"", b"&quot;").replace(b"\0", rb"\\")
 
 
 def problem_body(problem: Problem, request_id: str, *, escape: bool = False) -> bytes:

@@ -21,16 +21,18 @@ from service.http.fields import (
     Time,
     Title,
     TodoRef,
+    changes,
     check_metadata,
     check_time,
     check_title,
-    given,
     new_id,
+    reference,
+    values,
 )
 from service.http.idempotency import idempotent
 from service.http.missing import found, why_unchanged
 from service.http.request import Request
-from service.problems import FieldError, Problem
+from service.problems import Problem
 
 BATCH_OPERATIONS = 500
 BATCH_BYTES = 12 * 1024 * 1024
@@ -195,9 +197,7 @@ async def batch_todos(request: Request, data: JSONBody[TodoBatch]) -> TodoBatchR
             if place != before:  # else it is the operation's link
                 getattr(answer, place[0]).append(result)
         return answer
-    problem.members.update(list_name=list_name, index=index)
-    problem.errors = [FieldError(f"{list_name}[{index}].{error.field}", error.message) for error in problem.errors]
-    raise problem
+    raise problem.place(list_name, index)
 
 
 # Statements
@@ -209,51 +209,22 @@ def _reading(todo_id: TodoRef) -> Statement[Todo | None]:
 
 def _creation(data: TodoCreate) -> list[Statement[Any]]:
     todo_id = None if data.conversation_id is None else new_id()
-    create = _create(
-        id=todo_id,
-        title=data.title,
-        description=data.description,
-        status=data.status,
-        priority=data.priority,
-        due_date=data.due_date,
-        assigned_to=data.assigned_to,
-        completed_at=data.completed_at,
-        metadata=given(data.metadata),
-    )
+    create = _create(id=todo_id, **values(data, "conversation_id"))
     if todo_id is None:
         return [create]
     return [create, _link(id=todo_id, number=None, conversation_id=data.conversation_id, relationship_type="creation")]
 
 
 def _change(todo_id: TodoRef, data: TodoPatch, version: int | None) -> list[Statement[Any]]:
-    update = _update(
-        **_reference(todo_id),
-        title=given(data.title),
-        set_description=data.description is not UNSET,
-        description=given(data.description),
-        status=given(data.status),
-        priority=given(data.priority),
-        set_due_date=data.due_date is not UNSET,
-        due_date=given(data.due_date),
-        set_assigned_to=data.assigned_to is not UNSET,
-        assigned_to=given(data.assigned_to),
-        set_completed_at=data.completed_at is not UNSET,
-        completed_at=given(data.completed_at),
-        metadata=given(data.metadata),
-        version=version,
-    )
+    update = _update(**reference(todo_id), **changes(data, "id", "conversation_id"), version=version)
     if data.conversation_id is UNSET:
         return [update]
-    reference = _reference(todo_id)
-    return [update, _link(**reference, conversation_id=data.conversation_id, relationship_type="update")]
+    link = _link(**reference(todo_id), conversation_id=data.conversation_id, relationship_type="update")
+    return [update, link]
 
 
 def _removal(todo_id: TodoRef, version: int | None) -> Statement[UUID | None]:
-    return _delete(**_reference(todo_id), version=version)
-
-
-def _reference(todo_id: TodoRef) -> dict[str, Any]:
-    return {"id": None, "number": todo_id} if isinstance(todo_id, int) else {"id": todo_id, "number": None}
+    return _delete(**reference(todo_id), version=version)
 
 
 class _NoRow(Exception):
@@ -269,7 +240,7 @@ def _accept(caller: Caller) -> Callable[[list[Any]], None]:
         for index, result in enumerate(results):
             if result is None:
                 raise _NoRow(index)
-            # Behind a todo the number of links that were made, if one was asked for.
+            # A number is the count of links made for the todo before it.
             if isinstance(result, int) and results[index - 1].user_id != caller.user_id:
                 raise _NoRow(index - 1)
 
@@ -282,7 +253,7 @@ async def _why_none(caller: Caller, todo_id: TodoRef, version: int | None) -> Pr
     if todo is not None and todo.user_id != caller.user_id and version in (None, todo.version):
         return Problem("forbidden", "An assignee may change the status and nothing else.")
     if version is None:
-        # Nobody's, or, in a batch that was taken back, deleted by an operation before.
+        # There is no such todo; or an earlier operation of the batch, which is undone by now, had deleted it.
         return Problem("not_found")
     return await why_unchanged(caller, _reading(todo_id), "todo")
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service.db.database import TRANSACTION_SECONDS
 from service.db.queries import Many, Maybe, One
-from service.http.fields import Time
+from service.http.fields import Time, changes
 from service.http.paging import Cursor, Limit, Page
 from service.http.request import Request
 from service.problems import Problem
@@ -113,14 +113,7 @@ async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
     unassigned. Their tokens stop working at once.
     """
     changed = await request.user.run(
-        _update(
-            set_username=data.username is not UNSET,
-            username=None if data.username is UNSET else data.username,
-            set_full_name=data.full_name is not UNSET,
-            full_name=None if data.full_name is UNSET else data.full_name,
-            is_active=None if data.is_active is UNSET else data.is_active,
-            version=request.if_match,
-        ),
+        _update(**changes(data), version=request.if_match),
         seconds=ERASE_SECONDS if data.is_active is False else TRANSACTION_SECONDS,
     )
     if changed is None:

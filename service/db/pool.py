@@ -9,7 +9,8 @@ connections connects again only when somebody asks it for one.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from types import coroutine
 from typing import Any
 
 import psycopg
@@ -25,23 +26,23 @@ from service.settings import Settings
 CONNECT_SECONDS = 3
 """How long an attempt to connect may take, for each address of the host."""
 OUTAGE_SECONDS = 0.3
-"""One broken moment is no outage: whoever waits may still be served. After so long requests are refused at once."""
+"""Without a connection for this long, it is an outage: requests are refused at once. Before, they wait for one."""
 RETRY_SECONDS = 0.1
-"""The pause between attempts to connect until then …"""
+"""The pause between two attempts to connect, until it is an outage."""
 OUTAGE_RETRY_SECONDS = 0.5
-"""… and from then on, so that after an outage the service is back within a second."""
+"""The same during an outage: the service is back within a second after it."""
 STALLED_SECONDS = 5
-"""After this, what TCP could not deliver breaks the connection."""
+"""When the server's machine has confirmed nothing for so long, TCP gives the connection up."""
 LIFETIME_SECONDS = 3600.0
-"""A connection that lived this long is replaced after its next use: a backend's caches only ever grow."""
+"""An older connection is replaced after its next use, because the caches of a server process only ever grow."""
 WAITING_PER_CONNECTION = 20
 """Requests that may wait for each connection of the pool; the next one is answered 503 at once.
 
-Who waits behind so many is answered within some 100 ms under full load, and what would be answered later is not worth
-beginning.
+The last one in such a queue is answered within some 100 ms under full load. Whoever waits longer has often given up,
+and then the work is in vain.
 """
 WAITING_PER_USER = 100
-"""Requests of one user that may wait for the user's share, and stand in nobody else's way meanwhile."""
+"""Requests of one user that may wait until the user has fewer connections; they take no place in the queue."""
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ _nothing: Step = (Prepared(b"", b"SELECT", (), reads_only=True), ())
 
 
 class _Share(asyncio.Semaphore):
-    """How many connections a user may have at a time; kept while a request of theirs asks for one or has one."""
+    """How many connections a user may have at a time. It is kept while any of their requests has or wants one."""
 
     def __init__(self, connections: int) -> None:
         super().__init__(connections)
@@ -95,7 +96,7 @@ class Pool:
             max_lifetime=LIFETIME_SECONDS,
             open=False,
             name="todochat",
-            # Given up after a second attempt: with a longer patience its back-off would outlast the outage.
+            # Give up after two attempts and call _on_failure: its pauses between attempts double, up to minutes.
             reconnect_timeout=0,
             reconnect_failed=self._on_failure,
         )
@@ -111,13 +112,13 @@ class Pool:
         """Connections that are lent."""
         return max(0, self.connected - self.lender.get_stats().get("pool_available", 0))
 
-    def is_full(self) -> bool:
-        """Whether the next request that needs a connection would be refused."""
-        return len(self.waiting) >= self.size * WAITING_PER_CONNECTION
+    def is_full(self, coming: int = 0) -> bool:
+        """Whether the next request that needs a connection would be refused, when ``coming`` others are before it."""
+        return len(self.waiting) + coming >= self.size * WAITING_PER_CONNECTION
 
     async def open(self) -> None:
         """Start to connect in the background."""
-        # What it says at every attempt of an outage is said once, by _on_failure.
+        # It would warn at every attempt to connect; _declare_outage says it once.
         logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
         await self.lender.open()
 
@@ -128,16 +129,25 @@ class Pool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.lender.close(timeout=1)
         for connection in self._open:
-            connection.hang_up()  # what is lent ends, too
+            connection.hang_up()  # those that are lent, too
 
     def give_back(self, lender: "AsyncConnectionPool[Connection]", connection: Connection) -> None:
-        """Return a connection, in whatever state it is; in a task of its own, which no cancelled request cancels."""
+        """Return a connection, in whatever state it is; nothing is awaited, so no cancellation can prevent it.
+
+        Usually psycopg_pool takes it back without waiting for anything. Otherwise the rest is done by a task of its
+        own: a task for every connection would cost 15 µs, a tenth of a request.
+        """
         if connection.worn or connection.pgconn.transaction_status != TransactionStatus.IDLE:
             connection.hang_up()
-        self._run(lender.putconn(connection))
+        returning = lender.putconn(connection)
+        try:
+            awaited = returning.send(None)
+        except StopIteration:
+            return
+        self._run(_finish(returning, awaited))
 
     def distrust(self) -> None:
-        """Replace the idle connections: one has just stalled, so these may hang as well. New ones will show."""
+        """Replace the idle connections: one has just stalled, so these may be as dead without anybody knowing."""
         self._run(self.lender.drain())
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
@@ -147,11 +157,10 @@ class Pool:
         return task
 
     async def _configure(self, connection: Connection) -> None:
-        """Part of psycopg_pool's connecting: only what passes this is a connection."""
+        """Make a new connection ready. psycopg_pool calls this, and gives up the connection if it raises."""
         connection.start(self._named)
         try:
-            # Behind a transaction pooler a session's settings would be somebody else's: there each transaction makes
-            # its own.
+            # A transaction pooler gives our sessions to other clients, too: there, each transaction has the settings.
             steps = _settings if self._named else [_nothing]
             await connection.exchange(steps, asyncio.get_running_loop().time() + CONNECT_SECONDS)
         except (ConnectionLost, ConnectionExpired, StepRefused) as error:
@@ -185,10 +194,29 @@ class Pool:
         self.unreachable = True
         log.error("database_unreachable", extra={"reason": Connection.failure, "connections": self.connected})
         if not self.connected:
-            # Whoever waits is told at once: a pool that is closed refuses them.
+            # Closing a pool refuses those who wait in its queue, so that they need not wait for their deadlines.
             given_up, self.lender = self.lender, self._make_lender()
             await self.lender.open()
             await given_up.close(timeout=0)
+
+
+@coroutine
+def _resume(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, None]:
+    """Pass on what a coroutine that has begun waits for, and what comes of that, until it ends."""
+    while True:
+        try:
+            step, value = begun.send, (yield awaited)
+        except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
+            step, value = begun.throw, error
+        try:
+            awaited = step(value)
+        except StopIteration:
+            return
+
+
+async def _finish(begun: Coroutine[Any, Any, Any], awaited: Any) -> None:
+    """The rest of a coroutine whose first step was made outside of a task and led to ``awaited``."""
+    await _resume(begun, awaited)
 
 
 class Loan:
@@ -233,7 +261,7 @@ class Loan:
 
     async def _take_share(self, user: int, until: float) -> None:
         pool = self._pool
-        # In this order, so that `end` puts right whatever an exception between two lines has left.
+        # An exception, such as a cancellation, may come at any line: in this order `end` can always tidy up.
         share = self._share = pool.shares.get(user) or _Share(max(1, pool.size // 2))
         share.loans.add(self)
         pool.shares[user] = share

@@ -10,7 +10,8 @@ from uuid import UUID
 import msgspec
 
 from service.db.loading import QUERIES, TEXTS, TYPES, QueryError
-from service.db.statements import Result, Row, Step, Value
+from service.db.results import Result
+from service.db.statements import Row, Step, Value
 from service.problems import Problem
 
 R = TypeVar("R")
@@ -101,7 +102,7 @@ class One(Query[R]):
 
     def read(self, result: Result) -> R:
         if not result.rows:
-            # The only row that can go missing is the caller's own: deleted behind the check that let them in.
+            # Only the caller's own row can be missing: somebody deleted the user just after the token was checked.
             raise Problem("invalid_token", "The user is gone.")
         return self.make(result.rows[0])
 
@@ -138,9 +139,6 @@ class Count(Query[int]):
 
     cardinality = "count"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-
     def read(self, result: Result) -> int:
         return result.affected
 
@@ -149,9 +147,6 @@ class Nothing(Query[None]):
     """Run for what it does or refuses."""
 
     cardinality = "none"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
 
     def read(self, result: Result) -> None:
         del result

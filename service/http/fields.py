@@ -7,7 +7,9 @@ import json
 import os
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar, cast
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 from uuid import UUID
 
 import msgspec
@@ -20,7 +22,7 @@ METADATA_DEPTH = 32
 TITLE_LENGTH = 200
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
-# White space, control characters, and characters that show nothing: a title needs one that isn't among them.
+# White space, control characters, and characters without a glyph: a title needs one character that is none of them.
 _INVISIBLE = (
     r"\s\u0000-\u001f\u007f-\u00a0\u00ad\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2800\u3164\ufeff"
 )
@@ -78,6 +80,29 @@ def new_id() -> UUID:
     """A UUID version 7 (RFC 9562, section 5.7), as the tables' own default makes them."""
     bits = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     return UUID(int=bits & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+
+
+def reference(todo_id: UUID | int) -> dict[str, UUID | int | None]:
+    """A TodoRef as the parameters of a query that finds a todo by either: the other one is null."""
+    return {"id": None, "number": todo_id} if isinstance(todo_id, int) else {"id": todo_id, "number": None}
+
+
+def values(data: msgspec.Struct, *without: str) -> dict[str, Any]:
+    """The fields of a body as parameters of its query, but those named in ``without``; null where one was left out."""
+    sent = msgspec.structs.asdict(data)
+    return {name: None if value is UNSET else value for name, value in sent.items() if name not in without}
+
+
+def changes(patch: msgspec.Struct, *without: str) -> dict[str, Any]:
+    """The same for an UPDATE: null leaves a column as it is, unless ``set_<field>`` says that null was sent."""
+    sent = {f"set_{name}": getattr(patch, name) is not UNSET for name in _clearable(type(patch)) if name not in without}
+    return values(patch, *without) | sent
+
+
+@cache
+def _clearable(kind: type[msgspec.Struct]) -> list[str]:
+    """The fields of a patch that may be left out as well as null."""
+    return [item.name for item in msgspec.structs.fields(kind) if {UnsetType, NoneType} <= set(get_args(item.type))]
 
 
 def given(value: T | UnsetType) -> T | None:

@@ -65,11 +65,12 @@ async def answer_once(request: Request, request_hash: bytes, make: Callable[[], 
     operation = f"{request.scope['method']} {request.scope['path']}"
     claim = _claim(key=key, operation=operation, request_hash=request_hash)
     try:
-        async with caller.transaction(_forget(key=key), claim) as transaction:
+        async with caller.transaction(_forget(key=key), claim):
             made = answer(request, await make(), request.route_handler.status_code)
             headers = {name.decode(): value.decode("latin-1") for name, value in made.headers if name in KEPT_HEADERS}
-            kept = _keep(key=key, status=made.status, headers=msgspec.json.encode(headers), body=made.body)
-            await transaction.commit(kept)
+            await caller.commit(
+                _keep(key=key, status=made.status, headers=msgspec.json.encode(headers), body=made.body)
+            )
         return made
     except Problem as problem:
         if (

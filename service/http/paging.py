@@ -2,14 +2,21 @@
 
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from service.problems import Problem
+from service.problems import Problem, html_escaped, html_safe
 
 T = TypeVar("T")
+
+ANSWER_BYTES = 4 * 1024 * 1024
+"""What a page may have, about: it ends early where its rows are large."""
+SMALL_BYTES = 4096
+"""Items below this are counted as they are, however much escaping would add to them."""
+ESCAPED = 6
+"""No byte of JSON becomes more bytes than these when it is escaped, such as ``<`` or ``'``."""
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=200, description="The most items a page may have.")]
 Cursor = Annotated[
@@ -34,6 +41,7 @@ class Page(msgspec.Struct, Generic[T]):
     next_cursor: str | None
 
 
+_encode = msgspec.json.Encoder().encode
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -59,8 +67,28 @@ def decode_cursor(cursor: str, question: Any, kind: type[T]) -> T:
     raise Problem("invalid_cursor", "Use next_cursor as it was answered, with the same filters and order.")
 
 
-def page_of(rows: list[T], limit: int, question: Any, key: Callable[[T], tuple[Any, ...]]) -> Page[T]:
+def fitting(rows: Sequence[Any]) -> tuple[Any, int]:
+    """As many of the first rows as an answer takes, one at least, and how many; as JSON already, to be made only once.
+
+    Row by row they take twice the time, so that this is done only for what could be too large when it is escaped.
+    """
+    whole = _encode(rows)
+    if len(whole) * ESCAPED <= ANSWER_BYTES:
+        return msgspec.Raw(whole), len(rows)
+    items: list[Any] = []
+    size = 0
+    for row in rows:
+        item = _encode(row)
+        size += len(item) if len(item) < SMALL_BYTES else max(len(html_safe(item)), len(html_escaped(item)))
+        if size > ANSWER_BYTES and items:
+            break
+        items.append(msgspec.Raw(item))
+    return items, len(items)
+
+
+def page_of(rows: Sequence[T], limit: int, question: Any, key: Callable[[T], tuple[Any, ...]]) -> Page[T]:
     """The page of a query that was asked for ``limit + 1`` rows; ``key`` gives a row's keyset."""
-    if len(rows) <= limit:
-        return Page(rows, None)
-    return Page(rows[:limit], encode_cursor(question, key(rows[limit - 1])))
+    items, count = fitting(rows[:limit])
+    if count == len(rows):
+        return Page(items, None)
+    return Page(items, encode_cursor(question, key(rows[count - 1])))

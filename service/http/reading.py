@@ -1,4 +1,4 @@
-"""Reads query strings and parameters of paths by their types, and says in our words what msgspec refuses."""
+"""Query strings and parameters of paths, read strictly by their types; and what is wrong with a value, in words."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

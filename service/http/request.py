@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar, get_args
 
 import litestar
@@ -22,6 +22,7 @@ from litestar.utils import get_enum_string_value
 
 from service.db.caller import Caller
 from service.http import strict_json
+from service.http.bodies import SHORT_BODY_BYTES, Held
 from service.http.reading import field_and_message, path_reader, read_pairs, read_query, unknown_parameter
 from service.problems import Problem, invalid
 
@@ -38,7 +39,7 @@ _reader = ThreadPoolExecutor(1, thread_name_prefix="long-bodies")
 class Request(litestar.Request[Caller, Any, State]):
     """``user`` is the caller, and the only way to the database."""
 
-    __slots__ = ("_headers_sent", "_values")
+    __slots__ = ("_values",)
 
     scope: Any  # Litestar's types name every key, and leave out our own
     receive: Any
@@ -51,16 +52,7 @@ class Request(litestar.Request[Caller, Any, State]):
     @property
     def sent(self) -> dict[bytes, bytes]:
         """The headers by name, in lower case; one that is repeated becomes a list (RFC 9110, section 5.3)."""
-        try:
-            return self._headers_sent
-        except AttributeError:
-            pairs = self.scope["headers"]
-            headers = dict(pairs)
-            if len(headers) != len(pairs):
-                for name in headers:
-                    headers[name] = b", ".join(value for other, value in pairs if other == name)
-            self._headers_sent = headers
-            return headers
+        return self.scope["state"]["headers"]
 
     @property
     def address(self) -> str:
@@ -84,23 +76,22 @@ class Request(litestar.Request[Caller, Any, State]):
 
     def check(self) -> None:
         """What can be told from the head alone: ``Accept``, parameters of the path, unknown ones of the query."""
-        handler: HTTPRouteHandler = self.route_handler  # type: ignore[assignment]
-        media_type = get_enum_string_value(handler.media_type)
-        accept = self.sent.get(b"accept", b"")
-        if accept not in (b"", b"*/*") and accept != media_type.encode():
-            _check_accept(accept, media_type)
+        scope = self.scope
+        handler: HTTPRouteHandler = scope["route_handler"]
+        if not _accepts(self.sent.get(b"accept", b""), handler.media_type):
+            media_type = get_enum_string_value(handler.media_type).partition(";")[0]
+            raise Problem("not_acceptable", f"Answers are {media_type}.")
         if readers := _path_readers(handler):
             # A new dictionary: Litestar remembers the one it made.
-            texts = self.scope["path_params"]
-            self.scope["path_params"] = {name: read(texts[name]) for name, read in readers}
-        values = self._values = read_pairs(query) if (query := self.scope["query_string"]) else {}
-        if values:
-            if "escape" in values and self.scope["method"] == "GET":
-                if values.pop("escape") != ["html"]:
-                    raise invalid("escape", "must be html")
-                self.scope["state"]["escape"] = True
-            if values and "query" not in handler.opt:
-                raise unknown_parameter(next(iter(values)))
+            texts = scope["path_params"]
+            scope["path_params"] = {name: read(texts[name]) for name, read in readers}
+        values = self._values = read_pairs(query) if (query := scope["query_string"]) else {}
+        if "escape" in values and scope["method"] == "GET":
+            if values.pop("escape") != ["html"]:
+                raise invalid("escape", "must be html")
+            scope["state"]["escape"] = True
+        if values and "query" not in handler.opt:
+            raise unknown_parameter(next(iter(values)))
 
     # The body
 
@@ -111,17 +102,14 @@ class Request(litestar.Request[Caller, Any, State]):
         """
         if self._body is not Empty:
             return self._body
-        handler: HTTPRouteHandler = self.route_handler  # type: ignore[assignment]
-        kind, is_required = _body_type(handler)
-        sent = self.sent
-        if kind is None or not (
-            is_required or sent.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in sent
-        ):
+        handler: HTTPRouteHandler = self.scope["route_handler"]
+        kind, is_required = body_type(handler)
+        length = self.sent.get(b"content-length", b"0")
+        if kind is None or not (is_required or length != b"0" or b"transfer-encoding" in self.sent):
             self._body = b""
             return b""
         self.check_content(JSON)
         limit = handler.resolve_request_max_body_size() or BODY_BYTES
-        length = sent.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             raise RequestEntityTooLarge
         chunks: list[bytes] = []
@@ -133,17 +121,26 @@ class Request(litestar.Request[Caller, Any, State]):
                 raise Problem("malformed_request", "The body ended early.")
             chunks.append(message["body"])
             arrived += len(message["body"])
+            if arrived > SHORT_BODY_BYTES:
+                self._hold(len(message["body"]))
             if arrived > limit:
                 raise RequestEntityTooLarge
             more = message["more_body"]
-        self._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._body = b"".join(chunks)
         if not self._body and is_required:
             raise Problem("malformed_request", "The body must be JSON in UTF-8.")
         return self._body
 
+    def _hold(self, size: int) -> None:
+        """Count a piece of a long body until the end of the request. Raises ``overloaded``."""
+        state = self.scope["state"]
+        if "held_body" not in state:
+            state["held_body"] = Held(self.app.state.bodies, self.user.user_id or self.address)
+        state["held_body"].add(size)
+
     async def json(self) -> Any:
         """The struct of the body."""
-        kind, _ = _body_type(self.route_handler)
+        kind, _ = body_type(self.scope["route_handler"])
         body = await self.body()
         if len(body) <= strict_json.SHORT:
             return decode_body(body, kind)
@@ -158,7 +155,7 @@ class Request(litestar.Request[Caller, Any, State]):
             raise Problem("malformed_request", "The body ended early.") from None
 
     def check_content(self, *media_types: str) -> None:
-        """What the headers say of the body: Raises ``unsupported_media_type``."""
+        """Check what the headers say of the body. Raises ``unsupported_media_type``."""
         media_type, _, parameters = self.sent.get(b"content-type", b"").decode("latin-1").lower().partition(";")
         charset = parameters.replace(" ", "").replace('"', "")
         if media_type.strip() not in media_types or charset not in ("", "charset=utf-8"):
@@ -168,7 +165,7 @@ class Request(litestar.Request[Caller, Any, State]):
 
 
 @cache
-def _body_type(handler: Any) -> tuple[Any, bool]:
+def body_type(handler: Any) -> tuple[Any, bool]:
     """The struct that the handler takes as ``data``, None if it takes none, and whether it must be sent."""
     field = handler.parsed_data_field
     if field is None:
@@ -179,12 +176,16 @@ def _body_type(handler: Any) -> tuple[Any, bool]:
     return kind, not field.is_optional
 
 
+def path_names(handler: Any) -> list[str]:
+    """The names of the parameters in the handler's path."""
+    return re.findall(r"{(\w+):", next(iter(handler.paths)))
+
+
 @cache
 def _path_readers(handler: Any) -> list[tuple[str, Any]]:
     """For each parameter of the path, what reads it: by the type that the handler declares."""
     fields = handler.parsed_fn_signature.parameters
-    names: list[str] = re.findall(r"{(\w+):", next(iter(handler.paths)))
-    return [(name, path_reader(fields[name].raw)) for name in names]
+    return [(name, path_reader(fields[name].raw)) for name in path_names(handler)]
 
 
 @cache
@@ -219,9 +220,12 @@ def _invalid_body(field: str, message: str) -> Problem:
     return problem
 
 
-def _check_accept(accept: bytes, media_type: str) -> None:
-    """RFC 9110, section 12.5.1: of the ranges that match ``media_type``, the most specific one decides."""
-    media_type = media_type.partition(";")[0]
+@lru_cache(maxsize=256)
+def _accepts(accept: bytes, answered: Any) -> bool:
+    """RFC 9110, section 12.5.1: of the ranges that match what is answered, the most specific one decides."""
+    if not accept:
+        return True
+    media_type = get_enum_string_value(answered).partition(";")[0]
     ranges = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
     best = 0
     accepted = False
@@ -231,5 +235,4 @@ def _check_accept(accept: bytes, media_type: str) -> None:
             refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
             accepted = not refused or (accepted and specific == best)
             best = specific
-    if not accepted:
-        raise Problem("not_acceptable", f"Answers are {media_type}.")
+    return accepted

@@ -1,10 +1,12 @@
-r"""The one reader of JSON that others wrote: RFC 8259, and nothing that two readers could understand differently.
+r"""The one reader of JSON that others wrote: by RFC 8259, and only what every reader understands in the same way.
 
-Refused are a key that stands twice, nesting that is too deep, NUL and half surrogate pairs in strings, and numbers that
-are not finite; msgspec and ``json`` let some of that pass. A short text without ``\u`` is checked by ``json`` and its
-hooks in 4 µs. Any other one is looked through in a pass of our own: 0.3 to 0.6 µs for each string, number, bracket and
-comma, in line with the text's length, and in Python, so that another thread gets its turn meanwhile: ``json`` would
-hold the whole process while it reads a large text (58 ms for 1 MiB of ``[]``).
+Refused are a key that is given twice, nesting that is too deep, NUL and half surrogate pairs in strings, and numbers
+that are not finite; msgspec and ``json`` accept some of these.
+
+A short text without ``\u`` is checked by ``json`` and its hooks in 4 µs. Any other text is checked token by token, in
+Python: 0.3 to 0.6 µs for each string, number, bracket and comma, so that the time grows in line with the text. Other
+threads get their turn meanwhile, whereas ``json`` holds the whole process until it has read a text (58 ms for 1 MiB of
+``[]``).
 """
 
 import json
@@ -23,7 +25,7 @@ VALUES = 200_000
 COMMAS = 1_000_000
 """A text with more is refused unread: the texts that fields can keep have fewer, and each may part two values."""
 SHORT = 64 * 1024
-"""Bytes of a text that is checked within some 20 ms, whatever is in it; longer ones belong into a thread."""
+"""Bytes of a text that is checked within some 20 ms, whatever is in it; a longer one is to be checked in a thread."""
 
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"(\s*+:)?|[{}\[\],]|[-\d][\d.eE+-]*')
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -52,7 +54,7 @@ def decode(text: bytes) -> Any:
 
 
 def decode_any_text(text: bytes) -> Any:
-    """The same for a short text whose strings are looked at later: they may hold NUL and half surrogate pairs."""
+    """The same for a short text, but NUL and half surrogate pairs are accepted: whoever calls looks at the strings."""
     try:
         _check_short(text.decode())
         return json.loads(text)

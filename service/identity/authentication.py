@@ -105,7 +105,8 @@ class Authenticator:
         return issuer
 
     async def _resolve(self, subject: Subject, request_id: str) -> UUID:
-        # Under the id of a user in the making, for whom row security and the audit then hold.
+        # In the name of the user who is perhaps created: row security lets nobody else write the row, and the audit
+        # says that they did.
         maker = Caller(self._database, request_id, new_id())
         found = await maker.run(
             _resolve(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from uvicorn.server import ServerState
 
-from service.http.metrics import Metrics
+from service.http.envelope import Envelope
+from service.serving.refusals import Refusals
 
 if TYPE_CHECKING:
     from service.serving.protocol import HttpProtocol
@@ -44,10 +45,11 @@ STALL_BYTES = 64 * 1024
 class Connections(ServerState):
     """What the connections of a process share. ``proxies`` speak for many clients: no bound per address is for them."""
 
-    def __init__(self, limits: Limits, metrics: Metrics, proxies: Container[str] = ()) -> None:
+    def __init__(self, limits: Limits, envelope: Envelope, proxies: Container[str] = ()) -> None:
         super().__init__()
         self.limits = limits
-        self.metrics = metrics
+        self.envelope = envelope
+        self.refusals = Refusals(envelope)
         self.proxies = proxies
         self.by_address: Counter[str] = Counter()
         self.refused = 0

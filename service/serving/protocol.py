@@ -15,15 +15,17 @@ import termios
 from math import inf
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
+from uuid import uuid4
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.envelope import new_request_id
+from service.http.envelope import request_id_for
 from service.http.metrics import OTHER_METHOD, UNMATCHED
-from service.problems import Problem, problem_body
+from service.problems import Problem
 from service.serving.limits import STALL_BYTES, Connections
+from service.serving.refusals import OVERLOADED, ReadyAnswer
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._without_progress = 0
         self._has_progress = False
         self._refusal: Problem | None = None
+        self._owed: tuple[str, str, bool] | None = None
+        """A request that is going to be refused: its id, its method, and whether the connection ends with it."""
+        self._is_used = False
 
     # What the edge asks
 
@@ -103,7 +108,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether closing the connection now loses nothing: no request is running, arriving or about to arrive."""
         if self._is_busy() or self._phase is not _BETWEEN or self._unread():
             return False
-        return self._deaf or bool(self.cycle) or now - self._opened > 1
+        return self._deaf or self._is_used or now - self._opened > 1
 
     def abort(self) -> None:
         """Close the connection now, and let go of what the client didn't take."""
@@ -114,7 +119,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._raw.close()
 
     def _is_busy(self) -> bool:
-        return bool(self.cycle) and not self.cycle.response_complete
+        return bool(self._owed or (self.cycle and not self.cycle.response_complete))
 
     def _unread(self) -> bool:
         """Whether the kernel holds bytes that weren't read yet."""
@@ -170,6 +175,8 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._refusal or Problem("malformed_request", "This is not a valid HTTP request."))
             return
+        if self._owed and self._phase is _BODY:
+            self.answer_owed(close=True)  # before the rest of the body comes
         if self._has_progress or self._phase is _BETWEEN:
             self._without_progress = 0
         else:
@@ -195,8 +202,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _HEADERS
         self._has_progress = True
         self._room = self.limits.header_bytes
-        if self.cycle and self.cycle.response_complete:
+        if self._is_used and not self._is_busy():
             self.deadline = self.loop.time() + self.limits.header_seconds
+        self._is_used = True
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -220,22 +228,31 @@ class HttpProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 self._fail(Problem("malformed_request", "This is not a proxy."))
             return  # see _feed
+        if self._owed:
+            self._fail(Problem("overloaded"))
         self._phase = _BODY
         self._has_progress = True
         self.deadline = inf
-        super().on_headers_complete()
+        if not self._is_busy() and not self.server_state.refusals.has_place(self.url):
+            stays = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+            self._owed = request_id_for(self._header(b"x-request-id")), self.parser.get_method().decode(), not stays
+            self.server_state.refusals.answer_soon(self)
+        else:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._has_progress = True
-        super().on_body(body)
+        if not self._owed:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
         self._has_progress = True
-        super().on_message_complete()
+        if not self._owed:
+            super().on_message_complete()
         self._phase = _BETWEEN
-        if self.cycle.response_complete:
+        if not self._is_busy():
             self.deadline = self.loop.time() + self.limits.idle_seconds
 
     def on_response_complete(self) -> None:
@@ -321,8 +338,35 @@ class HttpProtocol(HttpToolsProtocol):
             self._raw.close()
             self.deadline = self.loop.time() + self.limits.stall_seconds
 
+    def answer_owed(self, *, close: bool = False) -> None:
+        """Refuse the request that there was no place for, and go on with the next one."""
+        owed, self._owed = self._owed, None
+        if owed is None or self._raw.is_closing():
+            return
+        request_id, method, is_last = owed
+        state = self.server_state
+        close = close or is_last or state.envelope.draining.active
+        headers = self._refusal_headers()
+        self._raw.write(OVERLOADED.make(request_id, headers, close=close, has_body=method != "HEAD"))
+        state.envelope.metrics.observe_request(method, UNMATCHED, 503, 0.0)
+        state.refusals.count += 1
+        if close:
+            self._end()
+        elif self._phase is _BETWEEN:
+            self.deadline = self.loop.time() + self.limits.idle_seconds
+
+    def _header(self, wanted: bytes) -> bytes:
+        return next((value for name, value in self.headers or () if name == wanted), b"")
+
+    def _refusal_headers(self) -> list[tuple[bytes, bytes]]:
+        state = self.server_state
+        return [*state.default_headers, *state.envelope.origins.headers(self.headers or ())]
+
     def _refuse(self, problem: Problem) -> None:
         """Answer what isn't a request, and close; requests before it on the connection get their answers first."""
+        self.answer_owed()
+        if self._is_ended:
+            return
         self._deaf = True
         if self._is_busy():
             self.cycle.keep_alive = False
@@ -330,24 +374,13 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id = new_request_id()
-        body = problem_body(problem, request_id)
-        headers = {
-            "content-type": "application/problem+json",
-            "content-length": len(body),
-            "cache-control": "no-store",
-            "x-content-type-options": "nosniff",
-            "x-request-id": request_id,
-            "connection": "close",
-            **problem.headers,
-        }
-        lines = [f"{name.lower()}: {value}\r\n".encode() for name, value in headers.items()]
-        lines += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        self._raw.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
+        request_id = uuid4().hex
+        headers = self._refusal_headers()
+        self._raw.write(ReadyAnswer(problem).make(request_id, headers, close=True, has_body=True))
         if self._raw.can_write_eof():
             self._raw.write_eof()
         self.deadline = self.loop.time() + self.limits.linger_seconds
-        self.server_state.metrics.observe_request(OTHER_METHOD, UNMATCHED, problem.status, 0.0)
+        self.server_state.envelope.metrics.observe_request(OTHER_METHOD, UNMATCHED, problem.status, 0.0)
         remote = self.client[0] if self.client else None
         fields = {"request_id": request_id, "status": problem.status, "code": problem.code, "remote": remote}
         log.warning("request_refused", extra=fields)

@@ -118,7 +118,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         outer: Any = cast("Any", config).loaded_app
         proxies = outer.trusted_hosts if isinstance(outer, ProxyHeadersMiddleware) else ()
-        self.server_state = Connections(limits, app.metrics, proxies)
+        self.server_state = Connections(limits, app, proxies)
         self.signals: list[int] = []
         self._settings = settings
         self._draining = app.draining
@@ -153,6 +153,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Act on deadlines, ten times a second; whether to stop: SHUTDOWN_DELAY_SECONDS after the signal."""
         await super().on_tick(counter)
+        if counter % 10 == 0:
+            self.server_state.refusals.report()
         for handler in logging.getLogger().handlers:
             handler.flush()
         now = asyncio.get_running_loop().time()

@@ -68,9 +68,11 @@ ORDER BY updated_at DESC, id DESC
 LIMIT %(row_limit)s;
 
 -- name: list_conversations_with_messages
--- The same with each one's last messages, oldest first, as JSON in the shape of Message.
+-- The same with each one's last messages, oldest first, as JSON in the shape of Message: NULL where those of the
+-- conversations before it have message_bytes already.
 -- param user_id: uuid
 -- param messages: integer
+-- param message_bytes: bigint
 -- param after: timestamptz
 -- param after_id: uuid
 -- param row_limit: integer
@@ -78,38 +80,51 @@ LIMIT %(row_limit)s;
 -- index: messages_pkey
 SELECT
     c.id, c.user_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
-    coalesce(m.messages, '[]') AS messages
+    CASE
+        WHEN coalesce(c.bytes_before, 0) < %(message_bytes)s THEN coalesce(
+            json_agg(
+                json_build_object(
+                    'id', c.message_id, 'conversation_id', c.id, 'user_id', c.user_id, 'position', c.position,
+                    'sender_type', c.sender_type, 'role', c.role, 'sender_id', c.sender_id, 'content', c.content,
+                    'message_type', c.message_type, 'metadata', c.message_metadata,
+                    'created_at', replace(to_char(c.said_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
+                    'updated_at', replace(to_char(c.changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+                )
+                ORDER BY c.position
+            ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < %(message_bytes)s),
+            '[]'
+        )
+    END AS messages
 FROM (
-    SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
-    FROM conversations
-    WHERE user_id = %(user_id)s
-      AND (updated_at, id) < (%(after)s, %(after_id)s)
-    ORDER BY updated_at DESC, id DESC
-    LIMIT %(row_limit)s
-) AS c
-LEFT JOIN LATERAL (
     SELECT
-        json_agg(
-            json_build_object(
-                'id', l.id, 'conversation_id', l.conversation_id, 'user_id', l.user_id, 'position', l.position,
-                'sender_type', l.sender_type, 'role', l.role, 'sender_id', l.sender_id, 'content', l.content,
-                'message_type', l.message_type, 'metadata', l.metadata,
-                'created_at', replace(to_char(l.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
-                'updated_at', replace(to_char(l.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
-            )
-            ORDER BY l.position
-        ) AS messages
+        p.id, p.user_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
+        l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        l.metadata AS message_metadata, l.created_at AS said_at, l.updated_at AS changed_at,
+        sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
+            ORDER BY p.updated_at DESC, p.id DESC
+            GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS bytes_before
     FROM (
+        SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+        FROM conversations
+        WHERE user_id = %(user_id)s
+          AND (updated_at, id) < (%(after)s, %(after_id)s)
+        ORDER BY updated_at DESC, id DESC
+        LIMIT %(row_limit)s
+    ) AS p
+    LEFT JOIN LATERAL (
         SELECT
             id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
             created_at, updated_at
         FROM messages
         WHERE user_id = %(user_id)s
-          AND conversation_id = c.id
+          AND conversation_id = p.id
         ORDER BY position DESC
         LIMIT %(messages)s
-    ) AS l
-) AS m ON TRUE
+    ) AS l ON TRUE
+) AS c
+GROUP BY
+    c.updated_at, c.id, c.user_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.bytes_before
 ORDER BY c.updated_at DESC, c.id DESC;
 
 -- name: list_todo_conversations

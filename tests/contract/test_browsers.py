@@ -235,3 +235,20 @@ def test_an_origin_that_only_looks_like_an_allowed_one_is_refused(service: Serve
     assert allowed.headers["access-control-allow-origin"] == "https://app.example.com"
     assert allowed.headers["vary"] == "Origin"
     assert "access-control-allow-credentials" not in allowed.headers
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"Origin": "https://evil.example.com"}, "CORS_ALLOW_ORIGINS"),
+        ({"Access-Control-Request-Method": "TRACE"}, "method"),
+        ({"Access-Control-Request-Headers": "authorization, x-other"}, "headers"),
+    ],
+)
+def test_a_refused_preflight_says_why_in_a_problem(service: Server, asked: dict[str, str], reason: str) -> None:
+    headers = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "GET", **asked}
+    answer = httpx.options(f"{service.url}/v1/todos", headers=headers, verify=PLAIN_HTTP)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    assert reason in answer.json()["detail"]
+    assert "access-control-allow-methods" not in answer.headers

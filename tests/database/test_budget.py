@@ -364,17 +364,17 @@ def test_ten_times_the_data_costs_a_level_of_the_indexes_and_no_more(small: Seed
 # Python
 
 CALLS: dict[str, tuple[str, str, dict[str, Any] | None, int]] = {
-    "get a todo": ("GET", "/v1/todos/{todo}", None, 345),
-    "list 20 by status": ("GET", "/v1/todos?status=pending&limit=20", None, 520),
-    "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 480),
-    "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 450),
-    "last 50 messages": ("GET", "/v1/conversations/{conversation}/messages?order=-position&limit=50", None, 520),
-    "a turn of two messages": ("POST", "/v1/conversations/{conversation}/turns", TURN, 580),
+    "get a todo": ("GET", "/v1/todos/{todo}", None, 330),
+    "list 20 by status": ("GET", "/v1/todos?status=pending&limit=20", None, 420),
+    "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 401),
+    "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 413),
+    "last 50 messages": ("GET", "/v1/conversations/{conversation}/messages?order=-position&limit=50", None, 425),
+    "a turn of two messages": ("POST", "/v1/conversations/{conversation}/turns", TURN, 475),
 }
 """Each operation, and the calls of functions, Python's and C's, that a request may make: those of the interpreter's
 profiler, from the envelope to the connection and back, Litestar's and psycopg_pool's among them. The parsing of HTTP,
-the reading of the token and libpq are not in it. A task that gives a connection back may fall into the next request, so
-there is some room."""
+the reading of the token and libpq are not in it. What it took when this was written, and 3 % more;
+10 % for lists, whose rows differ."""
 
 
 class HttpConnection:
@@ -394,7 +394,7 @@ class Rig:
     """The application without HTTP around it. ``calls`` runs a request on the database's answer of the one before."""
 
     def __init__(self, app: Any, token: str) -> None:
-        self._app = app
+        self.app = app
         self._token = token
         self._connection = HttpConnection()
         self.status = 0
@@ -433,7 +433,7 @@ class Rig:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        return self._app(scope, receive, self.send)
+        return self.app(scope, receive, self.send)
 
 
 def count_calls(request: Any) -> int | None:
@@ -525,6 +525,9 @@ def calls(seeded: Seeded, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
             async def replay(*_: Any) -> Any:
                 return answers[-1]
 
+            database: Database = rig.app.litestar.state.database
+            while database.stats()["size"] < Settings().database_pool_size:  # noqa: ASYNC110 - nobody says when
+                await asyncio.sleep(0.01)  # else a new connection's settings would be among what is recorded
             with monkeypatch.context() as patch:
                 patch.setattr(Connection, "exchange", record)
                 await request()
@@ -540,6 +543,7 @@ def calls(seeded: Seeded, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
                             await asyncio.sleep(0.01)
                         else:
                             counts.append(count)
+                            assert rig.status in {200, 201}, rig.body
                 assert len(counts) >= 5, "the requests waited for something"
                 return min(counts)
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from uvicorn import Config
 
+from service.http.envelope import Envelope
 from service.http.metrics import Metrics
 from service.serving.limits import Connections, Limits
 from service.serving.protocol import HttpProtocol
@@ -128,7 +129,7 @@ async def _check_idleness() -> None:
     loop = asyncio.get_running_loop()
     config = Config(_answer_shortly, ws="none", lifespan="off", log_config=None)
     config.load()
-    state = Connections(Limits(), Metrics())
+    state = Connections(Limits(), Envelope(_answer_shortly, Metrics()))
     server = await loop.create_server(lambda: HttpProtocol(config, state, {}, loop), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     client = writer.get_extra_info("socket")

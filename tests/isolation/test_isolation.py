@@ -19,9 +19,11 @@ from service.app import create_app
 from service.db.database import Database
 from service.db.loading import TEXTS
 from service.db.queries import DECLARED
-from service.db.statements import Context, Prepared, Result, StatementFailed
+from service.db.results import Result
+from service.db.statements import Context, Prepared
 from service.identity.passwords import Passwords
 from service.identity.tokens import Tokens
+from service.problems import Problem
 from service.settings import Secret, Settings
 from tests.conftest import PASSWORD, Server, TestDatabase
 from tests.support import grammar
@@ -232,7 +234,13 @@ QUERY_CASES = {
     "delete_conversation": QueryCase(lambda world: {"id": world.conversation, "version": None}),
     "list_conversations": QueryCase(lambda _: {"after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}),
     "list_conversations_with_messages": QueryCase(
-        lambda _: {"messages": 50, "after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}
+        lambda _: {
+            "messages": 50,
+            "message_bytes": 1 << 20,
+            "after": LAST_TIME,
+            "after_id": LAST_ID,
+            "row_limit": ROW_LIMIT,
+        }
     ),
     "list_todo_conversations": QueryCase(
         lambda world: {"id": world.target, "number": None, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}
@@ -501,8 +509,10 @@ class Stage:
         try:
             (result,) = self._runner.run(self._database.transact(Context(who.id, "test"), [step]))
             refused = None
-        except StatementFailed as failure:
-            result, refused = None, failure.problem.code
+        except Problem as problem:
+            if problem.statement is None:
+                raise
+            result, refused = None, problem.code
         changed = snapshot(self.superuser, world.owner.id) != before
         seen = world.seen(msgspec.json.encode(result.rows).decode()) if result else set()
         return Outcome(result, refused, frozenset(seen), changed)

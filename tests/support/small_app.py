@@ -1,6 +1,7 @@
 """A real server process around a small application, for tests of HTTP itself: ``python small_app.py OPTIONS``.
 
-OPTIONS is JSON: ``settings``, ``limits`` and ``edge`` are keyword arguments of Settings, Limits and Envelope.
+OPTIONS is JSON: ``settings``, ``limits`` and ``edge`` are keyword arguments of Settings, Limits and Envelope, and
+``places`` is how many requests may run at a time.
 """
 
 # ruff: noqa: ARG001, ARG005 - every path is answered by something with ASGI's signature
@@ -10,6 +11,8 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from litestar.config.cors import CORSConfig
 
 from service.http.envelope import Draining, Envelope
 from service.http.metrics import Metrics
@@ -147,5 +150,14 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 if __name__ == "__main__":
     defaults = {"port": 0, "shutdown_delay_seconds": 0.3, "shutdown_grace_seconds": 2.0}
     settings = Settings(**{**defaults, **OPTIONS["settings"]})
-    edge = Envelope(app, METRICS, DRAINING, **OPTIONS["edge"])
+    places = OPTIONS.get("places", 1000)
+    cors = CORSConfig(allow_origins=["https://app.example.com"], expose_headers=["Retry-After"])
+    edge = Envelope(
+        app,
+        METRICS,
+        DRAINING,
+        is_full=lambda coming: METRICS.in_flight + coming >= places,
+        cors=cors,
+        **OPTIONS["edge"],
+    )
     sys.exit(run(settings, edge, limits=Limits(**OPTIONS["limits"])))

@@ -1,0 +1,101 @@
+"""What the server answers itself: what isn't a request, and requests that come while there is no place for them.
+
+While the service is full, refusing must cost next to nothing, or nobody is served for all the refusing: such a request
+never reaches the application, its answer is ready-made, and goes out a moment later together with others. A client that
+tries again at once is slowed down by that moment.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from service.http.envelope import Envelope
+from service.problems import Problem, problem_body
+
+if TYPE_CHECKING:
+    from service.serving.protocol import HttpProtocol
+
+log = logging.getLogger(__name__)
+
+REFUSAL_SECONDS = 0.08
+"""How long a request may wait for its refusal."""
+
+_ALWAYS_TAKEN = (b"/health/", b"/metrics")
+_ID = "0" * 32
+_HEADERS = {
+    "content-type": "application/problem+json",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+class ReadyAnswer:
+    """The answer to what is refused with a problem, made but for what differs from one request to the next."""
+
+    def __init__(self, problem: Problem) -> None:
+        headers = {**_HEADERS, **problem.headers}
+        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+        self._head = STATUS_LINE[problem.status] + lines.encode()
+        self._before_id, self._behind_id = problem_body(problem, _ID).split(_ID.encode())
+
+    def make(self, request_id: str, headers: Iterable[tuple[bytes, bytes]], *, close: bool, has_body: bool) -> bytes:
+        """The whole answer, with these headers besides its own."""
+        body = b"%b%b%b" % (self._before_id, request_id.encode(), self._behind_id)
+        return b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
+            self._head,
+            b"".join([b"%b: %b\r\n" % header for header in headers]),
+            request_id.encode(),
+            len(body),
+            b"connection: close\r\n" if close else b"",
+            body if has_body else b"",
+        )
+
+
+OVERLOADED = ReadyAnswer(Problem("overloaded"))
+
+
+class Refusals:
+    """The requests of one process that are refused for want of a place."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+        self._begun = 0
+        self._owed: list[HttpProtocol] = []
+        self.count = 0
+        """Refusals since the last report."""
+
+    def has_place(self, target: bytes) -> bool:
+        """Whether the application takes one more request now. Health checks and metrics are always taken.
+
+        Those that began in this turn of the event loop have not asked for their places yet, so they are counted here.
+        """
+        if self._envelope.is_full(self._begun):
+            return target.startswith(_ALWAYS_TAKEN)
+        if not self._begun:
+            asyncio.get_running_loop().call_soon(self._forget_begun)
+        self._begun += 1
+        return True
+
+    def _forget_begun(self) -> None:
+        self._begun = 0
+
+    def answer_soon(self, connection: "HttpProtocol") -> None:
+        """Have the connection give the refusal that it owes."""
+        if not self._owed:
+            asyncio.get_running_loop().call_later(REFUSAL_SECONDS, self._answer)
+        self._owed.append(connection)
+
+    def _answer(self) -> None:
+        owed, self._owed = self._owed, []
+        for connection in owed:
+            connection.answer_owed()
+
+    def report(self) -> None:
+        """Log how many there were: a line for each would cost more than the refusal."""
+        if self.count:
+            log.warning("requests_refused", extra={"count": self.count, "code": "overloaded"})
+            self.count = 0

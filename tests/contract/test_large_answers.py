@@ -1,0 +1,127 @@
+"""However much a user has: an answer is bounded, and so is what it takes of the process's time and memory."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.http.paging import ANSWER_BYTES
+from tests.conftest import PLAIN_HTTP, Server, User, user_factory
+
+LARGE_TEXT = "\N{GRINNING FACE}" * 10_000
+"""As much as a message holds: 40 kB on the wire."""
+MARKUP = "<" * 10_000
+"""60 kB on the wire, where it is written as \\u003c."""
+CONVERSATIONS = 6
+MESSAGES = 50
+MEMORY = 250 * 1024
+"""KiB that a process may take, whatever one client asks for."""
+
+
+@pytest.fixture(scope="module")
+def service(start_module_server: Callable[..., Server]) -> Server:
+    return start_module_server()
+
+
+@pytest.fixture(scope="module")
+def ada(service: Server) -> Iterator[User]:
+    """A user with conversations full of the largest messages."""
+    with user_factory(service) as make:
+        ada = make()
+        ada.client.timeout = httpx.Timeout(60)
+        for number in range(CONVERSATIONS):
+            text = MARKUP if number % 2 else LARGE_TEXT
+            messages = [{"sender_type": "user", "content": text}] * MESSAGES
+            answer = ada.client.post("/v1/turns", json={"messages": messages})
+            assert answer.status_code == 201
+        yield ada
+
+
+def walk(client: httpx.Client, path: str, **parameters: Any) -> list[list[Any]]:
+    """The items of every page, each of which is bounded, and no smaller than it has to be."""
+    pages: list[list[Any]] = []
+    while True:
+        answer = client.get(path, params=parameters)
+        assert answer.status_code == 200
+        page = answer.json()
+        largest = max((len(str(item)) * 6 for item in page["items"]), default=0)
+        assert len(answer.content) <= max(ANSWER_BYTES * 1.01, largest)
+        pages.append(page["items"])
+        if page["next_cursor"] is None or not page["items"]:
+            return pages
+        assert len(answer.content) > ANSWER_BYTES / 8
+        parameters["cursor"] = page["next_cursor"]
+
+
+@pytest.mark.parametrize("escape", [{}, {"escape": "html"}])
+def test_pages_of_large_messages_end_early_and_lead_on(ada: User, escape: dict[str, str]) -> None:
+    conversations = ada.client.get("/v1/conversations").json()["items"]
+    assert len(conversations) == CONVERSATIONS
+    for conversation in conversations[:2]:
+        pages = walk(ada.client, f"/v1/conversations/{conversation['id']}/messages", limit=200, **escape)
+        assert [message["position"] for page in pages for message in page] == list(range(1, MESSAGES + 1))
+
+
+@pytest.mark.parametrize("messages", [1, 20, 50])
+def test_pages_of_conversations_with_large_messages_end_early_and_lead_on(ada: User, messages: int) -> None:
+    pages = walk(ada.client, "/v1/conversations", limit=200, messages=messages)
+    found = [item for page in pages for item in page]
+    assert len({item["id"] for item in found}) == len(found) == CONVERSATIONS
+    assert all(len(item["messages"]) == messages for item in found)
+    assert (len(pages) > 1) == (messages > 1)
+
+
+@pytest.mark.parametrize("path", ["/v1/audit", "/v1/changes"])
+def test_pages_of_large_entries_end_early_and_lead_on(ada: User, path: str) -> None:
+    # Once more as large, from one text to another.
+    for conversation in ada.client.get("/v1/conversations").json()["items"][:2]:
+        items = ada.client.get(f"/v1/conversations/{conversation['id']}/messages", params={"limit": 20}).json()["items"]
+        for item in items:
+            at = f"/v1/conversations/{conversation['id']}/messages/{item['id']}"
+            assert ada.client.patch(at, json={"content": LARGE_TEXT[:-1]}).status_code == 200
+    pages = walk(ada.client, path, limit=200)
+    found = [item["id"] for page in pages for item in page]
+    assert len(set(found)) == len(found) >= CONVERSATIONS * MESSAGES
+    assert len(pages) > 2
+
+
+def memory(process: int) -> int:
+    """The most that the process has taken so far, in KiB."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert found
+    return int(found[1])
+
+
+def test_the_largest_answers_keep_nobody_waiting_and_take_little_memory(service: Server, ada: User) -> None:
+    """Five at a time, as many as one user's share of the connections."""
+    (conversation, *_) = ada.client.get("/v1/conversations").json()["items"]
+    paths = [
+        "/v1/conversations?limit=200&messages=50",
+        f"/v1/conversations/{conversation['id']}/messages?limit=200&escape=html",
+        f"/v1/conversations/{conversation['id']}/context?messages=200",
+        "/v1/audit?limit=200",
+        "/v1/changes?limit=200&escape=html",
+    ]
+    waits: list[float] = []
+    with (
+        ThreadPoolExecutor(5) as others,
+        httpx.Client(base_url=service.url, timeout=60, verify=PLAIN_HTTP) as bob,
+    ):
+        for _ in range(3):
+            asked = [others.submit(ada.client.get, path) for path in paths * 2]
+            longest = 0.0
+            while not all(one.done() for one in asked):
+                began = time.perf_counter()
+                assert bob.get("/health/live").status_code == 200
+                longest = max(longest, time.perf_counter() - began)
+                time.sleep(0.002)
+            assert {one.result().status_code for one in asked} == {200}
+            waits.append(longest)
+    assert memory(service.pid) < MEMORY
+    # A busy machine may hold up one of them.
+    assert min(waits) < 0.3, waits

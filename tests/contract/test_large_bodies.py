@@ -1,0 +1,88 @@
+"""However many long bodies are on their way: what they hold in memory is bounded, for one user and for all."""
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.http.bodies import BODIES_BYTES
+from service.todos import BATCH_BYTES
+from tests.conftest import Server, User, user_factory
+
+HEAD = (
+    "POST /v1/todos/batch HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    "Authorization: Bearer {}\r\nContent-Length: {}\r\n\r\n"
+)
+USERS = 4
+
+
+@pytest.fixture(scope="module")
+def service(start_module_server: Callable[..., Server]) -> Server:
+    return start_module_server()
+
+
+@pytest.fixture(scope="module")
+def users(service: Server) -> Iterator[list[User]]:
+    with user_factory(service) as make:
+        yield [make() for _ in range(USERS)]
+
+
+def memory(process: int) -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def begin(service: Server, user: User) -> socket.socket:
+    """A body of which only the end is missing."""
+    connection = socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=10)
+    connection.sendall(HEAD.format(user.token, BATCH_BYTES).encode())
+    connection.setblocking(False)
+    return connection
+
+
+def send(connections: list[socket.socket], size: int) -> None:
+    """Send so many bytes on each, as far as they are taken within a while."""
+    left = dict.fromkeys(connections, size)
+    deadline = time.monotonic() + 5
+    while any(left.values()) and time.monotonic() < deadline:
+        for connection in connections:
+            try:
+                left[connection] -= connection.send(b"[" * min(left[connection], 1 << 18))
+            except BlockingIOError:
+                time.sleep(0.001)
+            except OSError:  # refused, and closed behind the answer
+                left[connection] = 0
+
+
+def test_long_bodies_are_refused_before_they_take_too_much_memory(service: Server, users: list[User]) -> None:
+    before = memory(service.pid)
+    connections = [begin(service, user) for user in users for _ in range(10)]
+    send(connections, BATCH_BYTES - 1)
+    assert memory(service.pid) - before < 2 * BODIES_BYTES
+    body = {"title": "x", "description": "y" * 900}
+    assert users[0].client.post("/v1/todos", json=body).status_code == 201, "short bodies are read all the same"
+    refused = 0
+    for connection in connections:
+        connection.settimeout(0.2)
+        with contextlib.suppress(OSError):
+            refused += b"503 Service Unavailable" in connection.recv(4096)
+        connection.close()
+    assert refused >= len(connections) // 2
+    time.sleep(0.5)
+    assert users[0].client.post("/v1/todos/batch", json={"create": [body] * 100}).status_code == 200, "there is room"
+
+
+def test_one_user_leaves_room_for_others(service: Server, users: list[User]) -> None:
+    greedy = [begin(service, users[0]) for _ in range(10)]
+    send(greedy, BATCH_BYTES - 1)
+    with begin(service, users[1]) as connection:
+        connection.setblocking(True)
+        connection.sendall(b"[" * BATCH_BYTES)
+        assert b" 400 " in connection.recv(4096).partition(b"\r\n")[0]
+    for one in greedy:
+        one.close()

@@ -1,0 +1,130 @@
+"""Requests that come while the service is full: refused for little, soon, and in a way every client can read."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.small_server import SmallServer, read_all, running
+
+PLACES = 2
+GET = b"GET /anything HTTP/1.1\r\nHost: a\r\n%b\r\n"
+SLOW = b"GET /slow?%s HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
+    with running(tmp_path_factory.mktemp("full") / "log", places=PLACES) as server:
+        yield server
+        assert httpx.get(server.url).status_code == 200, "it serves again"
+
+
+@pytest.fixture
+def full(small: SmallServer) -> Iterator[list[socket.socket]]:
+    """Connections whose requests take all places, until they are answered."""
+    connections = [small.connect() for _ in range(PLACES)]
+    for connection in connections:
+        connection.sendall(SLOW.replace(b"%s", b"1.5"))
+    time.sleep(0.2)
+    yield connections
+    for connection in connections:
+        assert b"slow" in connection.recv(65536)
+        connection.close()
+
+
+def split(answer: bytes) -> tuple[int, dict[str, str], bytes]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().lower().split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
+
+
+@pytest.mark.usefixtures("full")
+def test_a_request_is_refused_soon_and_its_connection_serves_on(small: SmallServer) -> None:
+    with small.connect() as connection:
+        started = time.monotonic()
+        connection.sendall(GET % b"X-Request-ID: mine\r\nOrigin: https://app.example.com\r\n")
+        status, headers, body = split(connection.recv(65536))
+        assert time.monotonic() - started < 0.5
+        problem = json.loads(body)
+        assert (status, problem["code"], problem["request_id"]) == (503, "overloaded", "mine")
+        assert headers["content-type"] == "application/problem+json"
+        assert headers["retry-after"] == "1"
+        assert headers["x-request-id"] == "mine"
+        assert int(headers["content-length"]) == len(body)
+        assert headers["access-control-allow-origin"] == "https://app.example.com"
+        assert "retry-after" in headers["access-control-expose-headers"]
+        assert "connection" not in headers
+        time.sleep(1.6)
+        connection.sendall(GET % b"")
+        assert split(connection.recv(65536))[0] == 200
+    line = small.wait_for("requests_refused")
+    assert (line["code"], line["count"] >= 1) == ("overloaded", True)
+    counted = httpx.get(f"{small.url}/metrics").text
+    assert 'todochat_requests_total{method="GET",route="unmatched",status="503"}' in counted
+
+
+@pytest.mark.usefixtures("full")
+def test_health_and_metrics_are_never_refused(small: SmallServer) -> None:
+    for path in ("/health/live", "/health/ready", "/metrics"):
+        assert httpx.get(small.url + path).status_code == 200
+
+
+@pytest.mark.usefixtures("full")
+def test_head_is_refused_without_a_body(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(GET.replace(b"GET", b"HEAD") % b"")
+        status, headers, body = split(connection.recv(65536))
+        assert (status, body, int(headers["content-length"]) > 100) == (503, b"", True)
+        connection.sendall(GET % b"")
+        assert split(connection.recv(65536))[0] == 503
+
+
+@pytest.mark.usefixtures("full")
+def test_a_body_that_is_there_is_thrown_away_and_one_that_is_to_come_is_not_awaited(small: SmallServer) -> None:
+    post = GET.replace(b"GET", b"POST") % b"Content-Length: 4\r\n"
+    with small.connect() as connection:
+        connection.sendall(post + b"body")
+        assert split(connection.recv(65536))[0] == 503
+        connection.sendall(post + b"bo")
+        status, headers, _ = split(read_all(connection))
+        assert (status, headers["connection"]) == (503, "close")
+
+
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("data", [GET.replace(b"1.1", b"1.0") % b"", GET % b"Connection: close\r\n"])
+def test_a_connection_that_ends_with_its_request_ends_with_the_refusal(small: SmallServer, data: bytes) -> None:
+    with small.connect() as connection:
+        connection.sendall(data)
+        status, headers, _ = split(read_all(connection))
+        assert (status, headers["connection"]) == (503, "close")
+
+
+@pytest.mark.usefixtures("full")
+def test_what_is_sent_behind_a_refused_request_ends_the_connection(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall((GET % b"") * 1000)
+        answers = read_all(connection)
+        assert answers.count(b"HTTP/1.1 503 ") == 2
+        assert answers.lower().count(b"connection: close") == 1
+
+
+def test_those_that_come_at_once_are_counted_before_they_run(small: SmallServer) -> None:
+    connections = [small.connect() for _ in range(20)]
+    for connection in connections:
+        connection.sendall(SLOW.replace(b"%s", b"0.5"))
+    statuses = [split(connection.recv(65536))[0] for connection in connections]
+    assert statuses.count(200) == PLACES
+    assert statuses.count(503) == 20 - PLACES
+    for connection in connections:
+        connection.close()
+
+
+def test_what_the_server_refuses_itself_can_be_read_by_an_allowed_page(small: SmallServer) -> None:
+    for origin, allowed in ((b"https://app.example.com", True), (b"https://evil.example.com", False)):
+        with small.connect() as connection:
+            connection.sendall(GET % (b"Origin: %b\r\nX-Long: %b\r\n" % (origin, b"x" * 40_000)))
+            status, headers, _ = split(read_all(connection))
+            assert (status, "access-control-allow-origin" in headers) == (431, allowed)
