@@ -14,7 +14,6 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _AUTHENTICATE = Nothing("authenticate")
-_AUTHENTICATE_ISSUED = Nothing("authenticate_issued")
 
 
 class Caller:
@@ -120,9 +119,9 @@ class Caller:
     def _session(self) -> Sequence[Statement[Any]]:
         """The check that a transaction of a signed-in caller begins with."""
         if self.token_version:
-            return (_AUTHENTICATE(token_version=self.token_version),)
+            return (_AUTHENTICATE(token_version=self.token_version, issued_at=None),)
         if self.issued_at is not None:
-            return (_AUTHENTICATE_ISSUED(issued_at=self.issued_at),)
+            return (_AUTHENTICATE(token_version=None, issued_at=self.issued_at),)
         return ()
 
 
