@@ -265,7 +265,7 @@ def from_database(error: psycopg.Error) -> Problem:
 
 
 def _checked_column(constraint: str) -> str | None:
-    """``title_check`` and ``users_email_check`` → ``title`` and ``email``: what a column's domain or table says of it."""
+    """``title_check``, ``users_email_check`` → ``title``, ``email``: what a column's domain or table says of it."""
     column = constraint.removesuffix("_check")
     if column == constraint or column in ("moment", "ordinal"):  # domains that several columns of a table are of
         return None

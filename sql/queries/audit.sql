@@ -179,11 +179,11 @@ NOT EXISTS (
         AND n.table_name = a.table_name
   );
 
--- slot: link_columns
-user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version;
+-- slot: link_row
+id, todo_id, conversation_id, relationship_type, created_at, updated_at, version;
 
 -- slot: message_row
-user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version;
+conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version;
 
 -- name: get_change
 -- An entry, and whether nothing happened to its row since.
@@ -316,7 +316,7 @@ INSERT INTO todos (
     created_at, updated_at, version
 )
 SELECT
-    r.user_id, r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
+    %(user_id)s, r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
     r.metadata, r.created_at, r.updated_at, r.version
 FROM audit_log AS a
 CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
@@ -333,7 +333,7 @@ RETURNING id;
 -- returns: maybe UUID
 -- index: conversations_pkey
 INSERT INTO conversations (user_id, id, title, metadata, last_position, created_at, updated_at, version)
-SELECT r.user_id, r.id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
+SELECT %(user_id)s, r.id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
 FROM audit_log AS a
 CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
 WHERE a.user_id = %(user_id)s
@@ -346,8 +346,8 @@ RETURNING id;
 -- param id: bigint
 -- returns: maybe UUID
 -- index: messages_pkey
-INSERT INTO messages ({message_row})
-SELECT {message_row}
+INSERT INTO messages (user_id, {message_row})
+SELECT %(user_id)s, {message_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a
@@ -363,8 +363,8 @@ RETURNING id;
 -- param id: bigint
 -- returns: maybe UUID
 -- index: todo_conversation_links_pkey
-INSERT INTO todo_conversation_links ({link_columns})
-SELECT {link_columns}
+INSERT INTO todo_conversation_links (user_id, {link_row})
+SELECT %(user_id)s, {link_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a
@@ -401,8 +401,8 @@ RETURNING id;
 -- param id: bigint
 -- returns: count
 -- index: messages_pkey
-INSERT INTO messages ({message_row})
-SELECT {message_row}
+INSERT INTO messages (user_id, {message_row})
+SELECT %(user_id)s, {message_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a
@@ -425,8 +425,8 @@ ORDER BY position;
 -- param id: bigint
 -- returns: count
 -- index: todo_conversation_links_pkey
-INSERT INTO todo_conversation_links ({link_columns})
-SELECT {link_columns}
+INSERT INTO todo_conversation_links (user_id, {link_row})
+SELECT %(user_id)s, {link_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a
@@ -450,8 +450,8 @@ WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = %(user_id)s AND o.id = fo
 -- param id: bigint
 -- returns: count
 -- index: todo_conversation_links_pkey
-INSERT INTO todo_conversation_links ({link_columns})
-SELECT {link_columns}
+INSERT INTO todo_conversation_links (user_id, {link_row})
+SELECT %(user_id)s, {link_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a
