@@ -23,8 +23,7 @@ COMMANDS = {
     "users": ("accounts.users", "List, activate, deactivate or erase accounts."),
     "export": ("data.export_account", "Write everything that an account owns, as lines of JSON."),
     "import": ("data.import_account", "Bring a file that an export wrote into an account."),
-    "prune": ("database.prune", "Remove old audit entries and idempotency keys."),
-    "rebase": ("database.rebase", "Put the audit trail in order after a restore."),
+    "prune": ("database.prune", "Remove old audit entries and idempotency keys, and conversations if told so."),
     "queries": ("database.queries", "List the named queries."),
 }
 """Where each command stands, and the first sentence of its help; in the order in which a newcomer needs them."""

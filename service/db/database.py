@@ -172,7 +172,7 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        begin, _, _ = self._request(context, [_WRITES], commit=False)
+        begin, _, _ = self._request(context, [_WRITES], commit=False, seconds=seconds)
         begin.pop()
         # Sent alone: otherwise the statements that follow would be prepared ahead of it, and after that PostgreSQL lets
         # nobody choose the isolation level.
