@@ -192,10 +192,12 @@ def session_database(postgres: EmbeddedPostgres, template_database: TestDatabase
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A TCP port that nobody listens on now, below those that systems give to outgoing connections."""
+    while True:
+        port = secrets.choice(range(20_000, 32_000))
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def service_environment(**env: str) -> dict[str, str]:
