@@ -6,7 +6,7 @@ bodies, query strings, paths and preconditions are read here, by structs. Everyt
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import Any, TypeVar, get_args
@@ -27,6 +27,7 @@ from service.http.reading import field_and_message, path_reader, read_pairs, rea
 from service.problems import Problem, invalid
 
 T = TypeVar("T", bound=msgspec.Struct)
+Found = TypeVar("Found")
 
 JSON = "application/json"
 BODY_BYTES = 1024 * 1024
@@ -34,6 +35,11 @@ BODY_BYTES = 1024 * 1024
 
 _reader = ThreadPoolExecutor(1, thread_name_prefix="long-bodies")
 """Where long bodies are read, one at a time, so that they never hold the event loop."""
+
+
+async def read_aside(read: Callable[..., Found], *arguments: Any) -> Found:
+    """What ``read`` makes of a long text."""
+    return await asyncio.get_running_loop().run_in_executor(_reader, read, *arguments)
 
 
 class Request(litestar.Request[Caller, Any, State]):
@@ -144,7 +150,7 @@ class Request(litestar.Request[Caller, Any, State]):
         body = await self.body()
         if len(body) <= strict_json.SHORT:
             return decode_body(body, kind)
-        return await asyncio.get_running_loop().run_in_executor(_reader, decode_body, body, kind)
+        return await read_aside(decode_body, body, kind)
 
     async def stream(self) -> AsyncGenerator[bytes]:
         """The body in pieces, as they come; Litestar holds it against the handler's limit."""

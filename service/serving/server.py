@@ -5,16 +5,17 @@ whose request is on its way, it ends by the signal instead of exit status 0, and
 """
 
 import asyncio
+import ctypes
 import errno
 import gc
 import logging
 import resource
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from types import FrameType
 from typing import Any, cast
 
@@ -33,10 +34,20 @@ BACKLOG = 2048
 """Connections the kernel may hold for us; net.core.somaxconn caps it."""
 UNSENT_BYTES = 128 * 1024
 """How much of an answer the kernel may hold for a connection before it is on its way."""
-ACCEPT_ATTEMPTS = 100
+HANDSHAKE_SECONDS = 0.2
+"""How long a connection that began before the end may take to be there."""
 STARTUP_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
 """How long the application's own shutdown (closing the pool) may take."""
+
+_SO_ATTACH_FILTER = 26
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of TCP's flags
+    (0x45, 0, 1, 0x02),  # is SYN among them?
+    (0x06, 0, 0, 0),  # then drop the packet
+    (0x06, 0, 0, 0xFFFFFFFF),  # else let it pass
+)
+"""A program of the kernel's packet filter: code, jump if true, jump if false, operand."""
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +135,6 @@ class Server(uvicorn.Server):
         self._draining = app.draining
         self._on_ready = on_ready
         self._drained_at: float | None = None
-        self._arriving: set[asyncio.Task[Any]] = set()
-        self._stopper: socket.socket | None = None
         app.metrics.connections = lambda: len(self.server_state.connections)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -171,12 +180,13 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take every connection made so far, let each finish what was sent, and close the application."""
         for listener in sockets or ():
-            self._take_all_waiting(listener)
-            listener.close()
+            drop_newcomers(listener)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
+        await asyncio.sleep(0)  # if the loop stood still meanwhile, it accepts what waits before it comes back here
         for server in self.servers:
             server.close()
-        if self._arriving:
-            await asyncio.wait(self._arriving)
+        for listener in sockets or ():
+            listener.close()
         await self._finish()
         if self.force_exit:
             log.warning("stopped_at_once", extra={"requests": len(self.server_state.tasks)})
@@ -209,28 +219,20 @@ class Server(uvicorn.Server):
     def _connections(self) -> list[HttpProtocol]:
         return cast("list[HttpProtocol]", list(self.server_state.connections))
 
-    def _take_all_waiting(self, listener: socket.socket) -> None:
-        """Accept every connection made so far, and fill the queue with one of our own: nobody comes behind it.
 
-        Closing a listener resets every connection in its accept queue, with the request its client has sent. With room
-        for one, the kernel drops the SYN of whoever comes next: that client tries again within a second and then meets
-        a closed port, before it has sent anything. Nothing is awaited until the listener is closed, so that the event
-        loop doesn't accept the stopper.
-        """
-        loop = asyncio.get_running_loop()
-        connect = partial(HttpProtocol, self.config, self.server_state, self.lifespan.state, loop)
-        listener.listen(0)
-        for _ in range(ACCEPT_ATTEMPTS):
-            with suppress(BlockingIOError):
-                while True:
-                    connection, _ = listener.accept()
-                    self._arriving.add(loop.create_task(loop.connect_accepted_socket(connect, connection)))
-            self._stopper = socket.socket(listener.family, socket.SOCK_STREAM)
-            self._stopper.setblocking(False)
-            # On this machine the handshake is over when connect() returns, unless somebody else took the place.
-            if self._stopper.connect_ex(listener.getsockname()) == 0:
-                return
-            self._stopper.close()
+def drop_newcomers(listener: socket.socket) -> None:
+    """Have the kernel drop every SYN from now on, while handshakes that have begun go on to their end.
+
+    Closing a listener resets every connection in its queue, and each whose handshake isn't over, with the request that
+    its client has sent. Whoever comes after this tries again within a second, and then meets a closed port before
+    having sent anything. Other systems than Linux have no such filter.
+    """
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
+    program = ctypes.create_string_buffer(code, len(code))
+    with suppress(OSError):
+        listener.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
+        )
 
 
 class _Lifespan(LifespanOn):

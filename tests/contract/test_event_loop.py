@@ -1,8 +1,10 @@
-"""What one client sends never keeps the others waiting: long bodies are read beside the event loop."""
+"""What one client sends never keeps the others waiting: what is long is read beside the event loop, or in slices."""
 
+import json
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -38,24 +40,60 @@ def test_a_long_body_keeps_nobody_waiting(
     server: Server, new_user: Callable[..., User], path: str, body: bytes, seconds: float
 ) -> None:
     ada = new_user()
-
-    def send() -> httpx.Response:
-        return ada.client.post(path, content=body, headers={"Content-Type": "application/json"}, timeout=60)
-
-    def longest_wait(sent: "Future[httpx.Response]", bob: httpx.Client) -> float:
-        longest = 0.0
-        while not sent.done():
-            began = time.perf_counter()
-            assert bob.get("/health/live").status_code == 200
-            longest = max(longest, time.perf_counter() - began)
-            time.sleep(0.002)
-        return longest
-
-    with httpx.Client(base_url=server.url, timeout=60, verify=PLAIN_HTTP) as bob, ThreadPoolExecutor(1) as other:
-        waits: list[float] = []
-        for _ in range(3):
-            sent = other.submit(send)
-            waits.append(longest_wait(sent, bob))
-            assert sent.result().status_code == 422
+    headers = {"Content-Type": "application/json"}
+    waits, statuses = longest_waits(server, lambda: ada.client.post(path, content=body, headers=headers, timeout=60))
+    assert statuses == {422}
     # A busy machine may hold up one of them.
     assert min(waits) < seconds, waits
+
+
+def test_the_largest_batch_keeps_nobody_waiting(server: Server, new_user: Callable[..., User]) -> None:
+    ada = new_user()
+    todo = {"title": "x", "description": "<" * 1000, "metadata": {"text": "<" * 2_000}}
+    batch = {"create": [todo] * 500}
+    waits, statuses = longest_waits(server, lambda: ada.client.post("/v1/todos/batch", json=batch, timeout=60))
+    assert statuses == {200}
+    assert min(waits) < 0.2, waits
+
+
+@pytest.mark.parametrize(("lines", "size"), [(8, 510_000), (40, 65_000), (500, 5_000)])
+def test_long_lines_of_an_import_keep_nobody_waiting(
+    server: Server, new_user: Callable[..., User], lines: int, size: int
+) -> None:
+    ada = new_user()
+    ada.client.post("/v1/todos", json={"title": "x"})
+    header, todo, *_ = ada.client.get("/v1/export").content.splitlines(keepends=True)
+    metadata = b'"metadata":{"a":[%b[]]}' % (b"[]," * (size // 3))
+    assert b'"metadata":{}' in todo
+    long_todo = todo.replace(b'"metadata":{}', metadata)
+    file = header + b"".join(
+        long_todo.replace(b'"number":1,', b'"number":%d,' % (number + 1)).replace(
+            json.loads(todo)["id"].encode(), str(uuid4()).encode()
+        )
+        for number in range(lines)
+    )
+    headers = {"Content-Type": "application/x-ndjson"}
+    waits, statuses = longest_waits(
+        server, lambda: ada.client.post("/v1/import", content=file, headers=headers, timeout=60)
+    )
+    assert statuses == {422}
+    assert min(waits) < 0.2, waits
+
+
+def longest_waits(server: Server, send: Callable[[], httpx.Response]) -> tuple[list[float], set[int]]:
+    """How long others waited for a small answer at most, each time of three that it is sent; and its statuses."""
+    waits: list[float] = []
+    statuses: set[int] = set()
+    with httpx.Client(base_url=server.url, timeout=60, verify=PLAIN_HTTP) as bob, ThreadPoolExecutor(1) as other:
+        for _ in range(3):
+            sent = other.submit(send)
+            longest = 0.0
+            while not sent.done():
+                began = time.perf_counter()
+                assert bob.get("/health/live").status_code == 200
+                longest = max(longest, time.perf_counter() - began)
+                time.sleep(0.002)
+            waits.append(longest)
+            statuses.add(sent.result().status_code)
+    print("longest waits", waits)
+    return waits, statuses

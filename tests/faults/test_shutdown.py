@@ -19,6 +19,7 @@ from service.http.envelope import Envelope
 from service.http.metrics import Metrics
 from service.serving.limits import Connections, Limits
 from service.serving.protocol import HttpProtocol
+from service.serving.server import drop_newcomers
 from tests.support.small_server import SmallServer, read_all, running
 
 HEAD = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -119,6 +120,20 @@ def test_every_request_sent_around_sigterm_is_answered(tmp_path: Path) -> None:
         assert results.pop("answered") > before
         assert results == {"refused": 12}
         assert server.process.wait(5) == 0
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")])
+def test_at_the_end_the_kernel_drops_newcomers_and_keeps_who_is_there(family: socket.AddressFamily, host: str) -> None:
+    with socket.create_server((host, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as listener:
+        address = ("127.0.0.1", listener.getsockname()[1])
+        with socket.create_connection(address) as early:
+            drop_newcomers(listener)
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.3)
+            accepted, _ = listener.accept()
+            early.sendall(b"still here")
+            assert accepted.recv(100) == b"still here"
+            accepted.close()
 
 
 def test_only_a_connection_on_which_nothing_runs_comes_or_is_unread_counts_as_idle() -> None:
