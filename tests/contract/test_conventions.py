@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import re
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -84,7 +85,7 @@ REQUIRED_QUERY = {"list_users": {"username": "abc"}, "rewind_messages": {"from_p
 
 @pytest.fixture(scope="module")
 def ada(new_module_user: NewUser) -> Any:
-    return new_module_user(username="conventional_ada")
+    return new_module_user(username=f"ada_{secrets.token_hex(6)}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from tests.conftest import free_port
+
 T = TypeVar("T")
 
 CHUNK = 1 << 18
@@ -61,8 +63,8 @@ class Proxy:
         """Take connections, always at the same port."""
 
         async def accept() -> None:
+            self.port = self.port or free_port()
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=200)
-            self.port = self._server.sockets[0].getsockname()[1]
 
         self._run(accept)
 
