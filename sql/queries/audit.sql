@@ -30,7 +30,9 @@ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
                 WHERE r.user_id = %(user_id)s AND r.id = e.row_id
             )
             WHEN 'messages' THEN (
-                SELECT to_jsonb(r) - 'role' FROM messages AS r WHERE r.user_id = %(user_id)s AND r.id = e.row_id
+                SELECT to_jsonb(r) - 'role' - 'sender_id'
+                FROM messages AS r
+                WHERE r.user_id = %(user_id)s AND r.id = e.row_id
             )
             WHEN 'todo_conversation_links' THEN (
                 SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = %(user_id)s AND r.id = e.row_id

@@ -35,9 +35,9 @@ CONTENT = {
     "conversations": "to_jsonb(t)",
     "messages": "to_jsonb(t)",
     "todo_conversation_links": "to_jsonb(t)",
-    # Its own ids, times and transactions are never the same; their order within a user's is.
-    "audit_log": "to_jsonb(t) - '{id,at,xact,commit_order}'::text[] || jsonb_build_object('place',"
-    " row_number() OVER (PARTITION BY t.user_id, t.table_name, t.action ORDER BY t.id))",
+    # Its times are never the same, and numbers depend on what was written between; the order within a table's doesn't.
+    "audit_log": "to_jsonb(t) - '{seq,at}'::text[] || jsonb_build_object('place',"
+    " row_number() OVER (PARTITION BY t.user_id, t.table_name, t.action ORDER BY t.seq))",
 }
 
 
