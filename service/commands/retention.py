@@ -84,7 +84,7 @@ def prune(
                 entries = number(connection, _count_entries, position)
             else:
                 entries = _in_batches(connection, _prune_entries, position, pruned)
-                connection.execute(text(_blank_last), position)
+                _in_batches(connection, _blank_last, {**position, "batch": 1}, pruned)
             pruned.entries += entries
             pruned.users += entries > 0
         if dry_run:

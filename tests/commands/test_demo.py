@@ -172,10 +172,11 @@ def test_every_constraint_holds(connection: psycopg.Connection) -> None:
             " WHERE contype IN ('c', 'f') AND connamespace = 'public'::regnamespace"
         )
         found = connection.execute(
-            "SELECT format('ALTER TABLE %s VALIDATE CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint"
+            "SELECT format('ALTER %s VALIDATE CONSTRAINT %I', CASE contypid WHEN 0 THEN 'TABLE ' || conrelid::regclass"
+            " ELSE 'DOMAIN ' || contypid::regtype END, conname) FROM pg_constraint"
             " WHERE NOT convalidated AND connamespace = 'public'::regnamespace"
         ).fetchall()
-        assert len(found) > 50
+        assert len(found) > 40
         for (statement,) in found:
             connection.execute(statement.encode())
 

@@ -102,7 +102,8 @@ class Types:
         columns: dict[str, dict[str, str]] = {table: {} for table in TABLES}
         for table, column, kind in connection.execute(
             "SELECT attrelid::regclass::text, attname, coalesce(nullif(typbasetype, 0), t.oid)::regtype::text"
-            " FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = ANY(%s::regclass[]) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''",
+            " FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = ANY(%s::regclass[])"
+            " AND attnum > 0 AND NOT attisdropped AND attgenerated = ''",
             (list(TABLES),),
         ):
             if table != "conversations" or column not in DERIVED:
@@ -472,6 +473,8 @@ def test_what_the_feed_tells_last_is_what_the_objects_answer(story: Story) -> No
         for (table, row_id), row in rows.items():
             if table in paths and row:
                 answer = get(user.client, f"{paths[table]}/{row_id}")
+                if table == "conversations":
+                    del answer["version"]  # which moves with its messages, too
                 assert {name: row[name] for name in answer if name in row} == {
                     name: value for name, value in answer.items() if name in row
                 }
@@ -1158,7 +1161,8 @@ def test_every_column_that_can_hold_words_is_known(admin: Connection) -> None:
         "SELECT c.relname, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
         " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped"
         " AND pg_get_userbyid(c.relowner) = 'todochat_owner'"
-        " AND a.atttypid IN ('text'::regtype, 'jsonb'::regtype, 'bytea'::regtype)"
+        " AND coalesce((SELECT nullif(typbasetype, 0) FROM pg_type t WHERE t.oid = a.atttypid), a.atttypid)"
+        " IN ('text'::regtype, 'jsonb'::regtype, 'bytea'::regtype)"
     ).fetchall()
     known = {(table, column) for table, columns in WORDS.items() for column in columns} | CLOSED
     assert set(found) == known
@@ -1286,15 +1290,16 @@ def test_nothing_is_left_of_a_user_who_is_erased_while_others_write(
 MILLION = 1_000_000
 FILL = """
     INSERT INTO audit_log (user_id, seq, at, actor_id, action, table_name, row_id, before)
-    SELECT %(user)s, n, to_timestamp(1750000000 + n / 1000.0), %(user)s, CASE WHEN n <= %(rows)s THEN 'insert' ELSE 'update' END,
-        CASE WHEN n %% 10 = 0 THEN 'conversations' ELSE 'todos' END,
-        CASE WHEN n %% 10 = 0 THEN %(conversation)s ELSE (%(todos)s::uuid[])[1 + n %% %(rows)s] END,
+    SELECT %(user)s, n, to_timestamp(1750000000 + n / 1000.0), %(user)s,
+        CASE WHEN n <= %(rows)s THEN 'insert' ELSE 'update' END,
+        CASE WHEN is_talk THEN 'conversations' ELSE 'todos' END,
+        CASE WHEN is_talk THEN %(conversation)s ELSE (%(todos)s::uuid[])[1 + n %% %(rows)s] END,
         CASE
             WHEN n <= %(rows)s THEN NULL
-            WHEN n %% 10 = 0 THEN '{"title": "it was called otherwise", "version": 1}'
-            ELSE '{"title": "it was called otherwise", "version": 1, "updated_at": "2026-01-01T00:00:00+00:00"}'::jsonb
+            WHEN is_talk THEN '{"title": "it was called otherwise", "version": 1}'
+            ELSE '{"title": "so", "version": 1, "updated_at": "2026-01-01T00:00:00+00:00"}'::jsonb
         END
-    FROM generate_series(1, %(entries)s) AS n
+    FROM generate_series(1, %(entries)s) AS n, LATERAL (SELECT n > %(rows)s AND n %% 10 = 0) AS k (is_talk)
 """
 """As they would have been written."""
 
