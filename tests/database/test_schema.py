@@ -1490,7 +1490,7 @@ def test_every_insert_update_and_delete_leaves_an_entry(base: Base, table: str) 
             assert {name: deleted[5][name] for name in changes} == changes
 
 
-UNAUDITED = {"password_hash", "tokens_valid_from", "completed", "role", "updated_hour"}
+UNAUDITED = {"password_hash", "tokens_valid_from", "completed", "role", "sender_id", "updated_hour"}
 DERIVED = {"last_position", "message_count", "updated_at"}
 """What follows from a conversation's messages."""
 
