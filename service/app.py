@@ -19,6 +19,7 @@ from service import (
     exports,
     health,
     imports,
+    keys,
     links,
     messages,
     sign_in,
@@ -53,6 +54,10 @@ HANDLERS: list[HTTPRouteHandler] = [
     users.update_me,
     users.delete_me,
     users.list_users,
+    keys.list_keys,
+    keys.create_key,
+    keys.get_key,
+    keys.delete_key,
     todo_lists.list_todos,
     todos.create_todo,
     todos.batch_todos,
@@ -211,12 +216,15 @@ async def before_request(request: Request) -> Response | None:
     if "public" in options:
         caller = Caller(app.database, request.id)
     else:
-        caller = await app.authenticator.caller(request.sent.get(b"authorization"), request.id)
+        caller = await app.authenticator.caller(request.sent.get(b"authorization"), request.id, options["scope"])
         state["user_id"] = caller.user_id
     if "seconds" in options:
         caller.seconds = options["seconds"]
     scope["user"] = caller
     request.check()
+    if caller.key is not None and (request.is_large or "body_types" in options):
+        # Only the database can prove a key: before its body takes up memory or disk.
+        await caller.run_all([])
     return None
 
 

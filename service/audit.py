@@ -135,7 +135,7 @@ _UNDO_DELETE = {
 """Table → what brings back a row of it, and then what was deleted with it."""
 
 
-@get("/v1/audit", query=AuditFilters)
+@get("/v1/audit", query=AuditFilters, scope="read")
 async def list_audit(request: Request) -> Page[Entry]:
     """The caller's audit trail, newest first.
 
@@ -169,7 +169,7 @@ def _id_at(moment: datetime | None, margin: timedelta, default: UUID) -> UUID:
     return UUID(int=milliseconds << 80)
 
 
-@get("/v1/changes", query=PageQuery)
+@get("/v1/changes", query=PageQuery, scope="read")
 async def list_changes(request: Request) -> Page[Entry]:
     """The caller's changes, oldest first, in the order in which they became visible: for copies and followers.
 
@@ -197,6 +197,7 @@ async def list_changes(request: Request) -> Page[Entry]:
     status_code=200,
     seconds=REVERT_SECONDS,
     problems=("version_mismatch", "username_taken", "link_exists"),
+    scope="write",
 )
 @idempotent
 async def revert_change(request: Request, change_id: FromPath[UUID]) -> Entry:

@@ -93,7 +93,7 @@ _Instant = Annotated[datetime, Meta(tz=True)]
 _LAST = (datetime.max.replace(tzinfo=UTC), UUID(int=(1 << 128) - 1))
 
 
-@get("/v1/conversations", query=ConversationFilters)
+@get("/v1/conversations", query=ConversationFilters, scope="read")
 async def list_conversations(request: Request) -> Page[ListedConversation]:
     """The caller's conversations, most recently active first."""
     query = request.filters(ConversationFilters)
@@ -109,7 +109,7 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
     return page_of(rows, query.limit, question, lambda row: (row.updated_at, row.id))
 
 
-@get("/v1/todos/{todo_id:str}/conversations", query=PageQuery)
+@get("/v1/todos/{todo_id:str}/conversations", query=PageQuery, scope="read")
 async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) -> Page[Conversation]:
     """The conversations that one of the caller's own todos is linked with, oldest first."""
     query = request.filters(PageQuery)
@@ -123,20 +123,20 @@ async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) 
     return page_of(rows, query.limit, question, lambda conversation: (conversation.id,))
 
 
-@post("/v1/conversations", location="/v1/conversations/{id}")
+@post("/v1/conversations", location="/v1/conversations/{id}", scope="write")
 @idempotent
 async def create_conversation(request: Request, data: JSONBody[ConversationCreate]) -> Conversation:
     """Open a conversation."""
     return await request.user.run(_create(id=None, title=data.title, metadata=given(data.metadata)))
 
 
-@get("/v1/conversations/{conversation_id:str}")
+@get("/v1/conversations/{conversation_id:str}", scope="read")
 async def get_conversation(request: Request, conversation_id: FromPath[UUID]) -> Conversation:
     """One of the caller's conversations."""
     return found(await request.user.run(_get(id=conversation_id)))
 
 
-@patch("/v1/conversations/{conversation_id:str}", if_match=True)
+@patch("/v1/conversations/{conversation_id:str}", if_match=True, scope="write")
 async def update_conversation(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[ConversationPatch]
 ) -> Conversation:
@@ -155,7 +155,7 @@ async def update_conversation(
     return conversation
 
 
-@delete("/v1/conversations/{conversation_id:str}", if_match=True)
+@delete("/v1/conversations/{conversation_id:str}", if_match=True, scope="write")
 async def delete_conversation(request: Request, conversation_id: FromPath[UUID]) -> None:
     """Delete a conversation, and with it its messages and links."""
     if await request.user.run(_delete(id=conversation_id, version=request.if_match)) is None:

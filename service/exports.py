@@ -162,7 +162,7 @@ _messages = Many("export_messages", MessageLine)
 _links = Many("export_links", LinkLine)
 
 
-@get("/v1/export", media_type=LINES, seconds=EXPORT_SECONDS)
+@get("/v1/export", media_type=LINES, seconds=EXPORT_SECONDS, scope="read")
 async def get_export(request: Request) -> Lines:
     """Everything the user owns, as lines of JSON, each an object with a `type`.
 

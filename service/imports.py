@@ -96,7 +96,14 @@ _IMPORT: dict[type[Row], Count] = {
 _decode = msgspec.json.Decoder(AnyLine).decode
 
 
-@post("/v1/import", status_code=200, request_max_body_size=IMPORT_BYTES, seconds=IMPORT_SECONDS, body_types=BODY_TYPES)
+@post(
+    "/v1/import",
+    status_code=200,
+    request_max_body_size=IMPORT_BYTES,
+    seconds=IMPORT_SECONDS,
+    body_types=BODY_TYPES,
+    scope="write",
+)
 async def create_import(request: Request) -> ImportResult:
     """Bring in a file as `GET /v1/export` wrote it: ids, order, links and times are kept.
 

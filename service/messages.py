@@ -174,7 +174,7 @@ _list_desc = Many("list_messages_desc", Message)
 _context = Many("list_context", ContextMessage)
 
 
-@get("/v1/conversations/{conversation_id:str}/messages", query=MessageFilters)
+@get("/v1/conversations/{conversation_id:str}/messages", query=MessageFilters, scope="read")
 async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Page[Message]:
     """A conversation's messages, by position."""
     query = request.filters(MessageFilters)
@@ -200,7 +200,7 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
     return page_of(rows, query.limit, (str(conversation_id), question), lambda message: (message.position,))
 
 
-@get("/v1/conversations/{conversation_id:str}/context", query=ContextSize)
+@get("/v1/conversations/{conversation_id:str}/context", query=ContextSize, scope="read")
 async def get_context(request: Request, conversation_id: FromPath[UUID]) -> list[ContextMessage]:
     """A conversation's last messages as a language model takes them, oldest first."""
     query = request.filters(ContextSize)
@@ -209,7 +209,11 @@ async def get_context(request: Request, conversation_id: FromPath[UUID]) -> list
     )
 
 
-@post("/v1/conversations/{conversation_id:str}/messages", location="/v1/conversations/{conversation_id}/messages/{id}")
+@post(
+    "/v1/conversations/{conversation_id:str}/messages",
+    location="/v1/conversations/{conversation_id}/messages/{id}",
+    scope="write",
+)
 @idempotent
 async def create_message(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[MessageCreate]
@@ -223,6 +227,7 @@ async def create_message(
     location="/v1/conversations/{id}",
     request_max_body_size=TURN_BYTES,
     problems=("stale_position",),
+    scope="write",
 )
 @idempotent
 async def create_turn(request: Request, conversation_id: FromPath[UUID], data: JSONBody[Turn]) -> TurnResult:
@@ -236,7 +241,7 @@ async def create_turn(request: Request, conversation_id: FromPath[UUID], data: J
     return await _append(request.user, conversation_id, expect, data.messages, data.context)
 
 
-@post("/v1/turns", location="/v1/conversations/{id}", request_max_body_size=TURN_BYTES)
+@post("/v1/turns", location="/v1/conversations/{id}", request_max_body_size=TURN_BYTES, scope="write")
 @idempotent
 async def create_first_turn(request: Request, data: JSONBody[FirstTurn]) -> TurnResult:
     """Open a conversation with its first turn."""
@@ -246,7 +251,7 @@ async def create_first_turn(request: Request, data: JSONBody[FirstTurn]) -> Turn
     )
 
 
-@get("/v1/conversations/{conversation_id:str}/messages/{message_id:str}")
+@get("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", scope="read")
 async def get_message(
     request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]
 ) -> Versioned[Message]:
@@ -254,7 +259,7 @@ async def get_message(
     return found(await request.user.run(_get(conversation_id=conversation_id, id=message_id)))
 
 
-@patch("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True)
+@patch("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True, scope="write")
 async def update_message(
     request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID], data: JSONBody[MessagePatch]
 ) -> Versioned[Message]:
@@ -274,7 +279,7 @@ async def update_message(
     return message
 
 
-@delete("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True)
+@delete("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True, scope="write")
 async def delete_message(request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]) -> None:
     """Delete one message; the positions of the others stay."""
     if (
@@ -284,7 +289,7 @@ async def delete_message(request: Request, conversation_id: FromPath[UUID], mess
         raise await why_unchanged(request.user, _get(conversation_id=conversation_id, id=message_id), "message")
 
 
-@delete("/v1/conversations/{conversation_id:str}/messages", status_code=200, query=Rewind)
+@delete("/v1/conversations/{conversation_id:str}/messages", status_code=200, query=Rewind, scope="write")
 async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> Rewound:
     """Delete the message at a position and all after it. What is appended later gets positions never used before."""
     query = request.filters(Rewind)

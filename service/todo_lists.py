@@ -67,7 +67,7 @@ _list_assigned = Many("list_assigned_todos", Todo)
 _list_all = Many("list_all_todos", Todo)
 
 
-@get("/v1/conversations/{conversation_id:str}/todos", query=PageQuery)
+@get("/v1/conversations/{conversation_id:str}/todos", query=PageQuery, scope="read")
 async def list_conversation_todos(request: Request, conversation_id: FromPath[UUID]) -> Page[Todo]:
     """The todos that a conversation is linked with, oldest first."""
     query = request.filters(PageQuery)
@@ -81,7 +81,7 @@ async def list_conversation_todos(request: Request, conversation_id: FromPath[UU
     return page_of(rows, query.limit, question, lambda todo: (todo.id,))
 
 
-@get("/v1/todos", query=TodoFilters)
+@get("/v1/todos", query=TodoFilters, scope="read")
 async def list_todos(request: Request) -> Page[Todo]:
     """The caller's todos, those assigned to them, or both."""
     query = request.filters(TodoFilters)

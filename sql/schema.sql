@@ -500,6 +500,38 @@ REVOKE ALL ON FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint
 GRANT ALL ON FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint) TO todochat_app;
 
 
+-- authenticate_key()
+
+CREATE FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+DECLARE
+    found_scope text;
+    found_end timestamptz;
+    found_active boolean;
+BEGIN
+    SELECT k.scope, k.expires_at, u.is_active INTO found_scope, found_end, found_active
+    FROM public.api_keys AS k
+    JOIN public.users AS u ON u.id = k.user_id
+    WHERE k.user_id = authenticate_key.user_id AND k.digest = authenticate_key.digest AND u.id = authenticate_key.user_id;
+
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no such key' USING ERRCODE = 'TC401';
+    ELSIF found_end <= now() THEN
+        RAISE EXCEPTION 'the key has expired' USING ERRCODE = 'TC404';
+    ELSIF NOT found_active THEN
+        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
+    ELSIF authenticate_key.scope <> 'read' AND found_scope <> authenticate_key.scope THEN
+        RAISE EXCEPTION 'the key may not do this' USING ERRCODE = 'TC405';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) IS 'authenticate() for a key: raises TC401 when the user has no such key, TC404 when it has expired, TC402 when the user is not active, TC405 when its scope is not the one needed (read, which every key has; write; or another, which none has).';
+
+REVOKE ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) TO todochat_app;
+
+
 -- conversations_before_insert()
 
 CREATE FUNCTION public.conversations_before_insert() RETURNS trigger
@@ -1643,6 +1675,67 @@ COMMENT ON FUNCTION public.visible_length(value text) IS 'Characters left when w
 
 REVOKE ALL ON FUNCTION public.visible_length(value text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.visible_length(value text) TO todochat_app;
+
+
+-- api_keys
+
+CREATE TABLE public.api_keys (
+    user_id uuid NOT NULL,
+    id uuid DEFAULT public.uuid7() NOT NULL,
+    slot smallint NOT NULL,
+    name text NOT NULL,
+    scope text NOT NULL,
+    digest bytea NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT api_keys_digest_check CHECK ((octet_length(digest) = 32)),
+    CONSTRAINT api_keys_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 100))),
+    CONSTRAINT api_keys_scope_check CHECK ((scope = ANY (ARRAY['read'::text, 'write'::text]))),
+    CONSTRAINT api_keys_slot_check CHECK (((slot >= 1) AND (slot <= 20)))
+);
+
+ALTER TABLE ONLY public.api_keys FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.api_keys IS 'Bearer tokens for agents and scripts. The text of a key is shown once, to whoever makes it; here is its digest.';
+COMMENT ON COLUMN public.api_keys.user_id IS 'Whom the key acts for; goes with the user.';
+COMMENT ON COLUMN public.api_keys.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.api_keys.slot IS '1 to 20, unique for the user: which is how no user has more than 20 keys, however many are made at once.';
+COMMENT ON COLUMN public.api_keys.name IS 'What its user calls it: 1 to 100 characters.';
+COMMENT ON COLUMN public.api_keys.scope IS 'read: it only reads. write: it may do all that a key may.';
+COMMENT ON COLUMN public.api_keys.digest IS 'SHA-256 of the key, of which 256 bits are random.';
+COMMENT ON COLUMN public.api_keys.expires_at IS 'It works until then; null: until it is deleted.';
+COMMENT ON COLUMN public.api_keys.last_used_at IS 'The hour in which it was last used; null: never.';
+COMMENT ON COLUMN public.api_keys.created_at IS 'When it was made; never changes.';
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_digest_key UNIQUE (user_id, digest);
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (user_id, id);
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_slot_key UNIQUE (user_id, slot);
+COMMENT ON INDEX public.api_keys_digest_key IS 'Serves authenticate_key() and the note of a use.';
+COMMENT ON INDEX public.api_keys_pkey IS 'Serves the list of a user''s keys and the cascade from users.';
+COMMENT ON INDEX public.api_keys_slot_key IS 'Serves the insert: it looks for a free slot.';
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE public.api_keys ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY api_keys_owner ON public.api_keys USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY api_keys_owner ON public.api_keys IS 'A transaction sees and writes rows of the user it is for.';
+
+GRANT SELECT,DELETE ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(user_id) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(id) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(slot) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(name) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(scope) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(digest) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(expires_at) ON TABLE public.api_keys TO todochat_app;
+GRANT UPDATE(last_used_at) ON TABLE public.api_keys TO todochat_app;
 
 
 -- audit_log

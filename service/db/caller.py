@@ -1,5 +1,6 @@
 """Who asks, and their transactions."""
 
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, overload
@@ -15,6 +16,39 @@ B = TypeVar("B")
 
 _AUTHENTICATE = Nothing("authenticate")
 _AUTHENTICATE_ISSUED = Nothing("authenticate_issued")
+_AUTHENTICATE_KEY = Nothing("authenticate_key")
+_TOUCH_KEY = Nothing("touch_key")
+
+NOTED_KEYS = 4096
+"""Of so many keys a process remembers that this hour's use is noted."""
+
+
+class ApiKey:
+    """The key that a caller asks with: its digest, and the scope that what it asks for needs.
+
+    ``noted`` remembers for the process in which hour (since 1970) a key's use was last noted in the database, so that
+    all other requests of that hour that only read need not write.
+    """
+
+    __slots__ = ("_noted", "digest", "scope")
+
+    def __init__(self, digest: bytes, scope: str, noted: dict[bytes, int]) -> None:
+        self.digest = digest
+        self.scope = scope
+        self._noted = noted
+
+    def check(self, *, reads_only: bool) -> list[Statement[Any]]:
+        """What a transaction of the key begins with; ``reads_only``: it could not note the use."""
+        checks: list[Statement[Any]] = [_AUTHENTICATE_KEY(digest=self.digest, scope=self.scope)]
+        if not reads_only and self._noted.get(self.digest) != int(time.time()) // 3600:
+            checks.append(_TOUCH_KEY(digest=self.digest))
+        return checks
+
+    def note(self) -> None:
+        """Its transaction was committed."""
+        if len(self._noted) >= NOTED_KEYS:
+            self._noted.clear()
+        self._noted[self.digest] = int(time.time()) // 3600
 
 
 class Caller:
@@ -28,6 +62,7 @@ class Caller:
         "_transaction",
         "database",
         "issued_at",
+        "key",
         "request_id",
         "seconds",
         "subject",
@@ -43,8 +78,9 @@ class Caller:
         token_version: int = 0,
         issued_at: int | None = None,
         subject: str | None = None,
+        key: ApiKey | None = None,
     ) -> None:
-        """What the token is checked by is its version, or the time of issue (seconds since 1970) without one.
+        """What the token is checked by is its version, the time of issue (seconds since 1970), or the key that it is.
 
         ``subject`` is the user's name at an outside issuer, where the token is of one.
         """
@@ -54,6 +90,7 @@ class Caller:
         self.token_version = token_version
         self.issued_at = issued_at
         self.subject = subject
+        self.key = key
         self.seconds = TRANSACTION_SECONDS
         """How long a transaction of several round trips may take."""
         self._transaction: Transaction | None = None
@@ -95,6 +132,8 @@ class Caller:
         except StatementFailed as failure:
             failure.problem.statement = failure.index - before
             raise failure.problem from failure.__cause__
+        if self.key is not None:
+            self.key.note()
         return _read(statements, results[before:])
 
     @asynccontextmanager
@@ -109,20 +148,24 @@ class Caller:
             return
         context = Context(self.user_id, self.request_id)
         async with self.database.hold(context, seconds=self.seconds, snapshot=snapshot) as held:
-            transaction = self._transaction = Transaction(self, held, [*self._session(), *first])
+            transaction = self._transaction = Transaction(self, held, [*self._session(reads_only=snapshot), *first])
             try:
                 yield transaction
                 if not transaction.is_committed:
                     await transaction.commit()
+                if self.key is not None and not snapshot:
+                    self.key.note()
             finally:
                 self._transaction = None
 
-    def _session(self) -> Sequence[Statement[Any]]:
+    def _session(self, *, reads_only: bool = False) -> Sequence[Statement[Any]]:
         """The check that a transaction of a signed-in caller begins with."""
         if self.token_version:
             return (_AUTHENTICATE(token_version=self.token_version),)
         if self.issued_at is not None:
             return (_AUTHENTICATE_ISSUED(issued_at=self.issued_at),)
+        if self.key is not None:
+            return self.key.check(reads_only=reads_only)
         return ()
 
 

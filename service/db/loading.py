@@ -37,6 +37,7 @@ USER_TABLES = frozenset(
         "audit_log",
         "audit_prunes",
         "idempotency_keys",
+        "api_keys",
     }
 )
 """Tables of which every row is some user's: a query that names one carries ``user_id``."""

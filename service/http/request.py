@@ -78,6 +78,12 @@ class Request(litestar.Request[Caller, Any, State]):
             return int(found[1])
         raise Problem("version_mismatch", 'If-Match takes one ETag as it was answered, such as "3".')
 
+    @property
+    def is_large(self) -> bool:
+        """Whether its body is, or may be, larger than one object's."""
+        length = self.sent.get(b"content-length", b"0")
+        return b"transfer-encoding" in self.sent or not length.isdigit() or int(length) > BODY_BYTES
+
     def filters(self, kind: type[T]) -> T:
         """The query string as the struct that the handler's decorator names as ``query``."""
         return read_query(kind, self._values)

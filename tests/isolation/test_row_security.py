@@ -61,6 +61,9 @@ CASES = {
         "(user_id, key, operation, request_hash) VALUES (%(user)s, gen_random_uuid()::text, 'x', %(hash)s)",
         "status = 201",
     ),
+    "api_keys": Case(
+        "(user_id, slot, name, scope, digest) VALUES (%(user)s, 2, 'x', 'read', %(hash)s)", "last_used_at = now()"
+    ),
     "audit_log": Case(None, None, delete=False),
     "audit_prunes": Case(None, None, delete=False),
 }
@@ -118,6 +121,7 @@ def owner(dba: Connection) -> Owner:
     add("todo_conversation_links", "todo_id, conversation_id", todo, conversation)
     add("identities", "issuer, subject", "issuer", str(user))
     add("idempotency_keys", "key, operation, request_hash", "key", "POST /", b"x" * 32)
+    add("api_keys", "slot, name, scope, digest", 1, "key", "write", b"y" * 32)
     add("audit_prunes", "id, commit_order", uuid4(), 1)
     return Owner(user, todo, spare, conversation)
 
@@ -559,6 +563,7 @@ def test_only_the_service_may_call_functions_and_only_those_it_needs(dba: Connec
         "forgive_sign_in_attempt",
         "expect_position",
         "authenticate_issued",
+        "authenticate_key",
         "resolve_identity",
         "erase_user",
         "audit_changes",
@@ -567,7 +572,7 @@ def test_only_the_service_may_call_functions_and_only_those_it_needs(dba: Connec
 
 
 def test_every_table_of_users_data_is_audited(dba: Connection) -> None:
-    """All but what tells nothing of its own: the answers kept, the counter, the trail and how far it was pruned."""
+    """All but what tells nothing of its own: kept answers, keys, the counter, the trail and how far it was pruned."""
     rows = dba.execute("SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger WHERE tgname LIKE '%\\_audit\\_%'")
-    silent = {"idempotency_keys", "todo_counters", "audit_log", "audit_prunes"}
+    silent = {"idempotency_keys", "api_keys", "todo_counters", "audit_log", "audit_prunes"}
     assert {row[0] for row in rows} == {"users", *CASES} - silent
