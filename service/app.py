@@ -21,6 +21,7 @@ from service import (
     imports,
     keys,
     links,
+    mcp,
     messages,
     sign_in,
     tasks,
@@ -97,6 +98,11 @@ HANDLERS: list[HTTPRouteHandler] = [
     tasks.delete_task,
     tasks.complete_task,
 ]
+PROTOCOL_HANDLERS: list[HTTPRouteHandler] = [
+    mcp.call_mcp,
+    mcp.get_resource_metadata,
+]
+"""In shapes that others have laid down: they aren't part of the OpenAPI document."""
 LOCAL_HANDLERS: list[HTTPRouteHandler] = [
     sign_in.register,
     sign_in.create_token,
@@ -142,7 +148,7 @@ def create_app(settings: Settings) -> Envelope:
 
     openapi = OpenAPI(version("todochat"), documentation(), has_local_accounts=settings.local_accounts)
     litestar = Litestar(
-        route_handlers=[*HANDLERS, *(LOCAL_HANDLERS if settings.local_accounts else [])],
+        route_handlers=[*HANDLERS, *PROTOCOL_HANDLERS, *(LOCAL_HANDLERS if settings.local_accounts else [])],
         state=State(
             {
                 "settings": settings,
@@ -194,6 +200,9 @@ def _cors(settings: Settings) -> CORSConfig | None:
             "Idempotency-Key",
             "If-Match",
             "If-None-Match",
+            "MCP-Protocol-Version",
+            "Mcp-Method",
+            "Mcp-Name",
             "X-Request-ID",
         ],
         expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID", "Idempotency-Replayed"],
@@ -244,6 +253,9 @@ def answer_error(request: Request, error: Exception) -> Response:
         problem = Problem("malformed_request", "The request can't be read.")
     else:
         raise error
+    if problem.status == 401 and (path := request.route_handler.opt.get("resource_metadata")):
+        # RFC 9728, section 5.1: where it says who issues tokens for it.
+        problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'
     return Response(problem_answer(problem, request.id, escape="escape" in request.scope["state"]))
 
 
