@@ -220,12 +220,13 @@ async def before_request(request: Request) -> Response | None:
         routes = [route for route in request.app.routes if route.path_format == scope["path_template"]]
         methods = [method for route in routes if isinstance(route, HTTPRoute) for method in route.methods]
         return Response(Answer(204, [(b"allow", _allow(methods).encode())]))
-    app = request.app.state
-    options = request.route_handler.opt
+    app = scope["litestar_app"].state
+    options = scope["route_handler"].opt
     if "public" in options:
-        caller = Caller(app.database, request.id)
+        caller = Caller(app.database, state["request_id"])
     else:
-        caller = await app.authenticator.caller(request.sent.get(b"authorization"), request.id, options["scope"])
+        authorization = state["headers"].get(b"authorization")
+        caller = await app.authenticator.caller(authorization, state["request_id"], options["scope"])
         state["user_id"] = caller.user_id
     if "seconds" in options:
         caller.seconds = options["seconds"]

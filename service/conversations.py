@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from service.db.queries import Many, Maybe, One
 from service.http.fields import Metadata, MetadataText, Time, Title, TodoRef, check_metadata, check_title, given
 from service.http.idempotency import idempotent
-from service.http.missing import found, why_unchanged
+from service.http.missing import changed, found
 from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
 from service.http.request import Request
 
@@ -141,22 +141,18 @@ async def update_conversation(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[ConversationPatch]
 ) -> Conversation:
     """Change a conversation's title or metadata."""
-    conversation = await request.user.run(
-        _update(
-            id=conversation_id,
-            set_title=data.title is not UNSET,
-            title=given(data.title),
-            metadata=given(data.metadata),
-            version=request.if_match,
-        )
+    change = _update(
+        id=conversation_id,
+        set_title=data.title is not UNSET,
+        title=given(data.title),
+        metadata=given(data.metadata),
+        version=request.if_match,
     )
-    if conversation is None:
-        raise await why_unchanged(request.user, _get(id=conversation_id), "conversation")
-    return conversation
+    return await changed(request.user, change, _get(id=conversation_id), "conversation")
 
 
 @delete("/v1/conversations/{conversation_id:str}", if_match=True, scope="write")
 async def delete_conversation(request: Request, conversation_id: FromPath[UUID]) -> None:
     """Delete a conversation, and with it its messages and links."""
-    if await request.user.run(_delete(id=conversation_id, version=request.if_match)) is None:
-        raise await why_unchanged(request.user, _get(id=conversation_id), "conversation")
+    deletion = _delete(id=conversation_id, version=request.if_match)
+    await changed(request.user, deletion, _get(id=conversation_id), "conversation")

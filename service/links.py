@@ -7,9 +7,9 @@ from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
 from service.db.queries import Many, Maybe, One, Statement, Versioned
-from service.http.fields import RelationshipType, Time
+from service.http.fields import RelationshipType, Time, given
 from service.http.idempotency import idempotent
-from service.http.missing import found, why_unchanged
+from service.http.missing import changed, found
 from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
 from service.http.request import Request
 
@@ -95,15 +95,11 @@ async def get_link(request: Request, link_id: FromPath[UUID]) -> Versioned[Link]
 @patch("/v1/links/{link_id:str}", if_match=True, problems=("link_exists",), scope="write")
 async def update_link(request: Request, link_id: FromPath[UUID], data: JSONBody[LinkPatch]) -> Versioned[Link]:
     """Change what a link says."""
-    kind = None if data.relationship_type is msgspec.UNSET else data.relationship_type
-    link = await request.user.run(_update(id=link_id, relationship_type=kind, version=request.if_match))
-    if link is None:
-        raise await why_unchanged(request.user, _get(id=link_id), "link")
-    return link
+    change = _update(id=link_id, relationship_type=given(data.relationship_type), version=request.if_match)
+    return await changed(request.user, change, _get(id=link_id), "link")
 
 
 @delete("/v1/links/{link_id:str}", if_match=True, scope="write")
 async def delete_link(request: Request, link_id: FromPath[UUID]) -> None:
     """Delete a link; the todo and the conversation stay."""
-    if await request.user.run(_delete(id=link_id, version=request.if_match)) is None:
-        raise await why_unchanged(request.user, _get(id=link_id), "link")
+    await changed(request.user, _delete(id=link_id, version=request.if_match), _get(id=link_id), "link")

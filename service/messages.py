@@ -25,16 +25,16 @@ from service.http.fields import (
     new_id,
 )
 from service.http.idempotency import idempotent
-from service.http.missing import found, why_unchanged
+from service.http.missing import changed, found
 from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
 from service.http.request import Request
 from service.problems import FieldError, Problem, invalid
 
-Role = Annotated[Literal["user", "assistant", "system"], Meta(title="Role")]
-Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]
-
 TURN_MESSAGES = 100
 TURN_BYTES = 8 * 1024 * 1024
+
+Role = Annotated[Literal["user", "assistant", "system"], Meta(title="Role")]
+Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -178,35 +178,31 @@ _context = Many("list_context", ContextMessage)
 async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Page[Message]:
     """A conversation's messages, by position."""
     query = request.filters(MessageFilters)
-    question = msgspec.structs.replace(query, cursor=None, limit=1)
-    after = 0 if query.after_position is None else query.after_position
+    question = (str(conversation_id), msgspec.structs.replace(query, cursor=None, limit=1))
+    after = query.after_position or 0
     before = 2_147_483_647 if query.before_position is None else query.before_position
     descending = query.order == "-position"
     if query.cursor is not None:
-        (reached,) = decode_cursor(query.cursor, (str(conversation_id), question), tuple[Position])
+        (reached,) = decode_cursor(query.cursor, question, tuple[Position])
         after, before = (after, min(before, reached)) if descending else (max(after, reached), before)
-    rows: list[Message] = await _read(
-        request.user,
-        conversation_id,
-        (_list_desc if descending else _list)(
-            conversation_id=conversation_id,
-            sender_type=query.sender_type,
-            message_type=query.message_type,
-            after=after,
-            before=before,
-            row_limit=query.limit + 1,
-        ),
+    listed = (_list_desc if descending else _list)(
+        conversation_id=conversation_id,
+        sender_type=query.sender_type,
+        message_type=query.message_type,
+        after=after,
+        before=before,
+        row_limit=query.limit + 1,
     )
-    return page_of(rows, query.limit, (str(conversation_id), question), lambda message: (message.position,))
+    rows: list[Message] = await _read(request.user, conversation_id, listed)
+    return page_of(rows, query.limit, question, lambda message: (message.position,))
 
 
 @get("/v1/conversations/{conversation_id:str}/context", query=ContextSize, scope="read")
 async def get_context(request: Request, conversation_id: FromPath[UUID]) -> list[ContextMessage]:
     """A conversation's last messages as a language model takes them, oldest first."""
     query = request.filters(ContextSize)
-    return await _read(
-        request.user, conversation_id, _context(conversation_id=conversation_id, messages=query.messages)
-    )
+    context = _context(conversation_id=conversation_id, messages=query.messages)
+    return await _read(request.user, conversation_id, context)
 
 
 @post(
@@ -232,13 +228,11 @@ async def create_message(
 @idempotent
 async def create_turn(request: Request, conversation_id: FromPath[UUID], data: JSONBody[Turn]) -> TurnResult:
     """Append a turn's messages and get the context for the next one, in one round trip."""
-    # Without an expectation the first insert does what is left: it locks the conversation, or finds that there is none.
-    expect = (
-        []
-        if data.expected_position is None
-        else [_expect(conversation_id=conversation_id, expected=data.expected_position)]
-    )
-    return await _append(request.user, conversation_id, expect, data.messages, data.context)
+    if data.expected_position is None:
+        # The first insert locks the conversation by itself, or finds that there is none.
+        return await _append(request.user, conversation_id, [], data)
+    expect = _expect(conversation_id=conversation_id, expected=data.expected_position)
+    return await _append(request.user, conversation_id, [expect], data)
 
 
 @post("/v1/turns", location="/v1/conversations/{id}", request_max_body_size=TURN_BYTES, scope="write")
@@ -246,9 +240,7 @@ async def create_turn(request: Request, conversation_id: FromPath[UUID], data: J
 async def create_first_turn(request: Request, data: JSONBody[FirstTurn]) -> TurnResult:
     """Open a conversation with its first turn."""
     conversation_id = new_id()
-    return await _append(
-        request.user, conversation_id, [_open(id=conversation_id, title=data.title)], data.messages, data.context
-    )
+    return await _append(request.user, conversation_id, [_open(id=conversation_id, title=data.title)], data)
 
 
 @get("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", scope="read")
@@ -264,39 +256,30 @@ async def update_message(
     request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID], data: JSONBody[MessagePatch]
 ) -> Versioned[Message]:
     """Change a message's content, type or metadata; its position and times of others stay."""
-    message = await request.user.run(
-        _update(
-            conversation_id=conversation_id,
-            id=message_id,
-            content=given(data.content),
-            message_type=given(data.message_type),
-            metadata=given(data.metadata),
-            version=request.if_match,
-        )
+    place = {"conversation_id": conversation_id, "id": message_id}
+    change = _update(
+        **place,
+        content=given(data.content),
+        message_type=given(data.message_type),
+        metadata=given(data.metadata),
+        version=request.if_match,
     )
-    if message is None:
-        raise await why_unchanged(request.user, _get(conversation_id=conversation_id, id=message_id), "message")
-    return message
+    return await changed(request.user, change, _get(**place), "message")
 
 
 @delete("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True, scope="write")
 async def delete_message(request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]) -> None:
     """Delete one message; the positions of the others stay."""
-    if (
-        await request.user.run(_delete(conversation_id=conversation_id, id=message_id, version=request.if_match))
-        is None
-    ):
-        raise await why_unchanged(request.user, _get(conversation_id=conversation_id, id=message_id), "message")
+    place = {"conversation_id": conversation_id, "id": message_id}
+    await changed(request.user, _delete(**place, version=request.if_match), _get(**place), "message")
 
 
 @delete("/v1/conversations/{conversation_id:str}/messages", status_code=200, query=Rewind, scope="write")
 async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> Rewound:
     """Delete the message at a position and all after it. What is appended later gets positions never used before."""
     query = request.filters(Rewind)
-    deleted = await _read(
-        request.user, conversation_id, _rewind(conversation_id=conversation_id, from_position=query.from_position)
-    )
-    return Rewound(deleted)
+    rewind = _rewind(conversation_id=conversation_id, from_position=query.from_position)
+    return Rewound(await _read(request.user, conversation_id, rewind))
 
 
 async def _read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:
@@ -307,16 +290,12 @@ async def _read(caller: Caller, conversation_id: UUID, statement: Statement[Any]
 
 
 async def _append(
-    caller: Caller,
-    conversation_id: UUID,
-    first: Sequence[Statement[None]],
-    messages: Sequence[MessageCreate],
-    context: TurnContext | None,
+    caller: Caller, conversation_id: UUID, first: Sequence[Statement[None]], turn: Turn | FirstTurn
 ) -> TurnResult:
     statements: list[Statement[Any]] = list(first)
     to_blame: dict[int, int] = {}
     following = 0
-    for pair in _pairs(messages):
+    for pair in _pairs(turn.messages):
         values: list[dict[str, Any]] = []
         # Of a message the database refuses nothing but metadata that the struct let through.
         to_blame[len(statements)] = following + (len(pair) == 2 and pair[1].metadata is not UNSET)
@@ -331,8 +310,8 @@ async def _append(
         else:
             second = {f"second_{name}": value for name, value in values[1].items() if name != "conversation_id"}
             statements.append(_create_two(**values[0], **second))
-    if context is not None and context.messages:
-        statements.append(_context(conversation_id=conversation_id, messages=context.messages))
+    if turn.context is not None and turn.context.messages:
+        statements.append(_context(conversation_id=conversation_id, messages=turn.context.messages))
     try:
         results = await caller.run_all(statements)
     except Problem as problem:

@@ -1,6 +1,6 @@
 """Tasks: the todos as specification A's clients know them. A task's id is its todo's number."""
 
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
@@ -12,7 +12,7 @@ from service.db.caller import Caller
 from service.db.queries import Many, Maybe, One, Versioned
 from service.http.fields import Description, Number, Time, Title, check_title, given
 from service.http.idempotency import idempotent
-from service.http.missing import found, why_unchanged
+from service.http.missing import changed, found
 from service.http.request import Request
 from service.problems import Problem
 
@@ -121,25 +121,23 @@ async def update_task(
 ) -> Versioned[Task]:
     """Change a task's title or description, and complete or reopen it."""
     _check_user(request.user, user_id)
-    task = await request.user.run(
-        _update(
-            number=task_id,
-            title=given(data.title),
-            set_description=data.description is not UNSET,
-            description=given(data.description),
-            completed=data.completed,
-            version=request.if_match,
-        )
+    change = _update(
+        number=task_id,
+        title=given(data.title),
+        set_description=data.description is not UNSET,
+        description=given(data.description),
+        completed=data.completed,
+        version=request.if_match,
     )
-    return task or await _raise_why(request.user, task_id)
+    return await changed(request.user, change, _get(number=task_id), "task")
 
 
 @delete("/api/{user_id:str}/tasks/{task_id:str}", if_match=True, problems=("forbidden",), scope="write")
 async def delete_task(request: Request, user_id: FromPath[str], task_id: FromPath[Number]) -> None:
     """Delete a task, and with it its links."""
     _check_user(request.user, user_id)
-    if await request.user.run(_delete(number=task_id, version=request.if_match)) is None:
-        await _raise_why(request.user, task_id)
+    deletion = _delete(number=task_id, version=request.if_match)
+    await changed(request.user, deletion, _get(number=task_id), "task")
 
 
 @patch(
@@ -153,17 +151,11 @@ async def complete_task(
 ) -> Versioned[Task]:
     """Toggle ``completed``, or set it to what the body says."""
     _check_user(request.user, user_id)
-    task = await request.user.run(
-        _complete(number=task_id, completed=None if data is None else data.completed, version=request.if_match)
-    )
-    return task or await _raise_why(request.user, task_id)
+    completed = None if data is None else data.completed
+    change = _complete(number=task_id, completed=completed, version=request.if_match)
+    return await changed(request.user, change, _get(number=task_id), "task")
 
 
 def _check_user(caller: Caller, user_id: str) -> None:
     if user_id.lower() != str(caller.user_id) and user_id != caller.subject:
         raise Problem("forbidden", "The path names another user than the token.")
-
-
-async def _raise_why(caller: Caller, task_id: Number) -> NoReturn:
-    """Say why a change found no row."""
-    raise await why_unchanged(caller, _get(number=task_id), "task")

@@ -3,12 +3,14 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from service.db.database import TRANSACTION_SECONDS, Database, Held
 from service.db.queries import Nothing, Statement
-from service.db.statements import Context, Result, StatementFailed
+from service.db.results import Result
+from service.db.statements import Context, Step
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -51,24 +53,23 @@ class ApiKey:
         self._noted[self.digest] = int(time.time()) // 3600
 
 
+@lru_cache(maxsize=4096)
+def _authentication(user: int, token_version: int, issued_at: int | None) -> tuple[Step, ...]:
+    """The check that a transaction of a signed-in caller begins with; users by the integers of their ids."""
+    user_id = UUID(int=user)
+    if token_version:
+        return (_AUTHENTICATE(token_version=token_version).step(user_id),)
+    if issued_at is not None:
+        return (_AUTHENTICATE_ISSUED(issued_at=issued_at).step(user_id),)
+    return ()
+
+
 class Caller:
     """Who asks: the one way into a transaction.
 
     Every transaction of a signed-in caller begins with the check that the account is active and the token not revoked,
     in the same round trip; row security shows it that user's rows. Without a user (sign-in, health) it sees no rows.
     """
-
-    __slots__ = (
-        "_transaction",
-        "database",
-        "issued_at",
-        "key",
-        "request_id",
-        "seconds",
-        "subject",
-        "token_version",
-        "user_id",
-    )
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class Caller:
         self.key = key
         self.seconds = TRANSACTION_SECONDS
         """How long a transaction of several round trips may take."""
-        self._transaction: Transaction | None = None
+        self._held: Held | None = None
 
     @overload
     async def run(self, first: Statement[R], /, *, seconds: float = ...) -> R: ...
@@ -116,93 +117,60 @@ class Caller:
         Raises the Problem of the statement that failed, with its place in ``statements`` as ``.statement`` (negative
         for what comes ahead of them).
         """
-        if self._transaction is not None:
-            return await self._transaction.run_all(statements, accept)
-        session = self._session()
-        before = len(session)
-        steps = [statement.step(self.user_id) for statement in (*session, *statements)]
+        steps = [statement.step(self.user_id) for statement in statements]
+        if self._held is not None:
+            answers = _read(statements, await self._held.run(steps))
+            if accept is not None:
+                accept(answers)
+            return answers
 
         def check(results: list[Result]) -> None:
             if accept is not None:
-                accept(_read(statements, results[before:]))
+                accept(_read(statements, results))
 
-        context = Context(self.user_id, self.request_id)
-        try:
-            results = await self.database.transact(context, steps, check if accept else None, seconds=seconds)
-        except StatementFailed as failure:
-            failure.problem.statement = failure.index - before
-            raise failure.problem from failure.__cause__
+        results = await self.database.transact(self._context(), steps, check if accept else None, seconds=seconds)
         if self.key is not None:
             self.key.note()
-        return _read(statements, results[before:])
+        return _read(statements, results)
 
     @asynccontextmanager
-    async def transaction(self, *first: Statement[Any], snapshot: bool = False) -> AsyncGenerator["Transaction"]:
+    async def transaction(self, *first: Statement[Any], snapshot: bool = False) -> AsyncGenerator[None]:
         """Run all that follows in one transaction: kept when the block ends well, undone otherwise.
 
         Inside another one it is that one. ``first`` are statements that leave together with the first ones run inside;
         ``snapshot``: it only reads, and all of it sees what was there at its first statement.
         """
-        if self._transaction is not None:
-            yield self._transaction
+        if self._held is not None:
+            yield
             return
-        context = Context(self.user_id, self.request_id)
-        async with self.database.hold(context, seconds=self.seconds, snapshot=snapshot) as held:
-            transaction = self._transaction = Transaction(self, held, [*self._session(reads_only=snapshot), *first])
+        async with self.database.hold(
+            self._context(*first, snapshot=snapshot), seconds=self.seconds, snapshot=snapshot
+        ) as held:
+            self._held = held
             try:
-                yield transaction
-                if not transaction.is_committed:
-                    await transaction.commit()
+                yield
+                if not held.is_committed:
+                    await self.commit()
                 if self.key is not None and not snapshot:
                     self.key.note()
             finally:
-                self._transaction = None
-
-    def _session(self, *, reads_only: bool = False) -> Sequence[Statement[Any]]:
-        """The check that a transaction of a signed-in caller begins with."""
-        if self.token_version:
-            return (_AUTHENTICATE(token_version=self.token_version),)
-        if self.issued_at is not None:
-            return (_AUTHENTICATE_ISSUED(issued_at=self.issued_at),)
-        if self.key is not None:
-            return self.key.check(reads_only=reads_only)
-        return ()
-
-
-class Transaction:
-    """A transaction of several round trips: see ``Caller.transaction``."""
-
-    def __init__(self, caller: Caller, held: Held, first: Sequence[Statement[Any]]) -> None:
-        self.is_committed = False
-        self._caller = caller
-        self._held = held
-        self._first = first
-
-    async def run_all(
-        self, statements: Sequence[Statement[Any]], accept: Callable[[list[Any]], None] | None = None
-    ) -> list[Any]:
-        """As ``Caller.run_all``, which calls it: ``accept`` may look at the results and raise to undo everything."""
-        answers = await self._run(statements, commit=False)
-        if accept is not None:
-            accept(answers)
-        return answers
+                self._held = None
 
     async def commit(self, *last: Statement[Any]) -> None:
-        """Run what is left, and keep everything, in one round trip."""
-        await self._run(last, commit=True)
-        self.is_committed = True
+        """Keep what the transaction did; ``last`` are statements that leave together with the COMMIT."""
+        if self._held is None:
+            raise RuntimeError("there is no transaction")
+        await self._held.run([statement.step(self.user_id) for statement in last], commit=True)
 
-    async def _run(self, statements: Sequence[Statement[Any]], *, commit: bool) -> list[Any]:
-        ahead, self._first = self._first, ()
-        user_id = self._caller.user_id
-        try:
-            results = await self._held.run(
-                [statement.step(user_id) for statement in (*ahead, *statements)], commit=commit
-            )
-        except StatementFailed as failure:
-            failure.problem.statement = failure.index - len(ahead)
-            raise failure.problem from failure.__cause__
-        return _read(statements, results[len(ahead) :])
+    def _context(self, *first: Statement[Any], snapshot: bool = False) -> Context:
+        ahead: tuple[Step, ...] = ()
+        if self.key is not None:
+            first = (*self.key.check(reads_only=snapshot), *first)
+        elif self.user_id is not None:
+            ahead = _authentication(self.user_id.int, self.token_version, self.issued_at)
+        if first:
+            ahead += tuple(statement.step(self.user_id) for statement in first)
+        return Context(self.user_id, self.request_id, ahead)
 
 
 def _read(statements: Sequence[Statement[Any]], results: Sequence[Result]) -> list[Any]:

@@ -5,18 +5,14 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
 from uuid import UUID
 
-import msgspec
-import psycopg
-import psycopg.abc
 from psycopg import pq
-from psycopg.adapt import AdaptersMap, Loader, Transformer
 
 from service.db.connection import Connection, ConnectionExpired, ConnectionLost, StepRefused
 from service.db.pool import Loan, Pool
-from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step, set_local, set_locally
+from service.db.results import Result, read_result
+from service.db.statements import SESSION, Context, Prepared, Step, set_local, set_locally
 from service.problems import Problem, from_database
 from service.settings import Settings
 
@@ -40,11 +36,7 @@ _BEGIN_READ_ONLY: Step = (Prepared(b"begin_read_only", b"BEGIN READ ONLY", (), r
 _WRITES: Step = (Prepared(b"", b"SELECT", (), reads_only=False), ())
 _COMMIT: Step = (Prepared(b"commit", b"COMMIT", (), reads_only=True), ())
 _ROLLBACK: Step = (Prepared(b"rollback", b"ROLLBACK", (), reads_only=True), ())
-
-
 _SETTINGS = tuple(set_local(setting, value) for setting, value in SESSION.items())
-
-
 _set_user_id = set_locally("app.user_id")
 _set_request_id = set_locally("app.request_id")
 
@@ -72,55 +64,6 @@ _LATE = "The database did not answer in time."
 _POOLER = (
     "DATABASE_URL leads through a pooler that can't carry prepared statements: set DATABASE_PREPARED_STATEMENTS=false"
 )
-
-
-class _JsonLoader(Loader):
-    """jsonb stays the text it is: an answer passes it on without parsing it. The first byte is the format's version."""
-
-    format = pq.Format.BINARY
-
-    def load(self, data: Any) -> msgspec.Raw:
-        return msgspec.Raw(bytes(data)[1:])
-
-
-class _Adapters(NamedTuple):
-    """Adaptation that no connection has a say in: so times come in UTC, whatever the session's time zone is."""
-
-    adapters: AdaptersMap
-    connection: None = None
-
-
-class _JsonTextLoader(Loader):
-    """json stays the text it is too: it has no such byte."""
-
-    format = pq.Format.BINARY
-
-    def load(self, data: Any) -> msgspec.Raw:
-        return msgspec.Raw(bytes(data))
-
-
-def _make_transformer() -> psycopg.abc.Transformer:
-    adapters = AdaptersMap(psycopg.adapters)
-    adapters.register_loader("json", _JsonTextLoader)
-    adapters.register_loader("jsonb", _JsonLoader)
-    return Transformer(_Adapters(adapters))
-
-
-_transformer = _make_transformer()
-
-
-_VOID = 2278
-"""The type of what a function returns that returns nothing, such as authenticate(), which every transaction calls."""
-
-
-def _result(answer: pq.abc.PGresult) -> Result:
-    if answer.status != pq.ExecStatus.TUPLES_OK:
-        return Result([], answer.command_tuples or 0)
-    count = answer.ntuples
-    if not count or answer.ftype(0) == _VOID:
-        return Result([], count)
-    _transformer.set_pgresult(answer)
-    return Result(_transformer.load_rows(0, count, tuple), count)
 
 
 class Database:
@@ -171,8 +114,8 @@ class Database:
         """Run the steps in one transaction, all or nothing, and return a result for each.
 
         One round trip; with ``accept``, which may raise to have everything rolled back, the commit is a second one.
-        It may take ``seconds`` in all. Raises Problem (``overloaded``, ``database_unavailable``, ``timeout``) or
-        StatementFailed.
+        It may take ``seconds`` in all. Raises Problem: ``overloaded``, ``database_unavailable``, ``timeout``, or what
+        the refusal of a step means, whose place in ``steps`` is ``statement`` then (negative for what comes ahead).
 
         What is certain to have left nothing behind is tried again: reads whose connection is lost, what the server
         refused to begin, what collided with another transaction (so ``accept`` may be called more than once). A write
@@ -203,13 +146,13 @@ class Database:
                         if refused.error.sqlstate == _READ_ONLY_SERVER and not reads_only:
                             loan.hang_up()
                             self._pool.distrust()
-                        raise _failure(refused, [*request, _COMMIT], before, context) from refused.error
+                        raise _problem(refused, [*request, _COMMIT], before, context) from refused.error
                 finally:
                     loan.end()
             raise AssertionError("the last attempt returns or raises")
         finally:
             took = loop.time() - started
-            for (name, _, _, _), _ in steps:
+            for (name, _, _, _), _ in (*context.ahead, *steps):
                 self._observe(name.decode(), took, ok)
 
     @asynccontextmanager
@@ -251,11 +194,7 @@ class Database:
         self, context: Context, steps: Sequence[Step], commit: bool, seconds: float = TRANSACTION_SECONDS
     ) -> tuple[list[Step], int, bool]:
         """All that goes out at once, how much of it comes before the steps, and whether it only reads."""
-        reads_only = True
-        for (_, _, _, reads), _ in steps:
-            if not reads:
-                reads_only = False
-                break
+        reads_only = all(prepared.reads_only for prepared, _ in (*context.ahead, *steps))
         request = [_BEGIN_READ_ONLY if reads_only else _BEGIN]
         if not self._named:
             request += _SETTINGS
@@ -265,6 +204,7 @@ class Database:
             request.append(_set_user(context.user_id.int))
         if not reads_only:
             request.append(_set_request_id(context.request_id))
+        request += context.ahead
         before = len(request)
         request += steps
         if commit:
@@ -283,7 +223,7 @@ class Database:
         """The transaction once, on a connection that is left without one."""
         try:
             answers = await _exchange(connection, request, deadline, may_repeat=True)
-            results = [_result(answer) for answer in answers[before : before + count]]
+            results = [read_result(answer) for answer in answers[before : before + count]]
             if accept is not None:
                 accept(results)
                 soon = asyncio.get_running_loop().time() + CLEANUP_SECONDS
@@ -338,9 +278,13 @@ class Held:
         self._context = context
         self._deadline = deadline
         self._observe = observe
+        self.is_committed = False
 
     async def run(self, steps: Sequence[Step], *, commit: bool = False) -> list[Result]:
-        """Run the steps and return a result for each; raises StatementFailed, after which nothing more can run."""
+        """Run the steps and return a result for each; with ``commit`` that is the end, and what was done is kept.
+
+        Raises the Problem that the refusal of a step means, as ``Database.transact``; then nothing more can run.
+        """
         loop = asyncio.get_running_loop()
         started = loop.time()
         before = len(self._begin)
@@ -355,20 +299,17 @@ class Held:
         except StepRefused as refused:
             if refused.error.sqlstate == _READ_ONLY_SERVER:
                 self._connection.hang_up()
-            raise _failure(refused, request, before, self._context) from refused.error
+            raise _problem(refused, request, before, self._context) from refused.error
         finally:
             seconds = loop.time() - started
-            for (name, _, _, _), _ in steps:
+            for (name, _, _, _), _ in (*self._context.ahead, *steps) if before else steps:
                 self._observe(name.decode(), seconds, ok)
+        self.is_committed = commit
         self._alone = self._begin = ()
-        return [_result(answer) for answer in answers[before : before + len(steps)]]
-
-    async def commit(self, *last: Step) -> None:
-        """Run what is left and end the transaction, keeping what it did."""
-        await self.run(last, commit=True)
+        return [read_result(answer) for answer in answers[before : before + len(steps)]]
 
 
-def _failure(refused: StepRefused, request: Sequence[Step], before: int, context: Context) -> StatementFailed:
+def _problem(refused: StepRefused, request: Sequence[Step], before: int, context: Context) -> Problem:
     """What the caller is told. An error that nobody expects is logged, without the values in its details."""
     error = refused.error
     problem = from_database(error)
@@ -394,4 +335,5 @@ def _failure(refused: StepRefused, request: Sequence[Step], before: int, context
                 "constraint": error.diag.constraint_name,
             },
         )
-    return StatementFailed(refused.index - before, problem)
+    problem.statement = refused.index - before
+    return problem

@@ -9,7 +9,8 @@ connections connects again only when somebody asks it for one.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from types import coroutine
 from typing import Any
 
 import psycopg
@@ -131,10 +132,19 @@ class Pool:
             connection.hang_up()  # what is lent ends, too
 
     def give_back(self, lender: "AsyncConnectionPool[Connection]", connection: Connection) -> None:
-        """Return a connection, in whatever state it is; in a task of its own, which no cancelled request cancels."""
+        """Return a connection, in whatever state it is; nothing is awaited, so no cancellation can prevent it.
+
+        Usually psycopg_pool takes it back without waiting for anything. Otherwise the rest is done by a task of its
+        own: a task for every connection would cost 15 µs, a tenth of a request.
+        """
         if connection.worn or connection.pgconn.transaction_status != TransactionStatus.IDLE:
             connection.hang_up()
-        self._run(lender.putconn(connection))
+        returning = lender.putconn(connection)
+        try:
+            awaited = returning.send(None)
+        except StopIteration:
+            return
+        self._run(_finish(returning, awaited))
 
     def distrust(self) -> None:
         """Replace the idle connections: one has just stalled, so these may hang as well. New ones will show."""
@@ -189,6 +199,25 @@ class Pool:
             given_up, self.lender = self.lender, self._make_lender()
             await self.lender.open()
             await given_up.close(timeout=0)
+
+
+@coroutine
+def _resume(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, None]:
+    """Pass on what a coroutine that has begun waits for, and what comes of that, until it ends."""
+    while True:
+        try:
+            step, value = begun.send, (yield awaited)
+        except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
+            step, value = begun.throw, error
+        try:
+            awaited = step(value)
+        except StopIteration:
+            return
+
+
+async def _finish(begun: Coroutine[Any, Any, Any], awaited: Any) -> None:
+    """The rest of a coroutine whose first step was made outside of a task and led to ``awaited``."""
+    await _resume(begun, awaited)
 
 
 class Loan:

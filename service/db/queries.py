@@ -10,7 +10,8 @@ from uuid import UUID
 import msgspec
 
 from service.db.loading import QUERIES, TEXTS, TYPES, QueryError
-from service.db.statements import Result, Row, Step, Value
+from service.db.results import Result
+from service.db.statements import Row, Step, Value
 from service.problems import Problem
 
 R = TypeVar("R")

@@ -7,8 +7,6 @@ from uuid import UUID
 
 from psycopg import sql
 
-from service.problems import Problem
-
 SESSION = {
     "statement_timeout": "4s",
     "lock_timeout": "2s",
@@ -76,24 +74,10 @@ class Context(NamedTuple):
 
     user_id: UUID | None
     request_id: str
+    ahead: Sequence[Step] = ()
+    """What its first round trip begins with, such as the check that the user may sign in."""
 
     @property
     def user(self) -> int | None:
         """The user as the pool knows them."""
         return None if self.user_id is None else self.user_id.int
-
-
-class Result(NamedTuple):
-    """What a statement gave back; ``affected`` counts the rows returned or changed."""
-
-    rows: list[Row]
-    affected: int
-
-
-class StatementFailed(Exception):
-    """The statement number ``index`` of a transaction was refused, and nothing of the transaction was kept."""
-
-    def __init__(self, index: int, problem: Problem) -> None:
-        super().__init__(index, problem)
-        self.index = index
-        self.problem = problem

@@ -1,18 +1,18 @@
 """The outermost layer of every request: its id, its log line, its metrics, every answer's headers, the last resort.
 
 A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
-nor 405. It sets ``scope["state"]["request_id"]`` and reads ``route`` (the template) and ``user_id`` back from there.
-The server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only
-by its missing body.
+nor 405. It sets ``request_id`` and ``headers`` (by name) in ``scope["state"]``, and reads ``route`` (the template) and
+``user_id`` back from there. The server puts the HTTP connection there as ``connection``; without one, as in a test, a
+client that left is seen only by its missing body.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from os import urandom
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from string import ascii_letters, digits
 from time import perf_counter, time
 from typing import Any, ClassVar, Protocol, cast
+from uuid import uuid4
 
 from service.http.metrics import UNMATCHED, Metrics
 from service.http.response import problem_answer
@@ -44,15 +44,11 @@ CONTENT_SECURITY_POLICY = (
 )
 """For pages: nothing from elsewhere, and neither scripts nor styles but our files."""
 
-_BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 _NO_STORE = (b"cache-control", b"no-store")
 _REVALIDATE = (b"cache-control", b"private, no-cache")
 _CLOSE = (b"connection", b"close")
 _POLICY = (b"content-security-policy", CONTENT_SECURITY_POLICY)
-
-_VERSION_4 = (0x4 << 76) | (0x2 << 62)
-_VERSION_4_CLEARED = ~((0xF << 76) | (0x3 << 62)) & ((1 << 128) - 1)
 
 
 class Connection(Protocol):
@@ -89,6 +85,15 @@ class RequestRecord(logging.LogRecord):
         }
 
 
+def headers_by_name(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers by name, in lower case; one that is repeated becomes a list (RFC 9110, section 5.3)."""
+    headers = dict(pairs)
+    if len(headers) != len(pairs):
+        for name in headers:
+            headers[name] = b", ".join(value for other, value in pairs if other == name)
+    return headers
+
+
 class Draining:
     """Whether the service is shutting down: one object for the server, the envelope and readiness."""
 
@@ -96,34 +101,6 @@ class Draining:
 
     def __init__(self) -> None:
         self.active = False
-
-
-class _Randomness:
-    """The system's random bytes, fetched for many ids at once: the call is most of what an id costs."""
-
-    def __init__(self) -> None:
-        self._bytes = b""
-        self._used = 0
-
-    def __call__(self) -> bytes:
-        """16 of them."""
-        start = self._used
-        if start == len(self._bytes):
-            self._bytes = urandom(16 * 256)
-            start = 0
-        self._used = start + 16
-        return self._bytes[start : start + 16]
-
-
-_random = _Randomness()
-
-
-def new_request_id() -> str:
-    """A random UUID of version 4 (RFC 9562) as 32 hexadecimal digits, at a tenth of the cost of ``uuid.uuid4()``.
-
-    To be called from one thread only, and not on both sides of a fork.
-    """
-    return f"{int.from_bytes(_random()) & _VERSION_4_CLEARED | _VERSION_4:032x}"
 
 
 class Envelope:
@@ -148,56 +125,19 @@ class Envelope:
         if scope["type"] != "http":
             await self.litestar(scope, receive, send)
             return
-        started = perf_counter()
-        state: dict[str, Any] = scope.setdefault("state", {})
-        caller_id = b""
-        has_body = False
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                caller_id = value
-            elif name in _BODY_HEADERS:
-                has_body = True
-        if 0 < len(caller_id) <= REQUEST_ID_MAX and not caller_id.translate(None, REQUEST_ID_CHARACTERS):
-            request_id = caller_id.decode()
-        else:
-            request_id = new_request_id()
-        state["request_id"] = request_id
-        method: str = scope["method"]
-        if method == "HEAD":
-            state["head"] = True
-            scope = {**scope, "method": "GET"}
-        exchange = _Exchange(self, method, request_id, state.get("connection"), receive, send)
-        metrics = self.metrics
-        metrics.in_flight += 1
+        exchange = _Exchange(self, scope, receive, send)
+        self.metrics.in_flight += 1
         try:
-            await self.litestar(scope, exchange.receive if has_body else receive, exchange.send)
+            await self.litestar(exchange.scope, exchange.receive if exchange.has_body else receive, exchange.send)
             if not exchange.complete and not exchange.lost:
-                await self._rescue(RuntimeError("the application returned without a complete answer"), scope, exchange)
+                await self._rescue(RuntimeError("the application returned without a complete answer"), exchange)
         except BaseException as error:  # noqa: BLE001 - the last resort; what must go on is raised again
-            await self._rescue(error, scope, exchange)
+            await self._rescue(error, exchange)
         finally:
-            metrics.in_flight -= 1
-            seconds = perf_counter() - started
-            status = CLIENT_LEFT if exchange.lost else exchange.status
-            route = state.get("route") or UNMATCHED
-            metrics.observe_request(method, route, status, seconds)
-            client = scope["client"]
-            level = logging.INFO if status < 500 else logging.ERROR if status == 500 else logging.WARNING
-            if request_log.isEnabledFor(level):
-                fields = {
-                    "request_id": request_id,
-                    "method": method,
-                    "route": route,
-                    "status": status,
-                    "duration_ms": int(seconds * 1e5) / 100,
-                    "user_id": state.get("user_id"),
-                    "bytes_in": exchange.bytes_in,
-                    "bytes_out": exchange.bytes_out,
-                    "remote": client[0] if client else None,
-                }
-                request_log.handle(RequestRecord(level, fields))
+            self.metrics.in_flight -= 1
+            self._note(exchange)
 
-    async def _rescue(self, error: BaseException, scope: Scope, exchange: "_Exchange") -> None:
+    async def _rescue(self, error: BaseException, exchange: "_Exchange") -> None:
         """Answer in the application's place. Where it had begun to answer, the server closes the connection."""
         if exchange.lost and isinstance(error, Exception):
             return
@@ -208,45 +148,42 @@ class Envelope:
             exchange.close = True
         else:
             problem = Problem("internal", "Something went wrong here. The log tells more under the request id.")
-            route = scope["state"].get("route") or UNMATCHED
-            fields = {"request_id": exchange.request_id, "method": exchange.method, "route": route}
+            fields = {"request_id": exchange.request_id, "method": exchange.method, "route": exchange.route}
             log.error("unhandled_exception", exc_info=error, extra=fields)
         if not exchange.status:
-            escape = bool(scope["state"].get("escape"))
+            escape = bool(exchange.state.get("escape"))
             answer: App = cast(Any, problem_answer(problem, exchange.request_id, escape=escape))
-            await answer(scope, exchange.receive, exchange.send)
+            await answer(exchange.scope, exchange.receive, exchange.send)
         if not isinstance(error, (Exception, asyncio.CancelledError)):
             raise error
+
+    def _note(self, exchange: "_Exchange") -> None:
+        """Count the request that has ended, and write its line."""
+        seconds = perf_counter() - exchange.started
+        status = CLIENT_LEFT if exchange.lost else exchange.status
+        self.metrics.observe_request(exchange.method, exchange.route, status, seconds)
+        level = logging.INFO if status < 500 else logging.ERROR if status == 500 else logging.WARNING
+        if request_log.isEnabledFor(level):
+            client = exchange.scope["client"]
+            fields = {
+                "request_id": exchange.request_id,
+                "method": exchange.method,
+                "route": exchange.route,
+                "status": status,
+                "duration_ms": int(seconds * 1e5) / 100,
+                "user_id": exchange.state.get("user_id"),
+                "bytes_in": exchange.bytes_in,
+                "bytes_out": exchange.bytes_out,
+                "remote": client[0] if client else None,
+            }
+            request_log.handle(RequestRecord(level, fields))
 
 
 class _Exchange:
     """One request and its answer on their way."""
 
-    __slots__ = (
-        "_envelope",
-        "_receive",
-        "_send",
-        "_waiting_left",
-        "bytes_in",
-        "bytes_out",
-        "close",
-        "complete",
-        "connection",
-        "lost",
-        "method",
-        "request_id",
-        "status",
-    )
-
-    def __init__(
-        self,
-        envelope: Envelope,
-        method: str,
-        request_id: str,
-        connection: Connection | None,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    def __init__(self, envelope: Envelope, scope: Scope, receive: Receive, send: Send) -> None:
+        self.started = perf_counter()
         self._envelope = envelope
         self._receive = receive
         self._send = send
@@ -255,11 +192,25 @@ class _Exchange:
         self.bytes_out = 0
         self.close = False
         self.complete = False
-        self.connection = connection
         self.lost = False
-        self.method = method
-        self.request_id = request_id
         self.status = 0
+        self.state: dict[str, Any] = scope.setdefault("state", {})
+        self.connection: Connection | None = self.state.get("connection")
+        headers = self.state["headers"] = headers_by_name(scope["headers"])
+        self.has_body = b"content-length" in headers or b"transfer-encoding" in headers
+        request_id = headers.get(b"x-request-id", b"")
+        is_sane = 0 < len(request_id) <= REQUEST_ID_MAX and not request_id.translate(None, REQUEST_ID_CHARACTERS)
+        self.request_id = self.state["request_id"] = request_id.decode() if is_sane else uuid4().hex
+        self.method: str = scope["method"]
+        if self.method == "HEAD":
+            self.state["head"] = True
+            scope = {**scope, "method": "GET"}
+        self.scope = scope
+
+    @property
+    def route(self) -> str:
+        """The template of the path, as far as it is known."""
+        return self.state.get("route") or UNMATCHED
 
     async def receive(self) -> Message:
         """The next piece of the body. Only the time spent waiting for the client counts against its limit."""

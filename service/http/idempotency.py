@@ -65,7 +65,7 @@ async def answer_once(request: Request, request_hash: bytes, make: Callable[[], 
     operation = f"{request.scope['method']} {request.scope['path']}"
     claim = _claim(key=key, operation=operation, request_hash=request_hash)
     try:
-        async with caller.transaction(_forget(key=key), claim) as transaction:
+        async with caller.transaction(_forget(key=key), claim):
             content = await make()
             status = request.route_handler.status_code
             made = kept_answer = answer(request, content, status)
@@ -75,7 +75,7 @@ async def answer_once(request: Request, request_hash: bytes, make: Callable[[], 
                 name.decode(): value.decode("latin-1") for name, value in kept_answer.headers if name in KEPT_HEADERS
             }
             kept = _keep(key=key, status=made.status, headers=msgspec.json.encode(headers), body=kept_answer.body)
-            await transaction.commit(kept)
+            await caller.commit(kept)
         return made
     except Problem as problem:
         if (

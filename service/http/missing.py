@@ -16,6 +16,17 @@ def found(row: T | None) -> T:
     return row
 
 
+async def changed(caller: Caller, change: Statement[T | None], get: Statement[Any], noun: str) -> T:
+    """Run a change of one row, or its deletion, and return what it returns.
+
+    Raises ``not_found``, or ``version_mismatch`` when the row that ``get`` finds is not at the version asked for.
+    """
+    row = await caller.run(change)
+    if row is None:
+        raise await why_unchanged(caller, get, noun)
+    return row
+
+
 async def why_unchanged(caller: Caller, get: Statement[Any], noun: str) -> Problem:
     """Why a change found no row: there is none to be seen, or it has moved on from the version asked for."""
     row = await caller.run(get)

@@ -14,22 +14,9 @@ from typing import Annotated, Any, cast, get_args, get_origin
 
 import msgspec
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import spec
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
-from litestar.openapi.spec import (
-    Components,
-    Example,
-    License,
-    OpenAPIHeader,
-    OpenAPIMediaType,
-    OpenAPIResponse,
-    Operation,
-    Parameter,
-    Reference,
-    RequestBody,
-    Schema,
-    SecurityScheme,
-)
 from litestar.params import BodyKwarg
 from litestar.plugins import OpenAPISchemaPlugin, ReceiveRoutePlugin
 from litestar.router import Router
@@ -40,7 +27,7 @@ from service.db.queries import Versioned
 from service.http.examples import example_of
 from service.http.idempotency import KEY_LENGTH
 from service.http.paging import Page
-from service.http.request import JSON
+from service.http.request import JSON, body_type, path_names
 from service.http.response import Lines
 from service.problems import CODES, ProblemDetails
 
@@ -76,7 +63,7 @@ _KEY: dict[str, Any] = {
 
 
 @dataclass
-class _JSONSchema(Schema):
+class _JSONSchema(spec.Schema):
     """A schema as msgspec wrote it."""
 
     raw: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -86,7 +73,7 @@ class _JSONSchema(Schema):
 
 
 @dataclass
-class _Operation(Operation):
+class _Operation(spec.Operation):
     """An operation that names the codes of its problems."""
 
     problem_codes: dict[str, list[str]] = field(
@@ -106,13 +93,13 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             title="todochat",
             version=version,
             description=_DESCRIPTION.format(sign_in=sign_in),
-            license=License(name="MIT"),
+            license=spec.License(name="MIT"),
             security=[{"bearer": []}],
-            components=Components(
+            components=spec.Components(
                 responses={name: _problem_response(status) for status, name in _PROBLEM_NAMES.items()},
-                security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")},
+                security_schemes={"bearer": spec.SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")},
             ),
-            operation_id_creator=_operation_id,
+            operation_id_creator=lambda handler, _method, _path: handler.handler_name,
             render_plugins=render_plugins,
             openapi_router=Router("/schema", route_handlers=[], opt={"public": True}, include_in_schema=False),
         )
@@ -123,7 +110,7 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
         kind = field_definition.annotation
         return isinstance(kind, type) or get_origin(kind) in (list, Page, Versioned)
 
-    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> spec.Schema:
         self._registry = schema_creator.schema_registry
         self._schema(ProblemDetails)  # which the shared responses refer to
         return _JSONSchema(raw=self._schema(field_definition.annotation))
@@ -150,20 +137,20 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
 
     def _add(self, name: str, schema: dict[str, Any]) -> None:
         named = FieldDefinition.from_annotation(Annotated[dict[str, Any], BodyKwarg(schema_component_key=name)])
-        component: Schema = self._registry.get_schema_for_field_definition(named)
-        if component == Schema():
+        component: spec.Schema = self._registry.get_schema_for_field_definition(named)
+        if component == spec.Schema():
             component.title = name  # so that a struct that refers to itself is not gone through for ever
             for key, value in self._tidy(schema).items():
                 setattr(component, re.sub("([A-Z])", r"_\1", key).lower(), value)
             component.title = None
 
-    def _tidy_any(self, part: Any) -> Any:
-        if isinstance(part, list):
-            return [self._tidy_any(item) for item in cast("list[Any]", part)]
-        return self._tidy(cast("dict[str, Any]", part)) if isinstance(part, dict) else part
-
-    def _tidy(self, schema: dict[str, Any]) -> dict[str, Any]:
+    def _tidy(self, part: Any) -> Any:
         """The schema with our components' names; a closed set that has a name, its title, becomes one of them."""
+        if isinstance(part, list):
+            return [self._tidy(item) for item in cast("list[Any]", part)]
+        if not isinstance(part, dict):
+            return part
+        schema = cast("dict[str, Any]", part)
         if "enum" in schema:
             schema.setdefault("type", "string")
             if name := schema.pop("title", None):
@@ -173,11 +160,11 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
         if "$ref" in schema:
             prefix, _, name = schema["$ref"].rpartition("/")
             return {**schema, "$ref": f"{prefix}/{_component_name(name)}"}
-        return {key: self._tidy_any(value) if key != "examples" else value for key, value in schema.items()}
+        return {key: self._tidy(value) if key != "examples" else value for key, value in schema.items()}
 
     # Operations
 
-    def _operation(self, handler: HTTPRouteHandler, **fields: Any) -> Operation:
+    def _operation(self, handler: HTTPRouteHandler, **fields: Any) -> spec.Operation:
         summary, _, rest = (getdoc(handler.fn) or handler.handler_name).partition("\n")
         fields |= {
             "summary": summary,
@@ -186,21 +173,15 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             "security": [] if "public" in handler.opt else None,
             "parameters": self._parameters(handler),
         }
+        kind, is_required = body_type(handler)
         if body_types := handler.opt.get("body_types"):
-            fields["request_body"] = RequestBody(
-                description=f"Also taken: {', '.join(body_types[1:])}.",
-                required=True,
-                content={body_types[0]: _lines()},
-            )
-        elif fields["request_body"] is not None and handler.parsed_data_field and handler.parsed_data_field.is_optional:
-            kind = handler.parsed_data_field.inner_types[0].annotation
-            schema = _JSONSchema(raw=self._schema(kind))
-            fields["request_body"] = RequestBody(required=False, content={JSON: OpenAPIMediaType(schema=schema)})
-        if (data := handler.parsed_data_field) is not None:
-            kind = data.inner_types[0].annotation if data.is_optional else data.annotation
-            cast(RequestBody, fields["request_body"]).content[JSON].examples = {
-                "usual": Example(value=example_of(kind))
-            }
+            lines = spec.OpenAPIMediaType(schema=_JSONSchema(raw=dict(_LINES)))
+            text = f"Also taken: {', '.join(body_types[1:])}."
+            fields["request_body"] = spec.RequestBody(description=text, required=True, content={body_types[0]: lines})
+        elif kind is not None:
+            content = spec.OpenAPIMediaType(schema=_JSONSchema(raw=self._schema(kind)))
+            content.examples = {"usual": spec.Example(value=example_of(kind))}
+            fields["request_body"] = spec.RequestBody(required=is_required, content={JSON: content})
         codes = _codes(handler, has_body=fields["request_body"] is not None)
         success = fields["responses"][str(handler.status_code)]
         fields["responses"] = {**_success(handler, success), **_problem_references(codes)}
@@ -208,17 +189,17 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             fields["security"] = [{}, {"bearer": []}]
         return _Operation(problem_codes=_by_status(codes), **fields)
 
-    def _parameters(self, handler: HTTPRouteHandler) -> list[Parameter]:
-        found: list[Parameter] = []
-        for name in _path_names(handler):
+    def _parameters(self, handler: HTTPRouteHandler) -> list[spec.Parameter]:
+        found: list[spec.Parameter] = []
+        for name in path_names(handler):
             schema = self._schema(handler.parsed_fn_signature.parameters[name].raw)
-            found.append(Parameter(name, "path", required=True, schema=_JSONSchema(raw=schema)))
+            found.append(spec.Parameter(name, "path", required=True, schema=_JSONSchema(raw=schema)))
         if (kind := handler.opt.get("query")) is not None:
             found += [self._query_parameter(item) for item in msgspec.structs.fields(kind)]
         if "GET" in handler.http_methods:
             escape = _JSONSchema(raw=self._tidy({"enum": ["html"], "title": "Escape"}))
             text = "`html`: strings are answered HTML-escaped."
-            found.append(Parameter("escape", "query", description=text, schema=escape))
+            found.append(spec.Parameter("escape", "query", description=text, schema=escape))
             if _has_etag(handler):
                 found.append(
                     _header("If-None-Match", "An ETag as it was answered: 304 while nothing has changed.", _ETAG)
@@ -231,12 +212,12 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             found.append(_header("If-Match", text, _ETAG))
         return found
 
-    def _query_parameter(self, item: Any) -> Parameter:
+    def _query_parameter(self, item: Any) -> spec.Parameter:
         schema = _without_null(self._schema(item.type))
         description = schema.pop("description", None)
         if not item.required and item.default not in (None, msgspec.NODEFAULT):
             schema["default"] = item.default
-        return Parameter(
+        return spec.Parameter(
             item.encode_name, "query", description=description, required=item.required, schema=_JSONSchema(raw=schema)
         )
 
@@ -254,14 +235,6 @@ def _component_name(name: str) -> str:
     return re.sub(r"^Page_(\w+)_$", r"\1Page", name)
 
 
-def _operation_id(handler: HTTPRouteHandler, *_: Any) -> str:
-    return handler.handler_name
-
-
-def _path_names(handler: HTTPRouteHandler) -> list[str]:
-    return re.findall(r"{(\w+):", next(iter(handler.paths)))
-
-
 def _tag(handler: HTTPRouteHandler) -> str:
     parts = next(iter(handler.paths)).strip("/").split("/")
     return parts[1] if parts[0] == "v1" else parts[0]
@@ -276,8 +249,8 @@ def _has_etag(handler: HTTPRouteHandler) -> bool:
     return "version" in getattr(get_origin(kind) or kind, "__struct_fields__", ()) or kind is bytes
 
 
-def _header(name: str, description: str, schema: dict[str, Any]) -> Parameter:
-    return Parameter(name, "header", description=description, schema=_JSONSchema(raw=schema))
+def _header(name: str, description: str, schema: dict[str, Any]) -> spec.Parameter:
+    return spec.Parameter(name, "header", description=description, schema=_JSONSchema(raw=schema))
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -293,24 +266,24 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 _PROBLEM_NAMES = {status: f"Problem{status}" for status in sorted({408, *(code.status for code in CODES.values())})}
 
 
-def _answer_header(description: str, schema: dict[str, Any] = _TEXT) -> OpenAPIHeader:
-    return OpenAPIHeader(schema=_JSONSchema(raw=schema), description=description)
+def _answer_header(description: str, schema: dict[str, Any] = _TEXT) -> spec.OpenAPIHeader:
+    return spec.OpenAPIHeader(schema=_JSONSchema(raw=schema), description=description)
 
 
 _REQUEST_ID = _answer_header("The request's, if it sent a sane one.")
 
 
-def _success(handler: HTTPRouteHandler, response: OpenAPIResponse) -> dict[str, OpenAPIResponse]:
+def _success(handler: HTTPRouteHandler, response: spec.OpenAPIResponse) -> dict[str, spec.OpenAPIResponse]:
     headers = {"X-Request-ID": _REQUEST_ID}
     if _takes_key(handler):
         text = "The answer is the first one to this Idempotency-Key; absent on the first itself."
         headers["Idempotency-Replayed"] = _answer_header(text, {"type": "string", "enum": ["true"]})
-    answers: dict[str, OpenAPIResponse] = {}
+    answers: dict[str, spec.OpenAPIResponse] = {}
     if _has_etag(handler):
         headers["ETag"] = _answer_header("The object's version.")
         if "GET" in handler.http_methods:
             text = "Not changed since the version that If-None-Match names."
-            answers["304"] = OpenAPIResponse(description=text, headers=dict(headers))
+            answers["304"] = spec.OpenAPIResponse(description=text, headers=dict(headers))
     if "location" in handler.opt:
         headers["Location"] = _answer_header("Where the object is.")
     if get_origin(handler.parsed_return_field.annotation) is Page:
@@ -331,7 +304,7 @@ def _codes(handler: HTTPRouteHandler, *, has_body: bool) -> list[str]:
         codes += _WITH_BODY
     if "cursor" in getattr(handler.opt.get("query"), "__struct_fields__", ()):
         codes.append("invalid_cursor")
-    if _path_names(handler):
+    if path_names(handler):
         codes.append("not_found")
     if _takes_key(handler):
         codes += ("idempotency_in_progress", "idempotency_key_reused")
@@ -349,9 +322,9 @@ def _by_status(codes: Sequence[str]) -> dict[str, list[str]]:
     return {str(status): names for status, names in sorted(found.items())}
 
 
-def _problem_references(codes: Sequence[str]) -> dict[str, Reference]:
+def _problem_references(codes: Sequence[str]) -> dict[str, spec.Reference]:
     return {
-        status: Reference(
+        status: spec.Reference(
             ref=f"#/components/responses/{_PROBLEM_NAMES[int(status)]}",
             description="; ".join(f"`{name}`: {CODES[name].title}" for name in names),
         )
@@ -359,7 +332,7 @@ def _problem_references(codes: Sequence[str]) -> dict[str, Reference]:
     }
 
 
-def _problem_response(status: int) -> OpenAPIResponse:
+def _problem_response(status: int) -> spec.OpenAPIResponse:
     """The one response that every operation shares for a status."""
     titles = [f"`{name}`: {code.title}" for name, code in CODES.items() if code.status == status]
     headers = {"X-Request-ID": _REQUEST_ID}
@@ -368,12 +341,8 @@ def _problem_response(status: int) -> OpenAPIResponse:
     if status == 401:
         headers["WWW-Authenticate"] = _answer_header("RFC 6750.")
     schema = _JSONSchema(raw={"$ref": f"#/components/schemas/{ProblemDetails.__name__}"})
-    return OpenAPIResponse(
+    return spec.OpenAPIResponse(
         description="; ".join(titles) or "`timeout`: The body took too long to arrive",
         headers={**headers},
-        content={"application/problem+json": OpenAPIMediaType(schema=schema)},
+        content={"application/problem+json": spec.OpenAPIMediaType(schema=schema)},
     )
-
-
-def _lines() -> OpenAPIMediaType:
-    return OpenAPIMediaType(schema=_JSONSchema(raw=dict(_LINES)))

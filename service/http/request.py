@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar, get_args
 
 import litestar
@@ -38,7 +38,7 @@ _reader = ThreadPoolExecutor(1, thread_name_prefix="long-bodies")
 class Request(litestar.Request[Caller, Any, State]):
     """``user`` is the caller, and the only way to the database."""
 
-    __slots__ = ("_headers_sent", "_values")
+    __slots__ = ("_values",)
 
     scope: Any  # Litestar's types name every key, and leave out our own
     receive: Any
@@ -51,16 +51,7 @@ class Request(litestar.Request[Caller, Any, State]):
     @property
     def sent(self) -> dict[bytes, bytes]:
         """The headers by name, in lower case; one that is repeated becomes a list (RFC 9110, section 5.3)."""
-        try:
-            return self._headers_sent
-        except AttributeError:
-            pairs = self.scope["headers"]
-            headers = dict(pairs)
-            if len(headers) != len(pairs):
-                for name in headers:
-                    headers[name] = b", ".join(value for other, value in pairs if other == name)
-            self._headers_sent = headers
-            return headers
+        return self.scope["state"]["headers"]
 
     @property
     def address(self) -> str:
@@ -90,23 +81,22 @@ class Request(litestar.Request[Caller, Any, State]):
 
     def check(self) -> None:
         """What can be told from the head alone: ``Accept``, parameters of the path, unknown ones of the query."""
-        handler: HTTPRouteHandler = self.route_handler  # type: ignore[assignment]
-        media_type = get_enum_string_value(handler.media_type)
-        accept = self.sent.get(b"accept", b"")
-        if accept not in (b"", b"*/*") and accept != media_type.encode():
-            _check_accept(accept, media_type)
+        scope = self.scope
+        handler: HTTPRouteHandler = scope["route_handler"]
+        if not _accepts(self.sent.get(b"accept", b""), handler.media_type):
+            media_type = get_enum_string_value(handler.media_type).partition(";")[0]
+            raise Problem("not_acceptable", f"Answers are {media_type}.")
         if readers := _path_readers(handler):
             # A new dictionary: Litestar remembers the one it made.
-            texts = self.scope["path_params"]
-            self.scope["path_params"] = {name: read(texts[name]) for name, read in readers}
-        values = self._values = read_pairs(query) if (query := self.scope["query_string"]) else {}
-        if values:
-            if "escape" in values and self.scope["method"] == "GET":
-                if values.pop("escape") != ["html"]:
-                    raise invalid("escape", "must be html")
-                self.scope["state"]["escape"] = True
-            if values and "query" not in handler.opt:
-                raise unknown_parameter(next(iter(values)))
+            texts = scope["path_params"]
+            scope["path_params"] = {name: read(texts[name]) for name, read in readers}
+        values = self._values = read_pairs(query) if (query := scope["query_string"]) else {}
+        if "escape" in values and scope["method"] == "GET":
+            if values.pop("escape") != ["html"]:
+                raise invalid("escape", "must be html")
+            scope["state"]["escape"] = True
+        if values and "query" not in handler.opt:
+            raise unknown_parameter(next(iter(values)))
 
     # The body
 
@@ -117,17 +107,14 @@ class Request(litestar.Request[Caller, Any, State]):
         """
         if self._body is not Empty:
             return self._body
-        handler: HTTPRouteHandler = self.route_handler  # type: ignore[assignment]
-        kind, is_required = _body_type(handler)
-        sent = self.sent
-        if kind is None or not (
-            is_required or sent.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in sent
-        ):
+        handler: HTTPRouteHandler = self.scope["route_handler"]
+        kind, is_required = body_type(handler)
+        length = self.sent.get(b"content-length", b"0")
+        if kind is None or not (is_required or length != b"0" or b"transfer-encoding" in self.sent):
             self._body = b""
             return b""
         self.check_content(JSON)
         limit = handler.resolve_request_max_body_size() or BODY_BYTES
-        length = sent.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             raise RequestEntityTooLarge
         chunks: list[bytes] = []
@@ -142,14 +129,14 @@ class Request(litestar.Request[Caller, Any, State]):
             if arrived > limit:
                 raise RequestEntityTooLarge
             more = message["more_body"]
-        self._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._body = b"".join(chunks)
         if not self._body and is_required:
             raise Problem("malformed_request", "The body must be JSON in UTF-8.")
         return self._body
 
     async def json(self) -> Any:
         """The struct of the body."""
-        kind, _ = _body_type(self.route_handler)
+        kind, _ = body_type(self.scope["route_handler"])
         body = await self.body()
         if len(body) <= strict_json.SHORT:
             return decode_body(body, kind)
@@ -174,7 +161,7 @@ class Request(litestar.Request[Caller, Any, State]):
 
 
 @cache
-def _body_type(handler: Any) -> tuple[Any, bool]:
+def body_type(handler: Any) -> tuple[Any, bool]:
     """The struct that the handler takes as ``data``, None if it takes none, and whether it must be sent."""
     field = handler.parsed_data_field
     if field is None:
@@ -185,12 +172,16 @@ def _body_type(handler: Any) -> tuple[Any, bool]:
     return kind, not field.is_optional
 
 
+def path_names(handler: Any) -> list[str]:
+    """The names of the parameters in the handler's path."""
+    return re.findall(r"{(\w+):", next(iter(handler.paths)))
+
+
 @cache
 def _path_readers(handler: Any) -> list[tuple[str, Any]]:
     """For each parameter of the path, what reads it: by the type that the handler declares."""
     fields = handler.parsed_fn_signature.parameters
-    names: list[str] = re.findall(r"{(\w+):", next(iter(handler.paths)))
-    return [(name, path_reader(fields[name].raw)) for name in names]
+    return [(name, path_reader(fields[name].raw)) for name in path_names(handler)]
 
 
 @cache
@@ -225,9 +216,12 @@ def _invalid_body(field: str, message: str) -> Problem:
     return problem
 
 
-def _check_accept(accept: bytes, media_type: str) -> None:
-    """RFC 9110, section 12.5.1: of the ranges that match ``media_type``, the most specific one decides."""
-    media_type = media_type.partition(";")[0]
+@lru_cache(maxsize=256)
+def _accepts(accept: bytes, answered: Any) -> bool:
+    """RFC 9110, section 12.5.1: of the ranges that match what is answered, the most specific one decides."""
+    if not accept:
+        return True
+    media_type = get_enum_string_value(answered).partition(";")[0]
     ranges = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
     best = 0
     accepted = False
@@ -237,5 +231,4 @@ def _check_accept(accept: bytes, media_type: str) -> None:
             refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
             accepted = not refused or (accepted and specific == best)
             best = specific
-    if not accepted:
-        raise Problem("not_acceptable", f"Answers are {media_type}.")
+    return accepted

@@ -89,9 +89,9 @@ class Response(litestar.Response[Any]):
 
     def to_asgi_response(self, app: Any, request: Any, **_: Any) -> Any:
         del app
-        if isinstance(self.content, Answer | Lines):
+        if isinstance(self.content, (Answer, Lines)):
             return self.content
-        if isinstance(self.content, bytes | str):
+        if isinstance(self.content, (bytes, str)):
             return _text(request, self.content, get_enum_string_value(self.media_type))
         return answer(request, self.content, self.status_code)
 
@@ -100,24 +100,24 @@ def answer(request: Request, content: Any, status: int) -> Answer:
     """The answer to a request whose handler returned ``content``: a struct, a list of structs, a Page, or None."""
     if content is None:
         return Answer(204, [])
-    sent = request.sent
+    scope = request.scope
     headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
     version: int | None = getattr(content, "version", None)
     if version is not None:
         etag = b'"%d"' % version
         headers.append((b"etag", etag))
-        if request.scope["method"] == "GET" and etag_matches(sent.get(b"if-none-match"), etag):
+        if scope["method"] == "GET" and etag_matches(request.sent.get(b"if-none-match"), etag):
             return Answer(304, [(b"etag", etag)])
     value = cast("Versioned[Any]", content).value if isinstance(content, Versioned) else content
     body = _encode(value)
-    body = html_escaped(body) if "escape" in request.scope["state"] else html_safe(body)
+    body = html_escaped(body) if "escape" in scope["state"] else html_safe(body)
     headers.append((b"content-length", b"%d" % len(body)))
     if isinstance(content, Page):
         cursor = cast("Page[Any]", content).next_cursor
         if cursor is not None:
-            headers.append((b"link", next_link(request.scope, cursor)))
-    elif (location := request.route_handler.opt.get("location")) is not None:
-        names = {name: quote(str(part), safe="") for name, part in request.scope["path_params"].items()}
+            headers.append((b"link", next_link(scope, cursor)))
+    elif (location := scope["route_handler"].opt.get("location")) is not None:
+        names = {name: quote(str(part), safe="") for name, part in scope["path_params"].items()}
         headers.append((b"location", location.format(**names, id=value.id).encode()))
     return Answer(status, headers, body)
 

@@ -15,12 +15,12 @@ import termios
 from math import inf
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
+from uuid import uuid4
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.http.envelope import new_request_id
 from service.http.metrics import OTHER_METHOD, UNMATCHED
 from service.problems import Problem, problem_body
 from service.serving.limits import STALL_BYTES, Connections
@@ -330,7 +330,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id = new_request_id()
+        request_id = uuid4().hex
         body = problem_body(problem, request_id)
         headers = {
             "content-type": "application/problem+json",

@@ -21,7 +21,8 @@ from service.db import pool
 from service.db.database import Database
 from service.db.loading import TYPES as _TYPES
 from service.db.pool import Loan
-from service.db.statements import SESSION, Context, Prepared, Result, StatementFailed, Step
+from service.db.results import Result
+from service.db.statements import SESSION, Context, Prepared, Step
 from service.problems import Problem
 from service.serving.log import JsonFormatter
 from service.settings import Secret, Settings
@@ -306,8 +307,9 @@ def test_the_context_of_a_transaction_is_gone_in_the_next_one(shared: TestDataba
         assert await ask(found, me) == (str(me.user_id), me.request_id)
         assert await ask(found, Context(None, "")) == ("", "")
         for accept in (None, lambda _: None):
-            with pytest.raises(StatementFailed):
+            with pytest.raises(Problem) as failure:
                 await found.transact(me, [context, fails], accept)
+            assert failure.value.statement == 1
             assert await ask(found, Context(None, "")) == ("", "")
 
         def refuse(_: list[Result]) -> None:
@@ -332,9 +334,9 @@ def test_a_refused_statement_is_named_and_nothing_is_kept(
         for accept in (None, lambda _: pytest.fail("nothing to accept")):
             for index, bad in enumerate([insert(-1), step("SELECT 1/0"), step("SELEC"), step("SELECT FROM no_table")]):
                 steps = [insert(number) for number in range(index)] + [bad, insert(9)]
-                with pytest.raises(StatementFailed) as failure:
+                with pytest.raises(Problem) as failure:
                     await found.transact(NOBODY, steps, accept)
-                assert failure.value.index == index
+                assert failure.value.statement == index
         assert await value(found, BACKEND) == before
         assert await value(found, step("SELECT count(*) FROM numbers")) == 0
 
@@ -363,8 +365,9 @@ def test_accept_sees_the_results_and_decides(shared: TestDatabase, admin: "psyco
 
 def test_a_statement_declared_as_reading_can_not_write(shared: TestDatabase, admin: "psycopg.Connection[Any]") -> None:
     async def use(found: Database) -> None:
-        with pytest.raises(StatementFailed):
+        with pytest.raises(Problem) as failure:
             await found.transact(NOBODY, [step("INSERT INTO numbers VALUES (1)")])
+        assert failure.value.statement == 0
 
     run(shared.service_url, use)
     assert stored(admin) == []
@@ -388,9 +391,9 @@ def test_what_collided_is_tried_again_and_done_once(
 
 def test_what_keeps_colliding_is_given_up(shared: TestDatabase, admin: "psycopg.Connection[Any]") -> None:
     async def use(found: Database) -> None:
-        with pytest.raises(StatementFailed) as failure:
+        with pytest.raises(Problem) as failure:
             await found.transact(NOBODY, [insert(1), step("SELECT collide(1000, '40001')", writes=True)])
-        assert (failure.value.index, failure.value.problem.code) == (1, "timeout")
+        assert (failure.value.statement, failure.value.code) == (1, "timeout")
 
     run(shared.service_url, use)
     assert stored(admin) == []
@@ -568,6 +571,21 @@ def test_a_request_cancelled_in_the_moment_its_turn_comes_hands_the_connection_o
     run(shared.service_url, use)
 
 
+def test_a_connection_given_back_while_the_pool_is_busy_waits_for_it(shared: TestDatabase) -> None:
+    async def use(found: Database) -> None:
+        lender = found._pool.lender
+        loan = Loan(found._pool, None)
+        await loan.take(asyncio.get_running_loop().time() + 5)
+        async with lender._lock:
+            loan.end()
+            await asyncio.sleep(0.01)
+            assert found.stats()["in_use"] == 1
+        await whole(found, 1)
+        await value(found, BACKEND)
+
+    run(shared.service_url, use)
+
+
 class Injected(BaseException):
     """Raised at one line of the lending path."""
 
@@ -590,7 +608,7 @@ class Injector:
         return self
 
 
-CLEANING = {"end", "_put_down", "give_back", "_run"}
+CLEANING = {"end", "_put_down", "give_back", "_run", "_finish", "_resume"}
 """What gives back, like the call of `loan.end`: an exception there would be one in the handling of the exception."""
 
 

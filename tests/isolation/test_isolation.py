@@ -19,10 +19,12 @@ from service.app import PROTOCOL_HANDLERS, create_app
 from service.db.database import Database
 from service.db.loading import TEXTS
 from service.db.queries import DECLARED
-from service.db.statements import Context, Prepared, Result, StatementFailed
+from service.db.results import Result
+from service.db.statements import Context, Prepared
 from service.identity.keys import make_key
 from service.identity.passwords import Passwords
 from service.identity.tokens import Tokens
+from service.problems import Problem
 from service.settings import Secret, Settings
 from tests.conftest import PASSWORD, Server, TestDatabase
 from tests.support import grammar
@@ -518,8 +520,10 @@ class Stage:
         try:
             (result,) = self._runner.run(self._database.transact(Context(who.id, "test"), [step]))
             refused = None
-        except StatementFailed as failure:
-            result, refused = None, failure.problem.code
+        except Problem as problem:
+            if problem.statement is None:
+                raise
+            result, refused = None, problem.code
         changed = snapshot(self.superuser, world.owner.id) != before
         seen = world.seen(msgspec.json.encode(result.rows).decode()) if result else set()
         return Outcome(result, refused, frozenset(seen), changed)
