@@ -1,10 +1,9 @@
--- Drop users and its functions. Every account is lost.
+-- Drop the five tables of sign-in. Every account is lost.
 
 SET LOCAL ROLE todochat_owner;
 
-DROP FUNCTION public.find_user_by_username(text);
-DROP FUNCTION public.find_credentials(text);
-DROP FUNCTION public.authenticate(uuid, integer);
+DROP TABLE public.sign_in_attempts;
+DROP TABLE public.ended_identities;
+DROP TABLE public.api_keys;
+DROP TABLE public.identities;
 DROP TABLE public.users;
-DROP FUNCTION public.users_before_update();
-DROP FUNCTION public.refuse_change();

@@ -1,33 +1,29 @@
--- Make the users table, the triggers that keep it and the functions through which the service signs people in.
+-- Make users, identities, ended_identities and sign_in_attempts: who signs in, and how.
 --
--- What: users with its row security, refuse_change(), and authenticate(), find_credentials(),
---   find_user_by_username().
--- Why: everything else belongs to a user. Row security is enabled but not forced here: users has no
---   user_id, and the functions that must see other people's rows (sign-in by email, a name to assign a
---   todo to, whether an assignee is active) run as the owner, each showing a few columns only.
+-- What: the four tables with their row security.
+-- Why: everything else belongs to a user. Row security is enabled but not forced on users: it has no user_id, and the
+--   functions that must see other people's rows (sign-in by email, a name to assign a todo to, whether an assignee is
+--   active) run as the owner, each showing a few columns only.
 -- Code: runs before the first release.
 -- Locks: nothing that exists.
--- Rollback loses: all users.
--- depends: 0002_create_functions
+-- Rollback loses: all accounts.
+-- depends: 0002_create_types
 
 SET LOCAL ROLE todochat_owner;
 
 CREATE TABLE public.users (
     id uuid NOT NULL DEFAULT public.uuid7(),
-    email text NOT NULL,
-    email_key text COLLATE "C" GENERATED ALWAYS AS (lower(email COLLATE "C")) STORED,
+    email text,
     username text,
-    username_key text COLLATE "C" GENERATED ALWAYS AS (lower(username COLLATE "C")) STORED,
     full_name text,
     password_hash text,
     is_active boolean NOT NULL DEFAULT true,
-    token_version integer NOT NULL DEFAULT 1,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    version integer NOT NULL DEFAULT 1,
+    token_version public.ordinal NOT NULL DEFAULT 1,
+    tokens_valid_from timestamptz NOT NULL DEFAULT 'epoch',
+    created_at public.moment NOT NULL DEFAULT now(),
+    updated_at public.moment NOT NULL DEFAULT now(),
+    version public.ordinal NOT NULL DEFAULT 1,
     CONSTRAINT users_pkey PRIMARY KEY (id),
-    CONSTRAINT users_email_key UNIQUE (email_key),
-    CONSTRAINT users_username_key UNIQUE (username_key),
     -- The form browsers accept (HTML, "valid e-mail address"): ASCII only, so lower() has one answer.
     CONSTRAINT users_email_check CHECK (
         char_length(email) <= 255
@@ -37,30 +33,31 @@ CREATE TABLE public.users (
     CONSTRAINT users_username_check CHECK (username COLLATE "C" ~ '^[A-Za-z0-9_-]{3,50}$'),
     CONSTRAINT users_full_name_check CHECK (char_length(full_name) <= 200),
     CONSTRAINT users_password_hash_check CHECK (char_length(password_hash) BETWEEN 1 AND 255),
-    CONSTRAINT users_token_version_check CHECK (token_version >= 1),
-    CONSTRAINT users_times_check CHECK (
-        created_at >= '1970-01-01T00:00:00Z' AND updated_at >= created_at AND updated_at < '10000-01-01T00:00:00Z'
-    ),
-    CONSTRAINT users_version_check CHECK (version >= 1)
+    CONSTRAINT users_times_check CHECK (updated_at >= created_at)
 );
 
+CREATE UNIQUE INDEX users_email_key ON public.users (lower(email COLLATE "C"));
+CREATE UNIQUE INDEX users_username_key ON public.users (lower(username COLLATE "C"));
+
 COMMENT ON TABLE public.users IS
-    'People who can sign in. The only table without user_id: its id is everybody else''s user_id.';
+    'People who can sign in. The only table of theirs without user_id: its id is everybody else''s user_id.';
 COMMENT ON COLUMN public.users.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.users.email IS 'As it was typed; at most 255 ASCII characters.';
-COMMENT ON COLUMN public.users.email_key IS 'email in lower case: unique, and what sign-in looks up.';
+COMMENT ON COLUMN public.users.email IS
+    'As it was typed; at most 255 ASCII characters. Null for who came from an outside issuer without one, or with one '
+    'that was taken.';
 COMMENT ON COLUMN public.users.username IS 'As it was typed: 3 to 50 of A-Z a-z 0-9 _ -, or null.';
-COMMENT ON COLUMN public.users.username_key IS 'username in lower case: unique, and what a search by name looks up.';
 COMMENT ON COLUMN public.users.full_name IS 'At most 200 characters, or null.';
 COMMENT ON COLUMN public.users.password_hash IS
     'argon2id, encoded; null for who signs in through an outside issuer. Never leaves the service.';
 COMMENT ON COLUMN public.users.is_active IS 'False: no token works and nobody can assign them a todo.';
 COMMENT ON COLUMN public.users.token_version IS
-    'Tokens carry it; raising it makes every token issued before worthless.';
+    'Tokens carry it; raising it makes every token issued before worthless. Never goes back.';
+COMMENT ON COLUMN public.users.tokens_valid_from IS
+    'When token_version last moved, by trigger: tokens of outside issuers from before then are worthless. For who comes '
+    'back after a deletion set by resolve_identity().';
 COMMENT ON COLUMN public.users.created_at IS 'When the account was made; never changes.';
 COMMENT ON COLUMN public.users.updated_at IS 'When the row last really changed, by trigger.';
 COMMENT ON COLUMN public.users.version IS '1, and one more with every real change, by trigger; the ETag.';
-
 COMMENT ON CONSTRAINT users_email_check ON public.users IS
     'Valid e-mail address of the HTML standard, at most 255 characters.';
 COMMENT ON INDEX public.users_pkey IS
@@ -69,11 +66,11 @@ COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials() and keeps 
 COMMENT ON INDEX public.users_username_key IS
     'Serves find_user_by_username() and keeps names unique regardless of case.';
 
+-- Accounts end by erase_user() alone, which sees to what other tables hold of them.
 GRANT
     SELECT,
     INSERT (id, email, username, full_name, password_hash),
-    UPDATE (username, full_name, password_hash, is_active, token_version),
-    DELETE
+    UPDATE (username, full_name, password_hash, is_active, token_version)
 ON public.users TO todochat_app;
 
 ALTER TABLE public.users ENABLE ROW LEVEL SECURITY;
@@ -84,122 +81,156 @@ USING (id = nullif(current_setting('app.user_id', true), '')::uuid);
 COMMENT ON POLICY users_self ON public.users IS
     'The service reads and writes the account of the user a transaction is for, and no other.';
 
--- Fires only where a statement assigns one of the columns it names: the hot path never pays for it.
-CREATE FUNCTION public.refuse_change() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $body$
-BEGIN
-    RAISE EXCEPTION '% of % never change', TG_ARGV[1], TG_ARGV[0]
-        USING ERRCODE = 'check_violation', TABLE = TG_ARGV[0], CONSTRAINT = TG_ARGV[0] || '_immutable_check';
-END
-$body$;
-
-COMMENT ON FUNCTION public.refuse_change() IS
-    'Trigger: refuses to change the columns that never change. Arguments: the table, the columns.';
-
-CREATE FUNCTION public.users_before_update() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $body$
-BEGIN
-    IF (NEW.email, NEW.username, NEW.full_name, NEW.password_hash, NEW.is_active, NEW.token_version)
-        IS NOT DISTINCT FROM
-        (OLD.email, OLD.username, OLD.full_name, OLD.password_hash, OLD.is_active, OLD.token_version)
-    THEN
-        NEW.updated_at := OLD.updated_at;
-        NEW.version := OLD.version;
-        RETURN NEW;
-    END IF;
-
-    IF NEW.token_version < OLD.token_version THEN
-        RAISE EXCEPTION 'token_version never goes back: tokens that were taken away would work again'
-            USING ERRCODE = 'check_violation', TABLE = 'users', COLUMN = 'token_version',
-                CONSTRAINT = 'users_token_version_check';
-    END IF;
-    IF OLD.is_active AND NOT NEW.is_active AND NEW.token_version = OLD.token_version THEN
-        -- Else tokens from before would work again after a reactivation.
-        NEW.token_version := OLD.token_version + 1;
-    END IF;
-
-    -- The time after the row was locked: the time the transaction began may lie before the last change.
-    NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at);
-    NEW.version := OLD.version + 1;
-    RETURN NEW;
-END
-$body$;
-
-COMMENT ON FUNCTION public.users_before_update() IS
-    'Trigger: moves updated_at and version on a real change, and token_version on deactivation.';
-
-REVOKE ALL ON FUNCTION public.refuse_change(), public.users_before_update() FROM PUBLIC;
-
-CREATE TRIGGER users_before_update BEFORE UPDATE ON public.users
-FOR EACH ROW EXECUTE FUNCTION public.users_before_update();
-
-COMMENT ON TRIGGER users_before_update ON public.users IS 'Moves updated_at and version.';
+CREATE TRIGGER users_touch BEFORE UPDATE ON public.users
+FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
 
 CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at ON public.users
-FOR EACH ROW WHEN (OLD.id IS DISTINCT FROM NEW.id OR OLD.created_at IS DISTINCT FROM NEW.created_at)
-EXECUTE FUNCTION public.refuse_change('users', 'id and created_at');
+FOR EACH ROW WHEN ((OLD.id, OLD.created_at) IS DISTINCT FROM (NEW.id, NEW.created_at))
+EXECUTE FUNCTION public.refuse_change('users');
 
+COMMENT ON TRIGGER users_touch ON public.users IS 'Any column counts as a real change.';
 COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to change id and created_at.';
 
--- Runs with the rights of its caller: row security lets everybody see their own row, which is all it needs.
-CREATE FUNCTION public.authenticate(user_id uuid, token_version integer) RETURNS void
-LANGUAGE plpgsql STABLE PARALLEL SAFE
-AS $body$
-DECLARE
-    found_active boolean;
-    found_version integer;
-BEGIN
-    SELECT u.is_active, u.token_version INTO found_active, found_version
-    FROM public.users AS u
-    WHERE u.id = authenticate.user_id;
+CREATE TABLE public.identities (
+    user_id uuid NOT NULL,
+    id uuid NOT NULL DEFAULT public.uuid7(),
+    issuer text NOT NULL,
+    subject text NOT NULL,
+    created_at public.moment NOT NULL DEFAULT now(),
+    updated_at public.moment NOT NULL DEFAULT now(),
+    version public.ordinal NOT NULL DEFAULT 1,
+    CONSTRAINT identities_pkey PRIMARY KEY (user_id, id),
+    CONSTRAINT identities_issuer_subject_key UNIQUE (issuer, subject),
+    CONSTRAINT identities_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users (id) ON DELETE CASCADE,
+    CONSTRAINT identities_issuer_check CHECK (char_length(issuer) BETWEEN 1 AND 255),
+    CONSTRAINT identities_subject_check CHECK (char_length(subject) BETWEEN 1 AND 255),
+    CONSTRAINT identities_times_check CHECK (updated_at >= created_at)
+);
 
-    IF found_active AND found_version = authenticate.token_version THEN
-        RETURN;
-    ELSIF NOT found_active THEN
-        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
-    ELSE
-        RAISE EXCEPTION 'the token is not valid any more' USING ERRCODE = 'TC401';
-    END IF;
-END
-$body$;
+COMMENT ON TABLE public.identities IS 'Accounts at outside issuers through which a user signs in.';
+COMMENT ON COLUMN public.identities.user_id IS 'Whose account it is; goes with the user.';
+COMMENT ON COLUMN public.identities.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.identities.issuer IS 'The iss of its tokens, at most 255 characters.';
+COMMENT ON COLUMN public.identities.subject IS 'The sub of its tokens: any text of at most 255 characters.';
+COMMENT ON COLUMN public.identities.created_at IS 'When it was linked; never changes.';
+COMMENT ON COLUMN public.identities.updated_at IS 'When the row last really changed, by trigger.';
+COMMENT ON COLUMN public.identities.version IS '1, and one more with every real change, by trigger.';
+COMMENT ON INDEX public.identities_pkey IS 'Serves the list of one user''s outside accounts and the cascade from users.';
+COMMENT ON INDEX public.identities_issuer_subject_key IS
+    'Serves the sign-in by an outside token. Across users on purpose: an outside account is one person''s.';
 
-COMMENT ON FUNCTION public.authenticate(uuid, integer) IS
-    'Raises TC401 when there is no such user or the token is of another version, TC402 when the user is not active. '
-    'The second statement of every transaction of the service.';
+GRANT SELECT, INSERT, DELETE ON public.identities TO todochat_app;
 
-CREATE FUNCTION public.find_credentials(email text)
-RETURNS TABLE (id uuid, password_hash text, is_active boolean, token_version integer)
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT u.id, u.password_hash, u.is_active, u.token_version
-    FROM public.users AS u
-    WHERE u.email_key = lower(find_credentials.email COLLATE "C");
-END;
+ALTER TABLE public.identities ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.identities FORCE ROW LEVEL SECURITY;
 
-COMMENT ON FUNCTION public.find_credentials(text) IS
-    'What sign-in needs of the account with this address, regardless of case: no row or one.';
+CREATE POLICY identities_owner ON public.identities
+USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
 
-CREATE FUNCTION public.find_user_by_username(username text)
-RETURNS TABLE (id uuid, username text, full_name text)
-LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT u.id, u.username, u.full_name
-    FROM public.users AS u
-    WHERE u.username_key = lower(find_user_by_username.username COLLATE "C") AND u.is_active;
-END;
+CREATE POLICY identities_resolve ON public.identities FOR SELECT TO todochat_owner
+USING (true);
 
-COMMENT ON FUNCTION public.find_user_by_username(text) IS
-    'The active user of exactly this name, regardless of case, to assign a todo to: no row or one.';
+COMMENT ON POLICY identities_owner ON public.identities IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY identities_resolve ON public.identities IS
+    'resolve_identity(), which runs as the owner, finds whose an outside account is.';
 
-REVOKE ALL ON FUNCTION
-    public.authenticate(uuid, integer), public.find_credentials(text), public.find_user_by_username(text)
-FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION
-    public.authenticate(uuid, integer), public.find_credentials(text), public.find_user_by_username(text)
-TO todochat_app;
+CREATE TRIGGER identities_touch BEFORE UPDATE ON public.identities
+FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
+
+CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at ON public.identities
+FOR EACH ROW WHEN ((OLD.user_id, OLD.id, OLD.created_at) IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.created_at))
+EXECUTE FUNCTION public.refuse_change('identities');
+
+COMMENT ON TRIGGER identities_touch ON public.identities IS 'Any column counts as a real change.';
+COMMENT ON TRIGGER identities_immutable ON public.identities IS 'Refuses to change user_id, id and created_at.';
+
+CREATE TABLE public.api_keys (
+    user_id uuid NOT NULL,
+    id uuid NOT NULL DEFAULT public.uuid7(),
+    slot smallint NOT NULL,
+    name text NOT NULL,
+    scope text NOT NULL,
+    digest bytea NOT NULL,
+    expires_at timestamptz,
+    last_used_at timestamptz,
+    created_at public.moment NOT NULL DEFAULT now(),
+    CONSTRAINT api_keys_pkey PRIMARY KEY (user_id, id),
+    CONSTRAINT api_keys_digest_key UNIQUE (user_id, digest),
+    CONSTRAINT api_keys_slot_key UNIQUE (user_id, slot),
+    CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users (id) ON DELETE CASCADE,
+    CONSTRAINT api_keys_slot_check CHECK (slot BETWEEN 1 AND 20),
+    CONSTRAINT api_keys_name_check CHECK (char_length(name) BETWEEN 1 AND 100),
+    CONSTRAINT api_keys_scope_check CHECK (scope IN ('read', 'write')),
+    CONSTRAINT api_keys_digest_check CHECK (octet_length(digest) = 32)
+);
+
+COMMENT ON TABLE public.api_keys IS
+    'Bearer tokens for agents and scripts. The text of a key is shown once, to whoever makes it; here is its digest.';
+COMMENT ON COLUMN public.api_keys.user_id IS 'Whom the key acts for; goes with the user.';
+COMMENT ON COLUMN public.api_keys.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.api_keys.slot IS
+    '1 to 20, unique for the user: which is how no user has more than 20 keys, however many are made at once.';
+COMMENT ON COLUMN public.api_keys.name IS 'What its user calls it: 1 to 100 characters.';
+COMMENT ON COLUMN public.api_keys.scope IS 'read: it only reads. write: it may do all that a key may.';
+COMMENT ON COLUMN public.api_keys.digest IS 'SHA-256 of the key, of which 256 bits are random.';
+COMMENT ON COLUMN public.api_keys.expires_at IS 'It works until then; null: until it is deleted.';
+COMMENT ON COLUMN public.api_keys.last_used_at IS 'The hour in which it was last used; null: never.';
+COMMENT ON COLUMN public.api_keys.created_at IS 'When it was made; never changes.';
+COMMENT ON INDEX public.api_keys_pkey IS 'Serves the list of a user''s keys and the cascade from users.';
+COMMENT ON INDEX public.api_keys_digest_key IS 'Serves authenticate_key() and the note of a use.';
+COMMENT ON INDEX public.api_keys_slot_key IS 'Serves the insert: it looks for a free slot.';
+
+GRANT
+    SELECT,
+    INSERT (user_id, id, slot, name, scope, digest, expires_at),
+    UPDATE (last_used_at),
+    DELETE
+ON public.api_keys TO todochat_app;
+
+ALTER TABLE public.api_keys ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.api_keys FORCE ROW LEVEL SECURITY;
+
+CREATE POLICY api_keys_owner ON public.api_keys
+USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
+
+COMMENT ON POLICY api_keys_owner ON public.api_keys IS 'A transaction sees and writes rows of the user it is for.';
+
+CREATE TABLE public.ended_identities (
+    digest bytea NOT NULL,
+    ended_at timestamptz NOT NULL,
+    CONSTRAINT ended_identities_pkey PRIMARY KEY (digest),
+    CONSTRAINT ended_identities_digest_check CHECK (octet_length(digest) = 32)
+);
+
+CREATE INDEX ended_identities_ended_at_idx ON public.ended_identities (ended_at);
+
+COMMENT ON TABLE public.ended_identities IS
+    'Outside accounts whose user was deleted, for as long as a token from before may live (31 days): such a token must '
+    'not make the user anew. Belongs to no user; no role but the owner can touch it.';
+COMMENT ON COLUMN public.ended_identities.digest IS 'SHA-256 of issuer and subject, never the names.';
+COMMENT ON COLUMN public.ended_identities.ended_at IS 'Tokens issued before are worthless.';
+COMMENT ON INDEX public.ended_identities_pkey IS 'Serves resolve_identity().';
+COMMENT ON INDEX public.ended_identities_ended_at_idx IS 'Serves the removal of spent rows in resolve_identity().';
+
+ALTER TABLE public.ended_identities ENABLE ROW LEVEL SECURITY;
+
+CREATE TABLE public.sign_in_attempts (
+    key bytea NOT NULL,
+    allowed_at timestamptz NOT NULL,
+    CONSTRAINT sign_in_attempts_pkey PRIMARY KEY (key),
+    CONSTRAINT sign_in_attempts_key_check CHECK (octet_length(key) BETWEEN 1 AND 64)
+);
+
+CREATE INDEX sign_in_attempts_allowed_at_idx ON public.sign_in_attempts (allowed_at);
+
+COMMENT ON TABLE public.sign_in_attempts IS
+    'How far sign-in attempts have used up their allowance, a row for each account, network or pair of both seen lately. '
+    'Belongs to no user; no role but the owner can touch it.';
+COMMENT ON COLUMN public.sign_in_attempts.key IS 'A digest of names, never the names: see sign_in_limits().';
+COMMENT ON COLUMN public.sign_in_attempts.allowed_at IS
+    'When the allowance will be whole again; one attempt moves it on by one step. In the past: as if there were no row.';
+COMMENT ON INDEX public.sign_in_attempts_pkey IS 'Serves take_sign_in_attempt() and forgive_sign_in_attempt().';
+COMMENT ON INDEX public.sign_in_attempts_allowed_at_idx IS
+    'Serves the removal of spent rows in take_sign_in_attempt().';
+
+ALTER TABLE public.sign_in_attempts ENABLE ROW LEVEL SECURITY;

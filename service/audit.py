@@ -1,14 +1,17 @@
 """The audit trail: every change to a user's data, as a list to search and as a feed to follow.
 
-Triggers write it, in the transaction of the change. What a column became is not kept in its entry but put together
-when it is read: the next entry of the same row has it as its old value, or else the row has it still.
+Triggers write it, when the transaction of the change commits. An entry holds the old row. What a column became is put
+together when it is read: the next entry of the same row has it in its old row, or else the row has it still.
+
+A user's entries are numbered 1, 2, 3 … in the order of their commits, without holes. So a feed that goes on from a
+number misses nothing, and what is not kept any more, or was lost with an older state of the database, shows.
 
 An undo goes around the rules of transitions and past due dates, since going back to what was is no transition, but not
 around the rule that an assignee is active.
 """
 
-import logging
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -17,15 +20,13 @@ from litestar import get, post
 from litestar.params import FromPath
 from msgspec import Meta
 
-from service.db.queries import BEGIN_RESTORING, Count, Many, Maybe, One, Statement
-from service.http.fields import Time, check_time
+from service.db.queries import BEGIN_RESTORING, WRITE_ENTRIES, Count, Many, Maybe, One, Statement
+from service.http.fields import Number, Time, check_time
 from service.http.idempotency import idempotent
 from service.http.missing import found
 from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor
 from service.http.request import Request
 from service.problems import Problem, invalid
-
-log = logging.getLogger(__name__)
 
 Action = Annotated[Literal["insert", "update", "delete"], Meta(title="AuditAction")]
 Table = Annotated[
@@ -47,18 +48,23 @@ Changes = Annotated[
 LOOKED_AT = 5000
 """How many entries a page of the list looks at, whatever the filters: no index serves `table` and `action`."""
 REVERT_SECONDS = 30.0
-REVERT_MESSAGES = 50_000
+REVERT_MESSAGES = 100_000
 """How many a conversation may have to be brought back: that takes a third of the time, on one core."""
-_LAST = UUID(int=(1 << 128) - 1)
-_FIRST = UUID(int=0)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = timedelta(seconds=1)
+
+_TIMES = frozenset({"created_at", "updated_at", "due_date", "completed_at"})
+"""Columns that a row as JSON has in PostgreSQL's form of a time."""
+_DERIVED = {"conversations": frozenset({"last_position", "message_count", "updated_at"})}
+"""What only follows from other rows, by table, and is no change of its own."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A change to one row. ``user_id`` is whose data it is, ``actor_id`` who changed it (null: work by hand)."""
+    """A change to one row.
 
-    id: UUID
+    ``id`` counts the changes of the user's data, ``user_id`` is whose data it is, ``actor_id`` who changed it (null:
+    work by hand).
+    """
+
+    id: int
     user_id: UUID
     actor_id: UUID | None
     action: Action
@@ -67,6 +73,28 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     changes: Changes
     request_id: str | None
     at: Time
+
+
+class EntryRow(msgspec.Struct, frozen=True, gc=False):
+    """An entry as the database has it, with its row before and after the change; None where there was none."""
+
+    id: int
+    user_id: UUID
+    actor_id: UUID | None
+    action: Action
+    table: str
+    row_id: UUID
+    before: msgspec.Raw | None
+    after: msgspec.Raw | None
+    request_id: str | None
+    at: datetime
+
+
+class Trail(msgspec.Struct, frozen=True):
+    """The numbers of the oldest and the newest entry that are kept."""
+
+    oldest: int
+    newest: int
 
 
 class AuditFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,32 +113,25 @@ class AuditFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_time("until", self.until)
 
 
-class ChangeCursor(msgspec.Struct, frozen=True):
-    """Where the feed goes on, and whether entries wait for a transaction id that this cluster hasn't reached."""
-
-    after: UUID
-    is_stranded: bool
-
-
 class Change(msgspec.Struct, frozen=True):
-    """What an entry is of; the columns of an update; the messages of a deleted conversation; whether it is the last."""
+    """What an entry is of, its row before and after it, and whether it is the row's last."""
 
     action: Action
     table: str
     row_id: UUID
-    columns: list[str]
-    message_count: int
+    before: msgspec.Raw | None
+    after: msgspec.Raw | None
     is_last: bool
 
 
-_list = Many("list_audit", Entry)
-_find_bound = Maybe("find_audit_bound", UUID)
-_list_of_row = Many("list_audit_of_row", Entry)
-_find_bound_of_row = Maybe("find_audit_bound_of_row", UUID)
-_list_changes = Many("list_changes", Entry)
-_find_cursor = Maybe("find_change_cursor", ChangeCursor)
+_get_trail = Maybe("get_trail", Trail)
+_find_place = Maybe("find_audit_place", int)
+_list = Many("list_audit", EntryRow)
+_list_of_row = Many("list_audit_of_row", EntryRow)
+_find_bound = Maybe("find_audit_bound", int)
+_list_changes = Many("list_changes", EntryRow)
 _get_change = Maybe("get_change", Change)
-_get_last = One("get_last_change", Entry)
+_get_last = One("get_last_change", EntryRow)
 
 _UNDO_UPDATE = {
     "users": (Maybe("undo_user_update", UUID), {"username", "full_name"}),
@@ -144,52 +165,80 @@ async def list_audit(request: Request) -> Page[Entry]:
     """
     query = request.filters(AuditFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
-    (before_id,) = (_LAST,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    bounds = [_find_place(at=moment) for moment in (query.since, query.until) if moment is not None]
+    trail, *places = await request.user.run_all([_get_trail(), *bounds])
+    if trail is None:
+        return Page([], None)
+    first = places[0] if query.since is not None else trail.oldest
+    before = places[-1] if query.until is not None else trail.newest + 1
+    if query.cursor is not None:
+        before = min(before, *decode_cursor(query.cursor, question, tuple[int]))
+    filters = {"table": query.table, "action": query.action, "row_limit": query.limit + 1}
     if query.row_id is not None:
-        key = {"row_id": query.row_id, "before_id": before_id, "looked_at": LOOKED_AT}
-        find, listed = _find_bound_of_row, _list_of_row
+        key = {"row_id": query.row_id, "first": first, "before": before, "looked_at": LOOKED_AT}
+        rows, bound = await request.user.run(_list_of_row(**filters, **key), _find_bound(**key))
     else:
-        bounds = {"since_id": _id_at(query.since, -_SECOND, _FIRST), "until_id": _id_at(query.until, _SECOND, _LAST)}
-        key = {**bounds, "before_id": before_id, "looked_at": LOOKED_AT}
-        find, listed = _find_bound, _list
-    filters = {"table": query.table, "action": query.action, "since": query.since, "until": query.until}
-    rows = await request.user.run(listed(**filters, **key, row_limit=query.limit + 1))
-    if len(rows) > query.limit:
-        return Page(rows[: query.limit], encode_cursor(question, (rows[query.limit - 1].id,)))
-    is_filtered = any(value is not None for value in filters.values())
-    bound = await request.user.run(find(**key)) if is_filtered else None
-    return Page(rows, None if bound is None else encode_cursor(question, (bound,)))
-
-
-def _id_at(moment: datetime | None, margin: timedelta, default: UUID) -> UUID:
-    """The id of an entry of that time, give or take a margin: ids begin with the milliseconds since 1970."""
-    if moment is None:
-        return default
-    milliseconds = min(max((moment - _EPOCH + margin) // timedelta(milliseconds=1), 0), (1 << 48) - 1)
-    return UUID(int=milliseconds << 80)
+        is_filtered = query.table is not None or query.action is not None
+        bound = max(first, before - LOOKED_AT) if is_filtered else first
+        rows = await request.user.run(_list(**filters, first=bound, before=before))
+        bound = bound if bound > first else None
+    entries = [_entry(row) for row in rows]
+    if len(entries) > query.limit:
+        entries.pop()
+        bound = entries[-1].id
+    return Page(entries, None if bound is None else encode_cursor(question, (bound,)))
 
 
 @get("/v1/changes", query=PageQuery, scope="read")
 async def list_changes(request: Request) -> Page[Entry]:
-    """The caller's changes, oldest first, in the order in which they became visible: for copies and followers.
+    """The caller's changes, oldest first, in the order of their commits: for copies and followers.
 
     Whoever follows `next_cursor`, which is never null, gets every change once: ask again later where a page is empty.
-    A cursor whose next changes were removed for their age is `invalid_cursor`: begin anew, from the objects themselves.
+    A cursor whose next changes were removed for their age, or were lost when the database went back to an older state,
+    is `invalid_cursor`: begin anew, from the objects themselves.
     """
     query = request.filters(PageQuery)
-    after = None
+    after, at = 0, None
     if query.cursor is not None:
-        (after,) = decode_cursor(query.cursor, "changes", tuple[UUID])
-    # In this order: what was pruned behind the first statement, the second doesn't find any more.
-    rows, place = await request.user.run(
-        _list_changes(after=_FIRST if after is None else after, row_limit=query.limit), _find_cursor(after=after)
-    )
-    if place is None:
+        after, at = decode_cursor(query.cursor, "changes", tuple[int, datetime | None])
+    # The cursor's own entry is read again: it must be the one that it was, or have been removed and the next one not.
+    rows = await request.user.run(_list_changes(first=after, row_limit=query.limit + 1))
+    is_there = bool(rows) and (rows[0].id, rows[0].at) == (after, at)
+    if query.cursor is not None and not is_there and (rows[0].id != after + 1 if rows else after):
         raise Problem("invalid_cursor", "What follows this cursor is not kept any more. Begin without one.")
-    if place.is_stranded:
-        log.error("audit_log_stranded", extra={"request_id": request.id, "hint": "run `todochat rebase`"})
-        raise Problem("database_unavailable", "The change feed waits for the database's operator.")
-    return Page(rows, encode_cursor("changes", (rows[-1].id if rows else place.after,)))
+    entries = [_entry(row) for row in rows[is_there:][: query.limit]]
+    place = (entries[-1].id, entries[-1].at) if entries else (after, at)
+    return Page(entries, encode_cursor("changes", place))
+
+
+def _entry(row: EntryRow) -> Entry:
+    changes = msgspec.Raw(msgspec.json.encode(_changes(row.action, row.table, row.before, row.after)))
+    return Entry(row.id, row.user_id, row.actor_id, row.action, row.table, row.row_id, changes, row.request_id, row.at)
+
+
+def _changes(
+    action: str, table: str, before: msgspec.Raw | None, after: msgspec.Raw | None
+) -> Mapping[str, tuple[Any, Any]]:
+    """Column → before and after."""
+    old, new = _columns(before), _columns(after)
+    names = new if before is None else old
+    hidden = _DERIVED.get(table, frozenset[str]())
+    return {
+        name: change
+        for name in names
+        if name not in hidden and ((change := (old.get(name), new.get(name)))[0] != change[1] or action != "update")
+    }
+
+
+def _columns(row: msgspec.Raw | None) -> dict[str, Any]:
+    """The columns of a row as JSON; times in UTC, as they are answered everywhere."""
+    if row is None:
+        return {}
+    columns: dict[str, Any] = msgspec.json.decode(row, type=dict[str, msgspec.Raw])
+    for name in _TIMES & columns.keys():
+        time = msgspec.json.decode(columns[name], type=datetime | None)
+        columns[name] = None if time is None else time.astimezone(UTC)
+    return columns
 
 
 @post(
@@ -200,7 +249,7 @@ async def list_changes(request: Request) -> Page[Entry]:
     scope="write",
 )
 @idempotent
-async def revert_change(request: Request, change_id: FromPath[UUID]) -> Entry:
+async def revert_change(request: Request, change_id: FromPath[Number]) -> Entry:
     """Undo an update or a delete, where nothing has happened to the row since; the answer is the entry of the undo.
 
     A deleted todo or conversation comes back as it was, with its id, number, messages and links. What a rule forbids to
@@ -210,39 +259,47 @@ async def revert_change(request: Request, change_id: FromPath[UUID]) -> Entry:
     undo = _undo(change, change_id)
     if not change.is_last:
         raise Problem("version_mismatch", "Something else has happened to the row since.")
+    messages = _message_count(change)
+
+    def check(results: list[Any]) -> None:
+        _, undone, *restored, _, _ = results
+        if undone is None:
+            raise Problem("version_mismatch", "Something else has happened to the row since.")
+        if messages and restored[0] != messages:
+            raise Problem("version_mismatch", "Not all of its messages are kept in the audit trail any more.")
+
+    last = _get_last(row_id=change.row_id, table=change.table)
     try:
-        results = await request.user.run_all([BEGIN_RESTORING(), *undo], _check_undo, seconds=REVERT_SECONDS)
+        results = await request.user.run_all(
+            [BEGIN_RESTORING(), *undo, WRITE_ENTRIES(), last], check, seconds=REVERT_SECONDS
+        )
     except Problem as problem:
         if problem.statement is not None and problem.statement > 0 and problem.code == "not_found":
             raise Problem("version_mismatch", "What the row belongs to is gone: bring that back first.") from problem
         raise
-    return results[2]
+    return _entry(results[-1])
 
 
-def _check_undo(results: list[Any]) -> None:
-    """Raises ``version_mismatch`` for an undo that found its row changed, or not all of a conversation's messages."""
-    _, undone, entry, *restored = results
-    if undone is None:
-        raise Problem("version_mismatch", "Something else has happened to the row since.")
-    if entry.table == "conversations" and restored:
-        _, count = msgspec.json.decode(entry.changes, type=dict[str, tuple[Any, Any]])["message_count"]
-        if restored[0] != count:
-            raise Problem("version_mismatch", "Not all of its messages are kept in the audit trail any more.")
+def _message_count(change: Change) -> int:
+    """How many messages a deleted conversation had."""
+    if change.before is None or (change.action, change.table) != ("delete", "conversations"):
+        return 0
+    return int(_columns(change.before)["message_count"])
 
 
-def _undo(change: Change, change_id: UUID) -> list[Statement[Any]]:
-    """What undoes the change, and reads the entry of that; raises 422 for what can't be undone."""
-    last = _get_last(row_id=change.row_id, table=change.table)
+def _undo(change: Change, change_id: int) -> list[Statement[Any]]:
+    """What undoes the change; raises 422 for what can't be undone."""
     if change.action == "insert":
         raise invalid("id", "is of something that was made: delete that instead")
     if change.action == "delete":
         if change.table not in _UNDO_DELETE:
             raise invalid("id", "is of an account's row, which can't be brought back")
-        if change.message_count > REVERT_MESSAGES:
+        if _message_count(change) > REVERT_MESSAGES:
             raise invalid("id", f"is of more than {REVERT_MESSAGES} messages: import an export of them")
         query, others = _UNDO_DELETE[change.table]
-        return [query(id=change_id), last, *(other(id=change_id) for other in others)]
+        return [query(id=change_id), *(other(id=change_id) for other in others)]
     query, columns = _UNDO_UPDATE.get(change.table, (None, set[str]()))
-    if query is None or set(change.columns) - columns - {"updated_at", "version"}:
+    changed = _changes(change.action, change.table, change.before, change.after).keys()
+    if query is None or changed - columns - {"updated_at", "version"}:
         raise invalid("id", "is of a change that follows from another: undo that, or make the opposite change")
-    return [query(id=change_id), last]
+    return [query(id=change_id)]

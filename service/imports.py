@@ -15,7 +15,7 @@ import msgspec
 from litestar import post
 
 from service.db.caller import Caller
-from service.db.queries import BEGIN_RESTORING, Count, Maybe, Nothing, Statement
+from service.db.queries import BEGIN_RESTORING, WRITE_ENTRIES, Count, Maybe, Nothing, Statement
 from service.exports import (
     CLOCK_DIFFERENCE,
     LINE_BYTES,
@@ -75,8 +75,6 @@ class _Numbered(NamedTuple):
 
 _find_exporter = Maybe("find_exporter", UUID)
 _reserve_numbers = Nothing("reserve_numbers")
-_trust_counters = Nothing("trust_counters")
-_check_counters = Nothing("check_counters")
 _begin_chunk = Nothing("begin_chunk")
 _keep_chunk = Nothing("keep_chunk")
 _undo_chunk = Nothing("undo_chunk")
@@ -136,6 +134,7 @@ async def import_file(
         for chunk in _chunks(file):
             await inserter.insert(chunk)
             progress(sum(len(line.text) + 1 for line in chunk), len(chunk))
+        await caller.run(WRITE_ENTRIES())
     return inserter.result()
 
 
@@ -157,8 +156,6 @@ class _Inserter:
         self._caller = caller
         self._lines = dict.fromkeys(_IMPORT, 0)
         self._added = dict.fromkeys(_IMPORT, 0)
-        self._is_new = True
-        """Whether the conversation that was inserted last, whose messages go on, was not there before."""
 
     def result(self) -> ImportResult:
         results = [Imported(added, self._lines[kind] - added) for kind, added in self._added.items()]
@@ -182,23 +179,13 @@ class _Inserter:
             raise
 
     async def _insert(self, texts: dict[type[Row], list[bytes]]) -> None:
-        added = await self._run(texts, TodoLine, ConversationLine)
-        was_new = self._is_new
-        if conversations := len(texts[ConversationLine]):
-            self._is_new = added[ConversationLine] == conversations
-        # The file was checked: a conversation that wasn't there before counts the messages that follow it.
-        await self._caller.run(_trust_counters() if was_new and self._is_new else _check_counters())
-        added |= await self._run(texts, MessageLine, LinkLine)
-        for kind, number in added.items():
+        some = [kind for kind in texts if texts[kind]]
+        if not some:
+            return
+        added = await self._caller.run_all([_IMPORT[kind](rows=_array(texts[kind])) for kind in some])
+        for kind, number in zip(some, added, strict=True):
             self._lines[kind] += len(texts[kind])
             self._added[kind] += number
-
-    async def _run(self, texts: dict[type[Row], list[bytes]], *kinds: type[Row]) -> dict[type[Row], int]:
-        some = [kind for kind in kinds if texts[kind]]
-        if not some:
-            return {}
-        results = await self._caller.run_all([_IMPORT[kind](rows=_array(texts[kind])) for kind in some])
-        return dict(zip(some, results, strict=True))
 
 
 async def _find_culprit(caller: Caller, chunk: list[_Numbered]) -> None:

@@ -16,7 +16,7 @@ from service import audit, conversations, links, messages, todo_lists, todos
 from service.audit import AuditFilters, Entry
 from service.conversations import Conversation, ConversationCreate
 from service.db.queries import Versioned
-from service.http.fields import Metadata, RelationshipType, Title, TodoRef
+from service.http.fields import Metadata, Number, RelationshipType, Title, TodoRef
 from service.http.paging import Cursor, Limit, Page
 from service.http.request import Request, decode_body
 from service.http.response import Answer
@@ -84,7 +84,7 @@ class NewLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Undo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be undone."""
 
-    change_id: Annotated[UUID, Meta(description="Left out: the last change to any task.")] | None = None
+    change_id: Annotated[Number, Meta(description="Left out: the last change to any task.")] | None = None
 
 
 class NewConversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,7 +151,12 @@ class _Asked(SimpleNamespace):
         self._arguments = bytes(arguments)
         self._query: Any = None
         self.route_handler = SimpleNamespace(status_code=200, opt={})
-        self.scope: dict[str, Any] = {"method": "CALL", "path": tool, "state": {}}
+        self.scope: dict[str, Any] = {
+            "method": "CALL",
+            "path": tool,
+            "state": {},
+            "route_handler": self.route_handler,
+        }
 
     async def body(self) -> bytes:
         return self._arguments

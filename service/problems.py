@@ -190,7 +190,7 @@ _BY_CONSTRAINT: dict[str, tuple[str, str, str]] = {
         "completed_at",
         "can't be in the future, and needs status completed",
     ),
-    "todos_metadata_check": (
+    "metadata_check": (
         "validation_failed",
         "metadata",
         "must have at most 16384 bytes as the database writes it",
@@ -269,8 +269,10 @@ def from_database(error: psycopg.Error) -> Problem:
 
 
 def _checked_column(constraint: str) -> str | None:
-    """``todos_title_check`` → ``title``: constraints are named <table>_<column>_check."""
+    """``title_check``, ``users_email_check`` → ``title``, ``email``: what a column's domain or table says of it."""
+    column = constraint.removesuffix("_check")
+    if column == constraint or column in ("moment", "ordinal"):  # domains that several columns of a table are of
+        return None
     for table in ("users", "todos", "conversations", "messages", "todo_conversation_links"):
-        if constraint.startswith(table + "_") and constraint.endswith("_check"):
-            return constraint[len(table) + 1 : -len("_check")]
-    return None
+        column = column.removeprefix(table + "_")
+    return column

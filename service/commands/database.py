@@ -132,10 +132,13 @@ def create_login(name: str, password_file: TextIO | None) -> None:
 @click.option(
     "--audit-days", type=click.IntRange(1), default=365, show_default=True, help="Keep audit entries that long."
 )
+@click.option(
+    "--conversation-days", type=click.IntRange(1), help="Remove conversations untouched for so long.  [default: none]"
+)
 @click.option("--batch", type=click.IntRange(1), default=1000, show_default=True, help="Rows in a transaction.")
 @yes_option
-def prune(audit_days: int, batch: int, *, dry_run: bool, yes: bool) -> None:
-    """Remove old audit entries and idempotency keys.
+def prune(audit_days: int, conversation_days: int | None, batch: int, *, dry_run: bool, yes: bool) -> None:
+    """Remove old audit entries and idempotency keys, and conversations if told so.
 
     It asks first; with --yes it is fit for cron. It works in small batches, beside the running service. Idempotency
     keys are kept for 24 hours.
@@ -143,47 +146,38 @@ def prune(audit_days: int, batch: int, *, dry_run: bool, yes: bool) -> None:
     from service.commands import retention
 
     with owner_url() as url:
+
+        def run(*, dry_run: bool) -> str:
+            pruned = retention.prune(
+                url, audit_days=audit_days, conversation_days=conversation_days, batch=batch, dry_run=dry_run
+            )
+            if pruned.held:
+                say(f"passed over what other transactions held, {pruned.held:,} times: the next run finds it again")
+            return _pruned(pruned, audit_days, conversation_days)
+
         if not dry_run and not yes:
-            found = retention.prune(url, audit_days=audit_days, batch=batch, dry_run=True)
-            confirm_loss([f"removes {_pruned(found, audit_days)}"], yes=yes)
-        pruned = retention.prune(url, audit_days=audit_days, batch=batch, dry_run=dry_run)
-    print(f"{'would remove' if dry_run else 'removed'} {_pruned(pruned, audit_days)}")
-    if pruned.held:
-        say(f"passed over what other transactions held, {pruned.held:,} times: the next run finds it again")
+            confirm_loss([f"removes {run(dry_run=True)}"], yes=yes)
+        found = run(dry_run=dry_run)
+    print(f"{'would remove' if dry_run else 'removed'} {found}")
 
 
-def _pruned(pruned: "retention.Pruned", audit_days: int) -> str:
-    return (
+def _pruned(pruned: "retention.Pruned", audit_days: int, conversation_days: int | None) -> str:
+    found = (
         f"{pruned.entries:,} from audit_log (older than {audit_days} days, "
         f"of {pruned.users:,} user{'s' * (pruned.users != 1)}), "
         f"{pruned.keys:,} from idempotency_keys (older than 24 hours)"
     )
-
-
-@click.command()
-def rebase() -> None:
-    """Put the audit trail in order after a restore.
-
-    Needed once when a dump was restored into another cluster, before it is served: the order of the entries is that of
-    the cluster's transactions, which begin anew there.
-    """
-    from service.commands import rebase
-
-    with owner_url() as url:
-        print(f"moved {rebase.rebase(url):,} audit entries")
+    if conversation_days is not None:
+        found += f", {pruned.conversations:,} from conversations (untouched for {conversation_days} days)"
+    return found
 
 
 @click.command()
 def queries() -> None:
-    """List the named queries.
+    """Print the named queries.
 
-    Each with its file, its parameters, what it returns and the index it rides on.
+    Each as the database gets it, with its slots filled, below what its file says of it.
     """
-    from service.db.loading import TEXTS
+    from service.db.loading import show_queries
 
-    for query in TEXTS.values():
-        parameters = ", ".join(f"{name} {kind}" for name, kind in query.parameters.items())
-        print(f"{query.name}({parameters}) -> {query.cardinality} {query.row}".rstrip())
-        print(f"    {query.where}, index {query.index}")
-        if query.purpose:
-            print(f"    {query.purpose}")
+    print(show_queries(), end="")

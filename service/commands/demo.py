@@ -33,7 +33,10 @@ ROWS_AT_ONCE = 20_000
 _PACKAGED = Path(__file__).parents[1] / "sql" / "demo"
 _FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "sql" / "demo"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('todochat: demo'))"
-_FIND = "SELECT min(email) FROM public.users WHERE email_key >= %(account)s AND email_key < %(account)s || '~'"
+_FIND = (
+    'SELECT min(email) FROM public.users WHERE lower(email COLLATE "C") >= %(account)s'
+    " AND lower(email COLLATE \"C\") < %(account)s || '~'"
+)
 _NO_SCHEMA = (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction)
 """No such role, table, function."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from service.commands.data import demo, export_account, import_account
-from service.commands.database import create_login, migrate, prune, queries, rebase, rollback, schema, status
+from service.commands.database import create_login, migrate, prune, queries, rollback, schema, status
 from service.commands.serve import serve
 from service.commands.shared import say
 from service.commands.users import users
@@ -71,7 +71,6 @@ for command in (
     export_account,
     import_account,
     prune,
-    rebase,
     queries,
     schema,
 ):

@@ -1,18 +1,20 @@
-"""What an operator removes when it is past its age: audit entries and idempotency keys, in small batches.
+"""What an operator removes when it is past its age: audit entries, idempotency keys, and conversations if wanted.
 
-Every batch is a transaction of its own, which holds no more than its own rows and passes over what others hold. So
-several of these, and the service, can run at the same time, and one that is killed has done what it said so far.
+Every batch is a transaction of its own, which holds no more than its own rows. So several of these, and the service,
+can run at the same time, and one that is killed has done what it said so far.
 """
 
-import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
 import psycopg
+from psycopg import sql
 
-from service.commands.accounts import number, text
+from service.commands.accounts import Account, number, text
 from service.commands.connection import as_owner
-from service.db.queries import Maybe, One
+from service.db.queries import Count, Many, Maybe, One
 
 AUDIT_DAYS = 365
 BATCH = 1000
@@ -23,6 +25,9 @@ BATCH = 1000
 _SESSION = "SET lock_timeout = '1s'; SET statement_timeout = '60s'; SET synchronous_commit = off"
 
 
+_HELD = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+
+
 class Pruned(msgspec.Struct):
     """How many rows were removed; in a dry run, how many would be."""
 
@@ -30,26 +35,45 @@ class Pruned(msgspec.Struct):
     users: int = 0
     """Whose trails the entries were of."""
     keys: int = 0
+    conversations: int = 0
     held: int = 0
     """How often another transaction held something too long; the next run finds what was passed over."""
 
 
 _find_user = Maybe("find_prunable_user", UUID)
 _count_entries = One("count_prunable_entries", int)
-_prune_entries = One("prune_audit_log", int)
+_prune_entries = Count("prune_audit_log")
+_blank_last = Count("blank_last_entry")
 _count_keys = One("count_prunable_keys", int)
-_prune_keys = One("prune_idempotency_keys", int)
+_prune_keys = Count("prune_idempotency_keys")
+_list_accounts = Many("list_accounts", Account)
+_count_conversations = One("count_untouched_conversations", int)
+_prune_conversation = Count("prune_conversation")
 
 
-def prune(url: str, *, audit_days: int = AUDIT_DAYS, batch: int = BATCH, dry_run: bool = False) -> Pruned:
+def prune(
+    url: str,
+    *,
+    audit_days: int = AUDIT_DAYS,
+    conversation_days: int | None = None,
+    batch: int = BATCH,
+    dry_run: bool = False,
+) -> Pruned:
     """Remove audit entries older than ``audit_days``, and idempotency keys past their 24 hours.
 
-    ``url`` names a login that migrates. Raises DatabaseError when the database can't be used.
+    With ``conversation_days`` also conversations in which nothing happened for so long, with their messages and links:
+    the trail tells of that, and an undo brings one back. ``url`` names a login that migrates. Raises DatabaseError when
+    the database can't be used.
     """
     pruned = Pruned()
-    older_than = _first_id(time.time() - audit_days * 24 * 3600)
+    now = datetime.now(UTC)
+    older_than = now - timedelta(days=audit_days)
     with as_owner(url) as connection:
         connection.execute(_SESSION)
+        if conversation_days is not None:
+            for user_id in _users(connection):
+                values = {"user_id": user_id, "untouched_since": now - timedelta(days=conversation_days)}
+                pruned.conversations += _conversations(connection, values, pruned, dry_run=dry_run)
         position = {"user_id": UUID(int=0), "older_than": older_than, "batch": batch}
         while found := connection.execute(text(_find_user), position).fetchone():
             position["user_id"] = found[0]
@@ -57,6 +81,7 @@ def prune(url: str, *, audit_days: int = AUDIT_DAYS, batch: int = BATCH, dry_run
                 entries = number(connection, _count_entries, position)
             else:
                 entries = _in_batches(connection, _prune_entries, position, pruned)
+                connection.execute(text(_blank_last), position)
             pruned.entries += entries
             pruned.users += entries > 0
         if dry_run:
@@ -66,20 +91,42 @@ def prune(url: str, *, audit_days: int = AUDIT_DAYS, batch: int = BATCH, dry_run
     return pruned
 
 
-def _first_id(moment: float) -> UUID:
-    """The lowest UUID version 7 of that time (RFC 9562, section 5.7): an entry's id begins with its time."""
-    return UUID(f"{max(0, int(moment * 1000)):012x}70008000000000000000")
+def _users(connection: "psycopg.Connection") -> Iterator[UUID]:
+    last = UUID(int=0)
+    while page := connection.execute(text(_list_accounts), {"user_id": last, "limit": BATCH}).fetchall():
+        yield from (row[0] for row in page)
+        last = page[-1][0]
 
 
-def _in_batches(
-    connection: "psycopg.Connection", query: One[int], values: dict[str, UUID | int], pruned: Pruned
+def _conversations(
+    connection: "psycopg.Connection", values: Mapping[str, object], pruned: Pruned, *, dry_run: bool
 ) -> int:
+    """Delete a user's conversations that were left alone for long, each in a transaction of its own; how many."""
+    removed = 0
+    try:
+        while True:
+            with connection.transaction():
+                # Row security is forced on the owner, too. But it isn't the user who deletes them.
+                connection.execute(sql.SQL("SET LOCAL app.user_id = {}").format(str(values["user_id"])))
+                if dry_run:
+                    return number(connection, _count_conversations, values)
+                deleted = connection.execute(text(_prune_conversation), values).rowcount
+                connection.execute("SET LOCAL app.user_id = ''")
+            if not deleted:
+                return removed
+            removed += deleted
+    except _HELD:
+        pruned.held += 1
+        return removed
+
+
+def _in_batches(connection: "psycopg.Connection", query: Count, values: Mapping[str, object], pruned: Pruned) -> int:
     """Run it until a batch isn't full, and say how many rows that removed in all."""
     removed = 0
     try:
-        while (count := number(connection, query, values)) == values["batch"]:
+        while (count := connection.execute(text(query), values).rowcount) == values["batch"]:
             removed += count
-    except psycopg.errors.LockNotAvailable:
+    except _HELD:
         pruned.held += 1
         return removed
     return removed + count

@@ -17,7 +17,6 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _AUTHENTICATE = Nothing("authenticate")
-_AUTHENTICATE_ISSUED = Nothing("authenticate_issued")
 _AUTHENTICATE_KEY = Nothing("authenticate_key")
 _TOUCH_KEY = Nothing("touch_key")
 
@@ -58,9 +57,9 @@ def _authentication(user: int, token_version: int, issued_at: int | None) -> tup
     """The check that a transaction of a signed-in caller begins with; users by the integers of their ids."""
     user_id = UUID(int=user)
     if token_version:
-        return (_AUTHENTICATE(token_version=token_version).step(user_id),)
+        return (_AUTHENTICATE(token_version=token_version, issued_at=None).step(user_id),)
     if issued_at is not None:
-        return (_AUTHENTICATE_ISSUED(issued_at=issued_at).step(user_id),)
+        return (_AUTHENTICATE(token_version=None, issued_at=issued_at).step(user_id),)
     return ()
 
 

@@ -166,7 +166,7 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        begin, _, _ = self._request(context, [_WRITES], commit=False)
+        begin, _, _ = self._request(context, [_WRITES], commit=False, seconds=seconds)
         begin.pop()
         # In a write of its own: preparing the statements that leave with it would take a snapshot before it.
         alone = [_BEGIN_SNAPSHOT] if snapshot else []

@@ -10,7 +10,22 @@ A query in a file is the text the driver gets, below a header::
     -- index: todos_pkey
 
 ``returns`` is one, maybe, many, count or none, with the struct (or scalar) of a row; ``writes: yes`` marks a SELECT
-that changes something.
+that changes something, ``users: all`` a query of the operator's that is about everybody.
+
+What several queries share is a slot, which stands for its text, and for the parameters that this needs::
+
+    -- slot: todo_columns
+    id, number, title;
+
+    SELECT {todo_columns} FROM todos
+
+One text for several orders has a table, of which each row makes a query when the file is loaded: nothing that a client
+sends ever becomes SQL. `todochat queries` shows them filled in::
+
+    -- name: list_todos_by_{order}
+    -- fill: order | by
+    -- with: number | number
+    -- with: number_desc | number DESC
 """
 
 import re
@@ -35,7 +50,6 @@ USER_TABLES = frozenset(
         "messages",
         "todo_conversation_links",
         "audit_log",
-        "audit_prunes",
         "idempotency_keys",
         "api_keys",
     }
@@ -98,19 +112,29 @@ class QueryText(msgspec.Struct, frozen=True):
 
 
 _HEADER = re.compile(r"--\s?(.*)")
-_FIELD = re.compile(r"(name|returns|index|writes|param)\b\s*(\w*)\s*:\s*(.+)")
+_FIELD = re.compile(r"(name|slot|returns|index|writes|users|param)\b\s*(\w*)\s*:\s*(.+)")
+_SLOT = re.compile(r"\{([a-z_]+)\}")
+_FILL = re.compile(r"-- (fill|with): ?(.*)")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%|%")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TABLE = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?:ONLY\s+)?(?:\w+\.)?(\w+)")
 _CARDINALITIES = ("one", "maybe", "many", "count", "none")
 
 
-def _parse_file(path: Path) -> list[QueryText]:
-    """The queries of one file; raises QueryError where a header and its text don't agree."""
+class _Block(msgspec.Struct, frozen=True):
+    """A query or a slot as it stands in its file, or as one row of its table fills it in."""
+
+    where: str
+    header: list[str]
+    body: str
+
+
+def _read_file(path: Path) -> list[_Block]:
+    """The blocks of one file; raises QueryError for what belongs to none."""
     blocks: list[tuple[int, list[str], list[str]]] = []
     ended = True
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.startswith("-- name:"):
+        if line.startswith(("-- name:", "-- slot:")):
             if not ended:
                 raise QueryError(f"{path.name}:{number}: the query above doesn't end with a semicolon")
             blocks.append((number, [line], []))
@@ -125,7 +149,68 @@ def _parse_file(path: Path) -> list[QueryText]:
             ended = line.endswith(";")
     if not ended:
         raise QueryError(f"{path.name}:{blocks[-1][0]}: the last query doesn't end with a semicolon")
-    return [_parse_query(f"{path.name}:{number}", header, body) for number, header, body in blocks]
+    found: list[_Block] = []
+    for number, header, body in blocks:
+        where, text = f"{path.name}:{number}", "\n".join(body).strip().removesuffix(";")
+        found += _fill_rows(_Block(where, header, text))
+    return found
+
+
+def _fill_rows(block: _Block) -> list[_Block]:
+    """The block for each row of its table; itself where it has none."""
+    tables = [found for line in block.header if (found := _FILL.fullmatch(line))]
+    rows = [[cell.strip() for cell in found[2].split("|")] for found in tables]
+    if not rows:
+        return [block]
+    if [found[1] for found in tables] != ["fill"] + ["with"] * (len(rows) - 1) or len({len(row) for row in rows}) > 1:
+        raise QueryError(f"{block.where}: a table is one fill: and then with:, all of them with as many cells")
+    header = [line for line in block.header if not _FILL.fullmatch(line)]
+    filled: list[_Block] = []
+    for row in rows[1:]:
+        cells = dict(zip(rows[0], row, strict=True))
+        if unused := [name for name in cells if f"{{{name}}}" not in block.body + "\n".join(header)]:
+            raise QueryError(f"{block.where}: nothing is filled with {unused}")
+
+        def fill(text: str, cells: dict[str, str] = cells) -> str:
+            return re.sub(r" +$", "", _SLOT.sub(lambda found: cells.get(found[1], found[0]), text), flags=re.MULTILINE)
+
+        filled.append(_Block(block.where, [fill(line) for line in header], fill(block.body)))
+    return filled
+
+
+class _Slots:
+    """The slots of all files, by name: the text of each, and its parameters."""
+
+    def __init__(self, blocks: Sequence[_Block]) -> None:
+        self._blocks: dict[str, _Block] = {}
+        self.used: set[str] = set()
+        for block in blocks:
+            name = block.header[0].removeprefix("-- slot:").strip()
+            if name in self._blocks:
+                raise QueryError(f"{block.where}: the slot {name} stands in {self._blocks[name].where} already")
+            self._blocks[name] = block
+
+    def fill(self, block: _Block, parameters: dict[str, str]) -> str:
+        """The block's text with every slot filled, whose parameters are added."""
+
+        def text(found: re.Match[str]) -> str:
+            if found[1] not in self._blocks:
+                raise QueryError(f"{block.where}: there is no slot {{{found[1]}}}")
+            self.used.add(found[1])
+            slot = self._blocks[found[1]]
+            for name, kind in _parse_header(slot.where, slot.header)[1].items():
+                if parameters.setdefault(name, kind) != kind:
+                    raise QueryError(f"{block.where}: {name} is {parameters[name]} here and {kind} in {slot.where}")
+            return self.fill(slot, parameters)
+
+        return _SLOT.sub(text, block.body)
+
+    def unused(self) -> list[str]:
+        return [
+            f"{block.where}: nothing uses the slot {name}"
+            for name, block in self._blocks.items()
+            if name not in self.used
+        ]
 
 
 def _parse_header(where: str, header: list[str]) -> tuple[dict[str, str], dict[str, str], str]:
@@ -148,8 +233,10 @@ def _parse_header(where: str, header: list[str]) -> tuple[dict[str, str], dict[s
     return fields, parameters, " ".join(purpose)
 
 
-def _parse_query(where: str, header: list[str], body: list[str]) -> QueryText:
-    fields, parameters, purpose = _parse_header(where, header)
+def _parse_query(block: _Block, slots: _Slots) -> QueryText:
+    where = block.where
+    fields, parameters, purpose = _parse_header(where, block.header)
+    text = slots.fill(block, parameters)
     name = fields["name"]
     if not _NAME.fullmatch(name):
         raise QueryError(f"{where}: {name!r} is no name: lower-case letters, digits and _")
@@ -160,13 +247,12 @@ def _parse_query(where: str, header: list[str], body: list[str]) -> QueryText:
         raise QueryError(
             f"{where}: {name} returns {fields['returns']!r}: say one, maybe or many and the row, or count or none"
         )
-    text = "\n".join(body).strip().removesuffix(";")
     if ";" in text:
         raise QueryError(f"{where}: {name} has a semicolon inside: one statement, and none in its comments")
     used = {match[1] for match in _PLACEHOLDER.finditer(text) if match[1]}
     if used != parameters.keys():
         raise QueryError(f"{where}: {name} declares {sorted(parameters)} and uses {sorted(used)}")
-    if USER_TABLES & set(_TABLE.findall(text)) and "user_id" not in parameters:
+    if USER_TABLES & set(_TABLE.findall(text)) and "user_id" not in parameters and "users" not in fields:
         raise QueryError(f"{where}: {name} reads or writes a user's table without %(user_id)s")
     numbers = {parameter: b"$%d" % number for number, parameter in enumerate(parameters, 1)}
 
@@ -177,7 +263,7 @@ def _parse_query(where: str, header: list[str], body: list[str]) -> QueryText:
             raise QueryError(f"{where}: {name} has a bare %: write %%")
         return numbers[match[1]].decode()
 
-    reads_only = bool(re.match(r"[\s(]*SELECT\b", text)) and "writes" not in fields
+    reads_only = bool(re.match(r"[\s(]*(SELECT|WITH RECURSIVE)\b", text)) and "writes" not in fields
     return QueryText(
         name=name,
         purpose=purpose,
@@ -198,12 +284,18 @@ def _parse_query(where: str, header: list[str], body: list[str]) -> QueryText:
 
 def _load(directory: Path) -> dict[str, QueryText]:
     """Every query of the folder by name; raises QueryError when two share a name."""
+    blocks = [block for path in sorted(directory.glob("*.sql")) for block in _read_file(path)]
+    slots = _Slots([block for block in blocks if block.header[0].startswith("-- slot:")])
     texts: dict[str, QueryText] = {}
-    for path in sorted(directory.glob("*.sql")):
-        for text in _parse_file(path):
-            if text.name in texts:
-                raise QueryError(f"{text.where}: {text.name} stands in {texts[text.name].where} already")
-            texts[text.name] = text
+    for block in blocks:
+        if block.header[0].startswith("-- slot:"):
+            continue
+        text = _parse_query(block, slots)
+        if text.name in texts:
+            raise QueryError(f"{text.where}: {text.name} stands in {texts[text.name].where} already")
+        texts[text.name] = text
+    if unused := slots.unused():
+        raise QueryError(unused[0])
     return texts
 
 
@@ -215,3 +307,14 @@ def _directory() -> Path:
 QUERIES = _directory()
 TEXTS = _load(QUERIES)
 """Every query of the files, by name."""
+
+
+def show_queries() -> str:
+    """Every query as the database gets it, below what its file says of it: what a reviewer reads."""
+    shown: list[str] = []
+    for query in TEXTS.values():
+        parameters = ", ".join(f"{name} {kind}" for name, kind in query.parameters.items())
+        shown.append(f"-- {query.name}({parameters}) -> {query.cardinality} {query.row}".rstrip())
+        shown.append(f"-- {query.where.partition(':')[0]}, index {query.index}")
+        shown.append(query.prepared.text.decode() + ";\n")
+    return "\n".join(shown)

@@ -160,3 +160,5 @@ class Nothing(Query[None]):
 
 BEGIN_RESTORING = Nothing("begin_restoring")
 """Ahead of statements that bring rows back as they were: an import, an undo."""
+WRITE_ENTRIES = Nothing("write_entries")
+"""Behind statements that change very many rows, so that time limits hold for their audit entries, too."""

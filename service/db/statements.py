@@ -10,11 +10,8 @@ from psycopg import sql
 SESSION = {
     "statement_timeout": "4s",
     "lock_timeout": "2s",
-    # A plan for any user guesses that few rows are left after the filters and row security, and would rather read all
-    # that the user has and sort it than walk the index in order. Where there is no index to walk, it still sorts ...
-    "enable_sort": "off",
-    # ... at a price that, before PostgreSQL 18, would make it compile the query first.
-    "jit": "off",
+    # Of times inside of JSON: elsewhere, the last ones there are have no year of four digits.
+    "TimeZone": "UTC",
 }
 """Settings of every session."""
 

@@ -17,11 +17,11 @@ FROM (
         ('grace', 'Grace Demo', now() - interval '210 days'),
         ('ada', 'Ada Demo', now() - interval '210 days')
 ) AS p (username, full_name, made_at)
-ON CONFLICT (email_key) DO NOTHING;
+ON CONFLICT (lower(email COLLATE "C")) DO NOTHING;
 
 SELECT set_config('app.user_id', u.id::text, true)
 FROM public.users AS u
-WHERE u.email_key = 'ada@demo.example';
+WHERE lower(u.email COLLATE "C") = 'ada@demo.example';
 
 -- made, due and done are days from now, the past is negative. A shared todo is assigned to Grace.
 INSERT INTO public.todos (
@@ -37,7 +37,7 @@ SELECT
     t.status,
     t.priority,
     now() + t.due * interval '1 day',
-    CASE WHEN t.is_shared THEN (SELECT u.id FROM public.users AS u WHERE u.email_key = 'grace@demo.example') END,
+    CASE WHEN t.is_shared THEN (SELECT u.id FROM public.users AS u WHERE lower(u.email COLLATE "C") = 'grace@demo.example') END,
     now() + t.done * interval '1 day',
     t.metadata::jsonb,
     now() + t.made * interval '1 day',
@@ -90,6 +90,9 @@ FROM (
         (NULL, -0.2, '{}')
 ) AS c (title, began, metadata)
 CROSS JOIN LATERAL (SELECT now() + c.began * interval '1 day' - interval '1 hour') AS b (began_at);
+
+-- Messages of before leave their conversation where it was.
+SELECT set_config('app.restoring', 'on', true);
 
 -- talk is the conversation: the oldest is 1.
 INSERT INTO public.messages (
@@ -215,9 +218,14 @@ INNER JOIN (
 INNER JOIN public.todos AS t ON t.user_id = c.user_id AND t.number = l.number
 CROSS JOIN LATERAL (SELECT c.created_at + interval '1 hour') AS a (linked_at);
 
-SELECT set_config('app.user_id', u.id::text, true)
+-- What is Ada's goes into her trail while she is the one who acts.
+SET CONSTRAINTS ALL IMMEDIATE;
+
+SET CONSTRAINTS ALL DEFERRED;
+
+SELECT set_config('app.restoring', '', true), set_config('app.user_id', u.id::text, true)
 FROM public.users AS u
-WHERE u.email_key = 'grace@demo.example';
+WHERE lower(u.email COLLATE "C") = 'grace@demo.example';
 
 INSERT INTO public.todos (
     user_id, id, number, title, status, priority, due_date, assigned_to, created_at, updated_at
@@ -230,7 +238,7 @@ SELECT
     t.status,
     t.priority,
     now() + t.due * interval '1 day',
-    CASE WHEN t.is_shared THEN (SELECT u.id FROM public.users AS u WHERE u.email_key = 'ada@demo.example') END,
+    CASE WHEN t.is_shared THEN (SELECT u.id FROM public.users AS u WHERE lower(u.email COLLATE "C") = 'ada@demo.example') END,
     m.made_at,
     m.made_at
 FROM (

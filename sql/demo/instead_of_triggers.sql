@@ -11,15 +11,21 @@ INNER JOIN public.todos AS t ON t.user_id = u.id
 GROUP BY t.user_id
 ORDER BY t.user_id;
 
--- In the order in which the triggers would have written them for each user. The ids, which carry it, are made after
--- sorting.
+-- In the order in which the triggers would have written them for each user.
 WITH owners AS MATERIALIZED (
     SELECT u.id
     FROM public.demo_users(%(seed)s, %(users)s, %(first)s, %(last)s) AS u
 )
 
-INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id)
-SELECT e.user_id, e.user_id, 'insert', e.table_name, e.row_id
+INSERT INTO public.audit_log (user_id, seq, at, actor_id, action, table_name, row_id)
+SELECT
+    e.user_id,
+    row_number() OVER (PARTITION BY e.user_id ORDER BY e.turn, e.thread, e.position) AS seq,
+    now(),
+    e.user_id,
+    'insert',
+    e.table_name,
+    e.row_id
 FROM (
     SELECT o.id, 1, 'users', o.id, NULL::uuid, NULL::integer
     FROM owners AS o
@@ -40,4 +46,4 @@ FROM (
     FROM owners AS o
     INNER JOIN public.todo_conversation_links AS l ON l.user_id = o.id
 ) AS e (user_id, turn, table_name, row_id, thread, position)
-ORDER BY e.user_id, e.turn, e.thread, e.position;
+ORDER BY e.user_id, seq;

@@ -9,9 +9,9 @@ WITH threads AS MATERIALIZED (
     SELECT
         c.user_id,
         c.id,
-        c.message_count,
+        c.last_position,
         c.updated_at,
-        (c.updated_at - c.created_at) / c.message_count AS pause,
+        (c.updated_at - c.created_at) / c.last_position AS pause,
         b.bits,
         (public.demo_random(b.bits, 1) < 0.3)::integer AS prompts
     FROM public.demo_users(%(seed)s, %(users)s, %(first)s, %(last)s) AS u
@@ -27,14 +27,14 @@ drawn AS MATERIALIZED (
         t.id AS conversation_id,
         p.position,
         k.kind,
-        t.updated_at - t.pause * ((t.message_count - p.position)
-            + mod((t.message_count - p.position) * 31, 64) / 128::double precision) AS created_at,
+        t.updated_at - t.pause * ((t.last_position - p.position)
+            + mod((t.last_position - p.position) * 31, 64) / 128::double precision) AS created_at,
         uuid_hash_extended(t.id, p.position) AS bits,
         -- What an output says follows from the call before it.
         uuid_hash_extended(t.id, p.position - (k.kind IN ('r', 'e'))::integer) AS call_bits,
         'call_' || p.position - (k.kind IN ('r', 'e'))::integer AS call_id
     FROM threads AS t
-    CROSS JOIN LATERAL generate_series(1, t.message_count) AS p (position)
+    CROSS JOIN LATERAL generate_series(1, t.last_position) AS p (position)
     CROSS JOIN LATERAL (
         SELECT CASE WHEN p.position <= t.prompts THEN 's' ELSE substr(
             public.demo_pick(
@@ -60,7 +60,7 @@ told AS MATERIALIZED (
 )
 
 INSERT INTO public.messages (
-    user_id, conversation_id, position, id, sender_type, sender_id, content, message_type, metadata, created_at,
+    user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at,
     updated_at
 )
 SELECT
@@ -69,7 +69,6 @@ SELECT
     t.position,
     public.demo_uuid7(t.created_at, t.bits),
     CASE WHEN t.kind = 'u' THEN 'user' WHEN t.kind IN ('a', 'c') THEN 'ai' ELSE 'system' END,
-    CASE WHEN t.kind = 'u' THEN t.user_id END,
     CASE t.kind
         WHEN 's' THEN
             'You are an assistant that keeps a list of todos. Use the tools to change it, and answer briefly.'

@@ -1,153 +1,473 @@
--- The audit trail: what was changed, by whom, from what to what. Newest first. The change feed is in changes.sql.
+-- The audit trail: what was changed, by whom, from what to what; as a list, newest first, as a feed, in the order of
+-- seq, and the way back. seq has no holes, and `at` never goes back with it: the feed needs no other proof that nothing
+-- is missing.
+
+-- slot: entry_columns
+-- An entry of audit_log AS e with what its row was before and after it. What an entry made of its row is the old row of
+-- the row's next entry, else the row that is there. (An import may bring rows of two tables with one id.)
+e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+    CASE WHEN e.action <> 'delete' THEN coalesce(
+        (
+            SELECT n.before
+            FROM audit_log AS n
+            WHERE n.user_id = %(user_id)s
+              AND n.row_id = e.row_id
+              AND n.seq > e.seq
+              AND n.table_name = e.table_name
+              AND n.before IS NOT NULL
+            ORDER BY n.seq
+            LIMIT 1
+        ),
+        CASE e.table_name
+            WHEN 'todos' THEN (
+                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
+                FROM todos AS r
+                WHERE r.user_id = %(user_id)s AND r.id = e.row_id
+            )
+            WHEN 'conversations' THEN (
+                SELECT to_jsonb(r) - 'updated_hour'
+                FROM conversations AS r
+                WHERE r.user_id = %(user_id)s AND r.id = e.row_id
+            )
+            WHEN 'messages' THEN (
+                SELECT to_jsonb(r) - 'role' FROM messages AS r WHERE r.user_id = %(user_id)s AND r.id = e.row_id
+            )
+            WHEN 'todo_conversation_links' THEN (
+                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = %(user_id)s AND r.id = e.row_id
+            )
+            WHEN 'users' THEN (
+                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = %(user_id)s
+            )
+            WHEN 'identities' THEN (
+                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = %(user_id)s AND r.id = e.row_id
+            )
+        END
+    ) END AS after,
+    e.request_id, e.at;
+
+-- name: get_trail
+-- The numbers of the oldest and the newest entry; no row where there is none.
+-- param user_id: uuid
+-- returns: maybe Trail
+-- index: audit_log_pkey
+SELECT o.seq AS oldest, n.seq AS newest
+FROM (SELECT a.seq FROM audit_log AS a WHERE a.user_id = %(user_id)s ORDER BY a.seq LIMIT 1) AS o
+CROSS JOIN (SELECT a.seq FROM audit_log AS a WHERE a.user_id = %(user_id)s ORDER BY a.seq DESC LIMIT 1) AS n;
+
+-- name: find_audit_place
+-- The number of the first entry of that time or later, one above the newest where there is none: halves the trail until
+-- it is found. (The middle is a column, because row security keeps arithmetic from being an index condition.)
+-- param user_id: uuid
+-- param at: timestamptz
+-- returns: maybe int
+-- index: audit_log_pkey
+WITH RECURSIVE halves AS (
+    SELECT b.low, b.high, (b.low + b.high) / 2 AS middle
+    FROM (
+        SELECT
+            (SELECT a.seq FROM audit_log AS a WHERE a.user_id = %(user_id)s ORDER BY a.seq LIMIT 1) AS low,
+            (SELECT a.seq FROM audit_log AS a WHERE a.user_id = %(user_id)s ORDER BY a.seq DESC LIMIT 1) + 1 AS high
+    ) AS b
+    UNION ALL
+    SELECT n.low, n.high, (n.low + n.high) / 2
+    FROM halves AS h
+    CROSS JOIN LATERAL (
+        SELECT
+            CASE WHEN m.at < %(at)s THEN m.seq + 1 ELSE h.low END AS low,
+            CASE WHEN m.at < %(at)s THEN h.high ELSE m.seq END AS high
+        FROM audit_log AS m
+        WHERE m.user_id = %(user_id)s
+          AND m.seq = h.middle
+    ) AS n
+    WHERE h.low < h.high
+)
+SELECT h.low
+FROM halves AS h
+WHERE h.low >= h.high;
 
 -- name: list_audit
--- Entries with an id below before_id that match the filters, out of the next so many (looked_at) at most. since_id and
--- until_id bound the ids, which hold the time of the change to a millisecond; since and until bound the time itself.
+-- Entries from one number up to another, the newest first, that match the filters.
 -- param user_id: uuid
 -- param table: text
 -- param action: text
--- param since: timestamptz
--- param until: timestamptz
--- param since_id: uuid
--- param until_id: uuid
--- param before_id: uuid
--- param looked_at: integer
+-- param first: bigint
+-- param before: bigint
 -- param row_limit: integer
--- returns: many Entry
+-- returns: many EntryRow
 -- index: audit_log_pkey
-SELECT
-    f.id, f.user_id, f.actor_id, f.action, f.table_name AS "table", f.row_id,
-    audit_changes(f.user_id, f.commit_order, f.id, f.action, f.table_name, f.row_id, f.before) AS changes,
-    f.request_id, f.at
-FROM (
-    SELECT l.id, l.user_id, l.actor_id, l.action, l.table_name, l.row_id, l.commit_order, l.before, l.request_id, l.at
-    FROM (
-        SELECT
-            a.id, a.user_id, a.actor_id, a.action, a.table_name, a.row_id, a.commit_order, a.before, a.request_id, a.at
-        FROM audit_log AS a
-        WHERE a.user_id = %(user_id)s
-          AND a.id < %(before_id)s
-          AND a.id >= %(since_id)s
-          AND a.id <= %(until_id)s
-        ORDER BY a.id DESC
-        LIMIT %(looked_at)s
-    ) AS l
-    WHERE (%(table)s IS NULL OR l.table_name = %(table)s)
-      AND (%(action)s IS NULL OR l.action = %(action)s)
-      AND (%(since)s IS NULL OR l.at >= %(since)s)
-      AND (%(until)s IS NULL OR l.at < %(until)s)
-    ORDER BY l.id DESC
-    LIMIT %(row_limit)s
-) AS f
-ORDER BY f.id DESC;
-
--- name: find_audit_bound
--- The last of the entries that list_audit looked at, if there were so many.
--- param user_id: uuid
--- param since_id: uuid
--- param until_id: uuid
--- param before_id: uuid
--- param looked_at: integer
--- returns: maybe UUID
--- index: audit_log_pkey
-SELECT a.id
-FROM audit_log AS a
-WHERE a.user_id = %(user_id)s
-  AND a.id < %(before_id)s
-  AND a.id >= %(since_id)s
-  AND a.id <= %(until_id)s
-ORDER BY a.id DESC
-OFFSET %(looked_at)s - 1
-LIMIT 1;
+SELECT {entry_columns}
+FROM audit_log AS e
+WHERE e.user_id = %(user_id)s
+  AND e.seq >= %(first)s
+  AND e.seq < %(before)s
+  AND (%(table)s IS NULL OR e.table_name = %(table)s)
+  AND (%(action)s IS NULL OR e.action = %(action)s)
+ORDER BY e.seq DESC
+LIMIT %(row_limit)s;
 
 -- name: list_audit_of_row
--- The same for the entries of one row, from the one before before_id (without it, the last) back. That one is looked
--- for by >= and ORDER BY, which only audit_log_pkey can serve: by = alone another index may be read through instead.
+-- The same for one row. Looks at so many of its entries at most.
 -- param user_id: uuid
 -- param row_id: uuid
 -- param table: text
 -- param action: text
--- param since: timestamptz
--- param until: timestamptz
--- param before_id: uuid
+-- param first: bigint
+-- param before: bigint
 -- param looked_at: integer
 -- param row_limit: integer
--- returns: many Entry
+-- returns: many EntryRow
 -- index: audit_log_user_id_row_id_idx
-SELECT
-    f.id, f.user_id, f.actor_id, f.action, f.table_name AS "table", f.row_id,
-    audit_changes(f.user_id, f.commit_order, f.id, f.action, f.table_name, f.row_id, f.before) AS changes,
-    f.request_id, f.at
+SELECT {entry_columns}
 FROM (
-    SELECT l.id, l.user_id, l.actor_id, l.action, l.table_name, l.row_id, l.commit_order, l.before, l.request_id, l.at
-    FROM (
-        SELECT
-            a.id, a.user_id, a.actor_id, a.action, a.table_name, a.row_id, a.commit_order, a.before, a.request_id, a.at
-        FROM audit_log AS a
-        WHERE a.user_id = %(user_id)s
-          AND a.row_id = %(row_id)s
-          AND (a.commit_order, a.id) < (
-              (
-                  SELECT CASE
-                      WHEN %(before_id)s = 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid THEN 9223372036854775807
-                      ELSE (
-                          SELECT CASE WHEN s.id = %(before_id)s THEN s.commit_order END
-                          FROM (
-                              SELECT b.id, b.commit_order
-                              FROM audit_log AS b
-                              WHERE b.user_id = %(user_id)s
-                                AND b.id >= %(before_id)s
-                              ORDER BY b.id
-                              LIMIT 1
-                          ) AS s
-                      )
-                  END
-              ),
-              %(before_id)s
-          )
-        ORDER BY a.commit_order DESC, a.id DESC
-        LIMIT %(looked_at)s
-    ) AS l
-    WHERE (%(table)s IS NULL OR l.table_name = %(table)s)
-      AND (%(action)s IS NULL OR l.action = %(action)s)
-      AND (%(since)s IS NULL OR l.at >= %(since)s)
-      AND (%(until)s IS NULL OR l.at < %(until)s)
-    ORDER BY l.commit_order DESC, l.id DESC
-    LIMIT %(row_limit)s
-) AS f
-ORDER BY f.commit_order DESC, f.id DESC;
+    SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
+    FROM audit_log AS a
+    WHERE a.user_id = %(user_id)s
+      AND a.row_id = %(row_id)s
+      AND a.seq >= %(first)s
+      AND a.seq < %(before)s
+    ORDER BY a.seq DESC
+    LIMIT %(looked_at)s
+) AS e
+WHERE (%(table)s IS NULL OR e.table_name = %(table)s)
+  AND (%(action)s IS NULL OR e.action = %(action)s)
+ORDER BY e.seq DESC
+LIMIT %(row_limit)s;
 
--- name: find_audit_bound_of_row
+-- name: find_audit_bound
 -- The last of the entries that list_audit_of_row looked at, if there were so many.
 -- param user_id: uuid
 -- param row_id: uuid
--- param before_id: uuid
+-- param first: bigint
+-- param before: bigint
 -- param looked_at: integer
--- returns: maybe UUID
+-- returns: maybe int
 -- index: audit_log_user_id_row_id_idx
-SELECT a.id
+SELECT a.seq
 FROM audit_log AS a
 WHERE a.user_id = %(user_id)s
   AND a.row_id = %(row_id)s
-  AND (a.commit_order, a.id) < (
-      (
-          SELECT CASE
-              WHEN %(before_id)s = 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid THEN 9223372036854775807
-              ELSE (
-                  SELECT CASE WHEN s.id = %(before_id)s THEN s.commit_order END
-                  FROM (
-                      SELECT b.id, b.commit_order
-                      FROM audit_log AS b
-                      WHERE b.user_id = %(user_id)s
-                        AND b.id >= %(before_id)s
-                      ORDER BY b.id
-                      LIMIT 1
-                  ) AS s
-              )
-          END
-      ),
-      %(before_id)s
-  )
-ORDER BY a.commit_order DESC, a.id DESC
+  AND a.seq >= %(first)s
+  AND a.seq < %(before)s
+ORDER BY a.seq DESC
 OFFSET %(looked_at)s - 1
 LIMIT 1;
+
+-- name: list_changes
+-- Entries from a number on, in order.
+-- param user_id: uuid
+-- param first: bigint
+-- param row_limit: integer
+-- returns: many EntryRow
+-- index: audit_log_pkey
+SELECT {entry_columns}
+FROM audit_log AS e
+WHERE e.user_id = %(user_id)s
+  AND e.seq >= %(first)s
+ORDER BY e.seq
+LIMIT %(row_limit)s;
+
+-- The way back. Each undo of an update checks in its WHERE that the row is still what the entry made it, each undo of a
+-- delete that nothing came after; app.restoring is on, so that the rules of transitions and due dates don't bind it.
+
+-- slot: is_last
+NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = %(user_id)s
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  );
+
+-- slot: link_columns
+user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version;
+
+-- slot: message_row
+user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+    created_at, updated_at, version;
+
+-- name: get_change
+-- An entry, and whether nothing happened to its row since.
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe Change
+-- index: audit_log_pkey
+SELECT e.action, e."table", e.row_id, e.before, e.after, {is_last} AS is_last
+FROM (
+    SELECT {entry_columns}
+    FROM audit_log AS e
+    WHERE e.user_id = %(user_id)s
+      AND e.seq = %(id)s
+) AS e
+CROSS JOIN LATERAL (SELECT e.id AS seq, e.row_id, e."table" AS table_name) AS a;
+
+-- name: get_last_change
+-- The last entry of a row.
+-- param user_id: uuid
+-- param row_id: uuid
+-- param table: text
+-- returns: one EntryRow
+-- index: audit_log_user_id_row_id_idx
+SELECT {entry_columns}
+FROM audit_log AS e
+WHERE e.user_id = %(user_id)s
+  AND e.row_id = %(row_id)s
+  AND e.table_name = %(table)s
+ORDER BY e.seq DESC
+LIMIT 1;
+
+-- name: undo_user_update
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe UUID
+-- index: users_pkey
+UPDATE users AS u
+SET username = r.username,
+    full_name = r.full_name
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::users, a.before) AS r
+WHERE a.user_id = %(user_id)s
+  AND a.seq = %(id)s
+  AND u.id = %(user_id)s
+  AND u.version = r.version + 1
+RETURNING u.id;
+
+-- name: undo_todo_update
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe UUID
+-- index: todos_pkey
+UPDATE todos AS t
+SET title = r.title,
+    description = r.description,
+    status = r.status,
+    priority = r.priority,
+    due_date = r.due_date,
+    assigned_to = r.assigned_to,
+    completed_at = r.completed_at,
+    metadata = r.metadata
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
+WHERE a.user_id = %(user_id)s
+  AND a.seq = %(id)s
+  AND t.user_id = %(user_id)s
+  AND t.id = a.row_id
+  AND t.version = r.version + 1
+RETURNING t.id;
+
+-- name: undo_conversation_update
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe UUID
+-- index: conversations_pkey
+UPDATE conversations AS c
+SET title = r.title,
+    metadata = r.metadata
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
+WHERE a.user_id = %(user_id)s
+  AND a.seq = %(id)s
+  AND c.user_id = %(user_id)s
+  AND c.id = a.row_id
+  AND c.version = r.version + 1
+RETURNING c.id;
+
+-- name: undo_message_update
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe UUID
+-- index: messages_user_id_id_key
+UPDATE messages AS m
+SET content = r.content,
+    content_truncated = coalesce(r.content_truncated, FALSE),
+    message_type = r.message_type,
+    metadata = r.metadata
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
+WHERE a.user_id = %(user_id)s
+  AND a.seq = %(id)s
+  AND m.user_id = %(user_id)s
+  AND m.id = a.row_id
+  AND m.version = r.version + 1
+RETURNING m.id;
+
+-- name: undo_link_update
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe UUID
+-- index: todo_conversation_links_pkey
+UPDATE todo_conversation_links AS l
+SET relationship_type = r.relationship_type
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
+WHERE a.user_id = %(user_id)s
+  AND a.seq = %(id)s
+  AND l.user_id = %(user_id)s
+  AND l.id = a.row_id
+  AND l.version = r.version + 1
+RETURNING l.id;
+
+-- name: undo_todo_delete
+-- Its links come back by restore_todo_links.
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe UUID
+-- index: todos_pkey
+INSERT INTO todos (
+    user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata,
+    created_at, updated_at, version
+)
+SELECT
+    r.user_id, r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
+    r.metadata, r.created_at, r.updated_at, r.version
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
+WHERE a.user_id = %(user_id)s
+  AND a.seq = %(id)s
+  AND {is_last}
+RETURNING id;
+
+-- name: undo_conversation_delete
+-- Its messages, which are counted as they come, and its links come back by restore_messages and
+-- restore_conversation_links.
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe UUID
+-- index: conversations_pkey
+INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
+SELECT
+    r.user_id, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
+WHERE a.user_id = %(user_id)s
+  AND a.seq = %(id)s
+  AND {is_last}
+RETURNING id;
+
+-- name: undo_message_delete
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe UUID
+-- index: messages_pkey
+INSERT INTO messages ({message_row})
+SELECT {message_row}
+FROM (
+    SELECT r.*
+    FROM audit_log AS a
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
+    WHERE a.user_id = %(user_id)s
+      AND a.seq = %(id)s
+      AND {is_last}
+) AS found
+RETURNING id;
+
+-- name: undo_link_delete
+-- param user_id: uuid
+-- param id: bigint
+-- returns: maybe UUID
+-- index: todo_conversation_links_pkey
+INSERT INTO todo_conversation_links ({link_columns})
+SELECT {link_columns}
+FROM (
+    SELECT r.*
+    FROM audit_log AS a
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
+    WHERE a.user_id = %(user_id)s
+      AND a.seq = %(id)s
+      AND {is_last}
+) AS found
+RETURNING id;
+
+-- What went with a deleted row: entries behind its own. Only the cascade from a conversation can have deleted messages of
+-- it later than itself, while it was not brought back.
+
+-- slot: end_of_transaction
+-- Where the transaction of the entry ends: all its entries have one time, and the next transaction's usually another.
+(
+      SELECT coalesce(
+          (
+              SELECT n.seq
+              FROM audit_log AS n
+              WHERE n.user_id = %(user_id)s
+                AND n.seq > %(id)s
+                AND n.at > (SELECT b.at FROM audit_log AS b WHERE b.user_id = %(user_id)s AND b.seq = %(id)s)
+              ORDER BY n.seq
+              LIMIT 1
+          ),
+          9223372036854775807
+      )
+  );
+
+-- name: restore_messages
+-- The messages that went with a conversation.
+-- param user_id: uuid
+-- param id: bigint
+-- returns: count
+-- index: messages_pkey
+INSERT INTO messages ({message_row})
+SELECT {message_row}
+FROM (
+    SELECT r.*
+    FROM audit_log AS a
+    INNER JOIN audit_log AS d
+        ON d.user_id = %(user_id)s
+        AND d.seq > %(id)s
+        AND d.seq < {end_of_transaction}
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, d.before) AS r
+    WHERE a.user_id = %(user_id)s
+      AND a.seq = %(id)s
+      AND d.action = 'delete'
+      AND d.table_name = 'messages'
+      AND r.conversation_id = a.row_id
+) AS found
+ORDER BY position;
+
+-- name: restore_conversation_links
+-- The links that went with a conversation, to todos that are there.
+-- param user_id: uuid
+-- param id: bigint
+-- returns: count
+-- index: todo_conversation_links_pkey
+INSERT INTO todo_conversation_links ({link_columns})
+SELECT {link_columns}
+FROM (
+    SELECT r.*
+    FROM audit_log AS a
+    INNER JOIN audit_log AS d
+        ON d.user_id = %(user_id)s
+        AND d.seq > %(id)s
+        AND d.seq < {end_of_transaction}
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
+    WHERE a.user_id = %(user_id)s
+      AND a.seq = %(id)s
+      AND d.action = 'delete'
+      AND d.table_name = 'todo_conversation_links'
+      AND r.conversation_id = a.row_id
+    OFFSET 0
+) AS found
+WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = %(user_id)s AND o.id = found.todo_id);
+
+-- name: restore_todo_links
+-- The links that went with a todo, to conversations that are there.
+-- param user_id: uuid
+-- param id: bigint
+-- returns: count
+-- index: todo_conversation_links_pkey
+INSERT INTO todo_conversation_links ({link_columns})
+SELECT {link_columns}
+FROM (
+    SELECT r.*
+    FROM audit_log AS a
+    INNER JOIN audit_log AS d
+        ON d.user_id = %(user_id)s
+        AND d.seq > %(id)s
+        AND d.seq < {end_of_transaction}
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
+    WHERE a.user_id = %(user_id)s
+      AND a.seq = %(id)s
+      AND d.action = 'delete'
+      AND d.table_name = 'todo_conversation_links'
+      AND r.todo_id = a.row_id
+    OFFSET 0
+) AS found
+WHERE EXISTS (SELECT FROM conversations AS o WHERE o.user_id = %(user_id)s AND o.id = found.conversation_id);

@@ -1,9 +1,17 @@
+-- slot: conversation_version
+-- The version that clients see: it moves with each message that is added or deleted, too.
+version + 2 * last_position::bigint - message_count;
+
+-- slot: conversation_columns
+-- A Conversation, of a row of conversations.
+id, user_id, title, metadata, message_count, {conversation_version} AS version, created_at, updated_at;
+
 -- name: get_conversation
 -- param user_id: uuid
 -- param id: uuid
 -- returns: maybe Conversation
 -- index: conversations_pkey
-SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+SELECT {conversation_columns}
 FROM conversations
 WHERE user_id = %(user_id)s
   AND id = %(id)s;
@@ -18,7 +26,7 @@ WHERE user_id = %(user_id)s
 -- index: conversations_pkey
 INSERT INTO conversations (user_id, id, title, metadata)
 VALUES (%(user_id)s, coalesce(%(id)s, uuid7()), %(title)s, coalesce(%(metadata)s, '{}'))
-RETURNING id, user_id, title, metadata, message_count, version, created_at, updated_at;
+RETURNING {conversation_columns};
 
 -- name: update_conversation
 -- Fields that are null, or whose set_ flag is false, stay. No row when there is no such conversation, or the version
@@ -28,7 +36,7 @@ RETURNING id, user_id, title, metadata, message_count, version, created_at, upda
 -- param set_title: boolean
 -- param title: text
 -- param metadata: jsonb
--- param version: integer
+-- param version: bigint
 -- returns: maybe Conversation
 -- index: conversations_pkey
 UPDATE conversations
@@ -36,20 +44,20 @@ SET title = CASE WHEN %(set_title)s THEN %(title)s ELSE title END,
     metadata = coalesce(%(metadata)s, metadata)
 WHERE user_id = %(user_id)s
   AND id = %(id)s
-  AND (%(version)s IS NULL OR version = %(version)s)
-RETURNING id, user_id, title, metadata, message_count, version, created_at, updated_at;
+  AND (%(version)s IS NULL OR {conversation_version} = %(version)s)
+RETURNING {conversation_columns};
 
 -- name: delete_conversation
 -- Its messages and links go with it.
 -- param user_id: uuid
 -- param id: uuid
--- param version: integer
+-- param version: bigint
 -- returns: maybe UUID
 -- index: conversations_pkey
 DELETE FROM conversations
 WHERE user_id = %(user_id)s
   AND id = %(id)s
-  AND (%(version)s IS NULL OR version = %(version)s)
+  AND (%(version)s IS NULL OR {conversation_version} = %(version)s)
 RETURNING id;
 
 -- name: list_conversations
@@ -59,12 +67,13 @@ RETURNING id;
 -- param after_id: uuid
 -- param row_limit: integer
 -- returns: many Conversation
--- index: conversations_user_id_updated_at_idx
-SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+-- index: conversations_user_id_updated_hour_idx
+SELECT {conversation_columns}
 FROM conversations
 WHERE user_id = %(user_id)s
+  AND updated_hour <= date_bin('1 hour', %(after)s, 'epoch')
   AND (updated_at, id) < (%(after)s, %(after_id)s)
-ORDER BY updated_at DESC, id DESC
+ORDER BY updated_hour DESC, updated_at DESC, id DESC
 LIMIT %(row_limit)s;
 
 -- name: list_conversations_with_messages
@@ -80,11 +89,12 @@ SELECT
     c.id, c.user_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
     coalesce(m.messages, '[]') AS messages
 FROM (
-    SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+    SELECT {conversation_columns}
     FROM conversations
     WHERE user_id = %(user_id)s
+      AND updated_hour <= date_bin('1 hour', %(after)s, 'epoch')
       AND (updated_at, id) < (%(after)s, %(after_id)s)
-    ORDER BY updated_at DESC, id DESC
+    ORDER BY updated_hour DESC, updated_at DESC, id DESC
     LIMIT %(row_limit)s
 ) AS c
 LEFT JOIN LATERAL (
@@ -100,9 +110,7 @@ LEFT JOIN LATERAL (
             ORDER BY l.position
         ) AS messages
     FROM (
-        SELECT
-            id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-            created_at, updated_at
+        SELECT {message_columns}
         FROM messages
         WHERE user_id = %(user_id)s
           AND conversation_id = c.id
@@ -121,7 +129,7 @@ ORDER BY c.updated_at DESC, c.id DESC;
 -- param row_limit: integer
 -- returns: many Conversation
 -- index: todo_conversation_links_key
-SELECT id, user_id, title, metadata, message_count, version, created_at, updated_at
+SELECT {conversation_columns}
 FROM conversations
 WHERE user_id = %(user_id)s
   AND id IN (

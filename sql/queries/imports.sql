@@ -37,46 +37,58 @@ RELEASE SAVEPOINT chunk;
 ROLLBACK TO SAVEPOINT chunk;
 
 -- name: import_todos
--- A number that another todo has is not taken away: the imported one gets the next. OFFSET 0 has each key looked up:
--- else all that the user has is read for every statement.
+-- A number that another todo has is not taken away: the imported one gets the next. All of those that a statement needs
+-- are taken at once; reserve_numbers has locked the counter. OFFSET 0 has each key looked up: else all that the user has
+-- is read for every statement.
 -- param user_id: uuid
 -- param rows: json
 -- returns: count
 -- index: todos_pkey
+WITH lines AS MATERIALIZED (
+    SELECT
+        r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
+        r.metadata, r.created_at, r.updated_at, r.version,
+        EXISTS (SELECT FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = r.number OFFSET 0) AS is_taken
+    FROM json_to_recordset(%(rows)s) AS r (
+        id uuid, number integer, title text, description text, status text, priority text, due_date timestamptz,
+        assigned_to text, completed_at timestamptz, metadata jsonb, created_at timestamptz, updated_at timestamptz,
+        version integer
+    )
+    WHERE NOT EXISTS (SELECT FROM todos AS t WHERE t.user_id = %(user_id)s AND t.id = r.id OFFSET 0)
+), counter AS (
+    UPDATE todo_counters AS c
+    SET last_number = c.last_number + (SELECT count(*) FROM lines AS l WHERE l.is_taken)
+    WHERE c.user_id = %(user_id)s
+    RETURNING c.last_number
+)
 INSERT INTO todos (
     user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata,
     created_at, updated_at, version
 )
 SELECT
-    %(user_id)s, r.id,
+    %(user_id)s, l.id,
     CASE
-        WHEN EXISTS (SELECT FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = r.number OFFSET 0) THEN NULL
-        ELSE r.number
+        WHEN l.is_taken THEN c.last_number + 1 - row_number() OVER (PARTITION BY l.is_taken ORDER BY l.number DESC)
+        ELSE l.number
     END,
-    r.title, r.description, r.status, r.priority, r.due_date,
-    CASE WHEN r.assigned_to = 'me' THEN %(user_id)s ELSE r.assigned_to::uuid END,
-    r.completed_at, r.metadata, r.created_at, r.updated_at, r.version
-FROM json_to_recordset(%(rows)s) AS r (
-    id uuid, number integer, title text, description text, status text, priority text, due_date timestamptz,
-    assigned_to text, completed_at timestamptz, metadata jsonb, created_at timestamptz, updated_at timestamptz,
-    version integer
-)
-WHERE NOT EXISTS (SELECT FROM todos AS t WHERE t.user_id = %(user_id)s AND t.id = r.id OFFSET 0)
+    l.title, l.description, l.status, l.priority, l.due_date,
+    CASE WHEN l.assigned_to = 'me' THEN %(user_id)s ELSE l.assigned_to::uuid END,
+    l.completed_at, l.metadata, l.created_at, l.updated_at, l.version
+FROM counter AS c
+CROSS JOIN lines AS l
 ON CONFLICT (user_id, id) DO NOTHING;
 
 -- name: import_conversations
+-- Their messages are counted as they come in.
 -- param user_id: uuid
 -- param rows: json
 -- returns: count
 -- index: conversations_pkey
-INSERT INTO conversations (
-    user_id, id, title, metadata, last_position, message_count, created_at, updated_at, version
-)
-SELECT
-    %(user_id)s, r.id, r.title, r.metadata, r.last_position, r.message_count, r.created_at, r.updated_at, r.version
+INSERT INTO conversations (user_id, id, title, metadata, last_position, created_at, updated_at, version)
+SELECT %(user_id)s, r.id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
 FROM json_to_recordset(%(rows)s) AS r (
-    id uuid, title text, metadata jsonb, last_position integer, message_count integer, created_at timestamptz,
-    updated_at timestamptz, version integer
+    id uuid, title text, metadata jsonb, last_position integer, created_at timestamptz, updated_at timestamptz,
+    version integer
 )
 ON CONFLICT (user_id, id) DO NOTHING;
 

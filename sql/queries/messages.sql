@@ -1,5 +1,10 @@
 -- Messages. Positions, times and the sender come from the trigger messages_before_insert.
 
+-- slot: message_columns
+-- A Message.
+id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
+    updated_at;
+
 -- name: find_conversation
 -- Tells an empty conversation from none, beside a query of its messages.
 -- param user_id: uuid
@@ -45,9 +50,7 @@ INSERT INTO messages (user_id, conversation_id, sender_type, content, message_ty
 VALUES (
     %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}')
 )
-RETURNING
-    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    created_at, updated_at;
+RETURNING {message_columns};
 
 -- name: create_two_messages
 -- Two neighbours of a turn in one statement, which counts them on the conversation once: the usual turn, what the user
@@ -75,9 +78,7 @@ VALUES
         %(user_id)s, %(conversation_id)s, %(second_sender_type)s, %(second_content)s, %(second_message_type)s,
         coalesce(%(second_metadata)s, '{}')
     )
-RETURNING
-    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    created_at, updated_at;
+RETURNING {message_columns};
 
 -- name: create_tagged_message
 -- A message by itself, with the version for its ETag.
@@ -93,9 +94,7 @@ INSERT INTO messages (user_id, conversation_id, sender_type, content, message_ty
 VALUES (
     %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}')
 )
-RETURNING
-    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    created_at, updated_at, version;
+RETURNING {message_columns}, version;
 
 -- name: get_message
 -- param user_id: uuid
@@ -103,9 +102,7 @@ RETURNING
 -- param id: uuid
 -- returns: maybe Message+version
 -- index: messages_user_id_id_key
-SELECT
-    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    created_at, updated_at, version
+SELECT {message_columns}, version
 FROM messages
 WHERE user_id = %(user_id)s
   AND conversation_id = %(conversation_id)s
@@ -130,9 +127,7 @@ WHERE user_id = %(user_id)s
   AND conversation_id = %(conversation_id)s
   AND id = %(id)s
   AND (%(version)s IS NULL OR version = %(version)s)
-RETURNING
-    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    created_at, updated_at, version;
+RETURNING {message_columns}, version;
 
 -- name: delete_message
 -- param user_id: uuid
@@ -170,9 +165,7 @@ WHERE user_id = %(user_id)s
 -- param row_limit: integer
 -- returns: many Message
 -- index: messages_pkey
-SELECT
-    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    created_at, updated_at
+SELECT {message_columns}
 FROM messages
 WHERE user_id = %(user_id)s
   AND conversation_id = %(conversation_id)s
@@ -194,9 +187,7 @@ LIMIT %(row_limit)s;
 -- param row_limit: integer
 -- returns: many Message
 -- index: messages_pkey
-SELECT
-    id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    created_at, updated_at
+SELECT {message_columns}
 FROM messages
 WHERE user_id = %(user_id)s
   AND conversation_id = %(conversation_id)s

@@ -1,19 +1,14 @@
--- Bringing rows back as they were before.
+-- Around statements that bring rows back as they were before.
 
 -- name: begin_restoring
--- From here to the end of the transaction rows are inserted and updated as they are: see migration 0014.
+-- From here to the end of the transaction rows are inserted and updated as they are: see todos_validate().
 -- returns: none
 -- index: none
 SET LOCAL app.restoring = 'on';
 
--- name: trust_counters
--- The messages to come are those that their conversations, which came in before, count already. Without it each
--- statement counts all that its conversations have.
+-- name: write_entries
+-- Write the transaction's audit entries now and not when it commits: to read them, and because no time limit of the
+-- database's holds for a commit.
 -- returns: none
 -- index: none
-SET LOCAL app.counted = 'on';
-
--- name: check_counters
--- returns: none
--- index: none
-SET LOCAL app.counted = 'off';
+SET CONSTRAINTS ALL IMMEDIATE;

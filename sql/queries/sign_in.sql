@@ -2,12 +2,14 @@
 -- which the schema's owner defines, answer what sign-in has to know of them.
 
 -- name: authenticate
--- The check at the head of every transaction: raises TC401 or TC402 unless the account is active and the token current.
+-- The check at the head of every transaction: raises TC401 or TC402 unless the account is active and the token current,
+-- by its version, or, of an outside issuer, by when it was issued (its iat).
 -- param user_id: uuid
 -- param token_version: integer
+-- param issued_at: bigint
 -- returns: none
 -- index: users_pkey
-SELECT authenticate(%(user_id)s, %(token_version)s);
+SELECT authenticate(%(user_id)s, %(token_version)s, %(issued_at)s);
 
 -- name: create_user
 -- param user_id: uuid
@@ -72,14 +74,6 @@ WHERE id = %(user_id)s;
 UPDATE users
 SET token_version = token_version + 1
 WHERE id = %(user_id)s;
-
--- name: authenticate_issued
--- The same check for a token of an outside issuer, which carries no version: issued_at is its iat.
--- param user_id: uuid
--- param issued_at: bigint
--- returns: none
--- index: users_pkey
-SELECT authenticate_issued(%(user_id)s, %(issued_at)s);
 
 -- name: resolve_identity
 -- Whose the outside account is; with `creates` its user is made at the first call, under `user_id`, a new id.

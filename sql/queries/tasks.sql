@@ -1,11 +1,14 @@
 -- Tasks: todos in specification A's shape, by number. Only the owner's: an assignee has no number to call them by.
 
+-- slot: task_columns
+number AS id, user_id, title, description, completed, created_at, updated_at;
+
 -- name: get_task
 -- param user_id: uuid
 -- param number: bigint
 -- returns: maybe Task+version
 -- index: todos_user_id_number_key
-SELECT number AS id, user_id, title, description, completed, created_at, updated_at, version
+SELECT {task_columns}, version
 FROM todos
 WHERE user_id = %(user_id)s
   AND number = %(number)s;
@@ -19,7 +22,7 @@ WHERE user_id = %(user_id)s
 -- index: todos_pkey
 INSERT INTO todos (user_id, title, description, status)
 VALUES (%(user_id)s, %(title)s, %(description)s, %(status)s)
-RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
+RETURNING {task_columns}, version;
 
 -- name: update_task
 -- A null title or completed leaves it as it is. No row when there is no such task, or the version asked for has passed.
@@ -43,7 +46,7 @@ SET title = coalesce(%(title)s, title),
 WHERE user_id = %(user_id)s
   AND number = %(number)s
   AND (%(version)s IS NULL OR version = %(version)s)
-RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
+RETURNING {task_columns}, version;
 
 -- name: complete_task
 -- A null completed toggles. No row when there is no such task, or the version asked for has passed.
@@ -62,7 +65,7 @@ SET status = CASE
 WHERE user_id = %(user_id)s
   AND number = %(number)s
   AND (%(version)s IS NULL OR version = %(version)s)
-RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
+RETURNING {task_columns}, version;
 
 -- name: delete_task
 -- param user_id: uuid
@@ -82,7 +85,7 @@ RETURNING number;
 -- param completed: boolean
 -- returns: many Task
 -- index: todos_user_id_created_at_idx
-SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+SELECT {task_columns}
 FROM todos
 WHERE user_id = %(user_id)s
   AND status <> 'archived'
@@ -98,7 +101,7 @@ ORDER BY created_at, todos.id;
 -- index: todos_user_id_created_at_idx
 SELECT id, user_id, title, description, completed, created_at, updated_at
 FROM (
-    SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+    SELECT {task_columns}
     FROM todos
     WHERE user_id = %(user_id)s
       AND status <> 'archived'
@@ -114,7 +117,7 @@ ORDER BY title, id;
 -- param completed: boolean
 -- returns: many Task
 -- index: todos_user_id_due_date_idx
-SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+SELECT {task_columns}
 FROM todos
 WHERE user_id = %(user_id)s
   AND status <> 'archived'

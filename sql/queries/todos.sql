@@ -1,21 +1,47 @@
 -- Todos. A todo is its owner's; who it is assigned to may read it and change its status.
 
+-- slot: todo_columns
+-- A Todo.
+id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at;
+
+-- slot: todo_row
+-- The columns of todos that lists select, order and filter by.
+id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
+        metadata, version, created_at, updated_at, updated_hour;
+
+-- slot: priority_rank
+-- Word for word what the index todos_user_id_priority_rank_idx is on. (CASE, because row security keeps functions that
+-- aren't leakproof from being an index condition.)
+(CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END);
+
+-- slot: todo_filters
+-- param status: text[]
+-- param completed: boolean
+-- param priority: text[]
+-- param due_before: timestamptz
+-- param due_after: timestamptz
+-- param overdue: boolean
+(%(status)s IS NULL OR status = ANY (%(status)s))
+    AND (%(completed)s IS NULL OR completed = %(completed)s)
+    AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
+    AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
+    AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+    AND (%(overdue)s IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s);
+
 -- name: get_todo
 -- One of the caller's own todos, or one assigned to them. The second half runs only when the first finds nothing.
 -- param user_id: uuid
 -- param id: uuid
 -- returns: maybe Todo
 -- index: todos_pkey
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
+SELECT {todo_columns}
 FROM todos
 WHERE user_id = %(user_id)s
   AND id = %(id)s
 UNION ALL
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
+SELECT {todo_columns}
 FROM todos
 WHERE assigned_to = %(user_id)s
   AND user_id <> %(user_id)s
@@ -27,15 +53,13 @@ LIMIT 1;
 -- param number: bigint
 -- returns: maybe Todo
 -- index: todos_user_id_number_key
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
+SELECT {todo_columns}
 FROM todos
 WHERE user_id = %(user_id)s
   AND number = %(number)s;
 
 -- name: create_todo
--- The number comes from the trigger todos_before_insert; the id is given where a statement behind this one needs it.
+-- The number comes from the trigger todos_validate; the id is given where a statement behind this one needs it.
 -- param user_id: uuid
 -- param id: uuid
 -- param title: text
@@ -53,13 +77,11 @@ VALUES (
     %(user_id)s, coalesce(%(id)s, uuid7()), %(title)s, %(description)s, %(status)s, %(priority)s, %(due_date)s, %(assigned_to)s,
     %(completed_at)s, coalesce(%(metadata)s, '{}')
 )
-RETURNING
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at;
+RETURNING {todo_columns};
 
 -- name: update_todo
 -- By id, or by number where id is null. Fields that are null, or whose set_ flag is false, stay; the trigger
--- todos_before_update holds the transitions and what an assignee may touch. No row when there is no such todo, or the
+-- todos_validate holds the transitions and what an assignee may touch. No row when there is no such todo, or the
 -- version asked for has passed.
 -- CASE, because row security keeps coalesce() from being an index condition.
 -- param user_id: uuid
@@ -100,9 +122,7 @@ WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
           ELSE %(id)s
       END
   AND (%(version)s IS NULL OR version = %(version)s)
-RETURNING
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at;
+RETURNING {todo_columns};
 
 -- name: delete_todo
 -- By id, or by number where id is null; its links go with it.
@@ -122,7 +142,8 @@ WHERE user_id = %(user_id)s
 RETURNING id;
 
 -- Lists, a keyset page at a time: (after, after_id) is the key of the row before, or the lowest (in descending orders
--- the highest) there can be. Each order is a query of its own, so that each walks its own index.
+-- the highest) there can be. Each order walks its own index. The filters stand outside of a walk that OFFSET 0 keeps
+-- apart: a plan for any user guesses that they leave few rows, and would rather read and sort all that the user has.
 
 -- name: list_todos_by_status
 -- The usual list: one status, newest first, no other filter.
@@ -133,9 +154,7 @@ RETURNING id;
 -- param row_limit: integer
 -- returns: many Todo
 -- index: todos_user_id_status_created_at_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
+SELECT {todo_columns}
 FROM todos
 WHERE user_id = %(user_id)s
   AND status = %(status)s
@@ -143,245 +162,61 @@ WHERE user_id = %(user_id)s
 ORDER BY created_at DESC, id DESC
 LIMIT %(row_limit)s;
 
--- name: list_todos_by_created_at
+-- name: list_todos_by_{order}
+-- fill: order | type | beyond | by | index
+-- with: created_at | timestamptz | (created_at, id) > (%(after)s, %(after_id)s) | created_at, id | created_at
+-- with: created_at_desc | timestamptz | (created_at, id) < (%(after)s, %(after_id)s) | created_at DESC, id DESC | created_at
+-- with: priority | integer | ({priority_rank}, id) > (%(after)s, %(after_id)s) | {priority_rank}, id | priority_rank
+-- with: priority_desc | integer | ({priority_rank}, id) < (%(after)s, %(after_id)s) | {priority_rank} DESC, id DESC | priority_rank
+-- with: updated_at | timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) > (%(after)s, %(after_id)s) | updated_hour, updated_at, id | updated_hour
+-- with: updated_at_desc | timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) < (%(after)s, %(after_id)s) | updated_hour DESC, updated_at DESC, id DESC | updated_hour
 -- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
--- param after: timestamptz
+-- param after: {type}
 -- param after_id: uuid
 -- param row_limit: integer
 -- returns: many Todo
--- index: todos_user_id_created_at_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = %(user_id)s
-  AND (created_at, id) > (%(after)s, %(after_id)s)
-  AND (%(status)s IS NULL OR status = ANY (%(status)s))
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-  AND (%(overdue)s IS NULL
-       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-ORDER BY created_at, id
+-- index: todos_user_id_{index}_idx
+SELECT {todo_columns}
+FROM (
+    SELECT {todo_row}
+    FROM todos
+    WHERE user_id = %(user_id)s
+      AND {beyond}
+    ORDER BY {by}
+    OFFSET 0
+) AS todos
+WHERE {todo_filters}
+ORDER BY {by}
 LIMIT %(row_limit)s;
 
--- name: list_todos_by_created_at_desc
+-- name: list_todos_by_{order}
+-- fill: order | beyond | by
+-- with: number | number > %(after)s | number
+-- with: number_desc | number < %(after)s | number DESC
 -- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
--- param after: timestamptz
--- param after_id: uuid
--- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_created_at_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = %(user_id)s
-  AND (created_at, id) < (%(after)s, %(after_id)s)
-  AND (%(status)s IS NULL OR status = ANY (%(status)s))
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-  AND (%(overdue)s IS NULL
-       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-ORDER BY created_at DESC, id DESC
-LIMIT %(row_limit)s;
-
--- name: list_todos_by_updated_at
--- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
--- param after: timestamptz
--- param after_id: uuid
--- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_updated_at_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = %(user_id)s
-  AND (updated_at, id) > (%(after)s, %(after_id)s)
-  AND (%(status)s IS NULL OR status = ANY (%(status)s))
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-  AND (%(overdue)s IS NULL
-       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-ORDER BY updated_at, id
-LIMIT %(row_limit)s;
-
--- name: list_todos_by_updated_at_desc
--- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
--- param after: timestamptz
--- param after_id: uuid
--- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_updated_at_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = %(user_id)s
-  AND (updated_at, id) < (%(after)s, %(after_id)s)
-  AND (%(status)s IS NULL OR status = ANY (%(status)s))
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-  AND (%(overdue)s IS NULL
-       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-ORDER BY updated_at DESC, id DESC
-LIMIT %(row_limit)s;
-
--- name: list_todos_by_priority
--- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
--- param after: smallint
--- param after_id: uuid
--- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_priority_rank_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = %(user_id)s
-  AND (priority_rank, id) > (%(after)s, %(after_id)s)
-  AND (%(status)s IS NULL OR status = ANY (%(status)s))
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-  AND (%(overdue)s IS NULL
-       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-ORDER BY priority_rank, id
-LIMIT %(row_limit)s;
-
--- name: list_todos_by_priority_desc
--- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
--- param after: smallint
--- param after_id: uuid
--- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_priority_rank_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = %(user_id)s
-  AND (priority_rank, id) < (%(after)s, %(after_id)s)
-  AND (%(status)s IS NULL OR status = ANY (%(status)s))
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-  AND (%(overdue)s IS NULL
-       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-ORDER BY priority_rank DESC, id DESC
-LIMIT %(row_limit)s;
-
--- name: list_todos_by_number
--- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
 -- param after: bigint
 -- param row_limit: integer
 -- returns: many Todo
 -- index: todos_user_id_number_key
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = %(user_id)s
-  AND number > %(after)s
-  AND (%(status)s IS NULL OR status = ANY (%(status)s))
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-  AND (%(overdue)s IS NULL
-       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-ORDER BY number
+SELECT {todo_columns}
+FROM (
+    SELECT {todo_row}
+    FROM todos
+    WHERE user_id = %(user_id)s
+      AND {beyond}
+    ORDER BY {by}
+    OFFSET 0
+) AS todos
+WHERE {todo_filters}
+ORDER BY {by}
 LIMIT %(row_limit)s;
 
--- name: list_todos_by_number_desc
+-- name: list_todos_by_{order}
+-- Those with a due date, then those without, which come last in both directions.
+-- fill: order | after | direction
+-- with: due_date | > | ASC
+-- with: due_date_desc | < | DESC
 -- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
--- param after: bigint
--- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_number_key
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = %(user_id)s
-  AND number < %(after)s
-  AND (%(status)s IS NULL OR status = ANY (%(status)s))
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-  AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-  AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-  AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-  AND (%(overdue)s IS NULL
-       OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-ORDER BY number DESC
-LIMIT %(row_limit)s;
-
--- name: list_todos_by_due_date
--- Todos without a due date come last: a range of the index of their own, behind the key after_undated_id.
--- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
 -- param after: timestamptz
 -- param after_id: uuid
 -- param after_undated_id: uuid
@@ -389,108 +224,42 @@ LIMIT %(row_limit)s;
 -- returns: many Todo
 -- index: todos_user_id_due_date_idx
 (
-    SELECT
-        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-        metadata, version, created_at, updated_at
-    FROM todos
-    WHERE user_id = %(user_id)s
-      AND (due_date, id) > (%(after)s, %(after_id)s)
-      AND (%(status)s IS NULL OR status = ANY (%(status)s))
-      AND (%(completed)s IS NULL OR completed = %(completed)s)
-      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-      AND (%(overdue)s IS NULL
-           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-    ORDER BY due_date, id
+    SELECT {todo_columns}
+    FROM (
+        SELECT {todo_row}
+        FROM todos
+        WHERE user_id = %(user_id)s
+          AND (due_date, id) {after} (%(after)s, %(after_id)s)
+        ORDER BY due_date {direction}, id {direction}
+        OFFSET 0
+    ) AS todos
+    WHERE {todo_filters}
+    ORDER BY due_date {direction}, id {direction}
     LIMIT %(row_limit)s
 )
 UNION ALL
 (
-    SELECT
-        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-        metadata, version, created_at, updated_at
-    FROM todos
-    WHERE user_id = %(user_id)s
-      AND due_date IS NULL
-      AND id > %(after_undated_id)s
-      AND (%(status)s IS NULL OR status = ANY (%(status)s))
-      AND (%(completed)s IS NULL OR completed = %(completed)s)
-      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-      AND (%(overdue)s IS NULL
-           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-    ORDER BY due_date, id
+    SELECT {todo_columns}
+    FROM (
+        SELECT {todo_row}
+        FROM todos
+        WHERE user_id = %(user_id)s
+          AND due_date IS NULL
+          AND id {after} %(after_undated_id)s
+        ORDER BY due_date {direction}, id {direction}
+        OFFSET 0
+    ) AS todos
+    WHERE {todo_filters}
+    ORDER BY due_date {direction}, id {direction}
     LIMIT %(row_limit)s
 )
-ORDER BY due_date NULLS LAST, id
-LIMIT %(row_limit)s;
-
--- name: list_todos_by_due_date_desc
--- Todos without a due date come last, in this order too: a range of the index of their own, behind the key after_undated_id.
--- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
--- param after: timestamptz
--- param after_id: uuid
--- param after_undated_id: uuid
--- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_due_date_idx
-(
-    SELECT
-        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-        metadata, version, created_at, updated_at
-    FROM todos
-    WHERE user_id = %(user_id)s
-      AND (due_date, id) < (%(after)s, %(after_id)s)
-      AND (%(status)s IS NULL OR status = ANY (%(status)s))
-      AND (%(completed)s IS NULL OR completed = %(completed)s)
-      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-      AND (%(overdue)s IS NULL
-           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-    ORDER BY due_date DESC, id DESC
-    LIMIT %(row_limit)s
-)
-UNION ALL
-(
-    SELECT
-        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-        metadata, version, created_at, updated_at
-    FROM todos
-    WHERE user_id = %(user_id)s
-      AND due_date IS NULL
-      AND id < %(after_undated_id)s
-      AND (%(status)s IS NULL OR status = ANY (%(status)s))
-      AND (%(completed)s IS NULL OR completed = %(completed)s)
-      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-      AND (%(overdue)s IS NULL
-           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
-    ORDER BY due_date DESC, id DESC
-    LIMIT %(row_limit)s
-)
-ORDER BY due_date DESC NULLS LAST, id DESC
+ORDER BY due_date {direction} NULLS LAST, id {direction}
 LIMIT %(row_limit)s;
 
 -- name: list_assigned_todos
 -- What is assigned to the caller, in any order: the key is computed and sorted, since assigned todos are few beside owned
 -- ones. Direction is 1 or -1; todos without a due date come last in both.
 -- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
 -- param sort: text
 -- param direction: integer
 -- param after: bigint
@@ -498,29 +267,19 @@ LIMIT %(row_limit)s;
 -- param row_limit: integer
 -- returns: many Todo
 -- index: todos_assigned_to_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
+SELECT {todo_columns}
 FROM (
-    SELECT
-        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-        metadata, version, created_at, updated_at,
+    SELECT {todo_columns},
         coalesce(CASE %(sort)s
                 WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
                 WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
                 WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
-                WHEN 'priority' THEN priority_rank
+                WHEN 'priority' THEN {priority_rank}
                 ELSE number
             END * %(direction)s, 9223372036854775807) AS sort_key
     FROM todos
     WHERE assigned_to = %(user_id)s
-      AND (%(status)s IS NULL OR status = ANY (%(status)s))
-      AND (%(completed)s IS NULL OR completed = %(completed)s)
-      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-      AND (%(overdue)s IS NULL
-           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+      AND {todo_filters}
 ) AS visible
 WHERE (sort_key, id) > (%(after)s, %(after_id)s)
 ORDER BY sort_key, id
@@ -529,12 +288,6 @@ LIMIT %(row_limit)s;
 -- name: list_all_todos
 -- What the caller owns or is assigned, in any order, as list_assigned_todos.
 -- param user_id: uuid
--- param status: text[]
--- param completed: boolean
--- param priority: text[]
--- param due_before: timestamptz
--- param due_after: timestamptz
--- param overdue: boolean
 -- param sort: text
 -- param direction: integer
 -- param after: bigint
@@ -542,29 +295,19 @@ LIMIT %(row_limit)s;
 -- param row_limit: integer
 -- returns: many Todo
 -- index: todos_assigned_to_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
+SELECT {todo_columns}
 FROM (
-    SELECT
-        id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-        metadata, version, created_at, updated_at,
+    SELECT {todo_columns},
         coalesce(CASE %(sort)s
                 WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
                 WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
                 WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
-                WHEN 'priority' THEN priority_rank
+                WHEN 'priority' THEN {priority_rank}
                 ELSE number
             END * %(direction)s, 9223372036854775807) AS sort_key
     FROM todos
     WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
-      AND (%(status)s IS NULL OR status = ANY (%(status)s))
-      AND (%(completed)s IS NULL OR completed = %(completed)s)
-      AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
-      AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-      AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
-      AND (%(overdue)s IS NULL
-           OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+      AND {todo_filters}
 ) AS visible
 WHERE (sort_key, id) > (%(after)s, %(after_id)s)
 ORDER BY sort_key, id
@@ -593,9 +336,7 @@ WHERE t.user_id = %(user_id)s
 -- param row_limit: integer
 -- returns: many Todo
 -- index: todo_conversation_links_conversation_id_idx
-SELECT
-    id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-    metadata, version, created_at, updated_at
+SELECT {todo_columns}
 FROM todos
 WHERE user_id = %(user_id)s
   AND id IN (

@@ -244,7 +244,12 @@ BODIES: dict[str, Any] = {
 
 def request(client: httpx.Client, route: Route, user: User) -> httpx.Response:
     path = route.path.format(
-        **{**dict.fromkeys(route.path_parameters, str(uuid4())), "user_id": str(user.id), "task_id": "7"}
+        **{
+            **dict.fromkeys(route.path_parameters, str(uuid4())),
+            "user_id": str(user.id),
+            "task_id": "7",
+            "change_id": "7",
+        }
     )
     if route.takes_upload:
         return client.post(path, content=b"{}\n", headers={"Content-Type": "application/x-ndjson"})

@@ -361,7 +361,7 @@ def test_a_key_that_reads_may_call_only_what_reads(user: User, client: httpx.Cli
         "task_id": 1,
         "conversation_id": conversation,
         "title": "New",
-        "change_id": str(uuid4()),
+        "change_id": 999,
     }
     arguments["messages"] = [{"sender_type": "user", "content": "Hi"}] if tool == "append_turn" else 5
     wanted = {name: value for name, value in arguments.items() if name in TOOLS[tool].arguments.__struct_fields__}
@@ -381,7 +381,7 @@ def foreign(tool: str, owner: User, *, exists: bool) -> Any:
     change = owner.client.get("/v1/audit?table=todos&limit=1").json()["items"][0]["id"]
     ids: dict[str, Any] = {"task_id": todo["id"], "conversation_id": conversation, "change_id": change}
     if not exists:
-        ids = dict.fromkeys(ids, str(uuid4()))
+        ids = {"task_id": str(uuid4()), "conversation_id": str(uuid4()), "change_id": 999_999}
     more: dict[str, Any] = {"title": "Planted"}
     more["messages"] = [{"sender_type": "user", "content": "Hi"}] if tool == "append_turn" else 5
     fields = TOOLS[tool].arguments.__struct_fields__

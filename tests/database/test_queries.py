@@ -17,7 +17,6 @@ import pytest
 from psycopg import pq, sql
 
 import service.app
-import service.commands.rebase
 import service.commands.retention  # noqa: F401 - between them, these declare every query
 from service.audit import AuditFilters, list_audit, list_changes
 from service.commands.accounts import Account
@@ -343,9 +342,9 @@ SELECT
     created_at + n * 7919 % 10007 * interval '1 minute'
 FROM seeded_conversations
 ORDER BY md5(conversation_id::text);
-INSERT INTO messages (user_id, conversation_id, position, sender_type, sender_id, content, created_at, updated_at)
+INSERT INTO messages (user_id, conversation_id, position, sender_type, content, created_at, updated_at)
 SELECT
-    user_id, conversation_id, p, CASE p % 2 WHEN 1 THEN 'user' ELSE 'ai' END, CASE p % 2 WHEN 1 THEN user_id END,
+    user_id, conversation_id, p, CASE p % 2 WHEN 1 THEN 'user' ELSE 'ai' END,
     'Message ' || p, created_at + p * interval '1 second', created_at + p * interval '1 second'
 FROM seeded_conversations, generate_series(1, messages) AS p
 ORDER BY p, md5(conversation_id::text);

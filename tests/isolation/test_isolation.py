@@ -13,7 +13,6 @@ import msgspec
 import psycopg
 import pytest
 
-import service.commands.rebase
 import service.commands.retention  # noqa: F401 - declares the operator's queries, like service.accounts
 from service.app import PROTOCOL_HANDLERS, create_app
 from service.db.database import Database

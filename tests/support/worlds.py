@@ -126,8 +126,8 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
         conversation = found[0][0]
         (link,) = (row[2] for row in found if row[1] == target)
         (message,) = connection.execute(
-            "INSERT INTO messages (user_id, conversation_id, sender_type, sender_id, content)"
-            " VALUES (%(user)s, %(conversation)s, 'user', %(user)s, %(private)s) RETURNING id",
+            "INSERT INTO messages (user_id, conversation_id, sender_type, content)"
+            " VALUES (%(user)s, %(conversation)s, 'user', %(private)s) RETURNING id",
             {"user": owner.id, "conversation": conversation, "private": private},
         ).fetchall()[0]
         connection.execute(
