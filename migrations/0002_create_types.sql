@@ -118,7 +118,7 @@ CREATE DOMAIN public.content AS text CONSTRAINT content_check CHECK (char_length
 -- Text and not json, which can't become part of the trail's jsonb where it holds NUL or half of a surrogate pair. The
 -- cast holds it to the grammar.
 CREATE DOMAIN public.item AS text
-CONSTRAINT item_check CHECK (octet_length(VALUE) <= 1048576 AND VALUE::json IS NOT NULL);
+CONSTRAINT item_check CHECK (VALUE IS NULL OR (octet_length(VALUE) <= 1048576 AND VALUE::json IS NOT NULL));
 
 CREATE DOMAIN public.metadata AS jsonb
 CONSTRAINT metadata_check CHECK (VALUE = '{}' OR public.metadata_is_valid(VALUE));
