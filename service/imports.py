@@ -34,6 +34,8 @@ from service.http.fields import check_time, check_title
 from service.http.idempotency import answer_once
 from service.http.request import Request, decode_body
 from service.http.response import LINES
+from service.http.strict_json import SHORT
+from service.items import check_item, check_json
 from service.problems import Problem, invalid
 
 IMPORT_BYTES = 128 * 1024 * 1024
@@ -280,7 +282,7 @@ async def _check(file: IO[bytes]) -> ExportHeader:
                 checker.take(found)
             except ValueError as error:
                 raise _bad(line.number, str(error)) from None
-            if line.number % LINES_A_TURN == 0:
+            if line.number % LINES_A_TURN == 0 or len(line.text) > SHORT:
                 await asyncio.sleep(0)
         number = chunk[-1].number
     if checker.header is None or not checker.ended:
@@ -361,6 +363,11 @@ class _Checker:
             raise ValueError("conversation_id: must be the one of the conversation above")
         if not self._position < line.position <= self._conversation.last_position:
             raise ValueError("position: must ascend, up to last_position of the conversation")
+        if line.item is None and not line.content:
+            raise ValueError("content: must have at least 1 character where there is no item")
+        if line.item is not None:
+            check_item(line.item)
+            check_json(line.item)
         self._position = line.position
         self._messages += 1
 

@@ -9,16 +9,17 @@ import re
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
 import msgspec
 from litestar import get, post
 from litestar.params import JSONBody
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
-from service.http.request import Request
+from service.http.request import Request, decode_body
 from service.http.response import Answer, answer
+from service.http.strict_json import Paths
 from service.mcp_tools import TOOLS, ToolResult, run_tool
 from service.messages import TURN_BYTES
 from service.problems import Problem
@@ -52,19 +53,24 @@ _UNSUPPORTED_REVISION = -32022
 class Message(msgspec.Struct, frozen=True):
     """A request, or without ``id`` a notification, of JSON-RPC 2.0."""
 
+    kept_as_sent: ClassVar[Paths] = frozenset({("params",)})
+
     jsonrpc: Literal["2.0"]
     method: str
     id: str | int | UnsetType = UNSET
-    params: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})] = msgspec.Raw(b"{}")
+    params: str = "{}"
+    """As JSON: what is in it, the tools read."""
 
 
 class Params(msgspec.Struct, frozen=True):
     """What of a request's ``params`` is looked at."""
 
+    kept_as_sent: ClassVar[Paths] = frozenset({("arguments",)})
+
     meta: dict[str, Any] = msgspec.field(name="_meta", default_factory=dict[str, Any])
     protocol_version: str = msgspec.field(name="protocolVersion", default="")
     name: str = ""
-    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+    arguments: str = "{}"
 
 
 class _Refused(Exception):
@@ -148,9 +154,9 @@ def _check_origin(request: Request) -> None:
 
 async def _result(request: Request, data: Message) -> Any:
     try:
-        params = msgspec.json.decode(data.params, type=Params)
-    except msgspec.ValidationError as error:
-        raise _Refused(_INVALID_PARAMS, f"params can't be read: {error}.") from None
+        params = decode_body(data.params.encode(), Params)
+    except Problem as problem:
+        raise _Refused(_INVALID_PARAMS, f"params can't be read: {problem.detail}") from None
     _check_revision(request, data, params)
     method = _METHODS.get(data.method)
     if method is None:

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service import audit, conversations, links, messages, todo_lists, todos
 from service.audit import AuditFilters, Entry
+from service.contexts import ContextMessage, ContextSize
 from service.conversations import Conversation, ConversationCreate
 from service.db.queries import Versioned
 from service.http.fields import Metadata, Number, RelationshipType, Title, TodoRef
@@ -21,7 +22,7 @@ from service.http.paging import Cursor, Limit, Page
 from service.http.request import Request, decode_body
 from service.http.response import Answer
 from service.links import Link, LinkCreate
-from service.messages import ContextMessage, ContextSize, Turn, TurnResult
+from service.messages import Turn, TurnResult
 from service.problems import Problem, html_safe
 from service.todo_lists import TodoFilters
 from service.todos import Todo, TodoCreate, TodoPatch
@@ -145,10 +146,10 @@ class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True):
 class _Asked(SimpleNamespace):
     """What the functions of handlers need to know of a request, where a tool is what is asked for."""
 
-    def __init__(self, request: Request, tool: str, arguments: msgspec.Raw, key: str | UnsetType) -> None:
+    def __init__(self, request: Request, tool: str, arguments: str, key: str | UnsetType) -> None:
         sent = {} if key is UNSET else {b"idempotency-key": key.encode("utf-8", "replace")}
         super().__init__(user=request.user, id=request.id, app=request.app, sent=sent, if_match=None)
-        self._arguments = bytes(arguments)
+        self._arguments = arguments.encode()
         self._query: Any = None
         self.route_handler = SimpleNamespace(status_code=200, opt={})
         self.scope: dict[str, Any] = {
@@ -217,12 +218,12 @@ def _schema(kind: Any) -> dict[str, Any]:
     return {**root, **({"$defs": components} if components else {})}
 
 
-async def run_tool(request: Request, tool: Tool, arguments: msgspec.Raw) -> ToolResult:
+async def run_tool(request: Request, tool: Tool, arguments: str) -> ToolResult:
     """Call a tool. Raises Problem only where the request itself isn't allowed: 401."""
     if request.user.key is not None:
         request.user.key.scope = tool.scope
     try:
-        given = decode_body(bytes(arguments), tool.arguments)
+        given = decode_body(arguments.encode(), tool.arguments)
         asked = _Asked(request, tool.name, arguments, getattr(given, "idempotency_key", UNSET))
         result = await tool.run(asked, given)
     except Problem as problem:
@@ -361,5 +362,5 @@ async def append_turn(asked: Any, data: NewTurn) -> Any:
 @_tool(ContextOf, Context, reads=True)
 async def get_context(asked: Any, data: ContextOf) -> Context:
     """Read back the last messages of a conversation, oldest first, before you go on with it."""
-    query = ContextSize(data.messages)
+    query = ContextSize(data.messages, data.max_characters, data.format)
     return Context(await messages.get_context.fn(asked.asking(query), data.conversation_id))

@@ -49,6 +49,22 @@ Content = Annotated[
         examples=["Remind me to buy milk"],
     ),
 ]
+ContentOfItem = Annotated[
+    str,
+    Meta(
+        description="1 to 10,000 characters, kept as sent; beside an item it may be left out or empty, and is cut.",
+        examples=["Remind me to buy milk"],
+    ),
+]
+ExternalId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        description="A client's own name for it, unique for the user.",
+        examples=["chat-42"],
+    ),
+]
 Status = Annotated[Literal["pending", "in_progress", "completed", "archived"], Meta(title="TodoStatus")]
 Priority = Annotated[Literal["low", "medium", "high", "urgent"], Meta(title="TodoPriority")]
 SenderType = Annotated[Literal["user", "ai", "system"], Meta(title="SenderType")]

@@ -103,7 +103,7 @@ LEFT JOIN LATERAL (
             json_build_object(
                 'id', l.id, 'conversation_id', l.conversation_id, 'user_id', l.user_id, 'position', l.position,
                 'sender_type', l.sender_type, 'role', l.role, 'sender_id', l.sender_id, 'content', l.content,
-                'message_type', l.message_type, 'metadata', l.metadata,
+                'message_type', l.message_type, 'metadata', l.metadata, 'content_truncated', l.content_truncated,
                 'created_at', replace(to_char(l.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
                 'updated_at', replace(to_char(l.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
             )
