@@ -5,611 +5,814 @@
 -- Everything belongs to the role todochat_owner, but the runner's own tables at the end, which belong to the login that
 -- migrates. Characters that can't be seen are written as \XXXX. Roles and what databases grant: migrations/0001.
 
+
+-- audit_log
+
+CREATE TABLE public.audit_log (
+    user_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    actor_id uuid,
+    row_id uuid NOT NULL,
+    action public.action NOT NULL,
+    table_name text NOT NULL,
+    before jsonb,
+    request_id text
+)
+WITH (autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
+
+ALTER TABLE ONLY public.audit_log FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.audit_log IS 'One entry for every insert, update and delete of a user''s data, written by triggers. Append-only: the service reads its user''s entries and can do nothing else. No foreign key: entries outlive what they tell of. What only follows from other rows, a conversation''s counters and updated_at from its messages, has no entry of its own.';
+COMMENT ON COLUMN public.audit_log.user_id IS 'Whose data changed.';
+COMMENT ON COLUMN public.audit_log.seq IS '1, 2, 3 ... for each user, without holes, in the order in which their transactions were committed. A user''s last entry is never removed while there is the user: the next one counts on from it.';
+COMMENT ON COLUMN public.audit_log.at IS 'When the transaction began, but never before the entry ahead: the same for all that one transaction did.';
+COMMENT ON COLUMN public.audit_log.actor_id IS 'Who made the change: app.user_id of the transaction at its commit; null for work by hand.';
+COMMENT ON COLUMN public.audit_log.row_id IS 'id of the changed row.';
+COMMENT ON COLUMN public.audit_log.action IS 'What was done.';
+COMMENT ON COLUMN public.audit_log.table_name IS 'The table''s name as the trigger''s argument gives it (a shard is called otherwise).';
+COMMENT ON COLUMN public.audit_log.before IS 'The old row; null for an insert. Never password hashes, never generated columns.';
+COMMENT ON COLUMN public.audit_log.request_id IS 'app.request_id of the transaction: the X-Request-ID of the request.';
+
+ALTER TABLE ONLY public.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (user_id, seq);
+COMMENT ON INDEX public.audit_log_pkey IS 'Serves audit(), which takes the next number, one entry, the change feed, and the audit list, newest first.';
+
+CREATE INDEX audit_log_actor_id_idx ON public.audit_log USING btree (actor_id, user_id) WHERE (actor_id <> user_id);
+COMMENT ON INDEX public.audit_log_actor_id_idx IS 'Serves erase_user(), which takes request ids off entries that the user caused in other people''s trails.';
+
+CREATE INDEX audit_log_user_id_row_id_idx ON public.audit_log USING btree (user_id, row_id, seq);
+COMMENT ON INDEX public.audit_log_user_id_row_id_idx IS 'Serves the new values of an entry, found in the next entry of its row, and the audit list of one row.';
+
+ALTER TABLE public.audit_log ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY audit_log_owner ON public.audit_log FOR SELECT USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY audit_log_owner ON public.audit_log IS 'A transaction reads entries of the user it is for.';
+
+CREATE POLICY audit_log_write ON public.audit_log TO todochat_owner USING (true);
+COMMENT ON POLICY audit_log_write ON public.audit_log IS 'audit(), erase_user() and retention, which run as the owner, write entries of whoever''s data changed.';
+
+GRANT SELECT ON TABLE public.audit_log TO todochat_app;
+
+
+-- conversations
+
+CREATE TABLE public.conversations (
+    user_id uuid NOT NULL,
+    id uuid DEFAULT public.uuid7() NOT NULL,
+    title public.title,
+    metadata public.metadata DEFAULT '{}'::jsonb NOT NULL,
+    last_position integer DEFAULT 0 NOT NULL,
+    message_count integer DEFAULT 0 NOT NULL,
+    created_at public.moment DEFAULT now() NOT NULL,
+    updated_at public.moment DEFAULT now() NOT NULL,
+    version public.ordinal DEFAULT 1 NOT NULL,
+    updated_hour timestamp with time zone GENERATED ALWAYS AS (date_bin('01:00:00'::interval, (updated_at)::timestamp with time zone, '1970-01-01 00:00:00+00'::timestamp with time zone)) STORED NOT NULL,
+    CONSTRAINT conversations_counters_check CHECK ((((message_count >= 0) AND (message_count <= last_position)) AND ((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone)))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY public.conversations FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.conversations IS 'Threads of messages between a user and an assistant.';
+COMMENT ON COLUMN public.conversations.user_id IS 'The owner.';
+COMMENT ON COLUMN public.conversations.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.conversations.title IS 'What it is about, or null.';
+COMMENT ON COLUMN public.conversations.metadata IS 'What a client keeps with it.';
+COMMENT ON COLUMN public.conversations.last_position IS 'The highest position a message here ever had, by trigger; 0 before the first.';
+COMMENT ON COLUMN public.conversations.message_count IS 'How many messages there are, by trigger.';
+COMMENT ON COLUMN public.conversations.created_at IS 'When it was made; never changes.';
+COMMENT ON COLUMN public.conversations.updated_at IS 'When the row last really changed or a message was added or deleted, by trigger.';
+COMMENT ON COLUMN public.conversations.version IS '1, and one more with every change of title or metadata, by trigger. The version that clients see, the ETag, is this with 2 * last_position - message_count: it moves with each message that is added or deleted, too.';
+COMMENT ON COLUMN public.conversations.updated_hour IS 'The hour of updated_at, to be indexed in its place: most messages leave it as it is.';
+
+ALTER TABLE ONLY public.conversations
+    ADD CONSTRAINT conversations_pkey PRIMARY KEY (user_id, id);
+COMMENT ON INDEX public.conversations_pkey IS 'Serves one conversation by id, and the foreign keys to conversations.';
+
+ALTER TABLE ONLY public.conversations
+    ADD CONSTRAINT conversations_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
+
+CREATE INDEX conversations_user_id_updated_hour_idx ON public.conversations USING btree (user_id, updated_hour);
+COMMENT ON INDEX public.conversations_user_id_updated_hour_idx IS 'Serves the list of one''s own conversations, most recently active first (those of one hour are sorted), and the removal of those not touched for long.';
+
+CREATE CONSTRAINT TRIGGER conversations_audit AFTER INSERT OR DELETE ON public.conversations DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('conversations', '{updated_hour}');
+COMMENT ON TRIGGER conversations_audit ON public.conversations IS 'Every insert and delete.';
+
+CREATE CONSTRAINT TRIGGER conversations_audit_update AFTER UPDATE OF title, metadata ON public.conversations DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('conversations', '{updated_hour,last_position,message_count,updated_at}');
+COMMENT ON TRIGGER conversations_audit_update ON public.conversations IS 'Every real change, which counting messages is not.';
+
+CREATE TRIGGER conversations_counters BEFORE UPDATE OF last_position, message_count, updated_at ON public.conversations FOR EACH ROW WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION public.refuse_change('conversations');
+COMMENT ON TRIGGER conversations_counters ON public.conversations IS 'Refuses to set by hand what the triggers of messages keep.';
+
+CREATE TRIGGER conversations_immutable BEFORE UPDATE OF user_id, id, created_at ON public.conversations FOR EACH ROW WHEN ((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('conversations');
+COMMENT ON TRIGGER conversations_immutable ON public.conversations IS 'Refuses to change user_id, id and created_at.';
+
+CREATE TRIGGER conversations_touch BEFORE UPDATE OF title, metadata ON public.conversations FOR EACH ROW WHEN ((((old.title)::text IS DISTINCT FROM (new.title)::text) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb))) EXECUTE FUNCTION public.touch();
+COMMENT ON TRIGGER conversations_touch ON public.conversations IS 'title and metadata count as a real change. (Named as columns, so that counting messages never looks at it.)';
+
+ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY conversations_owner ON public.conversations USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY conversations_owner ON public.conversations IS 'A transaction sees and writes rows of the user it is for.';
+
+GRANT SELECT,DELETE ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(user_id) ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(id) ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(title),UPDATE(title) ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(metadata),UPDATE(metadata) ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(last_position),UPDATE(last_position) ON TABLE public.conversations TO todochat_app;
+GRANT UPDATE(message_count) ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(created_at) ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(updated_at),UPDATE(updated_at) ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(version) ON TABLE public.conversations TO todochat_app;
+
+
+-- ended_identities
+
+CREATE TABLE public.ended_identities (
+    digest bytea NOT NULL,
+    ended_at timestamp with time zone NOT NULL,
+    CONSTRAINT ended_identities_digest_check CHECK ((octet_length(digest) = 32))
+);
+COMMENT ON TABLE public.ended_identities IS 'Outside accounts whose user was deleted, for as long as a token from before may live (31 days): such a token must not make the user anew. Belongs to no user; no role but the owner can touch it.';
+COMMENT ON COLUMN public.ended_identities.digest IS 'SHA-256 of issuer and subject, never the names.';
+COMMENT ON COLUMN public.ended_identities.ended_at IS 'Tokens issued before are worthless.';
+
+ALTER TABLE ONLY public.ended_identities
+    ADD CONSTRAINT ended_identities_pkey PRIMARY KEY (digest);
+COMMENT ON INDEX public.ended_identities_pkey IS 'Serves resolve_identity().';
+
+CREATE INDEX ended_identities_ended_at_idx ON public.ended_identities USING btree (ended_at);
+COMMENT ON INDEX public.ended_identities_ended_at_idx IS 'Serves the removal of spent rows in resolve_identity().';
+
+ALTER TABLE public.ended_identities ENABLE ROW LEVEL SECURITY;
+
+
+-- idempotency_keys
+
+CREATE TABLE public.idempotency_keys (
+    user_id uuid NOT NULL,
+    key text NOT NULL,
+    operation text NOT NULL,
+    request_hash bytea NOT NULL,
+    status smallint,
+    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    body bytea,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT idempotency_keys_headers_check CHECK ((jsonb_typeof(headers) = 'object'::text)),
+    CONSTRAINT idempotency_keys_key_check CHECK (((key COLLATE "C") ~ '^[ -~]{1,255}$'::text)),
+    CONSTRAINT idempotency_keys_operation_check CHECK (((char_length(operation) >= 1) AND (char_length(operation) <= 500))),
+    CONSTRAINT idempotency_keys_request_hash_check CHECK ((octet_length(request_hash) = 32)),
+    CONSTRAINT idempotency_keys_status_check CHECK (((status >= 200) AND (status <= 599)))
+)
+WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY public.idempotency_keys FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.idempotency_keys IS 'The first answer to each request that carried an Idempotency-Key, kept for 24 hours.';
+COMMENT ON COLUMN public.idempotency_keys.user_id IS 'Who asked; the answers go with the user.';
+COMMENT ON COLUMN public.idempotency_keys.key IS 'The header''s value: 1 to 255 printable ASCII characters.';
+COMMENT ON COLUMN public.idempotency_keys.operation IS 'Method and path of the request.';
+COMMENT ON COLUMN public.idempotency_keys.request_hash IS 'SHA-256 of the body: the same key with another body is refused.';
+COMMENT ON COLUMN public.idempotency_keys.status IS 'Status of the answer; null only within the transaction that makes it.';
+COMMENT ON COLUMN public.idempotency_keys.headers IS 'Headers of the answer that are given again: Location, ETag.';
+COMMENT ON COLUMN public.idempotency_keys.body IS 'Body of the answer, byte for byte; null where it had none.';
+COMMENT ON COLUMN public.idempotency_keys.created_at IS 'When the first request came.';
+
+ALTER TABLE ONLY public.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (user_id, key);
+COMMENT ON INDEX public.idempotency_keys_pkey IS 'Serves the look-up and the insert of a key, and the cascade from users.';
+
+ALTER TABLE ONLY public.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+CREATE INDEX idempotency_keys_created_at_idx ON public.idempotency_keys USING btree (created_at);
+COMMENT ON INDEX public.idempotency_keys_created_at_idx IS 'Serves the removal of keys past their age, across users.';
+
+ALTER TABLE public.idempotency_keys ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY idempotency_keys_owner ON public.idempotency_keys USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY idempotency_keys_owner ON public.idempotency_keys IS 'A transaction sees and writes rows of the user it is for.';
+
+CREATE POLICY idempotency_keys_retention ON public.idempotency_keys TO todochat_owner USING (true);
+COMMENT ON POLICY idempotency_keys_retention ON public.idempotency_keys IS 'Erasure and retention, which run as the owner, remove anybody''s kept answers.';
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.idempotency_keys TO todochat_app;
+GRANT UPDATE(status) ON TABLE public.idempotency_keys TO todochat_app;
+GRANT UPDATE(headers) ON TABLE public.idempotency_keys TO todochat_app;
+GRANT UPDATE(body) ON TABLE public.idempotency_keys TO todochat_app;
+
+
+-- identities
+
+CREATE TABLE public.identities (
+    user_id uuid NOT NULL,
+    id uuid DEFAULT public.uuid7() NOT NULL,
+    issuer text NOT NULL,
+    subject text NOT NULL,
+    created_at public.moment DEFAULT now() NOT NULL,
+    updated_at public.moment DEFAULT now() NOT NULL,
+    version public.ordinal DEFAULT 1 NOT NULL,
+    CONSTRAINT identities_issuer_check CHECK (((char_length(issuer) >= 1) AND (char_length(issuer) <= 255))),
+    CONSTRAINT identities_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 255))),
+    CONSTRAINT identities_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
+);
+
+ALTER TABLE ONLY public.identities FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.identities IS 'Accounts at outside issuers through which a user signs in.';
+COMMENT ON COLUMN public.identities.user_id IS 'Whose account it is; goes with the user.';
+COMMENT ON COLUMN public.identities.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.identities.issuer IS 'The iss of its tokens, at most 255 characters.';
+COMMENT ON COLUMN public.identities.subject IS 'The sub of its tokens: any text of at most 255 characters.';
+COMMENT ON COLUMN public.identities.created_at IS 'When it was linked; never changes.';
+COMMENT ON COLUMN public.identities.updated_at IS 'When the row last really changed, by trigger.';
+COMMENT ON COLUMN public.identities.version IS '1, and one more with every real change, by trigger.';
+
+ALTER TABLE ONLY public.identities
+    ADD CONSTRAINT identities_issuer_subject_key UNIQUE (issuer, subject);
+
+ALTER TABLE ONLY public.identities
+    ADD CONSTRAINT identities_pkey PRIMARY KEY (user_id, id);
+COMMENT ON INDEX public.identities_issuer_subject_key IS 'Serves the sign-in by an outside token. Across users on purpose: an outside account is one person''s.';
+COMMENT ON INDEX public.identities_pkey IS 'Serves the list of one user''s outside accounts and the cascade from users.';
+
+ALTER TABLE ONLY public.identities
+    ADD CONSTRAINT identities_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+CREATE TRIGGER identities_after_delete AFTER DELETE ON public.identities FOR EACH ROW EXECUTE FUNCTION public.identities_after_delete();
+COMMENT ON TRIGGER identities_after_delete ON public.identities IS 'Keeps a token from before the deletion from making the user anew.';
+
+CREATE CONSTRAINT TRIGGER identities_audit AFTER INSERT OR DELETE ON public.identities DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('identities', '{}');
+COMMENT ON TRIGGER identities_audit ON public.identities IS 'Every insert and delete.';
+
+CREATE CONSTRAINT TRIGGER identities_audit_update AFTER UPDATE ON public.identities DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('identities', '{}');
+COMMENT ON TRIGGER identities_audit_update ON public.identities IS 'Every real change.';
+
+CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at ON public.identities FOR EACH ROW WHEN ((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('identities');
+COMMENT ON TRIGGER identities_immutable ON public.identities IS 'Refuses to change user_id, id and created_at.';
+
+CREATE TRIGGER identities_touch BEFORE UPDATE ON public.identities FOR EACH ROW WHEN ((old.* IS DISTINCT FROM new.*)) EXECUTE FUNCTION public.touch();
+COMMENT ON TRIGGER identities_touch ON public.identities IS 'Any column counts as a real change.';
+
+ALTER TABLE public.identities ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY identities_owner ON public.identities USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY identities_owner ON public.identities IS 'A transaction sees and writes rows of the user it is for.';
+
+CREATE POLICY identities_resolve ON public.identities FOR SELECT TO todochat_owner USING (true);
+COMMENT ON POLICY identities_resolve ON public.identities IS 'resolve_identity(), which runs as the owner, finds whose an outside account is.';
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.identities TO todochat_app;
+
+
+-- messages
+
+CREATE TABLE public.messages (
+    user_id uuid NOT NULL,
+    conversation_id uuid NOT NULL,
+    "position" public.ordinal NOT NULL,
+    id uuid DEFAULT public.uuid7() NOT NULL,
+    sender_type public.sender_type NOT NULL,
+    role text GENERATED ALWAYS AS (
+CASE sender_type
+    WHEN 'ai'::text THEN 'assistant'::text
+    ELSE (sender_type)::text
+END) STORED NOT NULL,
+    sender_id uuid GENERATED ALWAYS AS (
+CASE
+    WHEN ((sender_type)::text = 'user'::text) THEN user_id
+    ELSE NULL::uuid
+END) STORED,
+    content public.content NOT NULL,
+    message_type public.message_type DEFAULT 'text'::text NOT NULL,
+    metadata public.metadata DEFAULT '{}'::jsonb NOT NULL,
+    created_at public.moment NOT NULL,
+    updated_at public.moment NOT NULL,
+    version public.ordinal DEFAULT 1 NOT NULL,
+    CONSTRAINT messages_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
+);
+
+ALTER TABLE ONLY public.messages FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.messages IS 'What was said in a conversation, tool calls and their outputs included.';
+COMMENT ON COLUMN public.messages.user_id IS 'The conversation''s owner.';
+COMMENT ON COLUMN public.messages.conversation_id IS 'The conversation; the messages go with it.';
+COMMENT ON COLUMN public.messages."position" IS '1, 2, 3 ... within the conversation, by trigger unless given: the order. Never used twice.';
+COMMENT ON COLUMN public.messages.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.messages.sender_type IS 'Who said it.';
+COMMENT ON COLUMN public.messages.role IS 'sender_type as language models call it: user, assistant or system.';
+COMMENT ON COLUMN public.messages.sender_id IS 'The owner for a message of sender_type user, else null.';
+COMMENT ON COLUMN public.messages.content IS 'What was said.';
+COMMENT ON COLUMN public.messages.message_type IS 'What kind of message it is.';
+COMMENT ON COLUMN public.messages.metadata IS 'What a client keeps with it.';
+COMMENT ON COLUMN public.messages.created_at IS 'When it was added, by trigger unless given; never goes backwards with position; never changes.';
+COMMENT ON COLUMN public.messages.updated_at IS 'When the row last really changed, by trigger.';
+COMMENT ON COLUMN public.messages.version IS '1, and one more with every real change, by trigger; the ETag.';
+
+ALTER TABLE ONLY public.messages
+    ADD CONSTRAINT messages_pkey PRIMARY KEY (user_id, conversation_id, "position");
+
+ALTER TABLE ONLY public.messages
+    ADD CONSTRAINT messages_user_id_id_key UNIQUE (user_id, id);
+COMMENT ON INDEX public.messages_pkey IS 'Serves the messages of a conversation in order, both ways, its last N, the rewind and the foreign key.';
+COMMENT ON INDEX public.messages_user_id_id_key IS 'Serves one message by id.';
+
+ALTER TABLE ONLY public.messages
+    ADD CONSTRAINT messages_conversation_id_fkey FOREIGN KEY (user_id, conversation_id) REFERENCES public.conversations(user_id, id) ON DELETE CASCADE;
+
+CREATE TRIGGER messages_after_delete AFTER DELETE ON public.messages REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION public.messages_after_delete();
+COMMENT ON TRIGGER messages_after_delete ON public.messages IS 'Counts deleted messages on their conversations.';
+
+CREATE TRIGGER messages_after_insert AFTER INSERT ON public.messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT WHEN (((current_setting('app.restoring'::text, true) = 'on'::text) OR ((COALESCE(NULLIF(current_setting('app.messages_counted'::text, true), ''::text), '0'::text))::integer >= 1000))) EXECUTE FUNCTION public.messages_after_insert();
+COMMENT ON TRIGGER messages_after_insert ON public.messages IS 'Counts many added messages on their conversations.';
+
+CREATE CONSTRAINT TRIGGER messages_audit AFTER INSERT OR DELETE ON public.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('messages', '{role}');
+COMMENT ON TRIGGER messages_audit ON public.messages IS 'Every insert and delete.';
+
+CREATE CONSTRAINT TRIGGER messages_audit_update AFTER UPDATE ON public.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('messages', '{role}');
+COMMENT ON TRIGGER messages_audit_update ON public.messages IS 'Every real change.';
+
+CREATE TRIGGER messages_before_insert BEFORE INSERT ON public.messages FOR EACH ROW EXECUTE FUNCTION public.messages_before_insert();
+COMMENT ON TRIGGER messages_before_insert ON public.messages IS 'Gives position and time, and counts one message.';
+
+CREATE TRIGGER messages_immutable BEFORE UPDATE OF user_id, conversation_id, "position", id, sender_type, created_at ON public.messages FOR EACH ROW WHEN (((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.conversation_id IS DISTINCT FROM new.conversation_id)) OR ((old."position")::integer IS DISTINCT FROM (new."position")::integer)) OR (old.id IS DISTINCT FROM new.id)) OR ((old.sender_type)::text IS DISTINCT FROM (new.sender_type)::text)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('messages');
+COMMENT ON TRIGGER messages_immutable ON public.messages IS 'Refuses to move a message to another place, sender or time.';
+
+CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages FOR EACH ROW WHEN (((((old.content)::text IS DISTINCT FROM (new.content)::text) OR ((old.message_type)::text IS DISTINCT FROM (new.message_type)::text)) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb))) EXECUTE FUNCTION public.touch();
+COMMENT ON TRIGGER messages_touch ON public.messages IS 'Every column that may change counts as a real change.';
+
+ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY messages_owner ON public.messages USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY messages_owner ON public.messages IS 'A transaction sees and writes rows of the user it is for.';
+
+GRANT SELECT,DELETE ON TABLE public.messages TO todochat_app;
+GRANT INSERT(user_id) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(conversation_id) ON TABLE public.messages TO todochat_app;
+GRANT INSERT("position") ON TABLE public.messages TO todochat_app;
+GRANT INSERT(id) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(sender_type) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(content),UPDATE(content) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(message_type),UPDATE(message_type) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(metadata),UPDATE(metadata) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(created_at) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(updated_at) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(version) ON TABLE public.messages TO todochat_app;
+
+
+-- sign_in_attempts
+
+CREATE TABLE public.sign_in_attempts (
+    key bytea NOT NULL,
+    allowed_at timestamp with time zone NOT NULL,
+    CONSTRAINT sign_in_attempts_key_check CHECK (((octet_length(key) >= 1) AND (octet_length(key) <= 64)))
+);
+COMMENT ON TABLE public.sign_in_attempts IS 'How far sign-in attempts have used up their allowance, a row for each account, network or pair of both seen lately. Belongs to no user; no role but the owner can touch it.';
+COMMENT ON COLUMN public.sign_in_attempts.key IS 'A digest of names, never the names: see sign_in_limits().';
+COMMENT ON COLUMN public.sign_in_attempts.allowed_at IS 'When the allowance will be whole again; one attempt moves it on by one step. In the past: as if there were no row.';
+
+ALTER TABLE ONLY public.sign_in_attempts
+    ADD CONSTRAINT sign_in_attempts_pkey PRIMARY KEY (key);
+COMMENT ON INDEX public.sign_in_attempts_pkey IS 'Serves take_sign_in_attempt() and forgive_sign_in_attempt().';
+
+CREATE INDEX sign_in_attempts_allowed_at_idx ON public.sign_in_attempts USING btree (allowed_at);
+COMMENT ON INDEX public.sign_in_attempts_allowed_at_idx IS 'Serves the removal of spent rows in take_sign_in_attempt().';
+
+ALTER TABLE public.sign_in_attempts ENABLE ROW LEVEL SECURITY;
+
+
+-- todo_conversation_links
+
+CREATE TABLE public.todo_conversation_links (
+    user_id uuid NOT NULL,
+    id uuid DEFAULT public.uuid7() NOT NULL,
+    todo_id uuid NOT NULL,
+    conversation_id uuid NOT NULL,
+    relationship_type public.relationship_type DEFAULT 'discussion'::text NOT NULL,
+    created_at public.moment DEFAULT now() NOT NULL,
+    updated_at public.moment DEFAULT now() NOT NULL,
+    version public.ordinal DEFAULT 1 NOT NULL,
+    CONSTRAINT todo_conversation_links_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
+);
+
+ALTER TABLE ONLY public.todo_conversation_links FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.todo_conversation_links IS 'Which todo a conversation made, changed or discussed. A link between two people''s rows cannot exist: both foreign keys carry user_id.';
+COMMENT ON COLUMN public.todo_conversation_links.user_id IS 'The owner of both the todo and the conversation.';
+COMMENT ON COLUMN public.todo_conversation_links.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.todo_conversation_links.todo_id IS 'The todo; the link goes with it.';
+COMMENT ON COLUMN public.todo_conversation_links.conversation_id IS 'The conversation; the link goes with it.';
+COMMENT ON COLUMN public.todo_conversation_links.relationship_type IS 'What the conversation has to do with the todo.';
+COMMENT ON COLUMN public.todo_conversation_links.created_at IS 'When it was made; never changes.';
+COMMENT ON COLUMN public.todo_conversation_links.updated_at IS 'When the row last really changed, by trigger.';
+COMMENT ON COLUMN public.todo_conversation_links.version IS '1, and one more with every real change, by trigger; the ETag.';
+
+ALTER TABLE ONLY public.todo_conversation_links
+    ADD CONSTRAINT todo_conversation_links_key UNIQUE (user_id, todo_id, conversation_id, relationship_type);
+
+ALTER TABLE ONLY public.todo_conversation_links
+    ADD CONSTRAINT todo_conversation_links_pkey PRIMARY KEY (user_id, id);
+COMMENT ON INDEX public.todo_conversation_links_key IS 'Serves the conversations of a todo and the cascade from todos, and keeps one link a todo, conversation and type.';
+COMMENT ON INDEX public.todo_conversation_links_pkey IS 'Serves one link by id, and the list of one''s own links by id.';
+
+ALTER TABLE ONLY public.todo_conversation_links
+    ADD CONSTRAINT todo_conversation_links_conversation_id_fkey FOREIGN KEY (user_id, conversation_id) REFERENCES public.conversations(user_id, id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.todo_conversation_links
+    ADD CONSTRAINT todo_conversation_links_todo_id_fkey FOREIGN KEY (user_id, todo_id) REFERENCES public.todos(user_id, id) ON DELETE CASCADE;
+
+CREATE INDEX todo_conversation_links_conversation_id_idx ON public.todo_conversation_links USING btree (user_id, conversation_id, todo_id);
+COMMENT ON INDEX public.todo_conversation_links_conversation_id_idx IS 'Serves the todos of a conversation and the cascade from conversations.';
+
+CREATE CONSTRAINT TRIGGER todo_conversation_links_audit AFTER INSERT OR DELETE ON public.todo_conversation_links DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('todo_conversation_links', '{}');
+COMMENT ON TRIGGER todo_conversation_links_audit ON public.todo_conversation_links IS 'Every insert and delete.';
+
+CREATE CONSTRAINT TRIGGER todo_conversation_links_audit_update AFTER UPDATE ON public.todo_conversation_links DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('todo_conversation_links', '{}');
+COMMENT ON TRIGGER todo_conversation_links_audit_update ON public.todo_conversation_links IS 'Every real change.';
+
+CREATE TRIGGER todo_conversation_links_immutable BEFORE UPDATE OF user_id, id, todo_id, conversation_id, created_at ON public.todo_conversation_links FOR EACH ROW WHEN ((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR (old.todo_id IS DISTINCT FROM new.todo_id)) OR (old.conversation_id IS DISTINCT FROM new.conversation_id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('todo_conversation_links');
+COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS 'Refuses to make a link one between other rows.';
+
+CREATE TRIGGER todo_conversation_links_touch BEFORE UPDATE ON public.todo_conversation_links FOR EACH ROW WHEN ((old.* IS DISTINCT FROM new.*)) EXECUTE FUNCTION public.touch();
+COMMENT ON TRIGGER todo_conversation_links_touch ON public.todo_conversation_links IS 'Any column counts as a real change.';
+
+ALTER TABLE public.todo_conversation_links ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY todo_conversation_links_owner ON public.todo_conversation_links USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY todo_conversation_links_owner ON public.todo_conversation_links IS 'A transaction sees and writes rows of the user it is for.';
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.todo_conversation_links TO todochat_app;
+GRANT UPDATE(relationship_type) ON TABLE public.todo_conversation_links TO todochat_app;
+
+
+-- todo_counters
+
+CREATE TABLE public.todo_counters (
+    user_id uuid NOT NULL,
+    last_number public.ordinal NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY public.todo_counters FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.todo_counters IS 'The last number given to a todo, for each user who ever had one.';
+COMMENT ON COLUMN public.todo_counters.user_id IS 'Whose todos are counted; goes with the user.';
+COMMENT ON COLUMN public.todo_counters.last_number IS 'The highest number ever used: deleted todos keep theirs from being used again.';
+
+ALTER TABLE ONLY public.todo_counters
+    ADD CONSTRAINT todo_counters_pkey PRIMARY KEY (user_id);
+COMMENT ON INDEX public.todo_counters_pkey IS 'Serves todos_validate(), which takes the next number.';
+
+ALTER TABLE ONLY public.todo_counters
+    ADD CONSTRAINT todo_counters_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE public.todo_counters ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY todo_counters_owner ON public.todo_counters USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY todo_counters_owner ON public.todo_counters IS 'A transaction sees and writes the row of the user it is for.';
+
+GRANT SELECT,INSERT ON TABLE public.todo_counters TO todochat_app;
+GRANT UPDATE(last_number) ON TABLE public.todo_counters TO todochat_app;
+
+
+-- todos
+
+CREATE TABLE public.todos (
+    user_id uuid NOT NULL,
+    id uuid DEFAULT public.uuid7() NOT NULL,
+    number public.ordinal NOT NULL,
+    title public.title NOT NULL,
+    description public.description,
+    status public.status DEFAULT 'pending'::text NOT NULL,
+    completed boolean GENERATED ALWAYS AS (((status)::text = 'completed'::text)) STORED NOT NULL,
+    priority public.priority DEFAULT 'medium'::text NOT NULL,
+    due_date public.moment,
+    assigned_to uuid,
+    completed_at public.moment,
+    metadata public.metadata DEFAULT '{}'::jsonb NOT NULL,
+    created_at public.moment DEFAULT now() NOT NULL,
+    updated_at public.moment DEFAULT now() NOT NULL,
+    version public.ordinal DEFAULT 1 NOT NULL,
+    updated_hour timestamp with time zone GENERATED ALWAYS AS (date_bin('01:00:00'::interval, (updated_at)::timestamp with time zone, '1970-01-01 00:00:00+00'::timestamp with time zone)) STORED NOT NULL,
+    CONSTRAINT todos_completed_at_check CHECK ((((((status)::text = 'completed'::text) = (completed_at IS NOT NULL)) OR ((status)::text = 'archived'::text)) AND ((completed_at)::timestamp with time zone <= clock_timestamp()))),
+    CONSTRAINT todos_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
+)
+WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY public.todos FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.todos IS 'Things to do.';
+COMMENT ON COLUMN public.todos.user_id IS 'The owner.';
+COMMENT ON COLUMN public.todos.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.todos.number IS '1, 2, 3 ... for each owner, by trigger, never reused: what a person or an agent says aloud.';
+COMMENT ON COLUMN public.todos.title IS 'What is to be done.';
+COMMENT ON COLUMN public.todos.description IS 'More about it, or null.';
+COMMENT ON COLUMN public.todos.status IS 'An archived todo can only go back to pending.';
+COMMENT ON COLUMN public.todos.completed IS 'Whether status is completed.';
+COMMENT ON COLUMN public.todos.priority IS 'low < medium < high < urgent.';
+COMMENT ON COLUMN public.todos.due_date IS 'Never written in the past on a completed todo.';
+COMMENT ON COLUMN public.todos.assigned_to IS 'A user who can read this todo and change its status: active, as long as it is pending or in progress.';
+COMMENT ON COLUMN public.todos.completed_at IS 'Set when completed (by trigger unless given), cleared when reopened, kept when archived; never in the future.';
+COMMENT ON COLUMN public.todos.metadata IS 'What a client keeps with it.';
+COMMENT ON COLUMN public.todos.created_at IS 'When it was made; never changes.';
+COMMENT ON COLUMN public.todos.updated_at IS 'When the row last really changed, by trigger.';
+COMMENT ON COLUMN public.todos.version IS '1, and one more with every real change, by trigger; the ETag.';
+COMMENT ON COLUMN public.todos.updated_hour IS 'The hour of updated_at, to be indexed in its place: most changes leave it as it is.';
+
+ALTER TABLE ONLY public.todos
+    ADD CONSTRAINT todos_pkey PRIMARY KEY (user_id, id);
+
+ALTER TABLE ONLY public.todos
+    ADD CONSTRAINT todos_user_id_number_key UNIQUE (user_id, number);
+COMMENT ON INDEX public.todos_pkey IS 'Serves one todo by id, and the foreign keys to todos.';
+COMMENT ON INDEX public.todos_user_id_number_key IS 'Serves one todo by number, and the list in order of number.';
+
+ALTER TABLE ONLY public.todos
+    ADD CONSTRAINT todos_assigned_to_fkey FOREIGN KEY (assigned_to) REFERENCES public.users(id) ON DELETE SET NULL;
+
+ALTER TABLE ONLY public.todos
+    ADD CONSTRAINT todos_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
+
+CREATE INDEX todos_assigned_to_idx ON public.todos USING btree (assigned_to, id) WHERE (assigned_to IS NOT NULL);
+COMMENT ON INDEX public.todos_assigned_to_idx IS 'Serves one todo by id for its assignee, the lists of todos assigned to somebody (sorted), the check on deactivating them and the foreign key to users.';
+
+CREATE INDEX todos_user_id_created_at_idx ON public.todos USING btree (user_id, created_at, id);
+COMMENT ON INDEX public.todos_user_id_created_at_idx IS 'Serves the list of one''s own todos by created_at, the default order, both ways.';
+
+CREATE INDEX todos_user_id_due_date_idx ON public.todos USING btree (user_id, due_date, id);
+COMMENT ON INDEX public.todos_user_id_due_date_idx IS 'Serves the list of one''s own todos by due_date, both ways, and the filters due_before, due_after and overdue.';
+
+CREATE INDEX todos_user_id_priority_rank_idx ON public.todos USING btree (user_id, (
+CASE priority
+    WHEN 'low'::text THEN 1
+    WHEN 'medium'::text THEN 2
+    WHEN 'high'::text THEN 3
+    ELSE 4
+END), id);
+COMMENT ON INDEX public.todos_user_id_priority_rank_idx IS 'Serves the list of one''s own todos by priority, both ways, and the filter by priority.';
+
+CREATE INDEX todos_user_id_status_created_at_idx ON public.todos USING btree (user_id, status, created_at, id);
+COMMENT ON INDEX public.todos_user_id_status_created_at_idx IS 'Serves the list of one''s own todos of one status or some, by created_at, and the filter by completed.';
+
+CREATE INDEX todos_user_id_updated_hour_idx ON public.todos USING btree (user_id, updated_hour);
+COMMENT ON INDEX public.todos_user_id_updated_hour_idx IS 'Serves the list of one''s own todos by updated_at, both ways: what was changed within an hour is sorted.';
+
+CREATE CONSTRAINT TRIGGER todos_audit AFTER INSERT OR DELETE ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('todos', '{completed,updated_hour}');
+COMMENT ON TRIGGER todos_audit ON public.todos IS 'Every insert and delete.';
+
+CREATE CONSTRAINT TRIGGER todos_audit_update AFTER UPDATE ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('todos', '{completed,updated_hour}');
+COMMENT ON TRIGGER todos_audit_update ON public.todos IS 'Every real change.';
+
+CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at ON public.todos FOR EACH ROW WHEN (((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.number)::integer IS DISTINCT FROM (new.number)::integer)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('todos');
+COMMENT ON TRIGGER todos_immutable ON public.todos IS 'Refuses to change user_id, id, number and created_at.';
+
+CREATE TRIGGER todos_touch BEFORE UPDATE ON public.todos FOR EACH ROW WHEN ((((((((((old.title)::text IS DISTINCT FROM (new.title)::text) OR ((old.description)::text IS DISTINCT FROM (new.description)::text)) OR ((old.status)::text IS DISTINCT FROM (new.status)::text)) OR ((old.priority)::text IS DISTINCT FROM (new.priority)::text)) OR ((old.due_date)::timestamp with time zone IS DISTINCT FROM (new.due_date)::timestamp with time zone)) OR (old.assigned_to IS DISTINCT FROM new.assigned_to)) OR ((old.completed_at)::timestamp with time zone IS DISTINCT FROM (new.completed_at)::timestamp with time zone)) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb))) EXECUTE FUNCTION public.touch();
+COMMENT ON TRIGGER todos_touch ON public.todos IS 'Every column that may change counts as a real change. (Where columns are generated, OLD and NEW can''t be compared as a whole.)';
+
+CREATE TRIGGER todos_validate BEFORE INSERT OR UPDATE ON public.todos FOR EACH ROW EXECUTE FUNCTION public.todos_validate();
+COMMENT ON TRIGGER todos_validate ON public.todos IS 'Numbers a todo and holds the rules of a change.';
+
+CREATE TRIGGER todos_validate_assignee BEFORE INSERT OR UPDATE ON public.todos FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_validate_assignee();
+COMMENT ON TRIGGER todos_validate_assignee ON public.todos IS 'An assignee must be an active user.';
+
+ALTER TABLE public.todos ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY todos_assignee_select ON public.todos FOR SELECT USING ((assigned_to = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY todos_assignee_select ON public.todos IS 'An assignee reads the todo.';
+
+CREATE POLICY todos_assignee_update ON public.todos FOR UPDATE USING ((assigned_to = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY todos_assignee_update ON public.todos IS 'An assignee updates the todo; todos_validate() lets only the status through.';
+
+CREATE POLICY todos_check_deactivation ON public.todos FOR SELECT TO todochat_owner USING ((assigned_to IS NOT NULL));
+COMMENT ON POLICY todos_check_deactivation ON public.todos IS 'users_before_revocation() runs as the owner and must see whose todos a user has been assigned.';
+
+CREATE POLICY todos_owner ON public.todos USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY todos_owner ON public.todos IS 'A transaction sees and writes rows of the user it is for.';
+
+CREATE POLICY todos_unassign ON public.todos FOR UPDATE TO todochat_owner USING ((assigned_to IS NOT NULL)) WITH CHECK ((assigned_to IS NULL));
+COMMENT ON POLICY todos_unassign ON public.todos IS 'users_before_revocation() runs as the owner and takes an assignee off whoever''s todos. It can change nothing else.';
+
+GRANT SELECT,DELETE ON TABLE public.todos TO todochat_app;
+GRANT INSERT(user_id) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(id) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(number) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(title),UPDATE(title) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(description),UPDATE(description) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(status),UPDATE(status) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(priority),UPDATE(priority) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(due_date),UPDATE(due_date) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(assigned_to),UPDATE(assigned_to) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(completed_at),UPDATE(completed_at) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(metadata),UPDATE(metadata) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(created_at) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(updated_at) ON TABLE public.todos TO todochat_app;
+GRANT INSERT(version) ON TABLE public.todos TO todochat_app;
+
+
+-- users
+
+CREATE TABLE public.users (
+    id uuid DEFAULT public.uuid7() NOT NULL,
+    email text,
+    username text,
+    full_name text,
+    password_hash text,
+    is_active boolean DEFAULT true NOT NULL,
+    token_version public.ordinal DEFAULT 1 NOT NULL,
+    tokens_valid_from timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
+    created_at public.moment DEFAULT now() NOT NULL,
+    updated_at public.moment DEFAULT now() NOT NULL,
+    version public.ordinal DEFAULT 1 NOT NULL,
+    CONSTRAINT users_email_check CHECK (((char_length(email) <= 255) AND ((email COLLATE "C") ~ ('^[a-zA-Z0-9.!#$%&''*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?'::text || '(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$'::text)))),
+    CONSTRAINT users_full_name_check CHECK ((char_length(full_name) <= 200)),
+    CONSTRAINT users_password_hash_check CHECK (((char_length(password_hash) >= 1) AND (char_length(password_hash) <= 255))),
+    CONSTRAINT users_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone)),
+    CONSTRAINT users_username_check CHECK (((username COLLATE "C") ~ '^[A-Za-z0-9_-]{3,50}$'::text))
+);
+COMMENT ON TABLE public.users IS 'People who can sign in. The only table of theirs without user_id: its id is everybody else''s user_id.';
+COMMENT ON COLUMN public.users.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.users.email IS 'As it was typed; at most 255 ASCII characters. Null for who came from an outside issuer without one, or with one that was taken.';
+COMMENT ON COLUMN public.users.username IS 'As it was typed: 3 to 50 of A-Z a-z 0-9 _ -, or null.';
+COMMENT ON COLUMN public.users.full_name IS 'At most 200 characters, or null.';
+COMMENT ON COLUMN public.users.password_hash IS 'argon2id, encoded; null for who signs in through an outside issuer. Never leaves the service.';
+COMMENT ON COLUMN public.users.is_active IS 'False: no token works and nobody can assign them a todo.';
+COMMENT ON COLUMN public.users.token_version IS 'Tokens carry it; raising it makes every token issued before worthless. Never goes back.';
+COMMENT ON COLUMN public.users.tokens_valid_from IS 'When token_version last moved, by trigger: tokens of outside issuers from before then are worthless. For who comes back after a deletion set by resolve_identity().';
+COMMENT ON COLUMN public.users.created_at IS 'When the account was made; never changes.';
+COMMENT ON COLUMN public.users.updated_at IS 'When the row last really changed, by trigger.';
+COMMENT ON COLUMN public.users.version IS '1, and one more with every real change, by trigger; the ETag.';
+COMMENT ON CONSTRAINT users_email_check ON public.users IS 'Valid e-mail address of the HTML standard, at most 255 characters.';
+
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+COMMENT ON INDEX public.users_pkey IS 'Serves authenticate(), every read of one''s own account and the foreign keys to users.';
+
+CREATE UNIQUE INDEX users_email_key ON public.users USING btree (lower((email COLLATE "C")));
+COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials() and keeps addresses unique regardless of case.';
+
+CREATE UNIQUE INDEX users_username_key ON public.users USING btree (lower((username COLLATE "C")));
+COMMENT ON INDEX public.users_username_key IS 'Serves find_user_by_username() and keeps names unique regardless of case.';
+
+CREATE CONSTRAINT TRIGGER users_audit AFTER INSERT OR DELETE ON public.users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('users', '{password_hash,tokens_valid_from}');
+COMMENT ON TRIGGER users_audit ON public.users IS 'A user''s end has an entry without content.';
+
+CREATE CONSTRAINT TRIGGER users_audit_update AFTER UPDATE ON public.users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('users', '{password_hash,tokens_valid_from}');
+COMMENT ON TRIGGER users_audit_update ON public.users IS 'Every real change.';
+
+CREATE TRIGGER users_before_revocation BEFORE UPDATE OF is_active, token_version ON public.users FOR EACH ROW EXECUTE FUNCTION public.users_before_revocation();
+COMMENT ON TRIGGER users_before_revocation ON public.users IS 'Takes whoever is deactivated off open todos of others, and ends tokens.';
+
+CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at ON public.users FOR EACH ROW WHEN (((old.id IS DISTINCT FROM new.id) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('users');
+COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to change id and created_at.';
+
+CREATE TRIGGER users_touch BEFORE UPDATE ON public.users FOR EACH ROW WHEN ((old.* IS DISTINCT FROM new.*)) EXECUTE FUNCTION public.touch();
+COMMENT ON TRIGGER users_touch ON public.users IS 'Any column counts as a real change.';
+
+ALTER TABLE public.users ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY users_self ON public.users TO todochat_app USING ((id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY users_self ON public.users IS 'The service reads and writes the account of the user a transaction is for, and no other.';
+
+GRANT SELECT ON TABLE public.users TO todochat_app;
+GRANT INSERT(id) ON TABLE public.users TO todochat_app;
+GRANT INSERT(email) ON TABLE public.users TO todochat_app;
+GRANT INSERT(username),UPDATE(username) ON TABLE public.users TO todochat_app;
+GRANT INSERT(full_name),UPDATE(full_name) ON TABLE public.users TO todochat_app;
+GRANT INSERT(password_hash),UPDATE(password_hash) ON TABLE public.users TO todochat_app;
+GRANT UPDATE(is_active) ON TABLE public.users TO todochat_app;
+GRANT UPDATE(token_version) ON TABLE public.users TO todochat_app;
+
+
+-- domains
+
+CREATE DOMAIN public.action AS text
+	CONSTRAINT action_check CHECK ((VALUE = ANY (ARRAY['insert'::text, 'update'::text, 'delete'::text])));
+COMMENT ON DOMAIN public.action IS 'insert, update or delete.';
+
+CREATE DOMAIN public.content AS text
+	CONSTRAINT content_check CHECK (((char_length(VALUE) >= 1) AND (char_length(VALUE) <= 10000)));
+COMMENT ON DOMAIN public.content IS '1 to 10,000 characters.';
+
+CREATE DOMAIN public.description AS text
+	CONSTRAINT description_check CHECK ((char_length(VALUE) <= 1000));
+COMMENT ON DOMAIN public.description IS 'At most 1000 characters.';
+
+CREATE DOMAIN public.message_type AS text
+	CONSTRAINT message_type_check CHECK ((VALUE = ANY (ARRAY['text'::text, 'command'::text, 'response'::text, 'error'::text])));
+COMMENT ON DOMAIN public.message_type IS 'text, command (a tool call), response (a tool''s output) or error.';
+
+CREATE DOMAIN public.metadata AS jsonb
+	CONSTRAINT metadata_check CHECK (((VALUE = '{}'::jsonb) OR public.metadata_is_valid(VALUE)));
+COMMENT ON DOMAIN public.metadata IS 'A JSON object of at most 16 KiB and 32 levels: see metadata_is_valid().';
+
+CREATE DOMAIN public.moment AS timestamp with time zone
+	CONSTRAINT moment_check CHECK (((VALUE >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (VALUE < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+COMMENT ON DOMAIN public.moment IS 'A time in the years 1970 to 9999, in UTC.';
+
+CREATE DOMAIN public.ordinal AS integer
+	CONSTRAINT ordinal_check CHECK ((VALUE >= 1));
+COMMENT ON DOMAIN public.ordinal IS '1, 2, 3 ...';
+
+CREATE DOMAIN public.priority AS text
+	CONSTRAINT priority_check CHECK ((VALUE = ANY (ARRAY['low'::text, 'medium'::text, 'high'::text, 'urgent'::text])));
+COMMENT ON DOMAIN public.priority IS 'low, medium, high or urgent.';
+
+CREATE DOMAIN public.relationship_type AS text
+	CONSTRAINT relationship_type_check CHECK ((VALUE = ANY (ARRAY['discussion'::text, 'update'::text, 'creation'::text])));
+COMMENT ON DOMAIN public.relationship_type IS 'discussion, update or creation.';
+
+CREATE DOMAIN public.sender_type AS text
+	CONSTRAINT sender_type_check CHECK ((VALUE = ANY (ARRAY['user'::text, 'ai'::text, 'system'::text])));
+COMMENT ON DOMAIN public.sender_type IS 'user, ai or system.';
+
+CREATE DOMAIN public.status AS text
+	CONSTRAINT status_check CHECK ((VALUE = ANY (ARRAY['pending'::text, 'in_progress'::text, 'completed'::text, 'archived'::text])));
+COMMENT ON DOMAIN public.status IS 'pending, in_progress, completed or archived.';
+
+CREATE DOMAIN public.title AS text
+	CONSTRAINT title_check CHECK (((VALUE ~ '[^\0001- \007F-\00A0\00ADᅟᅠ\1680\180E\2000-\200F\2028-\202F\205F-\2064⠀\3000ㅤ\FEFF]'::text) AND ((char_length(VALUE) <= 200) OR ((char_length(VALUE) <= 1000) AND (public.visible_length(VALUE) <= 200)))));
+COMMENT ON DOMAIN public.title IS '1 to 200 characters when trimmed, some of them visible; stored as it was sent.';
+
+
+-- schema
+
 GRANT ALL ON SCHEMA public TO todochat_owner;
 GRANT USAGE ON SCHEMA public TO todochat_app;
 
 
--- audit_changes()
+-- audit()
 
-CREATE FUNCTION public.audit_changes(user_id uuid, commit_order bigint, id uuid, action text, table_name text, row_id uuid, before jsonb) RETURNS jsonb
-    LANGUAGE plpgsql STABLE
+CREATE FUNCTION public.audit() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET "TimeZone" TO 'UTC'
     AS $$
-#variable_conflict use_column
 DECLARE
-    owner_id constant uuid := audit_changes.user_id;
-    changed_id constant uuid := audit_changes.row_id;
-    -- Columns that may change any number of times while the others stay.
-    often constant text[] := CASE audit_changes.table_name
-        WHEN 'todos' THEN '{status,completed_at,updated_at,version}'::text[]
-        WHEN 'conversations' THEN '{last_position,message_count,updated_at,version}'
-        WHEN 'users' THEN '{token_version,updated_at,version}'
-        ELSE '{updated_at,version}'
-    END;
-    -- All columns that the entry is about; null for an insert, which is about every one.
-    columns constant text[] := CASE
-        WHEN audit_changes.before IS NOT NULL THEN ARRAY(SELECT jsonb_object_keys(audit_changes.before))
-    END;
-    present jsonb;
-    -- Old values in later entries, of the earliest that has the column.
-    found_often jsonb := '{}';
-    found_rare jsonb := '{}';
-    wanted text[];
-    next_entry record;
-    later record;
+    is_account constant boolean := TG_ARGV[0] = 'users';
+    owner_id uuid;
+    actor constant uuid := nullif(current_setting('app.user_id', true), '')::uuid;
+    old_row jsonb;
 BEGIN
-    IF audit_changes.action <> 'delete' THEN
-        CASE audit_changes.table_name
-            WHEN 'todos' THEN
-                SELECT to_jsonb(t) - '{completed,priority_rank}'::text[] INTO present
-                FROM public.todos AS t WHERE t.user_id = owner_id AND t.id = changed_id;
-            WHEN 'conversations' THEN
-                SELECT to_jsonb(c) INTO present
-                FROM public.conversations AS c WHERE c.user_id = owner_id AND c.id = changed_id;
-            WHEN 'messages' THEN
-                SELECT to_jsonb(m) - 'role' INTO present
-                FROM public.messages AS m WHERE m.user_id = owner_id AND m.id = changed_id;
-            WHEN 'todo_conversation_links' THEN
-                SELECT to_jsonb(l) INTO present
-                FROM public.todo_conversation_links AS l WHERE l.user_id = owner_id AND l.id = changed_id;
-            WHEN 'users' THEN
-                SELECT to_jsonb(u) - '{password_hash,email_key,username_key,tokens_valid_from}'::text[] INTO present
-                FROM public.users AS u WHERE u.id = owner_id AND u.id = changed_id;
-            WHEN 'identities' THEN
-                SELECT to_jsonb(i) INTO present
-                FROM public.identities AS i WHERE i.user_id = owner_id AND i.id = changed_id;
-        END CASE;
-
-        -- The very next entry says all there is, for most.
-        SELECT a.commit_order, a.id, a.action, coalesce(a.before, '{}') AS before INTO next_entry
-        FROM public.audit_log AS a
-        WHERE a.user_id = owner_id AND a.row_id = changed_id AND a.table_name = audit_changes.table_name
-            AND (a.commit_order, a.id) > (audit_changes.commit_order, audit_changes.id)
-        ORDER BY a.commit_order, a.id
-        LIMIT 1;
-        IF FOUND THEN
-            found_often := next_entry.before;
-            found_rare := next_entry.before;
-        END IF;
-
-        wanted := ARRAY(SELECT o.name FROM unnest(often) AS o (name) WHERE columns IS NULL OR o.name = ANY (columns));
-        IF next_entry.action <> 'delete' AND NOT found_often ?& wanted THEN
-            FOR later IN
-                SELECT a.action, coalesce(a.before, '{}') AS before
-                FROM public.audit_log AS a
-                WHERE a.user_id = owner_id AND a.row_id = changed_id AND a.table_name = audit_changes.table_name
-                    AND (a.commit_order, a.id) > (next_entry.commit_order, next_entry.id)
-                ORDER BY a.commit_order, a.id
-            LOOP
-                found_often := later.before || found_often;
-                EXIT WHEN later.action = 'delete' OR found_often ?& wanted;
-            END LOOP;
-        END IF;
-
-        wanted := ARRAY(SELECT c.name FROM unnest(columns) AS c (name) WHERE c.name <> ALL (often));
-        IF next_entry.action <> 'delete' AND (columns IS NULL OR NOT found_rare ?& wanted) THEN
-            -- The condition is the one of the index audit_log_user_id_row_id_rare_idx, word for word.
-            FOR later IN
-                SELECT a.action, a.before
-                FROM public.audit_log AS a
-                WHERE a.user_id = owner_id AND a.row_id = changed_id AND a.table_name = audit_changes.table_name
-                    AND (a.commit_order, a.id) > (next_entry.commit_order, next_entry.id)
-                    AND a.before ?| '{email,username,full_name,is_active,issuer,subject,title,description,priority,'
-                    'due_date,assigned_to,metadata,content,message_type,relationship_type}'
-                ORDER BY a.commit_order, a.id
-            LOOP
-                found_rare := later.before || found_rare;
-                EXIT WHEN later.action = 'delete' OR (columns IS NOT NULL AND found_rare ?& wanted);
-            END LOOP;
-        END IF;
+    IF is_account THEN
+        owner_id := coalesce(NEW.id, OLD.id);
+    ELSE
+        owner_id := coalesce(NEW.user_id, OLD.user_id);
+    END IF;
+    IF TG_OP <> 'INSERT' AND NOT (TG_OP = 'DELETE' AND is_account) THEN
+        old_row := to_jsonb(OLD) - TG_ARGV[1]::text[];
     END IF;
 
-    RETURN (
-        SELECT coalesce(jsonb_object_agg(v.name, jsonb_build_array(v.before, v.after)), '{}')
-        FROM (
-            SELECT
-                c.name,
-                CASE WHEN c.is_time THEN public.utc_time(c.before) ELSE c.before END AS before,
-                CASE WHEN c.is_time THEN public.utc_time(c.after) ELSE c.after END AS after
-            FROM (
-                SELECT
-                    k.name,
-                    k.name IN ('created_at', 'updated_at', 'due_date', 'completed_at') AS is_time,
-                    audit_changes.before -> k.name AS before,
-                    CASE WHEN audit_changes.action <> 'delete' THEN coalesce(
-                        CASE WHEN k.name = ANY (often) THEN found_often -> k.name ELSE found_rare -> k.name END,
-                        present -> k.name
-                    ) END AS after
-                FROM unnest(
-                    coalesce(columns, ARRAY(SELECT jsonb_object_keys(coalesce(present, found_rare))))
-                ) AS k (name)
-            ) AS c
-        ) AS v
-        -- A conversation's updated_at may stand still while its messages are counted.
-        WHERE audit_changes.action <> 'update' OR v.before IS DISTINCT FROM v.after
-    );
-END
-$$;
-COMMENT ON FUNCTION public.audit_changes(user_id uuid, commit_order bigint, id uuid, action text, table_name text, row_id uuid, before jsonb) IS 'An entry''s column -> [before, after]. What a column became stands in the next entry of the row that has its old value, else in the row. Null on the missing side of an insert or delete; times in UTC, as RFC 3339.';
-
-REVOKE ALL ON FUNCTION public.audit_changes(user_id uuid, commit_order bigint, id uuid, action text, table_name text, row_id uuid, before jsonb) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.audit_changes(user_id uuid, commit_order bigint, id uuid, action text, table_name text, row_id uuid, before jsonb) TO todochat_app;
-
-
--- audit_check_actor()
-
-CREATE FUNCTION public.audit_check_actor() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    IF pg_has_role(session_user, 'todochat_owner', 'MEMBER')
-        OR (
-            NEW.table_name = 'todos' AND (
-                NEW.before ->> 'assigned_to' = NEW.actor_id::text
-                OR EXISTS (
-                    SELECT
-                    FROM public.todos AS t
-                    WHERE t.user_id = NEW.user_id AND t.id = NEW.row_id AND t.assigned_to = NEW.actor_id
-                )
-            )
-        )
+    IF actor IS DISTINCT FROM owner_id AND NOT pg_has_role(session_user, 'todochat_owner', 'MEMBER')
+        AND NOT (TG_ARGV[0] = 'todos' AND coalesce(
+            actor::text IN (old_row ->> 'assigned_to', to_jsonb(NEW) ->> 'assigned_to'), false
+        ))
     THEN
-        RETURN NEW;
+        RAISE EXCEPTION 'app.user_id was changed in the transaction that made this change'
+            USING ERRCODE = 'insufficient_privilege', TABLE = 'audit_log', COLUMN = 'actor_id';
     END IF;
-    RAISE EXCEPTION 'app.user_id was changed in the statement that made this change'
-        USING ERRCODE = 'insufficient_privilege', TABLE = 'audit_log', COLUMN = 'actor_id';
-END
-$$;
-COMMENT ON FUNCTION public.audit_check_actor() IS 'Trigger: somebody else than the owner of the data may only be the assignee of a todo, or an operator, who may work without app.user_id too. Else a statement that sets app.user_id on its way, in RETURNING, would have its changes recorded as somebody else''s.';
 
-REVOKE ALL ON FUNCTION public.audit_check_actor() FROM PUBLIC;
-
-
--- audit_conversations_update()
-
-CREATE FUNCTION public.audit_conversations_update() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    -- All four at once: an appended message moves them together.
-    old_values jsonb := jsonb_build_object(
-        'last_position', OLD.last_position, 'message_count', OLD.message_count, 'updated_at', OLD.updated_at,
-        'version', OLD.version
-    );
-BEGIN
-    IF NEW.version = OLD.version THEN
-        RETURN NULL;
-    END IF;
-    IF NEW.last_position = OLD.last_position THEN
-        old_values := old_values - 'last_position';
-        IF NEW.message_count = OLD.message_count THEN
-            old_values := old_values - 'message_count';
-        END IF;
-    END IF;
-    IF NEW.title IS DISTINCT FROM OLD.title THEN
-        old_values := old_values || jsonb_build_object('title', OLD.title);
-    END IF;
-    IF NEW.metadata IS DISTINCT FROM OLD.metadata THEN
-        old_values := old_values || jsonb_build_object('metadata', OLD.metadata);
-    END IF;
-    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id, before, request_id)
-    VALUES (
-        OLD.user_id, nullif(current_setting('app.user_id', true), '')::uuid, 'update', TG_ARGV[0], OLD.id,
-        old_values, nullif(current_setting('app.request_id', true), '')
-    );
+    -- Waits for the commit of whoever is ahead in the user's line; the statement behind it sees what that one wrote.
+    PERFORM pg_advisory_xact_lock(uuid_hash_extended(owner_id, 0));
+    INSERT INTO public.audit_log (user_id, seq, at, actor_id, row_id, action, table_name, before, request_id)
+    SELECT owner_id, coalesce(l.seq, 0) + 1, greatest(l.at, now()), actor, coalesce(NEW.id, OLD.id), lower(TG_OP),
+        TG_ARGV[0], old_row, nullif(current_setting('app.request_id', true), '')
+    FROM (SELECT) AS one
+    LEFT JOIN LATERAL (
+        SELECT a.seq, a.at FROM public.audit_log AS a WHERE a.user_id = owner_id ORDER BY a.seq DESC LIMIT 1
+    ) AS l ON true
+    -- Who is gone leaves no trail but that they are.
+    WHERE is_account OR EXISTS (SELECT FROM public.users AS u WHERE u.id = owner_id);
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION public.audit_conversations_update() IS 'Trigger: an entry with the old values of what changed in a row of conversations. Argument: the table.';
+COMMENT ON FUNCTION public.audit() IS 'Trigger: writes the entry of a change, when the transaction commits. Until that is done, it holds a lock that is the user''s, so that a user''s commits stand in a line for that moment. Somebody else than the owner of the data may only be the assignee of a todo, or an operator: a transaction can''t set app.user_id on its way to have its changes recorded as somebody else''s. Arguments: the table, and the columns to leave out.';
 
-REVOKE ALL ON FUNCTION public.audit_conversations_update() FROM PUBLIC;
-
-
--- audit_delete()
-
-CREATE FUNCTION public.audit_delete() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    erasure constant text := current_setting('app.erasure', true);
-BEGIN
-    IF erasure <> '' AND EXISTS (
-        SELECT 1
-        FROM public.audit_log AS a
-        WHERE a.user_id = OLD.user_id AND a.id = erasure::uuid AND a.action = 'delete' AND a.table_name = 'users'
-            AND a.before = '{}'
-    ) THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id, before, request_id)
-    VALUES (
-        OLD.user_id, nullif(current_setting('app.user_id', true), '')::uuid, 'delete', TG_ARGV[0], OLD.id,
-        to_jsonb(OLD) - TG_ARGV[1]::text[], nullif(current_setting('app.request_id', true), '')
-    );
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION public.audit_delete() IS 'Trigger: an entry with the deleted row, unless its user is being erased. Arguments: the table, and the columns to leave out.';
-
-REVOKE ALL ON FUNCTION public.audit_delete() FROM PUBLIC;
-
-
--- audit_identities_update()
-
-CREATE FUNCTION public.audit_identities_update() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    old_values jsonb := jsonb_build_object('updated_at', OLD.updated_at, 'version', OLD.version);
-BEGIN
-    IF NEW.version = OLD.version THEN
-        RETURN NULL;
-    END IF;
-    IF NEW.issuer IS DISTINCT FROM OLD.issuer THEN
-        old_values := old_values || jsonb_build_object('issuer', OLD.issuer);
-    END IF;
-    IF NEW.subject IS DISTINCT FROM OLD.subject THEN
-        old_values := old_values || jsonb_build_object('subject', OLD.subject);
-    END IF;
-    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id, before, request_id)
-    VALUES (
-        OLD.user_id, nullif(current_setting('app.user_id', true), '')::uuid, 'update', TG_ARGV[0], OLD.id,
-        old_values, nullif(current_setting('app.request_id', true), '')
-    );
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION public.audit_identities_update() IS 'Trigger: an entry with the old values of what changed in a row of identities. Argument: the table.';
-
-REVOKE ALL ON FUNCTION public.audit_identities_update() FROM PUBLIC;
-
-
--- audit_insert()
-
-CREATE FUNCTION public.audit_insert() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id, request_id)
-    VALUES (
-        NEW.user_id, nullif(current_setting('app.user_id', true), '')::uuid, 'insert', TG_ARGV[0], NEW.id,
-        nullif(current_setting('app.request_id', true), '')
-    );
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION public.audit_insert() IS 'Trigger: an entry for a new row. Argument: the table.';
-
-REVOKE ALL ON FUNCTION public.audit_insert() FROM PUBLIC;
-
-
--- audit_messages_update()
-
-CREATE FUNCTION public.audit_messages_update() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    old_values jsonb := jsonb_build_object('updated_at', OLD.updated_at, 'version', OLD.version);
-BEGIN
-    IF NEW.version = OLD.version THEN
-        RETURN NULL;
-    END IF;
-    IF NEW.content IS DISTINCT FROM OLD.content THEN
-        old_values := old_values || jsonb_build_object('content', OLD.content);
-    END IF;
-    IF NEW.message_type IS DISTINCT FROM OLD.message_type THEN
-        old_values := old_values || jsonb_build_object('message_type', OLD.message_type);
-    END IF;
-    IF NEW.metadata IS DISTINCT FROM OLD.metadata THEN
-        old_values := old_values || jsonb_build_object('metadata', OLD.metadata);
-    END IF;
-    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id, before, request_id)
-    VALUES (
-        OLD.user_id, nullif(current_setting('app.user_id', true), '')::uuid, 'update', TG_ARGV[0], OLD.id,
-        old_values, nullif(current_setting('app.request_id', true), '')
-    );
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION public.audit_messages_update() IS 'Trigger: an entry with the old values of what changed in a row of messages. Argument: the table.';
-
-REVOKE ALL ON FUNCTION public.audit_messages_update() FROM PUBLIC;
-
-
--- audit_todo_conversation_links_update()
-
-CREATE FUNCTION public.audit_todo_conversation_links_update() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    old_values jsonb := jsonb_build_object('updated_at', OLD.updated_at, 'version', OLD.version);
-BEGIN
-    IF NEW.version = OLD.version THEN
-        RETURN NULL;
-    END IF;
-    IF NEW.relationship_type IS DISTINCT FROM OLD.relationship_type THEN
-        old_values := old_values || jsonb_build_object('relationship_type', OLD.relationship_type);
-    END IF;
-    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id, before, request_id)
-    VALUES (
-        OLD.user_id, nullif(current_setting('app.user_id', true), '')::uuid, 'update', TG_ARGV[0], OLD.id,
-        old_values, nullif(current_setting('app.request_id', true), '')
-    );
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION public.audit_todo_conversation_links_update() IS 'Trigger: an entry with the old values of what changed in a row of todo_conversation_links. Argument: the table.';
-
-REVOKE ALL ON FUNCTION public.audit_todo_conversation_links_update() FROM PUBLIC;
-
-
--- audit_todos_update()
-
-CREATE FUNCTION public.audit_todos_update() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    old_values jsonb := jsonb_build_object('updated_at', OLD.updated_at, 'version', OLD.version);
-BEGIN
-    IF NEW.version = OLD.version THEN
-        RETURN NULL;
-    END IF;
-    IF NEW.title IS DISTINCT FROM OLD.title THEN
-        old_values := old_values || jsonb_build_object('title', OLD.title);
-    END IF;
-    IF NEW.description IS DISTINCT FROM OLD.description THEN
-        old_values := old_values || jsonb_build_object('description', OLD.description);
-    END IF;
-    IF NEW.status IS DISTINCT FROM OLD.status THEN
-        old_values := old_values || jsonb_build_object('status', OLD.status);
-    END IF;
-    IF NEW.priority IS DISTINCT FROM OLD.priority THEN
-        old_values := old_values || jsonb_build_object('priority', OLD.priority);
-    END IF;
-    IF NEW.due_date IS DISTINCT FROM OLD.due_date THEN
-        old_values := old_values || jsonb_build_object('due_date', OLD.due_date);
-    END IF;
-    IF NEW.assigned_to IS DISTINCT FROM OLD.assigned_to THEN
-        old_values := old_values || jsonb_build_object('assigned_to', OLD.assigned_to);
-    END IF;
-    IF NEW.completed_at IS DISTINCT FROM OLD.completed_at THEN
-        old_values := old_values || jsonb_build_object('completed_at', OLD.completed_at);
-    END IF;
-    IF NEW.metadata IS DISTINCT FROM OLD.metadata THEN
-        old_values := old_values || jsonb_build_object('metadata', OLD.metadata);
-    END IF;
-    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id, before, request_id)
-    VALUES (
-        OLD.user_id, nullif(current_setting('app.user_id', true), '')::uuid, 'update', TG_ARGV[0], OLD.id,
-        old_values, nullif(current_setting('app.request_id', true), '')
-    );
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION public.audit_todos_update() IS 'Trigger: an entry with the old values of what changed in a row of todos. Argument: the table.';
-
-REVOKE ALL ON FUNCTION public.audit_todos_update() FROM PUBLIC;
-
-
--- audit_users()
-
-CREATE FUNCTION public.audit_users() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    old_values jsonb;
-BEGIN
-    IF TG_OP = 'DELETE' THEN
-        old_values := to_jsonb(OLD) - '{password_hash,email_key,username_key,tokens_valid_from}'::text[];
-    ELSIF TG_OP = 'UPDATE' THEN
-        IF NEW.version = OLD.version THEN
-            RETURN NULL;
-        END IF;
-        old_values := jsonb_build_object('updated_at', OLD.updated_at, 'version', OLD.version);
-        IF NEW.email IS DISTINCT FROM OLD.email THEN
-            old_values := old_values || jsonb_build_object('email', OLD.email);
-        END IF;
-        IF NEW.username IS DISTINCT FROM OLD.username THEN
-            old_values := old_values || jsonb_build_object('username', OLD.username);
-        END IF;
-        IF NEW.full_name IS DISTINCT FROM OLD.full_name THEN
-            old_values := old_values || jsonb_build_object('full_name', OLD.full_name);
-        END IF;
-        IF NEW.is_active IS DISTINCT FROM OLD.is_active THEN
-            old_values := old_values || jsonb_build_object('is_active', OLD.is_active);
-        END IF;
-        IF NEW.token_version IS DISTINCT FROM OLD.token_version THEN
-            old_values := old_values || jsonb_build_object('token_version', OLD.token_version);
-        END IF;
-    END IF;
-    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id, before, request_id)
-    VALUES (
-        coalesce(NEW.id, OLD.id), nullif(current_setting('app.user_id', true), '')::uuid, lower(TG_OP), TG_ARGV[0],
-        coalesce(NEW.id, OLD.id), old_values, nullif(current_setting('app.request_id', true), '')
-    );
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION public.audit_users() IS 'Trigger: an entry for a user made, changed or deleted, whose own data it is. Argument: the table.';
-
-REVOKE ALL ON FUNCTION public.audit_users() FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.audit() FROM PUBLIC;
 
 
 -- authenticate()
 
-CREATE FUNCTION public.authenticate(user_id uuid, token_version integer) RETURNS void
+CREATE FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    found_active boolean;
-    found_version integer;
+    account record;
 BEGIN
-    SELECT u.is_active, u.token_version INTO found_active, found_version
+    SELECT u.is_active, u.token_version, u.tokens_valid_from INTO account
     FROM public.users AS u
     WHERE u.id = authenticate.user_id;
-
-    IF found_active AND found_version = authenticate.token_version THEN
+    IF account.is_active
+        AND (account.token_version = authenticate.token_version
+            OR account.tokens_valid_from <= to_timestamp(authenticate.issued_at))
+    THEN
         RETURN;
-    ELSIF NOT found_active THEN
+    ELSIF NOT account.is_active THEN
         RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
     ELSE
         RAISE EXCEPTION 'the token is not valid any more' USING ERRCODE = 'TC401';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION public.authenticate(user_id uuid, token_version integer) IS 'Raises TC401 when there is no such user or the token is of another version, TC402 when the user is not active. The second statement of every transaction of the service.';
+COMMENT ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) IS 'Raises TC401 when there is no such user or the token was revoked, TC402 when the user is not active. A local token gives its token_version, one of an outside issuer the time it was issued (seconds since 1970); the other is null. The second statement of every transaction of the service.';
 
-REVOKE ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer) TO todochat_app;
-
-
--- authenticate_issued()
-
-CREATE FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint) RETURNS void
-    LANGUAGE plpgsql STABLE PARALLEL SAFE
-    AS $$
-DECLARE
-    found_active boolean;
-    found_from timestamptz;
-BEGIN
-    SELECT u.is_active, u.tokens_valid_from INTO found_active, found_from
-    FROM public.users AS u
-    WHERE u.id = authenticate_issued.user_id;
-
-    IF found_active AND to_timestamp(authenticate_issued.issued_at) >= found_from THEN
-        RETURN;
-    ELSIF NOT found_active THEN
-        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
-    ELSE
-        RAISE EXCEPTION 'the token is not valid any more' USING ERRCODE = 'TC401';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint) IS 'authenticate() for a token of an outside issuer: raises TC401 when there is no such user or their tokens of that time (seconds since 1970) were revoked, TC402 when the user is not active.';
-
-REVOKE ALL ON FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.authenticate_issued(user_id uuid, issued_at bigint) TO todochat_app;
-
-
--- authenticate_key()
-
-CREATE FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) RETURNS void
-    LANGUAGE plpgsql STABLE PARALLEL SAFE
-    AS $$
-DECLARE
-    found_scope text;
-    found_end timestamptz;
-    found_active boolean;
-BEGIN
-    SELECT k.scope, k.expires_at, u.is_active INTO found_scope, found_end, found_active
-    FROM public.api_keys AS k
-    JOIN public.users AS u ON u.id = k.user_id
-    WHERE k.user_id = authenticate_key.user_id AND k.digest = authenticate_key.digest AND u.id = authenticate_key.user_id;
-
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no such key' USING ERRCODE = 'TC401';
-    ELSIF found_end <= now() THEN
-        RAISE EXCEPTION 'the key has expired' USING ERRCODE = 'TC404';
-    ELSIF NOT found_active THEN
-        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
-    ELSIF authenticate_key.scope <> 'read' AND found_scope <> authenticate_key.scope THEN
-        RAISE EXCEPTION 'the key may not do this' USING ERRCODE = 'TC405';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) IS 'authenticate() for a key: raises TC401 when the user has no such key, TC404 when it has expired, TC402 when the user is not active, TC405 when its scope is not the one needed (read, which every key has; write; or another, which none has).';
-
-REVOKE ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) TO todochat_app;
-
-
--- conversations_before_insert()
-
-CREATE FUNCTION public.conversations_before_insert() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    IF current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
-        RAISE EXCEPTION 'last_position and message_count are kept by triggers'
-            USING ERRCODE = 'check_violation', TABLE = 'conversations', CONSTRAINT = 'conversations_immutable_check';
-    END IF;
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION public.conversations_before_insert() IS 'Trigger: lets a conversation come with a count of messages only while app.restoring is on.';
-
-REVOKE ALL ON FUNCTION public.conversations_before_insert() FROM PUBLIC;
-
-
--- conversations_before_update()
-
-CREATE FUNCTION public.conversations_before_update() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    IF (NEW.last_position, NEW.message_count) IS DISTINCT FROM (OLD.last_position, OLD.message_count) THEN
-        IF pg_trigger_depth() = 1 THEN
-            RAISE EXCEPTION 'last_position and message_count are kept by triggers'
-                USING ERRCODE = 'check_violation', TABLE = 'conversations',
-                    CONSTRAINT = 'conversations_immutable_check';
-        END IF;
-        -- Written by the triggers of messages, with the time of the newest message.
-        NEW.updated_at := greatest(NEW.updated_at, OLD.updated_at);
-        NEW.version := OLD.version + 1;
-    ELSIF (NEW.title, NEW.metadata) IS NOT DISTINCT FROM (OLD.title, OLD.metadata) THEN
-        NEW.updated_at := OLD.updated_at;
-        NEW.version := OLD.version;
-    ELSE
-        NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at);
-        NEW.version := OLD.version + 1;
-    END IF;
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION public.conversations_before_update() IS 'Trigger: moves updated_at and version on a real change.';
-
-REVOKE ALL ON FUNCTION public.conversations_before_update() FROM PUBLIC;
-
-
--- count_prunable_entries()
-
-CREATE FUNCTION public.count_prunable_entries(user_id uuid, older_than uuid) RETURNS bigint
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    BEGIN ATOMIC
- SELECT count(*) AS count
-    FROM public.audit_log a
-   WHERE ((a.user_id = count_prunable_entries.user_id) AND (a.id < count_prunable_entries.older_than));
-END;
-COMMENT ON FUNCTION public.count_prunable_entries(user_id uuid, older_than uuid) IS 'How many audit entries of the user have an id below older_than.';
-
-REVOKE ALL ON FUNCTION public.count_prunable_entries(user_id uuid, older_than uuid) FROM PUBLIC;
-
-
--- count_prunable_keys()
-
-CREATE FUNCTION public.count_prunable_keys() RETURNS bigint
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    BEGIN ATOMIC
- SELECT count(*) AS count
-    FROM public.idempotency_keys k
-   WHERE (k.created_at < (now() - '24:00:00'::interval));
-END;
-COMMENT ON FUNCTION public.count_prunable_keys() IS 'How many idempotency keys are older than 24 hours.';
-
-REVOKE ALL ON FUNCTION public.count_prunable_keys() FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) TO todochat_app;
 
 
 -- erase_user()
@@ -620,7 +823,6 @@ CREATE FUNCTION public.erase_user(user_id uuid, version integer, records boolean
     AS $$
 DECLARE
     caller constant text := coalesce(current_setting('app.user_id', true), '');
-    erasure constant uuid := public.uuid7();
     sign_in_key bytea;
     assignees uuid[];
 BEGIN
@@ -632,17 +834,13 @@ BEGIN
     END IF;
 
     -- This lock waits for whoever is adding something of the user's, and keeps others from beginning to.
-    SELECT sha256(convert_to('account:' || u.email_key, 'UTF8')) INTO sign_in_key
+    SELECT sha256(convert_to('account:' || lower(u.email COLLATE "C"), 'UTF8')) INTO sign_in_key
     FROM public.users AS u
     WHERE u.id = erase_user.user_id AND (erase_user.version IS NULL OR u.version = erase_user.version)
     FOR UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-
-    INSERT INTO public.audit_log (user_id, id, actor_id, action, table_name, row_id, before)
-    VALUES (erase_user.user_id, erasure, erase_user.user_id, 'delete', 'users', erase_user.user_id, '{}');
-    EXECUTE format('SET LOCAL app.erasure = %L', erasure);
 
     -- Row security is forced on the owner too. Where an operator erases, their own context comes back below,
     -- so that they, and not the user, are the actor in other people's trails.
@@ -672,23 +870,22 @@ BEGIN
     SELECT assignees || array_agg(DISTINCT (a.before ->> 'assigned_to')::uuid) INTO assignees
     FROM public.audit_log AS a
     WHERE a.user_id = erase_user.user_id
-        AND a.id > (lpad(to_hex((extract(epoch FROM now() - interval '25 hours') * 1000)::bigint), 12, '0')
-            || '70008000000000000000')::uuid
+        AND a.at > now() - interval '25 hours'
         AND a.table_name = 'todos'
         AND a.before ->> 'assigned_to' IS NOT NULL;
     DELETE FROM public.idempotency_keys AS k
     WHERE k.user_id = ANY (assignees)
         AND position(convert_to('"user_id":"' || erase_user.user_id || '"', 'UTF8') IN k.body) > 0;
 
+    -- The lock of audit(): a commit of the user's that is on its way writes its entries before these go.
+    PERFORM pg_advisory_xact_lock(uuid_hash_extended(erase_user.user_id, 0));
     DELETE FROM public.audit_log AS a
     WHERE a.user_id = erase_user.user_id;
-    SET LOCAL app.erasure = '';
     -- A client chooses its request ids: they may be words.
     UPDATE public.audit_log AS a
     SET request_id = NULL
     WHERE a.actor_id = erase_user.user_id AND a.actor_id <> a.user_id AND a.request_id IS NOT NULL;
-    INSERT INTO public.audit_log (user_id, actor_id, action, table_name, row_id)
-    VALUES (erase_user.user_id, nullif(caller, '')::uuid, 'delete', 'users', erase_user.user_id);
+    SET LOCAL app.request_id = '';
     RETURN true;
 END
 $$;
@@ -711,12 +908,9 @@ BEGIN
     WHERE c.user_id = expect_position.user_id AND c.id = expect_position.conversation_id
     FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no such conversation'
+        RAISE EXCEPTION 'there is no such conversation: "messages_conversation_id_fkey"'
             USING ERRCODE = 'foreign_key_violation', TABLE = 'messages', COLUMN = 'conversation_id',
                 CONSTRAINT = 'messages_conversation_id_fkey';
-    END IF;
-    IF expected IS NULL THEN
-        RETURN;
     END IF;
     -- Behind the lock: a new snapshot, which sees what the writer before has committed.
     SELECT max(m.position) INTO current_position
@@ -728,7 +922,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) IS 'Locks a conversation against other writers; raises TC411, with the position of its last message (0 when there is none) as DETAIL, when that is not the expected one. Null expects nothing.';
+COMMENT ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) IS 'Locks a conversation against other writers; raises TC411, with the position of its last message (0 when there is none) as DETAIL, when that is not the expected one. A statement that raises keeps those behind it in the same round trip from running.';
 
 REVOKE ALL ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) TO todochat_app;
@@ -739,52 +933,15 @@ GRANT ALL ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid,
 CREATE FUNCTION public.find_credentials(email text) RETURNS TABLE(id uuid, password_hash text, is_active boolean, token_version integer)
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    BEGIN ATOMIC
- SELECT u.id,
-     u.password_hash,
-     u.is_active,
-     u.token_version
-    FROM public.users u
-   WHERE (u.email_key = lower((find_credentials.email COLLATE "C")));
-END;
+    AS $$
+    SELECT u.id, u.password_hash, u.is_active, u.token_version
+    FROM public.users AS u
+    WHERE lower(u.email COLLATE "C") = lower(find_credentials.email COLLATE "C")
+$$;
 COMMENT ON FUNCTION public.find_credentials(email text) IS 'What sign-in needs of the account with this address, regardless of case: no row or one.';
 
 REVOKE ALL ON FUNCTION public.find_credentials(email text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.find_credentials(email text) TO todochat_app;
-
-
--- find_prunable_user()
-
-CREATE FUNCTION public.find_prunable_user(user_id uuid, older_than uuid) RETURNS SETOF uuid
-    LANGUAGE sql STABLE ROWS 1
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    BEGIN ATOMIC
- WITH RECURSIVE oldest AS (
-         ( SELECT a.user_id,
-             a.id
-            FROM public.audit_log a
-           WHERE (a.user_id > find_prunable_user.user_id)
-           ORDER BY a.user_id, a.id
-          LIMIT 1)
-         UNION ALL
-          SELECT n.user_id,
-             n.id
-            FROM (oldest o_1
-              CROSS JOIN LATERAL ( SELECT a.user_id,
-                     a.id
-                    FROM public.audit_log a
-                   WHERE (a.user_id > o_1.user_id)
-                   ORDER BY a.user_id, a.id
-                  LIMIT 1) n)
-         )
-  SELECT o.user_id
-    FROM oldest o
-   WHERE (o.id < find_prunable_user.older_than)
-  LIMIT 1;
-END;
-COMMENT ON FUNCTION public.find_prunable_user(user_id uuid, older_than uuid) IS 'The next user, in the order of ids, with audit entries whose id is below older_than; no row behind the last.';
-
-REVOKE ALL ON FUNCTION public.find_prunable_user(user_id uuid, older_than uuid) FROM PUBLIC;
 
 
 -- find_user_by_username()
@@ -792,13 +949,11 @@ REVOKE ALL ON FUNCTION public.find_prunable_user(user_id uuid, older_than uuid) 
 CREATE FUNCTION public.find_user_by_username(username text) RETURNS TABLE(id uuid, username text, full_name text)
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    BEGIN ATOMIC
- SELECT u.id,
-     u.username,
-     u.full_name
-    FROM public.users u
-   WHERE ((u.username_key = lower((find_user_by_username.username COLLATE "C"))) AND u.is_active);
-END;
+    AS $$
+    SELECT u.id, u.username, u.full_name
+    FROM public.users AS u
+    WHERE lower(u.username COLLATE "C") = lower(find_user_by_username.username COLLATE "C") AND u.is_active
+$$;
 COMMENT ON FUNCTION public.find_user_by_username(username text) IS 'The active user of exactly this name, regardless of case, to assign a todo to: no row or one.';
 
 REVOKE ALL ON FUNCTION public.find_user_by_username(username text) FROM PUBLIC;
@@ -852,28 +1007,6 @@ COMMENT ON FUNCTION public.identities_after_delete() IS 'Trigger: notes in ended
 REVOKE ALL ON FUNCTION public.identities_after_delete() FROM PUBLIC;
 
 
--- identities_before_update()
-
-CREATE FUNCTION public.identities_before_update() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    IF (NEW.issuer, NEW.subject) IS NOT DISTINCT FROM (OLD.issuer, OLD.subject) THEN
-        NEW.updated_at := OLD.updated_at;
-        NEW.version := OLD.version;
-    ELSE
-        NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at);
-        NEW.version := OLD.version + 1;
-    END IF;
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION public.identities_before_update() IS 'Trigger: moves updated_at and version on a real change.';
-
-REVOKE ALL ON FUNCTION public.identities_before_update() FROM PUBLIC;
-
-
 -- identity_digest()
 
 CREATE FUNCTION public.identity_digest(issuer text, subject text) RETURNS bytea
@@ -891,10 +1024,9 @@ CREATE FUNCTION public.messages_after_delete() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    -- In the cascade from a conversation there is no row left to update, and this finds none.
     UPDATE public.conversations AS c
     SET message_count = c.message_count - a.count,
-        updated_at = clock_timestamp()
+        updated_at = greatest(c.updated_at, clock_timestamp())
     FROM (
         SELECT d.user_id, d.conversation_id, count(*) AS count
         FROM deleted AS d
@@ -915,34 +1047,19 @@ CREATE FUNCTION public.messages_after_insert() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    -- The statement that reached a thousand has counted some of its messages already: there all are counted anew.
+    is_mixed constant boolean := coalesce(current_setting('app.messages_counted', true) = '1000', false);
 BEGIN
-    IF current_setting('app.restoring', true) IS NOT DISTINCT FROM 'on' THEN
-        IF current_setting('app.counted', true) IS NOT DISTINCT FROM 'on' THEN
-            RETURN NULL;
-        END IF;
-        -- A conversation that is brought back knows of its messages already; one that is there learns of those
-        -- it gets back. messages_before_insert() holds its lock: the count is of all that is committed.
-        UPDATE public.conversations AS c
-        SET last_position = greatest(c.last_position, a.last_position),
-            message_count = greatest(c.message_count, a.count),
-            updated_at = clock_timestamp()
-        FROM (
-            SELECT i.user_id, i.conversation_id, max(i.position) AS last_position, (
-                SELECT count(*)
-                FROM public.messages AS m
-                WHERE m.user_id = i.user_id AND m.conversation_id = i.conversation_id
-            ) AS count
-            FROM inserted AS i
-            GROUP BY i.user_id, i.conversation_id
-        ) AS a
-        WHERE c.user_id = a.user_id AND c.id = a.conversation_id
-            AND (c.message_count < a.count OR c.last_position < a.last_position);
-        RETURN NULL;
-    END IF;
     UPDATE public.conversations AS c
     SET last_position = greatest(c.last_position, a.last_position),
-        message_count = c.message_count + a.count,
-        updated_at = a.last_at
+        message_count = CASE
+            WHEN is_mixed THEN (
+                SELECT count(*) FROM public.messages AS m WHERE m.user_id = c.user_id AND m.conversation_id = c.id
+            )
+            ELSE c.message_count + a.count
+        END,
+        updated_at = greatest(c.updated_at, a.last_at)
     FROM (
         SELECT i.user_id, i.conversation_id, max(i.position) AS last_position, count(*) AS count,
             max(i.created_at) AS last_at
@@ -950,10 +1067,13 @@ BEGIN
         GROUP BY i.user_id, i.conversation_id
     ) AS a
     WHERE c.user_id = a.user_id AND c.id = a.conversation_id;
+    IF is_mixed THEN
+        PERFORM set_config('app.messages_counted', '1001', true);
+    END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION public.messages_after_insert() IS 'Trigger: counts the messages a statement added on their conversations, once for each, and moves updated_at; while app.restoring is on only where the conversation''s row doesn''t count them yet, and with app.counted nowhere.';
+COMMENT ON FUNCTION public.messages_after_insert() IS 'Trigger: counts the messages that a statement added on their conversations, once for each: linear for any number. With app.restoring = ''on'' the conversation''s updated_at stays where it was, unless a message is younger.';
 
 REVOKE ALL ON FUNCTION public.messages_after_insert() FROM PUBLIC;
 
@@ -965,69 +1085,46 @@ CREATE FUNCTION public.messages_before_insert() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    conversation record;
+    last_at timestamptz;
+    counted constant integer := coalesce(nullif(current_setting('app.messages_counted', true), ''), '0');
 BEGIN
-    -- The lock puts the writers of a conversation in a line. Its row counts what other transactions have
-    -- written; of messages only those matter that this very statement wrote before, which it sees.
-    SELECT greatest(c.last_position, m.position) AS last_position, greatest(c.updated_at, m.created_at) AS last_at
-    INTO conversation
-    FROM public.conversations AS c
-    LEFT JOIN LATERAL (
-        SELECT p.position, p.created_at
-        FROM public.messages AS p
-        WHERE p.user_id = NEW.user_id AND p.conversation_id = NEW.conversation_id
-        ORDER BY p.position DESC
-        LIMIT 1
-    ) AS m ON true
-    WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
-    FOR NO KEY UPDATE OF c;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no such conversation'
+    IF counted < 1000 AND current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
+        UPDATE public.conversations AS c
+        SET last_position = greatest(c.last_position, coalesce(NEW.position, c.last_position + 1)),
+            message_count = c.message_count + 1,
+            updated_at = greatest(NEW.created_at, c.updated_at, clock_timestamp())
+        WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
+        RETURNING coalesce(NEW.position, c.last_position), c.updated_at INTO NEW.position, last_at;
+        PERFORM set_config('app.messages_counted', (counted + 1)::text, true);
+    ELSE
+        -- The lock keeps other writers away; of messages only those matter that this very statement wrote before.
+        SELECT coalesce(NEW.position, greatest(c.last_position, m.position) + 1),
+            greatest(clock_timestamp(), c.updated_at, m.created_at)
+        INTO NEW.position, last_at
+        FROM public.conversations AS c
+        LEFT JOIN LATERAL (
+            SELECT p.position, p.created_at
+            FROM public.messages AS p
+            WHERE p.user_id = NEW.user_id AND p.conversation_id = NEW.conversation_id
+            ORDER BY p.position DESC
+            LIMIT 1
+        ) AS m ON true
+        WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
+        FOR NO KEY UPDATE OF c;
+    END IF;
+    IF last_at IS NULL THEN
+        RAISE EXCEPTION 'there is no such conversation: "messages_conversation_id_fkey"'
             USING ERRCODE = 'foreign_key_violation', TABLE = 'messages', COLUMN = 'conversation_id',
                 CONSTRAINT = 'messages_conversation_id_fkey';
     END IF;
-
-    IF NEW.position IS NULL THEN
-        NEW.position := conversation.last_position + 1;
-    END IF;
-    IF NEW.created_at IS NULL THEN
-        NEW.created_at := greatest(clock_timestamp(), conversation.last_at);
-    END IF;
-    IF NEW.updated_at IS NULL THEN
-        NEW.updated_at := NEW.created_at;
-    END IF;
-    IF NEW.sender_id IS NULL AND NEW.sender_type = 'user' THEN
-        NEW.sender_id := NEW.user_id;
-    END IF;
+    NEW.created_at := coalesce(NEW.created_at, last_at);
+    NEW.updated_at := coalesce(NEW.updated_at, NEW.created_at);
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.messages_before_insert() IS 'Trigger: locks the conversation and gives a message its position, its time and its sender.';
+COMMENT ON FUNCTION public.messages_before_insert() IS 'Trigger: locks the conversation, gives a message its position and time, and counts it on the conversation, unless messages_after_insert() will.';
 
 REVOKE ALL ON FUNCTION public.messages_before_insert() FROM PUBLIC;
-
-
--- messages_before_update()
-
-CREATE FUNCTION public.messages_before_update() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    IF (NEW.content, NEW.message_type, NEW.metadata) IS NOT DISTINCT FROM (OLD.content, OLD.message_type, OLD.metadata)
-    THEN
-        NEW.updated_at := OLD.updated_at;
-        NEW.version := OLD.version;
-    ELSE
-        NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at);
-        NEW.version := OLD.version + 1;
-    END IF;
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION public.messages_before_update() IS 'Trigger: moves updated_at and version on a real change.';
-
-REVOKE ALL ON FUNCTION public.messages_before_update() FROM PUBLIC;
 
 
 -- metadata_is_valid()
@@ -1052,133 +1149,6 @@ REVOKE ALL ON FUNCTION public.metadata_is_valid(value jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.metadata_is_valid(value jsonb) TO todochat_app;
 
 
--- prune_audit_log()
-
-CREATE FUNCTION public.prune_audit_log(user_id uuid, older_than uuid, batch integer) RETURNS bigint
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    is_user boolean;
-    removed bigint;
-BEGIN
-    -- The user's row before the entries, as erase_user() locks them: so the two never wait for each other.
-    PERFORM FROM public.users AS u WHERE u.id = prune_audit_log.user_id FOR KEY SHARE;
-    is_user := FOUND;
-
-    WITH old AS (
-        SELECT a.id
-        FROM public.audit_log AS a
-        WHERE a.user_id = prune_audit_log.user_id AND a.id < prune_audit_log.older_than
-        ORDER BY a.id
-        LIMIT prune_audit_log.batch
-        FOR UPDATE SKIP LOCKED
-    ), pruned AS (
-        DELETE FROM public.audit_log AS a
-        USING old
-        WHERE a.user_id = prune_audit_log.user_id AND a.id = old.id
-        RETURNING a.commit_order, a.id
-    ), mark AS (
-        INSERT INTO public.audit_prunes AS m (user_id, commit_order, id)
-        SELECT prune_audit_log.user_id, p.commit_order, p.id
-        FROM pruned AS p
-        WHERE is_user
-        ORDER BY p.commit_order DESC, p.id DESC
-        LIMIT 1
-        ON CONFLICT ON CONSTRAINT audit_prunes_pkey DO UPDATE SET commit_order = excluded.commit_order, id = excluded.id
-        WHERE (m.commit_order, m.id) < (excluded.commit_order, excluded.id)
-    )
-    SELECT count(*) INTO removed
-    FROM pruned;
-    RETURN removed;
-END
-$$;
-COMMENT ON FUNCTION public.prune_audit_log(user_id uuid, older_than uuid, batch integer) IS 'Removes the oldest audit entries of the user whose id is below older_than, at most a batch, and says how many. Passes over what another transaction holds.';
-
-REVOKE ALL ON FUNCTION public.prune_audit_log(user_id uuid, older_than uuid, batch integer) FROM PUBLIC;
-
-
--- prune_idempotency_keys()
-
-CREATE FUNCTION public.prune_idempotency_keys(batch integer) RETURNS bigint
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    BEGIN ATOMIC
- WITH old AS (
-          SELECT k.user_id,
-             k.key
-            FROM public.idempotency_keys k
-           WHERE (k.created_at < (now() - '24:00:00'::interval))
-           ORDER BY k.created_at
-          LIMIT prune_idempotency_keys.batch
-          FOR UPDATE OF k SKIP LOCKED
-         ), pruned AS (
-          DELETE FROM public.idempotency_keys k
-            USING old
-           WHERE ((k.user_id = old.user_id) AND (k.key = old.key))
-           RETURNING k.user_id
-         )
-  SELECT count(*) AS count
-    FROM pruned;
-END;
-COMMENT ON FUNCTION public.prune_idempotency_keys(batch integer) IS 'Removes the oldest idempotency keys past 24 hours, at most a batch, and says how many. Passes over what another transaction holds.';
-
-REVOKE ALL ON FUNCTION public.prune_idempotency_keys(batch integer) FROM PUBLIC;
-
-
--- rebase_audit_log()
-
-CREATE FUNCTION public.rebase_audit_log() RETURNS bigint
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-DECLARE
-    -- What every transaction from now on writes above, and the feed hands out at once.
-    reached bigint;
-    newest bigint;
-    last_id uuid;
-    distance bigint;
-    moved bigint;
-BEGIN
-    LOCK TABLE public.audit_log IN ACCESS EXCLUSIVE MODE;
-    ALTER TABLE public.audit_log NO FORCE ROW LEVEL SECURITY;
-    reached := 2 * txid_snapshot_xmin(txid_current_snapshot());
-    SELECT max(a.commit_order) INTO newest
-    FROM public.audit_log AS a;
-    IF newest > 2 * txid_snapshot_xmax(txid_current_snapshot()) THEN
-        -- What has been written here since the dump came in is younger than all that came with it, and stays.
-        SELECT a.id INTO last_id
-        FROM public.audit_log AS a
-        WHERE a.commit_order > 2 * txid_snapshot_xmax(txid_current_snapshot())
-        ORDER BY a.id DESC
-        LIMIT 1;
-        SELECT
-            least(reached, min(a.commit_order) FILTER (WHERE a.id > last_id) - 1),
-            count(*) FILTER (WHERE a.id <= last_id)
-        INTO reached, moved
-        FROM public.audit_log AS a;
-        distance := newest - reached;
-        EXECUTE format(
-            'ALTER TABLE public.audit_log '
-            'ALTER COLUMN xact TYPE bigint USING xact - CASE WHEN id <= %1$L THEN %2$s ELSE 0 END, '
-            'ALTER COLUMN commit_order TYPE bigint USING commit_order - CASE WHEN id <= %1$L THEN %2$s ELSE 0 END',
-            last_id, distance
-        );
-        IF to_regclass('public.audit_prunes') IS NOT NULL THEN
-            UPDATE public.audit_prunes AS p
-            SET commit_order = p.commit_order - distance
-            WHERE p.id <= last_id;
-        END IF;
-    END IF;
-    ALTER TABLE public.audit_log FORCE ROW LEVEL SECURITY;
-    RETURN coalesce(moved, 0);
-END
-$_$;
-COMMENT ON FUNCTION public.rebase_audit_log() IS 'For the operator: after a dump was restored into another cluster, whose transaction ids begin anew, moves what came with it to before what is written from now on, in the order it has. Says how many entries; none where nothing is ahead of this cluster. audit_log is locked and rewritten.';
-
-REVOKE ALL ON FUNCTION public.rebase_audit_log() FROM PUBLIC;
-
-
 -- refuse_change()
 
 CREATE FUNCTION public.refuse_change() RETURNS trigger
@@ -1186,11 +1156,11 @@ CREATE FUNCTION public.refuse_change() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    RAISE EXCEPTION '% of % never change', TG_ARGV[1], TG_ARGV[0]
+    RAISE EXCEPTION 'what a row of % is, never changes: "%_immutable_check"', TG_ARGV[0], TG_ARGV[0]
         USING ERRCODE = 'check_violation', TABLE = TG_ARGV[0], CONSTRAINT = TG_ARGV[0] || '_immutable_check';
 END
 $$;
-COMMENT ON FUNCTION public.refuse_change() IS 'Trigger: refuses to change the columns that never change. Arguments: the table, the columns.';
+COMMENT ON FUNCTION public.refuse_change() IS 'Trigger: refuses to change the columns that never change, which the trail tells rows by. Fires only where a statement sets one of them: the service has no right to. Argument: the table.';
 
 REVOKE ALL ON FUNCTION public.refuse_change() FROM PUBLIC;
 
@@ -1358,228 +1328,129 @@ REVOKE ALL ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea
 GRANT ALL ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[]) TO todochat_app;
 
 
--- todo_conversation_links_before_update()
+-- todos_validate()
 
-CREATE FUNCTION public.todo_conversation_links_before_update() RETURNS trigger
+CREATE FUNCTION public.todos_validate() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    IF NEW.relationship_type = OLD.relationship_type THEN
-        NEW.updated_at := OLD.updated_at;
-        NEW.version := OLD.version;
-    ELSE
-        NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at);
-        NEW.version := OLD.version + 1;
-    END IF;
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION public.todo_conversation_links_before_update() IS 'Trigger: moves updated_at and version on a real change.';
-
-REVOKE ALL ON FUNCTION public.todo_conversation_links_before_update() FROM PUBLIC;
-
-
--- todos_before_insert()
-
-CREATE FUNCTION public.todos_before_insert() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    IF NEW.number IS NULL THEN
-        -- The counter's row stays locked until the end of the transaction: numbers have no holes.
-        UPDATE public.todo_counters AS c
-        SET last_number = c.last_number + 1
-        WHERE c.user_id = NEW.user_id
-        RETURNING c.last_number INTO NEW.number;
+    IF TG_OP = 'INSERT' THEN
         IF NEW.number IS NULL THEN
-            INSERT INTO public.todo_counters AS c (user_id, last_number)
-            VALUES (NEW.user_id, 1)
-            ON CONFLICT (user_id) DO UPDATE SET last_number = c.last_number + 1
+            -- The counter's row stays locked until the end of the transaction: numbers have no holes.
+            UPDATE public.todo_counters AS c
+            SET last_number = c.last_number + 1
+            WHERE c.user_id = NEW.user_id
             RETURNING c.last_number INTO NEW.number;
+            IF NEW.number IS NULL THEN
+                INSERT INTO public.todo_counters AS c (user_id, last_number)
+                VALUES (NEW.user_id, 1)
+                ON CONFLICT (user_id) DO UPDATE SET last_number = c.last_number + 1
+                RETURNING c.last_number INTO NEW.number;
+            END IF;
+        ELSE
+            INSERT INTO public.todo_counters AS c (user_id, last_number)
+            VALUES (NEW.user_id, NEW.number)
+            ON CONFLICT (user_id) DO UPDATE SET last_number = excluded.last_number
+            WHERE c.last_number < excluded.last_number;
         END IF;
-    ELSE
-        INSERT INTO public.todo_counters AS c (user_id, last_number)
-        VALUES (NEW.user_id, greatest(NEW.number, 1))
-        ON CONFLICT (user_id) DO UPDATE SET last_number = greatest(c.last_number, excluded.last_number);
-    END IF;
-
-    -- A row that is brought back keeps what it had.
-    IF NEW.status = 'completed' AND current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
-        IF NEW.completed_at IS NULL THEN
-            NEW.completed_at := now();
-        END IF;
-        IF NEW.due_date < now() THEN
-            RAISE EXCEPTION 'due_date of a completed todo must not be in the past'
-                USING ERRCODE = 'check_violation', TABLE = 'todos', COLUMN = 'due_date',
-                    CONSTRAINT = 'todos_due_date_check';
-        END IF;
-    END IF;
-    IF NEW.completed_at > clock_timestamp() THEN
-        RAISE EXCEPTION 'completed_at must not be in the future'
-            USING ERRCODE = 'check_violation', TABLE = 'todos', COLUMN = 'completed_at',
-                CONSTRAINT = 'todos_completed_at_check';
-    END IF;
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION public.todos_before_insert() IS 'Trigger: numbers a todo, sets completed_at and refuses a past due date on a completed one (the latter two not while app.restoring is on).';
-
-REVOKE ALL ON FUNCTION public.todos_before_insert() FROM PUBLIC;
-
-
--- todos_before_update()
-
-CREATE FUNCTION public.todos_before_update() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    moment constant timestamptz := clock_timestamp();
-    restoring boolean := false;
-BEGIN
-    IF (NEW.title, NEW.description, NEW.status, NEW.priority, NEW.due_date, NEW.assigned_to, NEW.completed_at,
-        NEW.metadata)
-        IS NOT DISTINCT FROM
-        (OLD.title, OLD.description, OLD.status, OLD.priority, OLD.due_date, OLD.assigned_to, OLD.completed_at,
-        OLD.metadata)
-    THEN
-        NEW.updated_at := OLD.updated_at;
-        NEW.version := OLD.version;
-        RETURN NEW;
-    END IF;
-
     -- Deeper than one, it is a foreign key that sets assigned_to to null, whoever deletes the user.
-    IF OLD.user_id <> nullif(current_setting('app.user_id', true), '')::uuid
+    ELSIF OLD.user_id <> nullif(current_setting('app.user_id', true), '')::uuid
+        AND pg_trigger_depth() = 1
         AND (NEW.title, NEW.description, NEW.priority, NEW.due_date, NEW.assigned_to, NEW.completed_at, NEW.metadata)
         IS DISTINCT FROM
         (OLD.title, OLD.description, OLD.priority, OLD.due_date, OLD.assigned_to, OLD.completed_at, OLD.metadata)
-        AND pg_trigger_depth() = 1
     THEN
         RAISE EXCEPTION 'an assignee may change the status and nothing else'
             USING ERRCODE = 'TC403', TABLE = 'todos';
     END IF;
+    -- Going back to what the row was before, by an import or an undo, is no transition.
+    IF current_setting('app.restoring', true) = 'on' THEN
+        RETURN NEW;
+    END IF;
 
-    -- Going back to what the row was before is no transition: only the future stays out of reach.
-    restoring := current_setting('app.restoring', true) IS NOT DISTINCT FROM 'on';
-    IF NEW.status <> OLD.status AND NOT restoring THEN
+    IF NEW.status IS DISTINCT FROM OLD.status THEN
         IF OLD.status = 'archived' AND NEW.status IN ('in_progress', 'completed') THEN
             RAISE EXCEPTION 'an archived todo can only become pending'
                 USING ERRCODE = 'TC409', TABLE = 'todos', COLUMN = 'status',
                     DETAIL = format('The status cannot go from %s to %s.', OLD.status, NEW.status);
         END IF;
         IF NEW.status = 'completed' THEN
-            IF NEW.completed_at IS NULL THEN
-                NEW.completed_at := moment;
-            END IF;
-        ELSIF NEW.status <> 'archived' AND NEW.completed_at IS NOT DISTINCT FROM OLD.completed_at THEN
+            NEW.completed_at := coalesce(NEW.completed_at, least(NEW.updated_at, clock_timestamp()));
+        ELSIF NEW.status <> 'archived' AND NEW.completed_at = OLD.completed_at THEN
             NEW.completed_at := NULL;
         END IF;
     END IF;
-
-    IF NEW.completed_at IS DISTINCT FROM OLD.completed_at
-        AND (NEW.completed_at > moment OR (NEW.status = 'archived' AND NOT restoring))
-    THEN
-        RAISE EXCEPTION 'completed_at must not be in the future, and is kept when a todo is archived'
+    IF TG_OP = 'UPDATE' AND NEW.status = 'archived' AND NEW.completed_at IS DISTINCT FROM OLD.completed_at THEN
+        RAISE EXCEPTION 'completed_at is kept when a todo is archived: "todos_completed_at_check"'
             USING ERRCODE = 'check_violation', TABLE = 'todos', COLUMN = 'completed_at',
                 CONSTRAINT = 'todos_completed_at_check';
     END IF;
-    IF NEW.status = 'completed' AND NEW.due_date < moment AND NEW.due_date IS DISTINCT FROM OLD.due_date
-        AND NOT restoring
-    THEN
-        RAISE EXCEPTION 'due_date of a completed todo must not be in the past'
+    IF NEW.status = 'completed' AND NEW.due_date < clock_timestamp() AND NEW.due_date IS DISTINCT FROM OLD.due_date THEN
+        RAISE EXCEPTION 'due_date of a completed todo must not be in the past: "todos_due_date_check"'
             USING ERRCODE = 'check_violation', TABLE = 'todos', COLUMN = 'due_date',
                 CONSTRAINT = 'todos_due_date_check';
     END IF;
-
-    -- The time after the row was locked: the time the transaction began may lie before the last change.
-    NEW.updated_at := greatest(moment, OLD.updated_at);
-    NEW.version := OLD.version + 1;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.todos_before_update() IS 'Trigger: holds the rules of status, completed_at and due_date (not while app.restoring is on) and what an assignee may change (TC403), refuses transitions that do not exist (TC409), and moves updated_at and version on a real change.';
+COMMENT ON FUNCTION public.todos_validate() IS 'Trigger: numbers a todo and holds the rules of a change: transitions (TC409), completed_at, due_date, and what an assignee may change (TC403). With app.restoring = ''on'' rows come back as they were: then transitions, completed_at and past due dates don''t bind them.';
 
-REVOKE ALL ON FUNCTION public.todos_before_update() FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.todos_validate() FROM PUBLIC;
 
 
--- todos_check_assignee()
+-- todos_validate_assignee()
 
-CREATE FUNCTION public.todos_check_assignee() RETURNS trigger
+CREATE FUNCTION public.todos_validate_assignee() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    is_open constant boolean := NEW.status IN ('pending', 'in_progress');
 BEGIN
-    -- Nothing to check where a closed todo stays closed, or an open one stays with whom it was.
-    IF TG_OP = 'UPDATE'
-        AND NEW.assigned_to = OLD.assigned_to
-        AND (OLD.status IN ('pending', 'in_progress') OR NEW.status NOT IN ('pending', 'in_progress'))
-    THEN
-        RETURN NEW;
-    END IF;
-    -- Whoever a closed todo was assigned to may have left since; the foreign key still wants them to exist.
-    IF TG_OP = 'INSERT'
-        AND NEW.status NOT IN ('pending', 'in_progress')
-        AND current_setting('app.restoring', true) IS NOT DISTINCT FROM 'on'
+    -- Nothing to check where a closed todo stays closed, or an open one stays with whom it was. Whoever a closed todo
+    -- that is brought back was assigned to may have left since; the foreign key still wants them to exist.
+    IF (NEW.assigned_to = OLD.assigned_to AND (OLD.status IN ('pending', 'in_progress') OR NOT is_open))
+        OR (TG_OP = 'INSERT' AND NOT is_open AND current_setting('app.restoring', true) = 'on')
     THEN
         RETURN NEW;
     END IF;
     -- FOR SHARE: a deactivation waits until this transaction is through, and then sees the todo.
     PERFORM FROM public.users AS u WHERE u.id = NEW.assigned_to AND u.is_active FOR SHARE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'assigned_to must be an active user'
+        RAISE EXCEPTION 'assigned_to must be an active user: "todos_assigned_to_check"'
             USING ERRCODE = 'check_violation', TABLE = 'todos', COLUMN = 'assigned_to',
                 CONSTRAINT = 'todos_assigned_to_check';
     END IF;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.todos_check_assignee() IS 'Trigger: refuses an assignee who is unknown or inactive (unless app.restoring brings back a closed todo), and holds their being active until the transaction ends.';
+COMMENT ON FUNCTION public.todos_validate_assignee() IS 'Trigger: refuses an assignee who is unknown or inactive, and holds their being active until the transaction ends.';
 
-REVOKE ALL ON FUNCTION public.todos_check_assignee() FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.todos_validate_assignee() FROM PUBLIC;
 
 
--- users_before_update()
+-- touch()
 
-CREATE FUNCTION public.users_before_update() RETURNS trigger
+CREATE FUNCTION public.touch() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    IF (NEW.email, NEW.username, NEW.full_name, NEW.password_hash, NEW.is_active, NEW.token_version)
-        IS NOT DISTINCT FROM
-        (OLD.email, OLD.username, OLD.full_name, OLD.password_hash, OLD.is_active, OLD.token_version)
-    THEN
-        NEW.updated_at := OLD.updated_at;
-        NEW.version := OLD.version;
-        RETURN NEW;
-    END IF;
-
-    IF NEW.token_version < OLD.token_version THEN
-        RAISE EXCEPTION 'token_version never goes back: tokens that were taken away would work again'
-            USING ERRCODE = 'check_violation', TABLE = 'users', COLUMN = 'token_version',
-                CONSTRAINT = 'users_token_version_check';
-    END IF;
-    IF OLD.is_active AND NOT NEW.is_active AND NEW.token_version = OLD.token_version THEN
-        -- Else tokens from before would work again after a reactivation.
-        NEW.token_version := OLD.token_version + 1;
-    END IF;
-
     -- The time after the row was locked: the time the transaction began may lie before the last change.
     NEW.updated_at := greatest(clock_timestamp(), OLD.updated_at);
     NEW.version := OLD.version + 1;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.users_before_update() IS 'Trigger: moves updated_at and version on a real change, and token_version on deactivation.';
+COMMENT ON FUNCTION public.touch() IS 'Trigger: moves updated_at and version. The WHEN of each trigger says what of its table is a real change.';
 
-REVOKE ALL ON FUNCTION public.users_before_update() FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.touch() FROM PUBLIC;
 
 
--- users_check_deactivation()
+-- users_before_revocation()
 
-CREATE FUNCTION public.users_check_deactivation() RETURNS trigger
+CREATE FUNCTION public.users_before_revocation() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -1590,55 +1461,40 @@ DECLARE
         WHERE t.assigned_to = NEW.id AND t.status IN ('pending', 'in_progress')
         FOR UPDATE;
 BEGIN
-    -- The row is locked by now. What was assigned while waiting for it is seen by a new snapshot only.
-    IF current_setting('transaction_isolation') = 'repeatable read' THEN
-        RAISE EXCEPTION 'a user cannot be deactivated in a REPEATABLE READ transaction'
-            USING ERRCODE = 'invalid_transaction_state', HINT = 'Use READ COMMITTED.';
-    END IF;
-    FOR todo IN open_todos LOOP
-        IF todo.user_id = NEW.id AND NOT pg_has_role(session_user, 'todochat_owner', 'MEMBER') THEN
-            RAISE EXCEPTION 'the user still has todos of their own assigned that are pending or in progress'
-                USING ERRCODE = 'TC410', TABLE = 'users', COLUMN = 'is_active';
+    IF OLD.is_active AND NOT NEW.is_active THEN
+        -- The row is locked by now. What was assigned while waiting for it is seen by a new snapshot only.
+        IF current_setting('transaction_isolation') = 'repeatable read' THEN
+            RAISE EXCEPTION 'a user cannot be deactivated in a REPEATABLE READ transaction'
+                USING ERRCODE = 'invalid_transaction_state', HINT = 'Use READ COMMITTED.';
         END IF;
-        -- The owner of the tables may not see the row that results, and an UPDATE with a condition on columns would need
-        -- to. CURRENT OF is none.
-        UPDATE public.todos
-        SET assigned_to = NULL
-        WHERE CURRENT OF open_todos;
-    END LOOP;
+        FOR todo IN open_todos LOOP
+            IF todo.user_id = NEW.id AND NOT pg_has_role(session_user, 'todochat_owner', 'MEMBER') THEN
+                RAISE EXCEPTION 'the user still has todos of their own assigned that are pending or in progress'
+                    USING ERRCODE = 'TC410', TABLE = 'users', COLUMN = 'is_active';
+            END IF;
+            -- The owner of the tables may not see the row that results, and an UPDATE with a condition on columns would
+            -- need to. CURRENT OF is none.
+            UPDATE public.todos
+            SET assigned_to = NULL
+            WHERE CURRENT OF open_todos;
+        END LOOP;
+        -- Else tokens from before would work again after a reactivation.
+        NEW.token_version := greatest(NEW.token_version, OLD.token_version + 1);
+    END IF;
+    IF NEW.token_version < OLD.token_version THEN
+        RAISE EXCEPTION 'token_version never goes back, or revoked tokens would work again: "users_token_version_check"'
+            USING ERRCODE = 'check_violation', TABLE = 'users', COLUMN = 'token_version',
+                CONSTRAINT = 'users_token_version_check';
+    END IF;
+    IF NEW.token_version > OLD.token_version THEN
+        NEW.tokens_valid_from := greatest(clock_timestamp(), OLD.tokens_valid_from);
+    END IF;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.users_check_deactivation() IS 'Trigger: takes a user who is deactivated off pending and in_progress todos. Unless an operator does it, refuses who is assigned to such todos of their own (TC410).';
+COMMENT ON FUNCTION public.users_before_revocation() IS 'Trigger: takes a user who is deactivated off pending and in_progress todos, and moves token_version and tokens_valid_from. Unless an operator does it, refuses who is assigned to such todos of their own (TC410): nobody else''s can keep a user from leaving.';
 
-REVOKE ALL ON FUNCTION public.users_check_deactivation() FROM PUBLIC;
-
-
--- users_token_version()
-
-CREATE FUNCTION public.users_token_version() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    NEW.tokens_valid_from := greatest(clock_timestamp(), OLD.tokens_valid_from);
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION public.users_token_version() IS 'Trigger: notes when token_version moved.';
-
-REVOKE ALL ON FUNCTION public.users_token_version() FROM PUBLIC;
-
-
--- utc_time()
-
-CREATE FUNCTION public.utc_time(value jsonb) RETURNS jsonb
-    LANGUAGE sql STABLE STRICT PARALLEL SAFE
-    RETURN to_jsonb(replace(to_char((((value #>> '{}'::text[]))::timestamp with time zone AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'::text), '.000000Z'::text, 'Z'::text));
-COMMENT ON FUNCTION public.utc_time(value jsonb) IS 'A time of a row as jsonb, which was written in some session''s time zone, as the service answers it: UTC with Z. JSON null stays null.';
-
-REVOKE ALL ON FUNCTION public.utc_time(value jsonb) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.utc_time(value jsonb) TO todochat_app;
+REVOKE ALL ON FUNCTION public.users_before_revocation() FROM PUBLIC;
 
 
 -- uuid7()
@@ -1675,828 +1531,6 @@ COMMENT ON FUNCTION public.visible_length(value text) IS 'Characters left when w
 
 REVOKE ALL ON FUNCTION public.visible_length(value text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.visible_length(value text) TO todochat_app;
-
-
--- api_keys
-
-CREATE TABLE public.api_keys (
-    user_id uuid NOT NULL,
-    id uuid DEFAULT public.uuid7() NOT NULL,
-    slot smallint NOT NULL,
-    name text NOT NULL,
-    scope text NOT NULL,
-    digest bytea NOT NULL,
-    expires_at timestamp with time zone,
-    last_used_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT api_keys_digest_check CHECK ((octet_length(digest) = 32)),
-    CONSTRAINT api_keys_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 100))),
-    CONSTRAINT api_keys_scope_check CHECK ((scope = ANY (ARRAY['read'::text, 'write'::text]))),
-    CONSTRAINT api_keys_slot_check CHECK (((slot >= 1) AND (slot <= 20)))
-);
-
-ALTER TABLE ONLY public.api_keys FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.api_keys IS 'Bearer tokens for agents and scripts. The text of a key is shown once, to whoever makes it; here is its digest.';
-COMMENT ON COLUMN public.api_keys.user_id IS 'Whom the key acts for; goes with the user.';
-COMMENT ON COLUMN public.api_keys.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.api_keys.slot IS '1 to 20, unique for the user: which is how no user has more than 20 keys, however many are made at once.';
-COMMENT ON COLUMN public.api_keys.name IS 'What its user calls it: 1 to 100 characters.';
-COMMENT ON COLUMN public.api_keys.scope IS 'read: it only reads. write: it may do all that a key may.';
-COMMENT ON COLUMN public.api_keys.digest IS 'SHA-256 of the key, of which 256 bits are random.';
-COMMENT ON COLUMN public.api_keys.expires_at IS 'It works until then; null: until it is deleted.';
-COMMENT ON COLUMN public.api_keys.last_used_at IS 'The hour in which it was last used; null: never.';
-COMMENT ON COLUMN public.api_keys.created_at IS 'When it was made; never changes.';
-
-ALTER TABLE ONLY public.api_keys
-    ADD CONSTRAINT api_keys_digest_key UNIQUE (user_id, digest);
-
-ALTER TABLE ONLY public.api_keys
-    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (user_id, id);
-
-ALTER TABLE ONLY public.api_keys
-    ADD CONSTRAINT api_keys_slot_key UNIQUE (user_id, slot);
-COMMENT ON INDEX public.api_keys_digest_key IS 'Serves authenticate_key() and the note of a use.';
-COMMENT ON INDEX public.api_keys_pkey IS 'Serves the list of a user''s keys and the cascade from users.';
-COMMENT ON INDEX public.api_keys_slot_key IS 'Serves the insert: it looks for a free slot.';
-
-ALTER TABLE ONLY public.api_keys
-    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
-
-ALTER TABLE public.api_keys ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY api_keys_owner ON public.api_keys USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY api_keys_owner ON public.api_keys IS 'A transaction sees and writes rows of the user it is for.';
-
-GRANT SELECT,DELETE ON TABLE public.api_keys TO todochat_app;
-GRANT INSERT(user_id) ON TABLE public.api_keys TO todochat_app;
-GRANT INSERT(id) ON TABLE public.api_keys TO todochat_app;
-GRANT INSERT(slot) ON TABLE public.api_keys TO todochat_app;
-GRANT INSERT(name) ON TABLE public.api_keys TO todochat_app;
-GRANT INSERT(scope) ON TABLE public.api_keys TO todochat_app;
-GRANT INSERT(digest) ON TABLE public.api_keys TO todochat_app;
-GRANT INSERT(expires_at) ON TABLE public.api_keys TO todochat_app;
-GRANT UPDATE(last_used_at) ON TABLE public.api_keys TO todochat_app;
-
-
--- audit_log
-
-CREATE TABLE public.audit_log (
-    user_id uuid NOT NULL,
-    id uuid DEFAULT public.uuid7() NOT NULL,
-    xact bigint DEFAULT ((2 * txid_current()) + 1) NOT NULL,
-    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    actor_id uuid,
-    action text NOT NULL,
-    table_name text NOT NULL,
-    row_id uuid NOT NULL,
-    before jsonb,
-    request_id text,
-    commit_order bigint DEFAULT GREATEST(((2 * txid_current()) + 1), (2 * txid_snapshot_xmax(txid_current_snapshot()))) NOT NULL,
-    CONSTRAINT audit_log_action_check CHECK ((action = ANY (ARRAY['insert'::text, 'update'::text, 'delete'::text])))
-);
-
-ALTER TABLE ONLY public.audit_log FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.audit_log IS 'One entry for every insert, update and delete of a user''s data, written by triggers. Append-only: the service reads its user''s entries and can do nothing else. No foreign key: entries outlive what they tell of. A DELETE of a user by hand leaves the whole trail, with all its words: erase_user() takes that too, and nothing else does.';
-COMMENT ON COLUMN public.audit_log.user_id IS 'Whose data changed.';
-COMMENT ON COLUMN public.audit_log.id IS 'UUID version 7, of the time of the change.';
-COMMENT ON COLUMN public.audit_log.xact IS 'The transaction: twice its id, and one. What a cascade deleted has the xact of the row it began with.';
-COMMENT ON COLUMN public.audit_log.at IS 'When the change was made.';
-COMMENT ON COLUMN public.audit_log.actor_id IS 'Who made it: app.user_id of the transaction; null for work by hand.';
-COMMENT ON COLUMN public.audit_log.action IS 'insert, update or delete.';
-COMMENT ON COLUMN public.audit_log.table_name IS 'The table''s name as the trigger''s argument gives it (a shard is called otherwise).';
-COMMENT ON COLUMN public.audit_log.row_id IS 'id of the changed row.';
-COMMENT ON COLUMN public.audit_log.before IS 'Null for an insert; for an update the old values of the changed columns, version included, which orders the entries of a row; for a delete the old row. Never password hashes, never generated columns.';
-COMMENT ON COLUMN public.audit_log.request_id IS 'app.request_id of the transaction: the X-Request-ID of the request.';
-COMMENT ON COLUMN public.audit_log.commit_order IS 'With id, the order in which changes were made to a row and became visible: xact, or twice the xmax of the snapshot if that is more. Even numbers say that every transaction below half of it is complete. A transaction that still runs, or begins later, only writes entries above twice pg_snapshot_xmin(): the change feed hands out what is not above it. After a restore into another cluster, see `todochat rebase`.';
-
-ALTER TABLE ONLY public.audit_log
-    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (user_id, id);
-COMMENT ON INDEX public.audit_log_pkey IS 'Serves one entry by id, and the audit list, newest first.';
-
-CREATE INDEX audit_log_actor_id_idx ON public.audit_log USING btree (actor_id, user_id) WHERE (actor_id <> user_id);
-COMMENT ON INDEX public.audit_log_actor_id_idx IS 'Serves erase_user(), which takes request ids off entries that the user caused in other people''s trails.';
-
-CREATE INDEX audit_log_user_id_commit_order_idx ON public.audit_log USING btree (user_id, commit_order, id);
-COMMENT ON INDEX public.audit_log_user_id_commit_order_idx IS 'Serves the change feed, in commit order, and what a cascade deleted.';
-
-CREATE INDEX audit_log_user_id_row_id_idx ON public.audit_log USING btree (user_id, row_id, commit_order, id);
-COMMENT ON INDEX public.audit_log_user_id_row_id_idx IS 'Serves the new values of an entry, found in the next entry of its row, and the audit list of one row.';
-
-CREATE INDEX audit_log_user_id_row_id_rare_idx ON public.audit_log USING btree (user_id, row_id, commit_order, id) WHERE (before ?| '{email,username,full_name,is_active,issuer,subject,title,description,priority,due_date,assigned_to,metadata,content,message_type,relationship_type}'::text[]);
-COMMENT ON INDEX public.audit_log_user_id_row_id_rare_idx IS 'Serves the new values of columns that seldom change, past any number of entries without them.';
-
-CREATE TRIGGER audit_log_check_actor BEFORE INSERT ON public.audit_log FOR EACH ROW WHEN ((new.actor_id IS DISTINCT FROM new.user_id)) EXECUTE FUNCTION public.audit_check_actor();
-COMMENT ON TRIGGER audit_log_check_actor ON public.audit_log IS 'Refuses to record a change as somebody''s who can''t have made it. Costs a comparison where the owner made it.';
-
-ALTER TABLE public.audit_log ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY audit_log_append ON public.audit_log FOR INSERT TO todochat_owner WITH CHECK (true);
-COMMENT ON POLICY audit_log_append ON public.audit_log IS 'The audit functions, which run as the owner, append for whoever''s data changed.';
-
-CREATE POLICY audit_log_owner ON public.audit_log FOR SELECT USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY audit_log_owner ON public.audit_log IS 'A transaction reads entries of the user it is for.';
-
-CREATE POLICY audit_log_retention ON public.audit_log TO todochat_owner USING (true);
-COMMENT ON POLICY audit_log_retention ON public.audit_log IS 'Erasure and retention, which run as the owner, remove entries of whoever''s trail.';
-
-GRANT SELECT ON TABLE public.audit_log TO todochat_app;
-
-
--- audit_prunes
-
-CREATE TABLE public.audit_prunes (
-    user_id uuid NOT NULL,
-    commit_order bigint NOT NULL,
-    id uuid NOT NULL
-);
-
-ALTER TABLE ONLY public.audit_prunes FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.audit_prunes IS 'How far each user''s audit trail was pruned, for those whose ever was: the change feed refuses cursors from before that. Read in the same statement as audit_log, or after it, it never lies behind what was removed.';
-COMMENT ON COLUMN public.audit_prunes.user_id IS 'Whose trail; goes with the user.';
-COMMENT ON COLUMN public.audit_prunes.commit_order IS 'commit_order of the last entry removed, in the order of the change feed.';
-COMMENT ON COLUMN public.audit_prunes.id IS 'id of that entry.';
-
-ALTER TABLE ONLY public.audit_prunes
-    ADD CONSTRAINT audit_prunes_pkey PRIMARY KEY (user_id);
-COMMENT ON INDEX public.audit_prunes_pkey IS 'Serves the change feed''s look at how far it was pruned.';
-
-ALTER TABLE ONLY public.audit_prunes
-    ADD CONSTRAINT audit_prunes_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
-
-ALTER TABLE public.audit_prunes ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY audit_prunes_owner ON public.audit_prunes FOR SELECT USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY audit_prunes_owner ON public.audit_prunes IS 'A transaction reads the row of the user it is for.';
-
-CREATE POLICY audit_prunes_retention ON public.audit_prunes TO todochat_owner USING (true);
-COMMENT ON POLICY audit_prunes_retention ON public.audit_prunes IS 'Retention, which runs as the owner, writes down how far it came.';
-
-GRANT SELECT ON TABLE public.audit_prunes TO todochat_app;
-
-
--- conversations
-
-CREATE TABLE public.conversations (
-    user_id uuid NOT NULL,
-    id uuid DEFAULT public.uuid7() NOT NULL,
-    title text,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    last_position integer DEFAULT 0 NOT NULL,
-    message_count integer DEFAULT 0 NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    version integer DEFAULT 1 NOT NULL,
-    CONSTRAINT conversations_last_position_check CHECK ((last_position >= message_count)),
-    CONSTRAINT conversations_message_count_check CHECK ((message_count >= 0)),
-    CONSTRAINT conversations_metadata_check CHECK (((metadata = '{}'::jsonb) OR public.metadata_is_valid(metadata))),
-    CONSTRAINT conversations_times_check CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at >= created_at) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT conversations_title_check CHECK (((title ~ '[^\0001- \007F-\00A0\00ADᅟᅠ\1680\180E\2000-\200F\2028-\202F\205F-\2064⠀\3000ㅤ\FEFF]'::text) AND ((char_length(title) <= 200) OR ((char_length(title) <= 1000) AND (public.visible_length(title) <= 200))))),
-    CONSTRAINT conversations_version_check CHECK ((version >= 1))
-);
-
-ALTER TABLE ONLY public.conversations FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.conversations IS 'Threads of messages between a user and an assistant.';
-COMMENT ON COLUMN public.conversations.user_id IS 'The owner.';
-COMMENT ON COLUMN public.conversations.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.conversations.title IS '1 to 200 characters when trimmed, some of them visible; or null.';
-COMMENT ON COLUMN public.conversations.metadata IS 'A JSON object of at most 16 KiB and 32 levels.';
-COMMENT ON COLUMN public.conversations.last_position IS 'The highest position a message here ever had, by trigger; 0 before the first.';
-COMMENT ON COLUMN public.conversations.message_count IS 'How many messages there are, by trigger.';
-COMMENT ON COLUMN public.conversations.created_at IS 'When it was made; never changes.';
-COMMENT ON COLUMN public.conversations.updated_at IS 'When the row last really changed or a message was added, by trigger.';
-COMMENT ON COLUMN public.conversations.version IS '1, and one more with every real change, by trigger; the ETag.';
-
-ALTER TABLE ONLY public.conversations
-    ADD CONSTRAINT conversations_pkey PRIMARY KEY (user_id, id);
-COMMENT ON INDEX public.conversations_pkey IS 'Serves one conversation by id, and the foreign keys to conversations.';
-
-ALTER TABLE ONLY public.conversations
-    ADD CONSTRAINT conversations_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
-
-CREATE INDEX conversations_user_id_updated_at_idx ON public.conversations USING btree (user_id, updated_at, id);
-COMMENT ON INDEX public.conversations_user_id_updated_at_idx IS 'Serves the list of one''s own conversations, most recently active first.';
-
-CREATE TRIGGER conversations_audit_delete AFTER DELETE ON public.conversations FOR EACH ROW EXECUTE FUNCTION public.audit_delete('conversations', '{}');
-COMMENT ON TRIGGER conversations_audit_delete ON public.conversations IS 'An audit entry for a deleted row.';
-
-CREATE TRIGGER conversations_audit_insert AFTER INSERT ON public.conversations FOR EACH ROW EXECUTE FUNCTION public.audit_insert('conversations');
-COMMENT ON TRIGGER conversations_audit_insert ON public.conversations IS 'An audit entry for a new row.';
-
-CREATE TRIGGER conversations_audit_update AFTER UPDATE ON public.conversations FOR EACH ROW EXECUTE FUNCTION public.audit_conversations_update('conversations');
-COMMENT ON TRIGGER conversations_audit_update ON public.conversations IS 'An audit entry for a real change.';
-
-CREATE TRIGGER conversations_before_insert BEFORE INSERT ON public.conversations FOR EACH ROW WHEN ((new.message_count <> 0)) EXECUTE FUNCTION public.conversations_before_insert();
-COMMENT ON TRIGGER conversations_before_insert ON public.conversations IS 'Refuses a count of messages that are not there, unless the conversation is brought back.';
-
-CREATE TRIGGER conversations_before_update BEFORE UPDATE ON public.conversations FOR EACH ROW EXECUTE FUNCTION public.conversations_before_update();
-COMMENT ON TRIGGER conversations_before_update ON public.conversations IS 'Moves updated_at and version.';
-
-CREATE TRIGGER conversations_immutable BEFORE UPDATE OF user_id, id, created_at ON public.conversations FOR EACH ROW WHEN (((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id) OR (old.created_at IS DISTINCT FROM new.created_at))) EXECUTE FUNCTION public.refuse_change('conversations', 'user_id, id and created_at');
-COMMENT ON TRIGGER conversations_immutable ON public.conversations IS 'Refuses to change user_id, id and created_at.';
-
-ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY conversations_owner ON public.conversations USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY conversations_owner ON public.conversations IS 'A transaction sees and writes rows of the user it is for.';
-
-GRANT SELECT,DELETE ON TABLE public.conversations TO todochat_app;
-GRANT INSERT(user_id) ON TABLE public.conversations TO todochat_app;
-GRANT INSERT(id) ON TABLE public.conversations TO todochat_app;
-GRANT INSERT(title),UPDATE(title) ON TABLE public.conversations TO todochat_app;
-GRANT INSERT(metadata),UPDATE(metadata) ON TABLE public.conversations TO todochat_app;
-GRANT INSERT(last_position),UPDATE(last_position) ON TABLE public.conversations TO todochat_app;
-GRANT INSERT(message_count),UPDATE(message_count) ON TABLE public.conversations TO todochat_app;
-GRANT INSERT(created_at) ON TABLE public.conversations TO todochat_app;
-GRANT INSERT(updated_at),UPDATE(updated_at) ON TABLE public.conversations TO todochat_app;
-GRANT INSERT(version) ON TABLE public.conversations TO todochat_app;
-
-
--- ended_identities
-
-CREATE TABLE public.ended_identities (
-    digest bytea NOT NULL,
-    ended_at timestamp with time zone NOT NULL,
-    CONSTRAINT ended_identities_digest_check CHECK ((octet_length(digest) = 32))
-);
-COMMENT ON TABLE public.ended_identities IS 'Outside accounts whose user was deleted, for as long as a token from before may live (31 days): such a token must not make the user anew. Belongs to no user; no role but the owner can touch it.';
-COMMENT ON COLUMN public.ended_identities.digest IS 'SHA-256 of issuer and subject, never the names.';
-COMMENT ON COLUMN public.ended_identities.ended_at IS 'Tokens issued before are worthless.';
-
-ALTER TABLE ONLY public.ended_identities
-    ADD CONSTRAINT ended_identities_pkey PRIMARY KEY (digest);
-COMMENT ON INDEX public.ended_identities_pkey IS 'Serves resolve_identity().';
-
-CREATE INDEX ended_identities_ended_at_idx ON public.ended_identities USING btree (ended_at);
-COMMENT ON INDEX public.ended_identities_ended_at_idx IS 'Serves the removal of spent rows in resolve_identity().';
-
-ALTER TABLE public.ended_identities ENABLE ROW LEVEL SECURITY;
-
-
--- idempotency_keys
-
-CREATE TABLE public.idempotency_keys (
-    user_id uuid NOT NULL,
-    key text NOT NULL,
-    operation text NOT NULL,
-    request_hash bytea NOT NULL,
-    status smallint,
-    headers jsonb DEFAULT '{}'::jsonb NOT NULL,
-    body bytea,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT idempotency_keys_headers_check CHECK ((jsonb_typeof(headers) = 'object'::text)),
-    CONSTRAINT idempotency_keys_key_check CHECK (((key COLLATE "C") ~ '^[ -~]{1,255}$'::text)),
-    CONSTRAINT idempotency_keys_operation_check CHECK (((char_length(operation) >= 1) AND (char_length(operation) <= 500))),
-    CONSTRAINT idempotency_keys_request_hash_check CHECK ((octet_length(request_hash) = 32)),
-    CONSTRAINT idempotency_keys_status_check CHECK (((status >= 200) AND (status <= 599)))
-);
-
-ALTER TABLE ONLY public.idempotency_keys FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.idempotency_keys IS 'The first answer to each request that carried an Idempotency-Key, kept for 24 hours.';
-COMMENT ON COLUMN public.idempotency_keys.user_id IS 'Who asked; the answers go with the user.';
-COMMENT ON COLUMN public.idempotency_keys.key IS 'The header''s value: 1 to 255 printable ASCII characters.';
-COMMENT ON COLUMN public.idempotency_keys.operation IS 'Method and path of the request.';
-COMMENT ON COLUMN public.idempotency_keys.request_hash IS 'SHA-256 of the body: the same key with another body is refused.';
-COMMENT ON COLUMN public.idempotency_keys.status IS 'Status of the answer; null only within the transaction that makes it.';
-COMMENT ON COLUMN public.idempotency_keys.headers IS 'Headers of the answer that are given again: Location, ETag.';
-COMMENT ON COLUMN public.idempotency_keys.body IS 'Body of the answer, byte for byte; null where it had none.';
-COMMENT ON COLUMN public.idempotency_keys.created_at IS 'When the first request came.';
-
-ALTER TABLE ONLY public.idempotency_keys
-    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (user_id, key);
-COMMENT ON INDEX public.idempotency_keys_pkey IS 'Serves the look-up and the insert of a key, and the cascade from users.';
-
-ALTER TABLE ONLY public.idempotency_keys
-    ADD CONSTRAINT idempotency_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
-
-CREATE INDEX idempotency_keys_created_at_idx ON public.idempotency_keys USING btree (created_at);
-COMMENT ON INDEX public.idempotency_keys_created_at_idx IS 'Serves the removal of keys past their age, across users.';
-
-ALTER TABLE public.idempotency_keys ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY idempotency_keys_owner ON public.idempotency_keys USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY idempotency_keys_owner ON public.idempotency_keys IS 'A transaction sees and writes rows of the user it is for.';
-
-CREATE POLICY idempotency_keys_retention ON public.idempotency_keys TO todochat_owner USING (true);
-COMMENT ON POLICY idempotency_keys_retention ON public.idempotency_keys IS 'Erasure and retention, which run as the owner, remove anybody''s kept answers.';
-
-GRANT SELECT,INSERT,DELETE ON TABLE public.idempotency_keys TO todochat_app;
-GRANT UPDATE(status) ON TABLE public.idempotency_keys TO todochat_app;
-GRANT UPDATE(headers) ON TABLE public.idempotency_keys TO todochat_app;
-GRANT UPDATE(body) ON TABLE public.idempotency_keys TO todochat_app;
-
-
--- identities
-
-CREATE TABLE public.identities (
-    user_id uuid NOT NULL,
-    id uuid DEFAULT public.uuid7() NOT NULL,
-    issuer text NOT NULL,
-    subject text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    version integer DEFAULT 1 NOT NULL,
-    CONSTRAINT identities_issuer_check CHECK (((char_length(issuer) >= 1) AND (char_length(issuer) <= 255))),
-    CONSTRAINT identities_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 255))),
-    CONSTRAINT identities_times_check CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at >= created_at) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT identities_version_check CHECK ((version >= 1))
-);
-
-ALTER TABLE ONLY public.identities FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.identities IS 'Accounts at outside issuers through which a user signs in.';
-COMMENT ON COLUMN public.identities.user_id IS 'Whose account it is; goes with the user.';
-COMMENT ON COLUMN public.identities.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.identities.issuer IS 'The iss of its tokens, at most 255 characters.';
-COMMENT ON COLUMN public.identities.subject IS 'The sub of its tokens: any text of at most 255 characters.';
-COMMENT ON COLUMN public.identities.created_at IS 'When it was linked; never changes.';
-COMMENT ON COLUMN public.identities.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.identities.version IS '1, and one more with every real change, by trigger.';
-
-ALTER TABLE ONLY public.identities
-    ADD CONSTRAINT identities_issuer_subject_key UNIQUE (issuer, subject);
-
-ALTER TABLE ONLY public.identities
-    ADD CONSTRAINT identities_pkey PRIMARY KEY (user_id, id);
-COMMENT ON INDEX public.identities_issuer_subject_key IS 'Serves the sign-in by an outside token. Across users on purpose: an outside account is one person''s.';
-COMMENT ON INDEX public.identities_pkey IS 'Serves the list of one user''s outside accounts and the cascade from users.';
-
-ALTER TABLE ONLY public.identities
-    ADD CONSTRAINT identities_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
-
-CREATE TRIGGER identities_after_delete AFTER DELETE ON public.identities FOR EACH ROW EXECUTE FUNCTION public.identities_after_delete();
-COMMENT ON TRIGGER identities_after_delete ON public.identities IS 'Keeps a token from before the deletion from making the user anew.';
-
-CREATE TRIGGER identities_audit_delete AFTER DELETE ON public.identities FOR EACH ROW EXECUTE FUNCTION public.audit_delete('identities', '{}');
-COMMENT ON TRIGGER identities_audit_delete ON public.identities IS 'An audit entry for a deleted row.';
-
-CREATE TRIGGER identities_audit_insert AFTER INSERT ON public.identities FOR EACH ROW EXECUTE FUNCTION public.audit_insert('identities');
-COMMENT ON TRIGGER identities_audit_insert ON public.identities IS 'An audit entry for a new row.';
-
-CREATE TRIGGER identities_audit_update AFTER UPDATE ON public.identities FOR EACH ROW EXECUTE FUNCTION public.audit_identities_update('identities');
-COMMENT ON TRIGGER identities_audit_update ON public.identities IS 'An audit entry for a real change.';
-
-CREATE TRIGGER identities_before_update BEFORE UPDATE ON public.identities FOR EACH ROW EXECUTE FUNCTION public.identities_before_update();
-COMMENT ON TRIGGER identities_before_update ON public.identities IS 'Moves updated_at and version.';
-
-CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at ON public.identities FOR EACH ROW WHEN (((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id) OR (old.created_at IS DISTINCT FROM new.created_at))) EXECUTE FUNCTION public.refuse_change('identities', 'user_id, id and created_at');
-COMMENT ON TRIGGER identities_immutable ON public.identities IS 'Refuses to change user_id, id and created_at.';
-
-ALTER TABLE public.identities ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY identities_owner ON public.identities USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY identities_owner ON public.identities IS 'A transaction sees and writes rows of the user it is for.';
-
-CREATE POLICY identities_resolve ON public.identities FOR SELECT TO todochat_owner USING (true);
-COMMENT ON POLICY identities_resolve ON public.identities IS 'resolve_identity(), which runs as the owner, finds whose an outside account is.';
-
-GRANT SELECT,INSERT,DELETE ON TABLE public.identities TO todochat_app;
-
-
--- messages
-
-CREATE TABLE public.messages (
-    user_id uuid NOT NULL,
-    conversation_id uuid NOT NULL,
-    "position" integer NOT NULL,
-    id uuid DEFAULT public.uuid7() NOT NULL,
-    sender_type text NOT NULL,
-    role text GENERATED ALWAYS AS (
-CASE sender_type
-    WHEN 'ai'::text THEN 'assistant'::text
-    ELSE sender_type
-END) STORED NOT NULL,
-    sender_id uuid,
-    content text NOT NULL,
-    message_type text DEFAULT 'text'::text NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_at timestamp with time zone NOT NULL,
-    updated_at timestamp with time zone NOT NULL,
-    version integer DEFAULT 1 NOT NULL,
-    CONSTRAINT messages_content_check CHECK (((char_length(content) >= 1) AND (char_length(content) <= 10000))),
-    CONSTRAINT messages_message_type_check CHECK ((message_type = ANY (ARRAY['text'::text, 'command'::text, 'response'::text, 'error'::text]))),
-    CONSTRAINT messages_metadata_check CHECK (((metadata = '{}'::jsonb) OR public.metadata_is_valid(metadata))),
-    CONSTRAINT messages_position_check CHECK (("position" >= 1)),
-    CONSTRAINT messages_sender_id_check CHECK ((((sender_type = 'user'::text) = (sender_id IS NOT NULL)) AND (sender_id = user_id))),
-    CONSTRAINT messages_sender_type_check CHECK ((sender_type = ANY (ARRAY['user'::text, 'ai'::text, 'system'::text]))),
-    CONSTRAINT messages_times_check CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at >= created_at) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT messages_version_check CHECK ((version >= 1))
-);
-
-ALTER TABLE ONLY public.messages FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.messages IS 'What was said in a conversation, tool calls and their outputs included.';
-COMMENT ON COLUMN public.messages.user_id IS 'The conversation''s owner.';
-COMMENT ON COLUMN public.messages.conversation_id IS 'The conversation; the messages go with it.';
-COMMENT ON COLUMN public.messages."position" IS '1, 2, 3 ... within the conversation, by trigger: the order. Never used twice.';
-COMMENT ON COLUMN public.messages.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.messages.sender_type IS 'user, ai or system.';
-COMMENT ON COLUMN public.messages.role IS 'sender_type as language models call it: user, assistant or system.';
-COMMENT ON COLUMN public.messages.sender_id IS 'The owner for a message of sender_type user (by trigger unless given), else null.';
-COMMENT ON COLUMN public.messages.content IS '1 to 10,000 characters.';
-COMMENT ON COLUMN public.messages.message_type IS 'text, command (a tool call), response (a tool''s output) or error.';
-COMMENT ON COLUMN public.messages.metadata IS 'A JSON object of at most 16 KiB and 32 levels.';
-COMMENT ON COLUMN public.messages.created_at IS 'When it was added, by trigger unless given; never goes backwards with position; never changes.';
-COMMENT ON COLUMN public.messages.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.messages.version IS '1, and one more with every real change, by trigger; the ETag.';
-
-ALTER TABLE ONLY public.messages
-    ADD CONSTRAINT messages_pkey PRIMARY KEY (user_id, conversation_id, "position");
-
-ALTER TABLE ONLY public.messages
-    ADD CONSTRAINT messages_user_id_id_key UNIQUE (user_id, id);
-COMMENT ON INDEX public.messages_pkey IS 'Serves the messages of a conversation in order, both ways, its last N, the rewind and the foreign key.';
-COMMENT ON INDEX public.messages_user_id_id_key IS 'Serves one message by id.';
-
-ALTER TABLE ONLY public.messages
-    ADD CONSTRAINT messages_conversation_id_fkey FOREIGN KEY (user_id, conversation_id) REFERENCES public.conversations(user_id, id) ON DELETE CASCADE;
-
-CREATE TRIGGER messages_after_delete AFTER DELETE ON public.messages REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION public.messages_after_delete();
-COMMENT ON TRIGGER messages_after_delete ON public.messages IS 'Counts deleted messages on their conversations.';
-
-CREATE TRIGGER messages_after_insert AFTER INSERT ON public.messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION public.messages_after_insert();
-COMMENT ON TRIGGER messages_after_insert ON public.messages IS 'Counts added messages on their conversations.';
-
-CREATE TRIGGER messages_audit_delete AFTER DELETE ON public.messages FOR EACH ROW EXECUTE FUNCTION public.audit_delete('messages', '{role}');
-COMMENT ON TRIGGER messages_audit_delete ON public.messages IS 'An audit entry for a deleted row.';
-
-CREATE TRIGGER messages_audit_insert AFTER INSERT ON public.messages FOR EACH ROW EXECUTE FUNCTION public.audit_insert('messages');
-COMMENT ON TRIGGER messages_audit_insert ON public.messages IS 'An audit entry for a new row.';
-
-CREATE TRIGGER messages_audit_update AFTER UPDATE ON public.messages FOR EACH ROW EXECUTE FUNCTION public.audit_messages_update('messages');
-COMMENT ON TRIGGER messages_audit_update ON public.messages IS 'An audit entry for a real change.';
-
-CREATE TRIGGER messages_before_insert BEFORE INSERT ON public.messages FOR EACH ROW EXECUTE FUNCTION public.messages_before_insert();
-COMMENT ON TRIGGER messages_before_insert ON public.messages IS 'Gives position, time and sender.';
-
-CREATE TRIGGER messages_before_update BEFORE UPDATE ON public.messages FOR EACH ROW EXECUTE FUNCTION public.messages_before_update();
-COMMENT ON TRIGGER messages_before_update ON public.messages IS 'Moves updated_at and version.';
-
-CREATE TRIGGER messages_immutable BEFORE UPDATE OF user_id, conversation_id, "position", id, sender_type, sender_id, created_at ON public.messages FOR EACH ROW WHEN (((old.user_id IS DISTINCT FROM new.user_id) OR (old.conversation_id IS DISTINCT FROM new.conversation_id) OR (old."position" IS DISTINCT FROM new."position") OR (old.id IS DISTINCT FROM new.id) OR (old.sender_type IS DISTINCT FROM new.sender_type) OR (old.sender_id IS DISTINCT FROM new.sender_id) OR (old.created_at IS DISTINCT FROM new.created_at))) EXECUTE FUNCTION public.refuse_change('messages', 'user_id, conversation_id, position, id, sender_type, sender_id and created_at');
-COMMENT ON TRIGGER messages_immutable ON public.messages IS 'Refuses to move a message to another place, sender or time.';
-
-ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY messages_owner ON public.messages USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY messages_owner ON public.messages IS 'A transaction sees and writes rows of the user it is for.';
-
-GRANT SELECT,DELETE ON TABLE public.messages TO todochat_app;
-GRANT INSERT(user_id) ON TABLE public.messages TO todochat_app;
-GRANT INSERT(conversation_id) ON TABLE public.messages TO todochat_app;
-GRANT INSERT("position") ON TABLE public.messages TO todochat_app;
-GRANT INSERT(id) ON TABLE public.messages TO todochat_app;
-GRANT INSERT(sender_type) ON TABLE public.messages TO todochat_app;
-GRANT INSERT(sender_id) ON TABLE public.messages TO todochat_app;
-GRANT INSERT(content),UPDATE(content) ON TABLE public.messages TO todochat_app;
-GRANT INSERT(message_type),UPDATE(message_type) ON TABLE public.messages TO todochat_app;
-GRANT INSERT(metadata),UPDATE(metadata) ON TABLE public.messages TO todochat_app;
-GRANT INSERT(created_at) ON TABLE public.messages TO todochat_app;
-GRANT INSERT(updated_at) ON TABLE public.messages TO todochat_app;
-GRANT INSERT(version) ON TABLE public.messages TO todochat_app;
-
-
--- sign_in_attempts
-
-CREATE TABLE public.sign_in_attempts (
-    key bytea NOT NULL,
-    allowed_at timestamp with time zone NOT NULL,
-    CONSTRAINT sign_in_attempts_key_check CHECK (((octet_length(key) >= 1) AND (octet_length(key) <= 64)))
-);
-COMMENT ON TABLE public.sign_in_attempts IS 'How far sign-in attempts have used up their allowance, a row for each account or address seen lately. Belongs to no user; no role but the owner can touch it.';
-COMMENT ON COLUMN public.sign_in_attempts.key IS 'A digest of an account''s or an address''s name, never the name.';
-COMMENT ON COLUMN public.sign_in_attempts.allowed_at IS 'When the allowance will be whole again; one attempt moves it on by one step. In the past: as if there were no row.';
-
-ALTER TABLE ONLY public.sign_in_attempts
-    ADD CONSTRAINT sign_in_attempts_pkey PRIMARY KEY (key);
-COMMENT ON INDEX public.sign_in_attempts_pkey IS 'Serves take_sign_in_attempt() and forgive_sign_in_attempt().';
-
-CREATE INDEX sign_in_attempts_allowed_at_idx ON public.sign_in_attempts USING btree (allowed_at);
-COMMENT ON INDEX public.sign_in_attempts_allowed_at_idx IS 'Serves the removal of spent rows in take_sign_in_attempt().';
-
-ALTER TABLE public.sign_in_attempts ENABLE ROW LEVEL SECURITY;
-
-
--- todo_conversation_links
-
-CREATE TABLE public.todo_conversation_links (
-    user_id uuid NOT NULL,
-    id uuid DEFAULT public.uuid7() NOT NULL,
-    todo_id uuid NOT NULL,
-    conversation_id uuid NOT NULL,
-    relationship_type text DEFAULT 'discussion'::text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    version integer DEFAULT 1 NOT NULL,
-    CONSTRAINT todo_conversation_links_relationship_type_check CHECK ((relationship_type = ANY (ARRAY['discussion'::text, 'update'::text, 'creation'::text]))),
-    CONSTRAINT todo_conversation_links_times_check CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at >= created_at) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT todo_conversation_links_version_check CHECK ((version >= 1))
-);
-
-ALTER TABLE ONLY public.todo_conversation_links FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.todo_conversation_links IS 'Which todo a conversation made, changed or discussed.';
-COMMENT ON COLUMN public.todo_conversation_links.user_id IS 'The owner of both the todo and the conversation.';
-COMMENT ON COLUMN public.todo_conversation_links.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.todo_conversation_links.todo_id IS 'The todo; the link goes with it.';
-COMMENT ON COLUMN public.todo_conversation_links.conversation_id IS 'The conversation; the link goes with it.';
-COMMENT ON COLUMN public.todo_conversation_links.relationship_type IS 'discussion, update or creation.';
-COMMENT ON COLUMN public.todo_conversation_links.created_at IS 'When it was made; never changes.';
-COMMENT ON COLUMN public.todo_conversation_links.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.todo_conversation_links.version IS '1, and one more with every real change, by trigger; the ETag.';
-
-ALTER TABLE ONLY public.todo_conversation_links
-    ADD CONSTRAINT todo_conversation_links_key UNIQUE (user_id, todo_id, conversation_id, relationship_type);
-
-ALTER TABLE ONLY public.todo_conversation_links
-    ADD CONSTRAINT todo_conversation_links_pkey PRIMARY KEY (user_id, id);
-COMMENT ON INDEX public.todo_conversation_links_key IS 'Serves the conversations of a todo and the cascade from todos, and keeps one link a todo, conversation and type.';
-COMMENT ON INDEX public.todo_conversation_links_pkey IS 'Serves one link by id, and the list of one''s own links by id.';
-
-ALTER TABLE ONLY public.todo_conversation_links
-    ADD CONSTRAINT todo_conversation_links_conversation_id_fkey FOREIGN KEY (user_id, conversation_id) REFERENCES public.conversations(user_id, id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY public.todo_conversation_links
-    ADD CONSTRAINT todo_conversation_links_todo_id_fkey FOREIGN KEY (user_id, todo_id) REFERENCES public.todos(user_id, id) ON DELETE CASCADE;
-
-CREATE INDEX todo_conversation_links_conversation_id_idx ON public.todo_conversation_links USING btree (user_id, conversation_id, todo_id);
-COMMENT ON INDEX public.todo_conversation_links_conversation_id_idx IS 'Serves the todos of a conversation and the cascade from conversations.';
-
-CREATE TRIGGER todo_conversation_links_audit_delete AFTER DELETE ON public.todo_conversation_links FOR EACH ROW EXECUTE FUNCTION public.audit_delete('todo_conversation_links', '{}');
-COMMENT ON TRIGGER todo_conversation_links_audit_delete ON public.todo_conversation_links IS 'An audit entry for a deleted row.';
-
-CREATE TRIGGER todo_conversation_links_audit_insert AFTER INSERT ON public.todo_conversation_links FOR EACH ROW EXECUTE FUNCTION public.audit_insert('todo_conversation_links');
-COMMENT ON TRIGGER todo_conversation_links_audit_insert ON public.todo_conversation_links IS 'An audit entry for a new row.';
-
-CREATE TRIGGER todo_conversation_links_audit_update AFTER UPDATE ON public.todo_conversation_links FOR EACH ROW EXECUTE FUNCTION public.audit_todo_conversation_links_update('todo_conversation_links');
-COMMENT ON TRIGGER todo_conversation_links_audit_update ON public.todo_conversation_links IS 'An audit entry for a real change.';
-
-CREATE TRIGGER todo_conversation_links_before_update BEFORE UPDATE ON public.todo_conversation_links FOR EACH ROW EXECUTE FUNCTION public.todo_conversation_links_before_update();
-COMMENT ON TRIGGER todo_conversation_links_before_update ON public.todo_conversation_links IS 'Moves updated_at and version.';
-
-CREATE TRIGGER todo_conversation_links_immutable BEFORE UPDATE OF user_id, id, todo_id, conversation_id, created_at ON public.todo_conversation_links FOR EACH ROW WHEN (((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id) OR (old.todo_id IS DISTINCT FROM new.todo_id) OR (old.conversation_id IS DISTINCT FROM new.conversation_id) OR (old.created_at IS DISTINCT FROM new.created_at))) EXECUTE FUNCTION public.refuse_change('todo_conversation_links', 'user_id, id, todo_id, conversation_id and created_at');
-COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS 'Refuses to make a link one between other rows.';
-
-ALTER TABLE public.todo_conversation_links ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY todo_conversation_links_owner ON public.todo_conversation_links USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY todo_conversation_links_owner ON public.todo_conversation_links IS 'A transaction sees and writes rows of the user it is for.';
-
-GRANT SELECT,INSERT,DELETE ON TABLE public.todo_conversation_links TO todochat_app;
-GRANT UPDATE(relationship_type) ON TABLE public.todo_conversation_links TO todochat_app;
-
-
--- todo_counters
-
-CREATE TABLE public.todo_counters (
-    user_id uuid NOT NULL,
-    last_number integer NOT NULL,
-    CONSTRAINT todo_counters_last_number_check CHECK ((last_number >= 1))
-)
-WITH (fillfactor='50');
-
-ALTER TABLE ONLY public.todo_counters FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.todo_counters IS 'The last number given to a todo, for each user who ever had one.';
-COMMENT ON COLUMN public.todo_counters.user_id IS 'Whose todos are counted; goes with the user.';
-COMMENT ON COLUMN public.todo_counters.last_number IS 'The highest number ever used: deleted todos keep theirs from being used again.';
-
-ALTER TABLE ONLY public.todo_counters
-    ADD CONSTRAINT todo_counters_pkey PRIMARY KEY (user_id);
-COMMENT ON INDEX public.todo_counters_pkey IS 'Serves todos_before_insert(), which takes the next number.';
-
-ALTER TABLE ONLY public.todo_counters
-    ADD CONSTRAINT todo_counters_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
-
-ALTER TABLE public.todo_counters ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY todo_counters_owner ON public.todo_counters USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY todo_counters_owner ON public.todo_counters IS 'A transaction sees and writes the row of the user it is for.';
-
-GRANT SELECT,INSERT ON TABLE public.todo_counters TO todochat_app;
-GRANT UPDATE(last_number) ON TABLE public.todo_counters TO todochat_app;
-
-
--- todos
-
-CREATE TABLE public.todos (
-    user_id uuid NOT NULL,
-    id uuid DEFAULT public.uuid7() NOT NULL,
-    number integer NOT NULL,
-    title text NOT NULL,
-    description text,
-    status text DEFAULT 'pending'::text NOT NULL,
-    completed boolean GENERATED ALWAYS AS ((status = 'completed'::text)) STORED NOT NULL,
-    priority text DEFAULT 'medium'::text NOT NULL,
-    priority_rank smallint GENERATED ALWAYS AS (array_position('{low,medium,high,urgent}'::text[], priority)) STORED,
-    due_date timestamp with time zone,
-    assigned_to uuid,
-    completed_at timestamp with time zone,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    version integer DEFAULT 1 NOT NULL,
-    CONSTRAINT todos_completed_at_check CHECK ((((completed = (completed_at IS NOT NULL)) OR (status = 'archived'::text)) AND (completed_at >= '1970-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT todos_description_check CHECK ((char_length(description) <= 1000)),
-    CONSTRAINT todos_due_date_check CHECK (((due_date >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (due_date < '10000-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT todos_metadata_check CHECK (((metadata = '{}'::jsonb) OR public.metadata_is_valid(metadata))),
-    CONSTRAINT todos_number_check CHECK ((number >= 1)),
-    CONSTRAINT todos_priority_check CHECK ((priority = ANY (ARRAY['low'::text, 'medium'::text, 'high'::text, 'urgent'::text]))),
-    CONSTRAINT todos_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'in_progress'::text, 'completed'::text, 'archived'::text]))),
-    CONSTRAINT todos_times_check CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at >= created_at) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT todos_title_check CHECK (((title ~ '[^\0001- \007F-\00A0\00ADᅟᅠ\1680\180E\2000-\200F\2028-\202F\205F-\2064⠀\3000ㅤ\FEFF]'::text) AND ((char_length(title) <= 200) OR ((char_length(title) <= 1000) AND (public.visible_length(title) <= 200))))),
-    CONSTRAINT todos_version_check CHECK ((version >= 1))
-);
-
-ALTER TABLE ONLY public.todos FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.todos IS 'Things to do.';
-COMMENT ON COLUMN public.todos.user_id IS 'The owner.';
-COMMENT ON COLUMN public.todos.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.todos.number IS '1, 2, 3 ... for each owner, by trigger, never reused: what a person or an agent says aloud.';
-COMMENT ON COLUMN public.todos.title IS '1 to 200 characters when trimmed, some of them visible; stored as it was sent.';
-COMMENT ON COLUMN public.todos.description IS 'At most 1000 characters, or null.';
-COMMENT ON COLUMN public.todos.status IS 'pending, in_progress, completed or archived; an archived todo can only go back to pending.';
-COMMENT ON COLUMN public.todos.completed IS 'Whether status is completed.';
-COMMENT ON COLUMN public.todos.priority IS 'low, medium, high or urgent.';
-COMMENT ON COLUMN public.todos.priority_rank IS 'priority as 1 (low) to 4 (urgent), to sort by.';
-COMMENT ON COLUMN public.todos.due_date IS 'Never written in the past on a completed todo.';
-COMMENT ON COLUMN public.todos.assigned_to IS 'A user who can read this todo and change its status: active, as long as it is pending or in progress.';
-COMMENT ON COLUMN public.todos.completed_at IS 'Set when completed (by trigger unless given), cleared when reopened, kept when archived; never in the future.';
-COMMENT ON COLUMN public.todos.metadata IS 'A JSON object of at most 16 KiB and 32 levels.';
-COMMENT ON COLUMN public.todos.created_at IS 'When it was made; never changes.';
-COMMENT ON COLUMN public.todos.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.todos.version IS '1, and one more with every real change, by trigger; the ETag.';
-
-ALTER TABLE ONLY public.todos
-    ADD CONSTRAINT todos_pkey PRIMARY KEY (user_id, id);
-
-ALTER TABLE ONLY public.todos
-    ADD CONSTRAINT todos_user_id_number_key UNIQUE (user_id, number);
-COMMENT ON INDEX public.todos_pkey IS 'Serves one todo by id, and the foreign keys to todos.';
-COMMENT ON INDEX public.todos_user_id_number_key IS 'Serves one todo by number, and the list in order of number.';
-
-ALTER TABLE ONLY public.todos
-    ADD CONSTRAINT todos_assigned_to_fkey FOREIGN KEY (assigned_to) REFERENCES public.users(id) ON DELETE SET NULL;
-
-ALTER TABLE ONLY public.todos
-    ADD CONSTRAINT todos_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
-
-CREATE INDEX todos_assigned_to_idx ON public.todos USING btree (assigned_to, id) WHERE (assigned_to IS NOT NULL);
-COMMENT ON INDEX public.todos_assigned_to_idx IS 'Serves one todo by id for its assignee, the lists of todos assigned to somebody (sorted), the check on deactivating them and the foreign key to users.';
-
-CREATE INDEX todos_user_id_created_at_idx ON public.todos USING btree (user_id, created_at, id);
-COMMENT ON INDEX public.todos_user_id_created_at_idx IS 'Serves the list of one''s own todos by created_at, the default order, both ways.';
-
-CREATE INDEX todos_user_id_due_date_idx ON public.todos USING btree (user_id, due_date, id);
-COMMENT ON INDEX public.todos_user_id_due_date_idx IS 'Serves the list of one''s own todos by due_date, both ways, and the filters due_before, due_after and overdue.';
-
-CREATE INDEX todos_user_id_priority_rank_idx ON public.todos USING btree (user_id, priority_rank, id);
-COMMENT ON INDEX public.todos_user_id_priority_rank_idx IS 'Serves the list of one''s own todos by priority, both ways, and the filter by priority.';
-
-CREATE INDEX todos_user_id_status_created_at_idx ON public.todos USING btree (user_id, status, created_at, id);
-COMMENT ON INDEX public.todos_user_id_status_created_at_idx IS 'Serves the list of one''s own todos of one status or some, by created_at, and the filter by completed.';
-
-CREATE INDEX todos_user_id_updated_at_idx ON public.todos USING btree (user_id, updated_at, id);
-COMMENT ON INDEX public.todos_user_id_updated_at_idx IS 'Serves the list of one''s own todos by updated_at, both ways.';
-
-CREATE TRIGGER todos_audit_delete AFTER DELETE ON public.todos FOR EACH ROW EXECUTE FUNCTION public.audit_delete('todos', '{completed,priority_rank}');
-COMMENT ON TRIGGER todos_audit_delete ON public.todos IS 'An audit entry for a deleted row.';
-
-CREATE TRIGGER todos_audit_insert AFTER INSERT ON public.todos FOR EACH ROW EXECUTE FUNCTION public.audit_insert('todos');
-COMMENT ON TRIGGER todos_audit_insert ON public.todos IS 'An audit entry for a new row.';
-
-CREATE TRIGGER todos_audit_update AFTER UPDATE ON public.todos FOR EACH ROW EXECUTE FUNCTION public.audit_todos_update('todos');
-COMMENT ON TRIGGER todos_audit_update ON public.todos IS 'An audit entry for a real change.';
-
-CREATE TRIGGER todos_before_insert BEFORE INSERT ON public.todos FOR EACH ROW EXECUTE FUNCTION public.todos_before_insert();
-COMMENT ON TRIGGER todos_before_insert ON public.todos IS 'Numbers a todo and sets completed_at.';
-
-CREATE TRIGGER todos_before_update BEFORE UPDATE ON public.todos FOR EACH ROW EXECUTE FUNCTION public.todos_before_update();
-COMMENT ON TRIGGER todos_before_update ON public.todos IS 'Holds the rules of a change, moves updated_at and version.';
-
-CREATE TRIGGER todos_check_assignee_insert BEFORE INSERT ON public.todos FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_check_assignee();
-COMMENT ON TRIGGER todos_check_assignee_insert ON public.todos IS 'An assignee must be an active user.';
-
-CREATE TRIGGER todos_check_assignee_update BEFORE UPDATE ON public.todos FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_check_assignee();
-COMMENT ON TRIGGER todos_check_assignee_update ON public.todos IS 'An assignee must be an active user, when assigned and when the todo becomes open again.';
-
-CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at ON public.todos FOR EACH ROW WHEN (((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id) OR (old.number IS DISTINCT FROM new.number) OR (old.created_at IS DISTINCT FROM new.created_at))) EXECUTE FUNCTION public.refuse_change('todos', 'user_id, id, number and created_at');
-COMMENT ON TRIGGER todos_immutable ON public.todos IS 'Refuses to change user_id, id, number and created_at.';
-
-ALTER TABLE public.todos ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY todos_assignee_select ON public.todos FOR SELECT USING ((assigned_to = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY todos_assignee_select ON public.todos IS 'An assignee reads the todo.';
-
-CREATE POLICY todos_assignee_update ON public.todos FOR UPDATE USING ((assigned_to = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY todos_assignee_update ON public.todos IS 'An assignee updates the todo; todos_before_update() lets only the status through.';
-
-CREATE POLICY todos_check_deactivation ON public.todos FOR SELECT TO todochat_owner USING ((assigned_to IS NOT NULL));
-COMMENT ON POLICY todos_check_deactivation ON public.todos IS 'users_check_deactivation() runs as the owner and must see whose todos a user has been assigned.';
-
-CREATE POLICY todos_owner ON public.todos USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY todos_owner ON public.todos IS 'A transaction sees and writes rows of the user it is for.';
-
-CREATE POLICY todos_unassign ON public.todos FOR UPDATE TO todochat_owner USING ((assigned_to IS NOT NULL)) WITH CHECK ((assigned_to IS NULL));
-COMMENT ON POLICY todos_unassign ON public.todos IS 'users_check_deactivation() runs as the owner and takes an assignee off whoever''s todos. It can change nothing else.';
-
-GRANT SELECT,DELETE ON TABLE public.todos TO todochat_app;
-GRANT INSERT(user_id) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(id) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(number) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(title),UPDATE(title) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(description),UPDATE(description) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(status),UPDATE(status) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(priority),UPDATE(priority) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(due_date),UPDATE(due_date) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(assigned_to),UPDATE(assigned_to) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(completed_at),UPDATE(completed_at) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(metadata),UPDATE(metadata) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(created_at) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(updated_at) ON TABLE public.todos TO todochat_app;
-GRANT INSERT(version) ON TABLE public.todos TO todochat_app;
-
-
--- users
-
-CREATE TABLE public.users (
-    id uuid DEFAULT public.uuid7() NOT NULL,
-    email text,
-    email_key text GENERATED ALWAYS AS (lower((email COLLATE "C"))) STORED COLLATE pg_catalog."C",
-    username text,
-    username_key text GENERATED ALWAYS AS (lower((username COLLATE "C"))) STORED COLLATE pg_catalog."C",
-    full_name text,
-    password_hash text,
-    is_active boolean DEFAULT true NOT NULL,
-    token_version integer DEFAULT 1 NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    version integer DEFAULT 1 NOT NULL,
-    tokens_valid_from timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
-    CONSTRAINT users_email_check CHECK (((char_length(email) <= 255) AND ((email COLLATE "C") ~ ('^[a-zA-Z0-9.!#$%&''*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?'::text || '(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$'::text)))),
-    CONSTRAINT users_full_name_check CHECK ((char_length(full_name) <= 200)),
-    CONSTRAINT users_password_hash_check CHECK (((char_length(password_hash) >= 1) AND (char_length(password_hash) <= 255))),
-    CONSTRAINT users_times_check CHECK (((created_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at >= created_at) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT users_token_version_check CHECK ((token_version >= 1)),
-    CONSTRAINT users_username_check CHECK (((username COLLATE "C") ~ '^[A-Za-z0-9_-]{3,50}$'::text)),
-    CONSTRAINT users_version_check CHECK ((version >= 1))
-);
-COMMENT ON TABLE public.users IS 'People who can sign in. The only table without user_id: its id is everybody else''s user_id.';
-COMMENT ON COLUMN public.users.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.users.email IS 'As it was typed; at most 255 ASCII characters. Null for who came from an outside issuer without one, or with one that was taken.';
-COMMENT ON COLUMN public.users.email_key IS 'email in lower case: unique, and what sign-in looks up.';
-COMMENT ON COLUMN public.users.username IS 'As it was typed: 3 to 50 of A-Z a-z 0-9 _ -, or null.';
-COMMENT ON COLUMN public.users.username_key IS 'username in lower case: unique, and what a search by name looks up.';
-COMMENT ON COLUMN public.users.full_name IS 'At most 200 characters, or null.';
-COMMENT ON COLUMN public.users.password_hash IS 'argon2id, encoded; null for who signs in through an outside issuer. Never leaves the service.';
-COMMENT ON COLUMN public.users.is_active IS 'False: no token works and nobody can assign them a todo.';
-COMMENT ON COLUMN public.users.token_version IS 'Tokens carry it; raising it makes every token issued before worthless.';
-COMMENT ON COLUMN public.users.created_at IS 'When the account was made; never changes.';
-COMMENT ON COLUMN public.users.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.users.version IS '1, and one more with every real change, by trigger; the ETag.';
-COMMENT ON COLUMN public.users.tokens_valid_from IS 'When token_version last moved: tokens of outside issuers from before then are worthless. Set by trigger, and for who comes back after a deletion by resolve_identity().';
-COMMENT ON CONSTRAINT users_email_check ON public.users IS 'Valid e-mail address of the HTML standard, at most 255 characters.';
-
-ALTER TABLE ONLY public.users
-    ADD CONSTRAINT users_email_key UNIQUE (email_key);
-
-ALTER TABLE ONLY public.users
-    ADD CONSTRAINT users_pkey PRIMARY KEY (id);
-
-ALTER TABLE ONLY public.users
-    ADD CONSTRAINT users_username_key UNIQUE (username_key);
-COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials() and keeps addresses unique regardless of case.';
-COMMENT ON INDEX public.users_pkey IS 'Serves authenticate(), every read of one''s own account and the foreign keys to users.';
-COMMENT ON INDEX public.users_username_key IS 'Serves find_user_by_username() and keeps names unique regardless of case.';
-
-CREATE TRIGGER users_audit_delete AFTER DELETE ON public.users FOR EACH ROW EXECUTE FUNCTION public.audit_users('users');
-COMMENT ON TRIGGER users_audit_delete ON public.users IS 'An audit entry for a deleted row.';
-
-CREATE TRIGGER users_audit_insert AFTER INSERT ON public.users FOR EACH ROW EXECUTE FUNCTION public.audit_users('users');
-COMMENT ON TRIGGER users_audit_insert ON public.users IS 'An audit entry for a new row.';
-
-CREATE TRIGGER users_audit_update AFTER UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.audit_users('users');
-COMMENT ON TRIGGER users_audit_update ON public.users IS 'An audit entry for a real change.';
-
-CREATE TRIGGER users_before_update BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.users_before_update();
-COMMENT ON TRIGGER users_before_update ON public.users IS 'Moves updated_at and version.';
-
-CREATE TRIGGER users_check_deactivation BEFORE UPDATE OF is_active ON public.users FOR EACH ROW WHEN ((old.is_active AND (NOT new.is_active))) EXECUTE FUNCTION public.users_check_deactivation();
-COMMENT ON TRIGGER users_check_deactivation ON public.users IS 'Takes whoever is deactivated off open todos of others, and refuses whoever is assigned to open todos of their own.';
-
-CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at ON public.users FOR EACH ROW WHEN (((old.id IS DISTINCT FROM new.id) OR (old.created_at IS DISTINCT FROM new.created_at))) EXECUTE FUNCTION public.refuse_change('users', 'id and created_at');
-COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to change id and created_at.';
-
-CREATE TRIGGER users_token_version BEFORE UPDATE ON public.users FOR EACH ROW WHEN ((old.token_version IS DISTINCT FROM new.token_version)) EXECUTE FUNCTION public.users_token_version();
-COMMENT ON TRIGGER users_token_version ON public.users IS 'Notes when token_version moved.';
-
-ALTER TABLE public.users ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY users_self ON public.users TO todochat_app USING ((id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY users_self ON public.users IS 'The service reads and writes the account of the user a transaction is for, and no other.';
-
-GRANT SELECT,DELETE ON TABLE public.users TO todochat_app;
-GRANT INSERT(id) ON TABLE public.users TO todochat_app;
-GRANT INSERT(email) ON TABLE public.users TO todochat_app;
-GRANT INSERT(username),UPDATE(username) ON TABLE public.users TO todochat_app;
-GRANT INSERT(full_name),UPDATE(full_name) ON TABLE public.users TO todochat_app;
-GRANT INSERT(password_hash),UPDATE(password_hash) ON TABLE public.users TO todochat_app;
-GRANT UPDATE(is_active) ON TABLE public.users TO todochat_app;
-GRANT UPDATE(token_version) ON TABLE public.users TO todochat_app;
 
 
 -- _yoyo_log

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from service.commands.accounts import Account, number, text
 from service.commands.connection import as_owner
-from service.db.queries import Count, Many, Maybe, One
+from service.db.queries import Count, Many, Maybe
 
 AUDIT_DAYS = 365
 BATCH = 1000
@@ -41,13 +41,13 @@ class Pruned(msgspec.Struct):
 
 
 _find_user = Maybe("find_prunable_user", UUID)
-_count_entries = One("count_prunable_entries", int)
+_count_entries = Maybe("count_prunable_entries", int)
 _prune_entries = Count("prune_audit_log")
 _blank_last = Count("blank_last_entry")
-_count_keys = One("count_prunable_keys", int)
+_count_keys = Maybe("count_prunable_keys", int)
 _prune_keys = Count("prune_idempotency_keys")
 _list_accounts = Many("list_accounts", Account)
-_count_conversations = One("count_untouched_conversations", int)
+_count_conversations = Maybe("count_untouched_conversations", int)
 _prune_conversation = Count("prune_conversation")
 
 

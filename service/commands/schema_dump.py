@@ -47,11 +47,11 @@ def dump_schema(url: str, pg_dump: Path) -> str:
 
 
 def _normalise(dump: str) -> str:
-    """The statements of a plain `pg_dump --schema-only`: schema and functions first, then table by table."""
+    """The statements of a plain `pg_dump --schema-only`: table by table, then domains and functions."""
     pieces = _ENTRY.split(dump)[1:]  # the preamble of settings and versions goes
     entries: list[tuple[_Place, str]] = []
     indexes: dict[str, _Place] = {}
-    place: _Place = (0, "", 0)
+    place: _Place = (1, "schema", 0)
     for name, kind, body in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True):
         # A comment follows what it is about, but for the indexes of constraints.
         about = indexes.get(name.removeprefix("INDEX "), place)
@@ -78,14 +78,14 @@ def _place(name: str, kind: str, body: str) -> _Place:
     if kind == "ACL":
         kind, _, name = name.partition(" ")  # "TABLE todos", "COLUMN todos.title", "FUNCTION uuid7()", "SCHEMA public"
     if kind in {"FUNCTION", "PROCEDURE"}:
-        return 1, re.sub(r"\(.*", "()", name), order
+        return 2, re.sub(r"\(.*", "()", name), order
     if kind == "INDEX":
         found = _ON_TABLE.search(body)
         name = found[1] if found else name
     elif kind not in {*_ORDER, "COLUMN", "SEQUENCE", "VIEW"}:
-        return 0, "", order
+        return 1, "domains" if kind == "DOMAIN" else "schema", order
     table = re.split(r"[ .]", name)[0]
-    return (3 if table in _BOOKKEEPING else 2), table, order
+    return (3 if table in _BOOKKEEPING else 0), table, order
 
 
 def _clean(body: str, group: str) -> str:

@@ -125,13 +125,14 @@ coalesce(
 -- name: count_prunable_entries
 -- param user_id: uuid
 -- param older_than: timestamptz
--- returns: one int
+-- returns: maybe int
 -- index: audit_log_pkey
 SELECT count(*)
 FROM audit_log AS a
 WHERE a.user_id = %(user_id)s
   AND a.at < %(older_than)s
-  AND a.seq < {last_kept};
+  AND a.seq < {last_kept}
+HAVING count(*) > 0;
 
 -- name: prune_audit_log
 -- Removes at most a batch of the user's audit entries, oldest first, and says how many.
@@ -168,11 +169,12 @@ WHERE a.user_id = %(user_id)s
 
 -- name: count_prunable_keys
 -- users: all
--- returns: one int
+-- returns: maybe int
 -- index: idempotency_keys_created_at_idx
 SELECT count(*)
 FROM idempotency_keys AS k
-WHERE k.created_at < now() - INTERVAL '24 hours';
+WHERE k.created_at < now() - INTERVAL '24 hours'
+HAVING count(*) > 0;
 
 -- name: prune_idempotency_keys
 -- users: all
@@ -197,13 +199,14 @@ WHERE k.user_id = old.user_id
 -- The user's conversations in which nothing happened since; as that user, since row security is forced on the owner.
 -- param user_id: uuid
 -- param untouched_since: timestamptz
--- returns: one int
+-- returns: maybe int
 -- index: conversations_user_id_updated_hour_idx
 SELECT count(*)
 FROM conversations
 WHERE user_id = %(user_id)s
   AND updated_hour <= %(untouched_since)s
-  AND updated_at < %(untouched_since)s;
+  AND updated_at < %(untouched_since)s
+HAVING count(*) > 0;
 
 -- name: prune_conversation
 -- Deletes the one of them that was left alone longest, with its messages and links.

@@ -179,11 +179,11 @@ NOT EXISTS (
         AND n.table_name = a.table_name
   );
 
--- slot: link_columns
-user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version;
+-- slot: link_row
+id, todo_id, conversation_id, relationship_type, created_at, updated_at, version;
 
 -- slot: message_row
-user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version;
 
 -- name: get_change
@@ -318,7 +318,7 @@ INSERT INTO todos (
     created_at, updated_at, version
 )
 SELECT
-    r.user_id, r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
+    %(user_id)s, r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
     r.metadata, r.created_at, r.updated_at, r.version
 FROM audit_log AS a
 CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
@@ -336,7 +336,7 @@ RETURNING id;
 -- index: conversations_pkey
 INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
 SELECT
-    r.user_id, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
+    %(user_id)s, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
 FROM audit_log AS a
 CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
 WHERE a.user_id = %(user_id)s
@@ -349,8 +349,8 @@ RETURNING id;
 -- param id: bigint
 -- returns: maybe UUID
 -- index: messages_pkey
-INSERT INTO messages ({message_row})
-SELECT {message_row}
+INSERT INTO messages (user_id, {message_row})
+SELECT %(user_id)s, {message_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a
@@ -366,8 +366,8 @@ RETURNING id;
 -- param id: bigint
 -- returns: maybe UUID
 -- index: todo_conversation_links_pkey
-INSERT INTO todo_conversation_links ({link_columns})
-SELECT {link_columns}
+INSERT INTO todo_conversation_links (user_id, {link_row})
+SELECT %(user_id)s, {link_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a
@@ -404,8 +404,8 @@ RETURNING id;
 -- param id: bigint
 -- returns: count
 -- index: messages_pkey
-INSERT INTO messages ({message_row})
-SELECT {message_row}
+INSERT INTO messages (user_id, {message_row})
+SELECT %(user_id)s, {message_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a
@@ -428,8 +428,8 @@ ORDER BY position;
 -- param id: bigint
 -- returns: count
 -- index: todo_conversation_links_pkey
-INSERT INTO todo_conversation_links ({link_columns})
-SELECT {link_columns}
+INSERT INTO todo_conversation_links (user_id, {link_row})
+SELECT %(user_id)s, {link_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a
@@ -453,8 +453,8 @@ WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = %(user_id)s AND o.id = fo
 -- param id: bigint
 -- returns: count
 -- index: todo_conversation_links_pkey
-INSERT INTO todo_conversation_links ({link_columns})
-SELECT {link_columns}
+INSERT INTO todo_conversation_links (user_id, {link_row})
+SELECT %(user_id)s, {link_row}
 FROM (
     SELECT r.*
     FROM audit_log AS a

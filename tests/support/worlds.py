@@ -48,8 +48,8 @@ class World:
     """One that is older than a day."""
     api_key: UUID
     api_key_digest: bytes
-    changes: dict[str, UUID]
-    """Entries of the audit trail that nothing came after for their row: table and action → id. A deleted todo had a
+    changes: dict[str, int]
+    """Entries of the audit trail that nothing came after for their row: table and action → seq. A deleted todo had a
     link, a deleted conversation one and a message. The last entry of all is a link's delete."""
     gone_link: UUID
     secrets: dict[str, str]
@@ -88,6 +88,7 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
     target_title, assigned_title, private = [secrets.token_hex(8) for _ in range(3)]
     hashes = [password_hash or f"hash {secrets.token_hex(8)}" for _ in range(4)]
     with connection.transaction():
+        connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # its trail is read before it is committed
         owner, stranger, assignee, former = [make_person(connection, password_hash) for password_hash in hashes]
         # Numbers that nobody else has, in no other world either.
         connection.execute(
@@ -174,7 +175,6 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
             "link_id": str(link),
             "api_key_id": str(api_key),
             "private": private,
-            "last_change_id": str(gone["todo_conversation_links delete"][1]),
             **{f"{name} row": str(row) for name, (row, _) in gone.items() if name.endswith("delete")},
         },
     )
@@ -182,7 +182,7 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
 
 def make_history(
     connection: Connection, owner: Person, private: str, conversation: UUID, message: UUID, link: UUID, target: UUID
-) -> dict[str, tuple[UUID, UUID]]:
+) -> dict[str, tuple[UUID, int]]:
     """Update a row of every table, and delete others: table and action → the row, and the entry in the audit trail."""
 
     def make(table: str, **values: Any) -> UUID:
@@ -233,8 +233,7 @@ def make_history(
     rows |= {f"{table} delete": row for table, row in gone.items()}
     entries = dict(
         connection.execute(
-            "SELECT DISTINCT ON (row_id) row_id, id FROM audit_log WHERE user_id = %s"
-            " ORDER BY row_id, commit_order DESC, id DESC",
+            "SELECT DISTINCT ON (row_id) row_id, seq FROM audit_log WHERE user_id = %s ORDER BY row_id, seq DESC",
             (owner.id,),
         ).fetchall()
     )
