@@ -35,6 +35,8 @@ WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 
 CREATE INDEX conversations_user_id_updated_hour_idx ON public.conversations (user_id, updated_hour);
 
+CREATE INDEX conversations_user_id_created_at_idx ON public.conversations (user_id, created_at, id);
+
 -- Partial, so that conversations without one cost nothing.
 CREATE UNIQUE INDEX conversations_external_id_key ON public.conversations (user_id, external_id)
 WHERE external_id IS NOT NULL;
@@ -58,6 +60,8 @@ COMMENT ON COLUMN public.conversations.version IS
 COMMENT ON COLUMN public.conversations.updated_hour IS
     'The hour of updated_at, to be indexed in its place: most messages leave it as it is.';
 COMMENT ON INDEX public.conversations_pkey IS 'Serves one conversation by id, and the foreign keys to conversations.';
+COMMENT ON INDEX public.conversations_user_id_created_at_idx IS
+    'Serves the list of one''s own conversations in the order in which they were made, both ways.';
 COMMENT ON INDEX public.conversations_external_id_key IS
     'Serves the look-up by a client''s own id, and keeps one conversation for each.';
 COMMENT ON INDEX public.conversations_user_id_updated_hour_idx IS

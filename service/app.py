@@ -68,6 +68,7 @@ HANDLERS: list[HTTPRouteHandler] = [
     conversations.list_todo_conversations,
     conversations.list_conversations,
     conversations.create_conversation,
+    conversations.ensure_conversation,
     conversations.get_conversation,
     conversations.update_conversation,
     conversations.delete_conversation,

@@ -50,7 +50,7 @@ CHUNK_BYTES = 1024 * 1024
 LINES_A_TURN = 50
 """After so many lines were checked, others get their turn: that is a millisecond or two."""
 
-_REFUSALS = frozenset({"validation_failed", "not_found", "link_exists", "version_mismatch"})
+_REFUSALS = frozenset({"validation_failed", "not_found", "link_exists", "external_id_taken", "version_mismatch"})
 """The codes with which the database says that a line is wrong, and not that it can't answer."""
 
 

@@ -345,7 +345,9 @@ async def start_conversation(asked: Any, data: NewConversation) -> Any:
 
     Its id is the conversation_id of the other tools.
     """
-    return await conversations.create_conversation.fn(asked, ConversationCreate(data.title, data.metadata))
+    return await conversations.create_conversation.fn(
+        asked, ConversationCreate(title=data.title, metadata=data.metadata)
+    )
 
 
 @_tool(NewTurn, TurnResult)

@@ -288,6 +288,8 @@ def _success(handler: HTTPRouteHandler, response: spec.OpenAPIResponse) -> dict[
         headers["Location"] = _answer_header("Where the object is.")
     if get_origin(handler.parsed_return_field.annotation) is Page:
         headers["Link"] = _answer_header('The next page, as rel="next"; absent on the last.')
+    if "creates" in handler.opt:
+        answers["201"] = spec.OpenAPIResponse(description="Created.", headers=dict(headers), content=response.content)
     response.description = {201: "Created.", 204: "Done."}.get(handler.status_code, "OK.")
     response.headers = {**headers}
     return {str(handler.status_code): response, **answers}

@@ -107,10 +107,10 @@ def test_beside_an_item_the_rest_of_the_body_is_as_strict_as_ever(user: User, co
     ("item", "content", "message_type"),
     [
         ({"role": "user", "content": "Hi"}, "Hi", "text"),
-        ({"type": "message", "content": [{"type": "output_text", "text": "A"}, {"type": "refusal", "refusal": "B"}]}, "A\nB", "text"),
+        ({"content": [{"type": "output_text", "text": "A"}, {"type": "refusal", "refusal": "B"}]}, "A\nB", "text"),
         ({"type": "function_call", "call_id": "c", "name": "add", "arguments": '{"a": 1}'}, 'add({"a": 1})', "command"),
         ({"type": "function_call_output", "call_id": "c", "output": "done"}, "done", "response"),
-        ({"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "x"}]}, "x", "response"),
+        ({"type": "custom_tool_call_output", "call_id": "c", "output": [{"text": "x"}]}, "x", "response"),
         ({"type": "reasoning", "summary": [{"type": "summary_text", "text": "Thinking"}]}, "Thinking", "text"),
         ({"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function"}]}, "", "command"),
         ({"role": "tool", "tool_call_id": "c", "content": "done"}, "done", "response"),
@@ -249,7 +249,7 @@ def test_the_newest_that_fit_into_so_many_characters(user: User, conversation: s
         found = context(user, conversation, f"messages=10&max_characters={characters}")
         assert [item["content"] for item in found] == texts[len(texts) - number :]
     turn(user, conversation, CALL)
-    size = len(json.dumps(CALL))
+    size = len(json.dumps(CALL, separators=(",", ":")))
     for characters, number in ((size - 1, 0), (size, 1), (size + 10, 2)):
         found = context(user, conversation, f"messages=10&max_characters={characters}&format=items")
         assert len(found) == number
