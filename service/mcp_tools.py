@@ -13,17 +13,19 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service import audit, conversations, links, messages, todo_lists, todos
+from service import search as search_of_messages
 from service.audit import AuditFilters, Entry
 from service.contexts import ContextMessage, ContextSize
-from service.conversations import Conversation, ConversationCreate
+from service.conversations import Conversation, ConversationCreate, ConversationFilters
 from service.db.queries import Versioned
-from service.http.fields import Metadata, Number, RelationshipType, Title, TodoRef
+from service.http.fields import Metadata, Number, RelationshipType, Search, Title, TodoRef, check_search
 from service.http.paging import Cursor, Limit, Page
 from service.http.request import Request, decode_body
 from service.http.response import Answer
 from service.links import Link, LinkCreate
 from service.messages import Turn, TurnResult
 from service.problems import Problem, html_safe
+from service.search import FoundMessage, MessageSearch
 from service.todo_lists import TodoFilters
 from service.todos import Todo, TodoCreate, TodoPatch
 
@@ -82,6 +84,16 @@ class NewLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relationship_type: RelationshipType = "discussion"
 
 
+class SearchFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to look for."""
+
+    q: Search
+    limit: Annotated[int, Meta(ge=1, le=50, description="The most of each kind.")] = 10
+
+    def __post_init__(self) -> None:
+        check_search(self.q)
+
+
 class Undo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be undone."""
 
@@ -116,6 +128,14 @@ class Deleted(msgspec.Struct, frozen=True):
     """What was deleted."""
 
     deleted: TodoRef
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What holds the words."""
+
+    tasks: list[Todo]
+    conversations: list[Conversation]
+    messages: list[FoundMessage]
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -313,6 +333,21 @@ async def update_task(asked: Any, data: TaskChange) -> Todo:
     """Change a task's title, description, status, priority, due date, assignee or metadata; what is left out stays."""
     fields = {name: getattr(data, name) for name in TodoPatch.__struct_fields__}
     return await todos.update_todo.fn(asked, data.task_id, TodoPatch(**fields))
+
+
+@_tool(SearchFor, Found, reads=True)
+async def search(asked: Any, data: SearchFor) -> Found:
+    """Find tasks, conversations and messages that hold all of the words, newest first, when you don't know where.
+
+    Each list may go on: look through tasks with list_tasks, through a conversation with get_context.
+    """
+    limit = data.limit
+    async with asked.user.transaction():
+        tasks = await todo_lists.list_todos.fn(asked.asking(TodoFilters(q=data.q, limit=limit)))
+        query = ConversationFilters(q=data.q, limit=limit)
+        talks = await conversations.list_conversations.fn(asked.asking(query))
+        said = await search_of_messages.search_messages.fn(asked.asking(MessageSearch(q=data.q, limit=limit)))
+    return Found(tasks.items, talks.items, said.items)
 
 
 @_tool(NewLink, Link)

@@ -287,3 +287,47 @@ FROM (
 ) AS l
 WHERE l.bytes <= 4194304
 ORDER BY l.position;
+
+-- name: search_messages
+-- Those that hold all the words, among so many behind a place, newest first.
+-- param user_id: uuid
+-- param words: text[]
+-- param before_id: uuid
+-- param looked_at: integer
+-- param row_limit: integer
+-- returns: many FoundMessage
+-- index: messages_user_id_id_key
+SELECT
+    s.id, s.conversation_id, s.position, s.role, s.message_type,
+    substring(
+        s.content FROM greatest(1, strpos(lower(s.content), lower((%(words)s)[1])) - 40) FOR 200
+    ) AS snippet,
+    s.created_at
+FROM (
+    SELECT id, conversation_id, position, role, message_type, content, created_at
+    FROM messages
+    WHERE user_id = %(user_id)s
+      AND id < %(before_id)s
+    ORDER BY id DESC
+    LIMIT %(looked_at)s
+) AS s
+WHERE NOT EXISTS (
+    SELECT FROM unnest(%(words)s) AS w (word) WHERE strpos(lower(s.content), lower(w.word)) = 0
+)
+ORDER BY s.id DESC
+LIMIT %(row_limit)s;
+
+-- name: find_search_bound
+-- The last of the messages that search_messages looked at, if there were so many.
+-- param user_id: uuid
+-- param before_id: uuid
+-- param looked_at: integer
+-- returns: maybe UUID
+-- index: messages_user_id_id_key
+SELECT id
+FROM messages
+WHERE user_id = %(user_id)s
+  AND id < %(before_id)s
+ORDER BY id DESC
+OFFSET %(looked_at)s - 1
+LIMIT 1;

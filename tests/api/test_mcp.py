@@ -228,7 +228,7 @@ def test_pages_of_this_machine_and_of_allowed_origins_may_call(
 
 # The tools
 
-READING = {"list_tasks", "get_task", "get_context"}
+READING = {"list_tasks", "get_task", "get_context", "search"}
 
 
 def test_a_tool_says_all_that_an_agent_needs():
@@ -302,6 +302,19 @@ def test_the_last_change_is_undone_or_the_one_named(user: User):
     assert call(user.client, "get_task", task_id=2)["title"] == "Another"
 
 
+def test_a_search_finds_what_holds_all_words_wherever_it_is(user: User):
+    call(user.client, "add_task", title="Buy MILK", description="two litres")
+    call(user.client, "add_task", title="Buy bread")
+    conversation = call(user.client, "start_conversation", title="About milk and litres")["id"]
+    said = [{"sender_type": "user", "content": "How many litres of Milk?"}, {"sender_type": "ai", "content": "Two."}]
+    call(user.client, "append_turn", conversation_id=conversation, messages=said)
+    found = call(user.client, "search", q="milk Litres")
+    assert [task["number"] for task in found["tasks"]] == [1]
+    assert [item["id"] for item in found["conversations"]] == [conversation]
+    assert [(item["position"], item["snippet"]) for item in found["messages"]] == [(1, "How many litres of Milk?")]
+    assert call(user.client, "search", q=" ")["code"] == "validation_failed"
+
+
 def test_nothing_to_undo_is_said(user: User):
     assert call(user.client, "undo_change")["code"] == "not_found"
 
@@ -362,6 +375,7 @@ def test_a_key_that_reads_may_call_only_what_reads(user: User, client: httpx.Cli
         "conversation_id": conversation,
         "title": "New",
         "change_id": 999,
+        "q": "x",
     }
     arguments["messages"] = [{"sender_type": "user", "content": "Hi"}] if tool == "append_turn" else 5
     wanted = {name: value for name, value in arguments.items() if name in TOOLS[tool].arguments.__struct_fields__}
@@ -388,7 +402,7 @@ def foreign(tool: str, owner: User, *, exists: bool) -> Any:
     return {name: value for name, value in {**ids, **more}.items() if name in fields}
 
 
-@pytest.mark.parametrize("tool", [name for name in TOOLS if name not in ("list_tasks", "start_conversation")])
+@pytest.mark.parametrize("tool", [name for name in TOOLS if name not in ("list_tasks", "start_conversation", "search")])
 def test_a_stranger_s_ids_get_the_answer_of_missing_ones(new_user: Callable[..., User], user: User, tool: str):
     owner = new_user()
     theirs, nobodys = (
