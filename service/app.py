@@ -23,6 +23,7 @@ from service import (
     links,
     mcp,
     messages,
+    openai,
     search,
     sign_in,
     tasks,
@@ -104,6 +105,14 @@ HANDLERS: list[HTTPRouteHandler] = [
 PROTOCOL_HANDLERS: list[HTTPRouteHandler] = [
     mcp.call_mcp,
     mcp.get_resource_metadata,
+    openai.create_openai_conversation,
+    openai.get_openai_conversation,
+    openai.update_openai_conversation,
+    openai.delete_openai_conversation,
+    openai.create_openai_items,
+    openai.list_openai_items,
+    openai.get_openai_item,
+    openai.delete_openai_item,
 ]
 """In shapes that others have laid down: they aren't part of the OpenAPI document."""
 LOCAL_HANDLERS: list[HTTPRouteHandler] = [
@@ -260,6 +269,8 @@ def answer_error(request: Request, error: Exception) -> Response:
     if problem.status == 401 and (path := request.route_handler.opt.get("resource_metadata")):
         # RFC 9728, section 5.1: where it says who issues tokens for it.
         problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'
+    if "errors" in request.route_handler.opt:
+        return Response(problem_answer(problem, request.id, body=openai.error_body(problem)))
     return Response(problem_answer(problem, request.id, escape="escape" in request.scope["state"]))
 
 

@@ -114,8 +114,8 @@ class ConversationFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         check_contained(self.metadata)
 
 
-_get = Maybe("get_conversation", Conversation)
-_create = One("create_conversation", Conversation)
+GET = Maybe("get_conversation", Conversation)
+CREATE = One("create_conversation", Conversation)
 _update = Maybe("update_conversation", Conversation)
 _delete = Maybe("delete_conversation", UUID)
 _ensure = Maybe("ensure_conversation", Conversation)
@@ -197,7 +197,7 @@ async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) 
 async def create_conversation(request: Request, data: JSONBody[ConversationCreate]) -> Conversation:
     """Open a conversation."""
     return await request.user.run(
-        _create(id=None, external_id=data.external_id, title=data.title, metadata=given(data.metadata))
+        CREATE(id=None, external_id=data.external_id, title=data.title, metadata=given(data.metadata))
     )
 
 
@@ -225,7 +225,7 @@ async def ensure_conversation(
 @get("/v1/conversations/{conversation_id:str}", scope="read")
 async def get_conversation(request: Request, conversation_id: FromPath[UUID]) -> Conversation:
     """One of the caller's conversations."""
-    return found(await request.user.run(_get(id=conversation_id)))
+    return found(await request.user.run(GET(id=conversation_id)))
 
 
 @patch("/v1/conversations/{conversation_id:str}", if_match=True, scope="write")
@@ -240,11 +240,11 @@ async def update_conversation(
         metadata=given(data.metadata),
         version=request.if_match,
     )
-    return await changed(request.user, change, _get(id=conversation_id), "conversation")
+    return await changed(request.user, change, GET(id=conversation_id), "conversation")
 
 
 @delete("/v1/conversations/{conversation_id:str}", if_match=True, scope="write")
 async def delete_conversation(request: Request, conversation_id: FromPath[UUID]) -> None:
     """Delete a conversation, and with it its messages and links."""
     deletion = _delete(id=conversation_id, version=request.if_match)
-    await changed(request.user, deletion, _get(id=conversation_id), "conversation")
+    await changed(request.user, deletion, GET(id=conversation_id), "conversation")

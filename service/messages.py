@@ -187,14 +187,16 @@ _expect = Nothing("expect_position")
 _create = One("create_message", Message)
 _create_two = Many("create_two_messages", Message)
 _create_tagged = One("create_tagged_message", Versioned[FullMessage])
-_get = Maybe("get_message", Versioned[FullMessage])
+GET = Maybe("get_message", Versioned[FullMessage])
 _update = Maybe("update_message", Versioned[FullMessage])
 _delete = Maybe("delete_message", UUID)
 _rewind = Count("delete_messages_from")
 _list = Many("list_messages", Message)
 _list_desc = Many("list_messages_desc", Message)
-_list_items = Many("list_messages_with_items", FullMessage)
-_list_items_desc = Many("list_messages_with_items_desc", FullMessage)
+LIST_ITEMS = (
+    Many("list_messages_with_items", FullMessage),
+    Many("list_messages_with_items_desc", FullMessage),
+)
 
 
 @get("/v1/conversations/{conversation_id:str}/messages", query=MessageFilters, scope="read")
@@ -208,7 +210,7 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
     if query.cursor is not None:
         (reached,) = decode_cursor(query.cursor, question, tuple[Position])
         after, before = (after, min(before, reached)) if descending else (max(after, reached), before)
-    lists = (_list_items, _list_items_desc) if query.items else (_list, _list_desc)
+    lists = LIST_ITEMS if query.items else (_list, _list_desc)
     listed = lists[descending](
         conversation_id=conversation_id,
         sender_type=query.sender_type,
@@ -217,7 +219,7 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
         before=before,
         row_limit=query.limit + 1,
     )
-    rows: list[Message] = await _read(request.user, conversation_id, listed)
+    rows: list[Message] = await read(request.user, conversation_id, listed)
     limit = query.limit
     if query.items and sum(len(row.item or b"") for row in cast("list[FullMessage]", rows)) >= ITEMS_BYTES:
         limit = max(1, min(limit, len(rows) - 1))  # the query ended early, behind the row that made it too much
@@ -231,7 +233,7 @@ async def get_context(request: Request, conversation_id: FromPath[UUID]) -> list
     A tool's output never comes without its call: what would begin with such an output begins behind it.
     """
     query = request.filters(ContextSize)
-    return context_of(await _read(request.user, conversation_id, ask_context(conversation_id, query)), query)
+    return context_of(await read(request.user, conversation_id, ask_context(conversation_id, query)), query)
 
 
 @post(
@@ -260,9 +262,9 @@ async def create_turn(request: Request, conversation_id: FromPath[UUID], data: J
     """Append a turn's messages and get the context for the next one, in one round trip."""
     if data.expected_position is None:
         # The first insert locks the conversation by itself, or finds that there is none.
-        return await _append(request.user, conversation_id, [], data)
+        return await append(request.user, conversation_id, [], data)
     expect = _expect(conversation_id=conversation_id, expected=data.expected_position)
-    return await _append(request.user, conversation_id, [expect], data)
+    return await append(request.user, conversation_id, [expect], data)
 
 
 @post("/v1/turns", location="/v1/conversations/{id}", request_max_body_size=TURN_BYTES, scope="write")
@@ -270,7 +272,7 @@ async def create_turn(request: Request, conversation_id: FromPath[UUID], data: J
 async def create_first_turn(request: Request, data: JSONBody[FirstTurn]) -> TurnResult:
     """Open a conversation with its first turn."""
     conversation_id = new_id()
-    return await _append(request.user, conversation_id, [_open(id=conversation_id, title=data.title)], data)
+    return await append(request.user, conversation_id, [_open(id=conversation_id, title=data.title)], data)
 
 
 @get("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", scope="read")
@@ -278,7 +280,7 @@ async def get_message(
     request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]
 ) -> Versioned[FullMessage]:
     """One message."""
-    return found(await request.user.run(_get(conversation_id=conversation_id, id=message_id)))
+    return found(await request.user.run(GET(conversation_id=conversation_id, id=message_id)))
 
 
 @patch("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True, scope="write")
@@ -294,14 +296,14 @@ async def update_message(
         metadata=given(data.metadata),
         version=request.if_match,
     )
-    return await changed(request.user, change, _get(**place), "message")
+    return await changed(request.user, change, GET(**place), "message")
 
 
 @delete("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True, scope="write")
 async def delete_message(request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]) -> None:
     """Delete one message; the positions of the others stay."""
     place = {"conversation_id": conversation_id, "id": message_id}
-    await changed(request.user, _delete(**place, version=request.if_match), _get(**place), "message")
+    await changed(request.user, _delete(**place, version=request.if_match), GET(**place), "message")
 
 
 @delete("/v1/conversations/{conversation_id:str}/messages", status_code=200, query=Rewind, scope="write")
@@ -309,19 +311,20 @@ async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> 
     """Delete the message at a position and all after it. What is appended later gets positions never used before."""
     query = request.filters(Rewind)
     rewind = _rewind(conversation_id=conversation_id, from_position=query.from_position)
-    return Rewound(await _read(request.user, conversation_id, rewind))
+    return Rewound(await read(request.user, conversation_id, rewind))
 
 
-async def _read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:
+async def read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:
     """Run a statement about a conversation's messages; ``not_found`` when there is no such conversation."""
     conversation, result = await caller.run(_exists(id=conversation_id), statement)
     found(conversation)
     return result
 
 
-async def _append(
+async def append(
     caller: Caller, conversation_id: UUID, first: Sequence[Statement[None]], turn: Turn | FirstTurn
 ) -> TurnResult:
+    """Append a turn's messages, behind other statements. Raises Problem, of a message with its place in the turn."""
     statements: list[Statement[Any]] = list(first)
     to_blame: dict[int, int] = {}
     following = 0

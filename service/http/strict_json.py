@@ -270,3 +270,21 @@ def _end_of_value(text: str, start: int) -> int:
             if depth == 0:
                 return match.end()
     return len(text)
+
+
+def split(text: str) -> list[str]:
+    """The texts of the values in a list, whose grammar is right; raises ValueError for what is no list."""
+    position = _SPACE.match(text).end()  # type: ignore[union-attr]
+    if text[position : position + 1] != "[":
+        raise ValueError("must be a list")
+    found: list[str] = []
+    position += 1
+    while True:
+        start = _SPACE.match(text, position).end()  # type: ignore[union-attr]
+        if text[start] == "]":
+            return found
+        if text[start] == ",":
+            position = start + 1
+            continue
+        position = _end_of_value(text, start)
+        found.append(text[start:position])

@@ -331,3 +331,18 @@ WHERE user_id = %(user_id)s
 ORDER BY id DESC
 OFFSET %(looked_at)s - 1
 LIMIT 1;
+
+-- name: find_item
+-- The message whose item has this id of its own, which its metadata says: looked for from the newest on.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param item_id: text
+-- returns: maybe FullMessage
+-- index: messages_pkey
+SELECT {message_columns}, item::json AS item
+FROM messages
+WHERE user_id = %(user_id)s
+  AND conversation_id = %(conversation_id)s
+  AND metadata ->> 'item_id' = %(item_id)s
+ORDER BY position DESC
+LIMIT 1;
