@@ -84,12 +84,15 @@ COMMENT ON POLICY users_self ON public.users IS
 CREATE TRIGGER users_touch BEFORE UPDATE ON public.users
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
 
-CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at ON public.users
-FOR EACH ROW WHEN ((OLD.id, OLD.created_at) IS DISTINCT FROM (NEW.id, NEW.created_at))
+CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at, updated_at, version ON public.users
+FOR EACH ROW WHEN (
+    (OLD.id, OLD.created_at, OLD.updated_at, OLD.version)
+    IS DISTINCT FROM (NEW.id, NEW.created_at, NEW.updated_at, NEW.version)
+)
 EXECUTE FUNCTION public.refuse_change('users');
 
 COMMENT ON TRIGGER users_touch ON public.users IS 'Any column counts as a real change.';
-COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to change id and created_at.';
+COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to set what never changes, or touch() alone may change.';
 
 CREATE TABLE public.identities (
     user_id uuid NOT NULL,
@@ -137,12 +140,15 @@ COMMENT ON POLICY identities_resolve ON public.identities IS
 CREATE TRIGGER identities_touch BEFORE UPDATE ON public.identities
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
 
-CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at ON public.identities
-FOR EACH ROW WHEN ((OLD.user_id, OLD.id, OLD.created_at) IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.created_at))
+CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at, updated_at, version ON public.identities
+FOR EACH ROW WHEN (
+    (OLD.user_id, OLD.id, OLD.created_at, OLD.updated_at, OLD.version)
+    IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.created_at, NEW.updated_at, NEW.version)
+)
 EXECUTE FUNCTION public.refuse_change('identities');
 
 COMMENT ON TRIGGER identities_touch ON public.identities IS 'Any column counts as a real change.';
-COMMENT ON TRIGGER identities_immutable ON public.identities IS 'Refuses to change user_id, id and created_at.';
+COMMENT ON TRIGGER identities_immutable ON public.identities IS 'As users_immutable.';
 
 CREATE TABLE public.api_keys (
     user_id uuid NOT NULL,

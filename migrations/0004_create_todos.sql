@@ -320,9 +320,10 @@ FOR EACH ROW EXECUTE FUNCTION public.todos_validate();
 CREATE TRIGGER todos_validate_assignee BEFORE INSERT OR UPDATE ON public.todos
 FOR EACH ROW WHEN (NEW.assigned_to IS NOT NULL) EXECUTE FUNCTION public.todos_validate_assignee();
 
-CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at ON public.todos
+CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at, updated_at, version ON public.todos
 FOR EACH ROW WHEN (
-    (OLD.user_id, OLD.id, OLD.number, OLD.created_at) IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.number, NEW.created_at)
+    (OLD.user_id, OLD.id, OLD.number, OLD.created_at, OLD.updated_at, OLD.version)
+    IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.number, NEW.created_at, NEW.updated_at, NEW.version)
 )
 EXECUTE FUNCTION public.refuse_change('todos');
 
@@ -333,6 +334,6 @@ COMMENT ON TRIGGER todos_validate ON public.todos IS 'Numbers a todo and holds t
 COMMENT ON TRIGGER todos_validate_assignee ON public.todos IS 'An assignee must be an active user.';
 COMMENT ON TRIGGER todos_touch ON public.todos IS
     'Every column that may change counts as a real change. (Where columns are generated, OLD and NEW can''t be compared as a whole.)';
-COMMENT ON TRIGGER todos_immutable ON public.todos IS 'Refuses to change user_id, id, number and created_at.';
+COMMENT ON TRIGGER todos_immutable ON public.todos IS 'As users_immutable.';
 COMMENT ON TRIGGER users_before_revocation ON public.users IS
     'Takes whoever is deactivated off open todos of others, and ends tokens.';

@@ -89,8 +89,11 @@ CREATE TRIGGER conversations_touch BEFORE UPDATE OF title, metadata ON public.co
 FOR EACH ROW WHEN ((OLD.title, OLD.metadata) IS DISTINCT FROM (NEW.title, NEW.metadata))
 EXECUTE FUNCTION public.touch();
 
-CREATE TRIGGER conversations_immutable BEFORE UPDATE OF user_id, id, created_at ON public.conversations
-FOR EACH ROW WHEN ((OLD.user_id, OLD.id, OLD.created_at) IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.created_at))
+CREATE TRIGGER conversations_immutable BEFORE UPDATE OF user_id, id, created_at, version ON public.conversations
+FOR EACH ROW WHEN (
+    (OLD.user_id, OLD.id, OLD.created_at, OLD.version)
+    IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.created_at, NEW.version)
+)
 EXECUTE FUNCTION public.refuse_change('conversations');
 
 CREATE TRIGGER conversations_counters BEFORE UPDATE OF last_position, message_count, updated_at ON public.conversations
@@ -100,7 +103,7 @@ COMMENT ON TRIGGER conversations_touch ON public.conversations IS
     'title and metadata count as a real change. (Named as columns, so that counting messages never looks at it.)';
 COMMENT ON TRIGGER conversations_counters ON public.conversations IS
     'Refuses to set by hand what the triggers of messages keep.';
-COMMENT ON TRIGGER conversations_immutable ON public.conversations IS 'Refuses to change user_id, id and created_at.';
+COMMENT ON TRIGGER conversations_immutable ON public.conversations IS 'As users_immutable.';
 
 CREATE TABLE public.messages (
     user_id uuid NOT NULL,
@@ -174,22 +177,22 @@ FOR EACH ROW WHEN (
 EXECUTE FUNCTION public.touch();
 
 CREATE TRIGGER messages_immutable
-BEFORE UPDATE OF user_id, conversation_id, position, id, sender_type, created_at ON public.messages
+BEFORE UPDATE OF user_id, conversation_id, position, id, sender_type, created_at, updated_at, version ON public.messages
 FOR EACH ROW WHEN (
-    (OLD.user_id, OLD.conversation_id, OLD.position, OLD.id, OLD.sender_type, OLD.created_at)
+    (OLD.user_id, OLD.conversation_id, OLD.position, OLD.id, OLD.sender_type, OLD.created_at, OLD.updated_at,
+        OLD.version)
     IS DISTINCT FROM
-    (NEW.user_id, NEW.conversation_id, NEW.position, NEW.id, NEW.sender_type, NEW.created_at)
+    (NEW.user_id, NEW.conversation_id, NEW.position, NEW.id, NEW.sender_type, NEW.created_at, NEW.updated_at,
+        NEW.version)
 )
 EXECUTE FUNCTION public.refuse_change('messages');
 
 COMMENT ON TRIGGER messages_touch ON public.messages IS 'Every column that may change counts as a real change.';
-COMMENT ON TRIGGER messages_immutable ON public.messages IS
-    'Refuses to move a message to another place, sender or time.';
+COMMENT ON TRIGGER messages_immutable ON public.messages IS 'As users_immutable.';
 
--- A message is counted where it is numbered: one
--- update, in place. Each leaves a spent version of the conversation behind, which the next one of the same transaction
--- has to pass. So from the thousandth on, and where rows are brought back, a statement counts all of its messages at
--- once, behind them: app.messages_counted says how far this transaction has come.
+-- A message is counted where it is numbered: one update, in place. Each leaves a spent version of the conversation
+-- behind, which the next one of the same transaction has to pass. So from the thousandth on, and where messages come with
+-- their positions, a statement counts all of its messages at once, behind them: app.messages_counted tells.
 CREATE FUNCTION public.messages_before_insert() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -198,14 +201,20 @@ DECLARE
     last_at timestamptz;
     counted constant integer := coalesce(nullif(current_setting('app.messages_counted', true), ''), '0');
 BEGIN
-    IF counted < 1000 AND current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
+    IF NEW.position IS NULL AND counted < 1000 AND current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
         UPDATE public.conversations AS c
-        SET last_position = greatest(c.last_position, coalesce(NEW.position, c.last_position + 1)),
+        SET last_position = c.last_position + 1,
             message_count = c.message_count + 1,
             updated_at = greatest(NEW.created_at, c.updated_at, clock_timestamp())
         WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
-        RETURNING coalesce(NEW.position, c.last_position), c.updated_at INTO NEW.position, last_at;
+        RETURNING c.last_position, c.updated_at INTO NEW.position, last_at;
         PERFORM set_config('app.messages_counted', (counted + 1)::text, true);
+        -- One that is there already fails, or is passed over by ON CONFLICT.
+        IF EXISTS (SELECT FROM public.messages AS m WHERE m.user_id = NEW.user_id AND m.id = NEW.id) THEN
+            UPDATE public.conversations AS c
+            SET message_count = c.message_count - 1
+            WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id;
+        END IF;
     ELSE
         -- The lock keeps other writers away; of messages only those matter that this very statement wrote before.
         SELECT coalesce(NEW.position, greatest(c.last_position, m.position) + 1),
@@ -221,6 +230,9 @@ BEGIN
         ) AS m ON true
         WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
         FOR NO KEY UPDATE OF c;
+        IF counted < 1000 THEN
+            PERFORM set_config('app.messages_counted', '1000', true);
+        END IF;
     END IF;
     IF last_at IS NULL THEN
         RAISE EXCEPTION 'there is no such conversation: "messages_conversation_id_fkey"'
@@ -242,8 +254,9 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    -- The statement that reached a thousand has counted some of its messages already: there all are counted anew.
-    is_mixed constant boolean := coalesce(current_setting('app.messages_counted', true) = '1000', false);
+    -- The first statement that comes here may have counted some of its messages already: then all are counted anew.
+    is_mixed constant boolean := current_setting('app.messages_counted') = '1000'
+        AND current_setting('app.restoring', true) IS DISTINCT FROM 'on';
 BEGIN
     UPDATE public.conversations AS c
     SET last_position = greatest(c.last_position, a.last_position),
@@ -261,9 +274,7 @@ BEGIN
         GROUP BY i.user_id, i.conversation_id
     ) AS a
     WHERE c.user_id = a.user_id AND c.id = a.conversation_id;
-    IF is_mixed THEN
-        PERFORM set_config('app.messages_counted', '1001', true);
-    END IF;
+    PERFORM set_config('app.messages_counted', '1001', true);
     RETURN NULL;
 END
 $body$;
@@ -302,10 +313,7 @@ FOR EACH ROW EXECUTE FUNCTION public.messages_before_insert();
 
 CREATE TRIGGER messages_after_insert AFTER INSERT ON public.messages
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT WHEN (
-    current_setting('app.restoring', true) = 'on'
-    OR coalesce(nullif(current_setting('app.messages_counted', true), ''), '0')::integer >= 1000
-)
+FOR EACH STATEMENT WHEN (coalesce(nullif(current_setting('app.messages_counted', true), ''), '0')::integer >= 1000)
 EXECUTE FUNCTION public.messages_after_insert();
 
 -- Deeper than nothing it is the cascade from a conversation that goes itself: there is no row left to count on.
@@ -373,18 +381,17 @@ CREATE TRIGGER todo_conversation_links_touch BEFORE UPDATE ON public.todo_conver
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
 
 CREATE TRIGGER todo_conversation_links_immutable
-BEFORE UPDATE OF user_id, id, todo_id, conversation_id, created_at ON public.todo_conversation_links
+BEFORE UPDATE OF user_id, id, todo_id, conversation_id, created_at, updated_at, version ON public.todo_conversation_links
 FOR EACH ROW WHEN (
-    (OLD.user_id, OLD.id, OLD.todo_id, OLD.conversation_id, OLD.created_at)
+    (OLD.user_id, OLD.id, OLD.todo_id, OLD.conversation_id, OLD.created_at, OLD.updated_at, OLD.version)
     IS DISTINCT FROM
-    (NEW.user_id, NEW.id, NEW.todo_id, NEW.conversation_id, NEW.created_at)
+    (NEW.user_id, NEW.id, NEW.todo_id, NEW.conversation_id, NEW.created_at, NEW.updated_at, NEW.version)
 )
 EXECUTE FUNCTION public.refuse_change('todo_conversation_links');
 
 COMMENT ON TRIGGER todo_conversation_links_touch ON public.todo_conversation_links IS
     'Any column counts as a real change.';
-COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS
-    'Refuses to make a link one between other rows.';
+COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS 'As users_immutable.';
 
 CREATE FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) RETURNS void
 LANGUAGE plpgsql

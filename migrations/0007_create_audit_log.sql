@@ -156,11 +156,11 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (OLD.version <> NEW.version)
 EXECUTE FUNCTION public.audit('conversations', '{updated_hour,last_position,message_count,updated_at}');
 
 CREATE CONSTRAINT TRIGGER messages_audit AFTER INSERT OR DELETE ON public.messages
-DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('messages', '{role}');
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('messages', '{role,sender_id}');
 
 CREATE CONSTRAINT TRIGGER messages_audit_update AFTER UPDATE ON public.messages
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (OLD.version <> NEW.version)
-EXECUTE FUNCTION public.audit('messages', '{role}');
+EXECUTE FUNCTION public.audit('messages', '{role,sender_id}');
 
 CREATE CONSTRAINT TRIGGER todo_conversation_links_audit AFTER INSERT OR DELETE ON public.todo_conversation_links
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('todo_conversation_links', '{}');

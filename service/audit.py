@@ -174,11 +174,14 @@ async def list_audit(request: Request) -> Page[Entry]:
     if query.cursor is not None:
         before = min(before, *decode_cursor(query.cursor, question, tuple[int]))
     filters = {"table": query.table, "action": query.action, "row_limit": query.limit + 1}
+    is_filtered = query.table is not None or query.action is not None
+    bound = None
     if query.row_id is not None:
         key = {"row_id": query.row_id, "first": first, "before": before, "looked_at": LOOKED_AT}
-        rows, bound = await request.user.run(_list_of_row(**filters, **key), _find_bound(**key))
+        rows = await request.user.run(_list_of_row(**filters, **key))
+        if is_filtered and len(rows) <= query.limit:
+            bound = await request.user.run(_find_bound(**key))
     else:
-        is_filtered = query.table is not None or query.action is not None
         bound = max(first, before - LOOKED_AT) if is_filtered else first
         rows = await request.user.run(_list(**filters, first=bound, before=before))
         bound = bound if bound > first else None

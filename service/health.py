@@ -33,6 +33,8 @@ class LoginCheck(msgspec.Struct, frozen=True):
 
     login: str
     is_migrated: bool
+    has_plan_settings: bool
+    """Whether queries are planned as they were tested: see ROLE_DEFAULTS in service/commands/logins.py."""
     is_superuser: bool
     bypasses_row_security: bool
     may_create_temporary_tables: bool
@@ -134,6 +136,9 @@ async def refuse_unsafe_login(database: Database) -> None:
             f"the database login {found.login!r} is not safe to serve with: it {'; it '.join(reasons)}. "
             "Make a proper one with `todochat create-login NAME` and put it into DATABASE_URL"
         )
+    if not found.has_plan_settings:
+        hint = "lists read all that a user has: run `todochat create-login NAME` again, which sets it on the role"
+        log.warning("login_without_plan_settings", extra={"login": found.login, "hint": hint})
     if found.unprotected_tables:
         raise StartupError(
             f"row security is not enabled and forced, with a policy, on: {', '.join(found.unprotected_tables)}. "

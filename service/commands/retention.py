@@ -17,6 +17,8 @@ from service.commands.connection import as_owner
 from service.db.queries import Count, Many, Maybe
 
 AUDIT_DAYS = 365
+LONGEST_DAYS = 700_000
+"""Longer ago than any row says, and not before the first year that a time can be of."""
 BATCH = 1000
 """Rows in a transaction: some ten milliseconds."""
 
@@ -67,12 +69,13 @@ def prune(
     """
     pruned = Pruned()
     now = datetime.now(UTC)
-    older_than = now - timedelta(days=audit_days)
+    older_than = now - timedelta(days=min(audit_days, LONGEST_DAYS))
     with as_owner(url) as connection:
         connection.execute(_SESSION)
         if conversation_days is not None:
+            untouched_since = now - timedelta(days=min(conversation_days, LONGEST_DAYS))
             for user_id in _users(connection):
-                values = {"user_id": user_id, "untouched_since": now - timedelta(days=conversation_days)}
+                values = {"user_id": user_id, "untouched_since": untouched_since}
                 pruned.conversations += _conversations(connection, values, pruned, dry_run=dry_run)
         position = {"user_id": UUID(int=0), "older_than": older_than, "batch": batch}
         while found := connection.execute(text(_find_user), position).fetchone():
@@ -81,7 +84,7 @@ def prune(
                 entries = number(connection, _count_entries, position)
             else:
                 entries = _in_batches(connection, _prune_entries, position, pruned)
-                connection.execute(text(_blank_last), position)
+                _in_batches(connection, _blank_last, {**position, "batch": 1}, pruned)
             pruned.entries += entries
             pruned.users += entries > 0
         if dry_run:

@@ -104,7 +104,7 @@ WHERE o.at < %(older_than)s
   AND (
       o.has_content
       OR EXISTS (SELECT FROM audit_log AS n WHERE n.user_id = o.user_id AND n.seq > o.seq)
-      OR NOT EXISTS (SELECT FROM users AS u WHERE u.id = o.user_id)
+      OR (SELECT u.id FROM users AS u WHERE u.id = o.user_id) IS NULL
   )
 LIMIT 1;
 

@@ -30,7 +30,9 @@ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
                 WHERE r.user_id = %(user_id)s AND r.id = e.row_id
             )
             WHEN 'messages' THEN (
-                SELECT to_jsonb(r) - 'role' FROM messages AS r WHERE r.user_id = %(user_id)s AND r.id = e.row_id
+                SELECT to_jsonb(r) - 'role' - 'sender_id'
+                FROM messages AS r
+                WHERE r.user_id = %(user_id)s AND r.id = e.row_id
             )
             WHEN 'todo_conversation_links' THEN (
                 SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = %(user_id)s AND r.id = e.row_id
@@ -179,6 +181,17 @@ NOT EXISTS (
         AND n.table_name = a.table_name
   );
 
+-- slot: changed_row
+-- A sub-select, so that row security lets it be an index condition.
+(SELECT b.row_id FROM audit_log AS b WHERE b.user_id = %(user_id)s AND b.seq = %(id)s);
+
+-- slot: restored_message
+r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.created_at, r.updated_at,
+        r.version;
+
+-- slot: restored_link
+r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version;
+
 -- slot: link_row
 id, todo_id, conversation_id, relationship_type, created_at, updated_at, version;
 
@@ -251,7 +264,7 @@ CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
 WHERE a.user_id = %(user_id)s
   AND a.seq = %(id)s
   AND t.user_id = %(user_id)s
-  AND t.id = a.row_id
+  AND t.id = {changed_row}
   AND t.version = r.version + 1
 RETURNING t.id;
 
@@ -268,7 +281,7 @@ CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
 WHERE a.user_id = %(user_id)s
   AND a.seq = %(id)s
   AND c.user_id = %(user_id)s
-  AND c.id = a.row_id
+  AND c.id = {changed_row}
   AND c.version = r.version + 1
 RETURNING c.id;
 
@@ -287,7 +300,7 @@ CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
 WHERE a.user_id = %(user_id)s
   AND a.seq = %(id)s
   AND m.user_id = %(user_id)s
-  AND m.id = a.row_id
+  AND m.id = {changed_row}
   AND m.version = r.version + 1
 RETURNING m.id;
 
@@ -303,7 +316,7 @@ CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before
 WHERE a.user_id = %(user_id)s
   AND a.seq = %(id)s
   AND l.user_id = %(user_id)s
-  AND l.id = a.row_id
+  AND l.id = {changed_row}
   AND l.version = r.version + 1
 RETURNING l.id;
 
@@ -352,7 +365,7 @@ RETURNING id;
 INSERT INTO messages (user_id, {message_row})
 SELECT %(user_id)s, {message_row}
 FROM (
-    SELECT r.*
+    SELECT {restored_message}
     FROM audit_log AS a
     CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
     WHERE a.user_id = %(user_id)s
@@ -369,7 +382,7 @@ RETURNING id;
 INSERT INTO todo_conversation_links (user_id, {link_row})
 SELECT %(user_id)s, {link_row}
 FROM (
-    SELECT r.*
+    SELECT {restored_link}
     FROM audit_log AS a
     CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
     WHERE a.user_id = %(user_id)s
@@ -407,7 +420,7 @@ RETURNING id;
 INSERT INTO messages (user_id, {message_row})
 SELECT %(user_id)s, {message_row}
 FROM (
-    SELECT r.*
+    SELECT {restored_message}
     FROM audit_log AS a
     INNER JOIN audit_log AS d
         ON d.user_id = %(user_id)s
@@ -431,7 +444,7 @@ ORDER BY position;
 INSERT INTO todo_conversation_links (user_id, {link_row})
 SELECT %(user_id)s, {link_row}
 FROM (
-    SELECT r.*
+    SELECT {restored_link}
     FROM audit_log AS a
     INNER JOIN audit_log AS d
         ON d.user_id = %(user_id)s
@@ -456,7 +469,7 @@ WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = %(user_id)s AND o.id = fo
 INSERT INTO todo_conversation_links (user_id, {link_row})
 SELECT %(user_id)s, {link_row}
 FROM (
-    SELECT r.*
+    SELECT {restored_link}
     FROM audit_log AS a
     INNER JOIN audit_log AS d
         ON d.user_id = %(user_id)s

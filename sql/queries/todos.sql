@@ -5,11 +5,6 @@
 id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at;
 
--- slot: todo_row
--- The columns of todos that lists select, order and filter by.
-id, number, user_id, title, description, status, completed, priority, due_date, assigned_to, completed_at,
-        metadata, version, created_at, updated_at, updated_hour;
-
 -- slot: priority_rank
 -- Word for word what the index todos_user_id_priority_rank_idx is on. (CASE, because row security keeps functions that
 -- aren't leakproof from being an index condition.)
@@ -149,8 +144,9 @@ WHERE user_id = %(user_id)s
 RETURNING id;
 
 -- Lists, a keyset page at a time: (after, after_id) is the key of the row before, or the lowest (in descending orders
--- the highest) there can be. Each order walks its own index. The filters stand outside of a walk that OFFSET 0 keeps
--- apart: a plan for any user guesses that they leave few rows, and would rather read and sort all that the user has.
+-- the highest) there can be. Each order walks its own index: the service's role has enable_sort off, because a plan for
+-- any user guesses that few rows are left after the filters and row security, and would rather read all that the user
+-- has and sort it.
 
 -- name: list_todos_by_status
 -- The usual list: one status, newest first, no other filter.
@@ -184,15 +180,10 @@ LIMIT %(row_limit)s;
 -- returns: many Todo
 -- index: todos_user_id_{index}_idx
 SELECT {todo_columns}
-FROM (
-    SELECT {todo_row}
-    FROM todos
-    WHERE user_id = %(user_id)s
-      AND {beyond}
-    ORDER BY {by}
-    OFFSET 0
-) AS todos
-WHERE {todo_filters}
+FROM todos
+WHERE user_id = %(user_id)s
+    AND {beyond}
+    AND {todo_filters}
 ORDER BY {by}
 LIMIT %(row_limit)s;
 
@@ -206,15 +197,10 @@ LIMIT %(row_limit)s;
 -- returns: many Todo
 -- index: todos_user_id_number_key
 SELECT {todo_columns}
-FROM (
-    SELECT {todo_row}
-    FROM todos
-    WHERE user_id = %(user_id)s
-      AND {beyond}
-    ORDER BY {by}
-    OFFSET 0
-) AS todos
-WHERE {todo_filters}
+FROM todos
+WHERE user_id = %(user_id)s
+    AND {beyond}
+    AND {todo_filters}
 ORDER BY {by}
 LIMIT %(row_limit)s;
 
@@ -232,31 +218,21 @@ LIMIT %(row_limit)s;
 -- index: todos_user_id_due_date_idx
 (
     SELECT {todo_columns}
-    FROM (
-        SELECT {todo_row}
-        FROM todos
-        WHERE user_id = %(user_id)s
-          AND (due_date, id) {after} (%(after)s, %(after_id)s)
-        ORDER BY due_date {direction}, id {direction}
-        OFFSET 0
-    ) AS todos
-    WHERE {todo_filters}
+    FROM todos
+    WHERE user_id = %(user_id)s
+    AND (due_date, id) {after} (%(after)s, %(after_id)s)
+    AND {todo_filters}
     ORDER BY due_date {direction}, id {direction}
     LIMIT %(row_limit)s
 )
 UNION ALL
 (
     SELECT {todo_columns}
-    FROM (
-        SELECT {todo_row}
-        FROM todos
-        WHERE user_id = %(user_id)s
-          AND due_date IS NULL
-          AND id {after} %(after_undated_id)s
-        ORDER BY due_date {direction}, id {direction}
-        OFFSET 0
-    ) AS todos
-    WHERE {todo_filters}
+    FROM todos
+    WHERE user_id = %(user_id)s
+    AND due_date IS NULL
+    AND id {after} %(after_undated_id)s
+    AND {todo_filters}
     ORDER BY due_date {direction}, id {direction}
     LIMIT %(row_limit)s
 )

@@ -112,7 +112,7 @@ def test_every_kind_of_row_is_told_with_all_its_columns_and_no_secret(
     ada.client.post("/v1/todos", json={"title": "A", "conversation_id": conversation})
     ada.client.put("/v1/users/me/password", json={"current_password": ada.password, "new_password": "a new secret"})
     superuser.execute("INSERT INTO identities (user_id, issuer, subject) VALUES (%s, 'i', 's')", (ada.id,))
-    hidden = {"password_hash", "tokens_valid_from", "completed", "updated_hour", "role"}
+    hidden = {"password_hash", "tokens_valid_from", "completed", "updated_hour", "role", "sender_id"}
     derived = {"last_position", "message_count", "updated_at"}
     tables = ("users", "identities", "todos", "conversations", "messages", "todo_conversation_links")
     listed = superuser.execute(

@@ -18,7 +18,7 @@ from tests.support.problems import problem
 
 NewUser = Callable[..., User]
 Rows = dict[tuple[str, str], dict[str, Any]]
-HIDDEN = {"completed", "role", "updated_hour", "password_hash", "tokens_valid_from"}
+HIDDEN = {"completed", "role", "sender_id", "updated_hour", "password_hash", "tokens_valid_from"}
 DERIVED = {"last_position", "message_count", "updated_at"}
 """What follows from a conversation's messages, and is no change of its own."""
 TIMES = {"created_at", "updated_at", "due_date", "completed_at"}

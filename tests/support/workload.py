@@ -708,7 +708,7 @@ BY_HAND = {
     f" WHERE user_id = {_ME} AND id = {_some('conversations')} ON CONFLICT DO NOTHING",
     "one's own twin": f"INSERT INTO todos (user_id, id, title) VALUES ({_ME}, {_ME}, 'I') ON CONFLICT DO NOTHING",
     "a todo once more": f"INSERT INTO todos (user_id, id, title) SELECT {_ME}, row_id, 'again' FROM audit_log WHERE"
-    f" user_id = {_ME} AND table_name = 'todos' AND action = 'delete' ORDER BY md5(id::text || %(salt)s) LIMIT 1"
+    f" user_id = {_ME} AND table_name = 'todos' AND action = 'delete' ORDER BY md5(row_id::text || %(salt)s) LIMIT 1"
     " ON CONFLICT DO NOTHING",
     "the least id": f"INSERT INTO conversations (user_id, id, title) VALUES ({_ME}, '{UUID(int=0)}', 'least')"
     " ON CONFLICT DO NOTHING",
