@@ -61,7 +61,7 @@ help:              ## say what there is
 
 clean:             ## remove everything that was made here but the database in .data
 	@rm -rf .bench .venv .venv.lock dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache .schemathesis
-	@rm -rf tests/identity/better_auth/node_modules tests/contract/generated_clients/node_modules
+	@rm -rf tests/identity/better_auth/node_modules tests/contract/*_clients/node_modules
 	@find service tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 runtime:

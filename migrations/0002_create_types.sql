@@ -113,7 +113,12 @@ CONSTRAINT title_check CHECK (
 
 CREATE DOMAIN public.description AS text CONSTRAINT description_check CHECK (char_length(VALUE) <= 1000);
 
-CREATE DOMAIN public.content AS text CONSTRAINT content_check CHECK (char_length(VALUE) BETWEEN 1 AND 10000);
+CREATE DOMAIN public.content AS text CONSTRAINT content_check CHECK (char_length(VALUE) <= 10000);
+
+-- Text and not json, which can't become part of the trail's jsonb where it holds NUL or half of a surrogate pair. The
+-- cast holds it to the grammar.
+CREATE DOMAIN public.item AS text
+CONSTRAINT item_check CHECK (VALUE IS NULL OR (octet_length(VALUE) <= 1048576 AND VALUE::json IS NOT NULL));
 
 CREATE DOMAIN public.metadata AS jsonb
 CONSTRAINT metadata_check CHECK (VALUE = '{}' OR public.metadata_is_valid(VALUE));
@@ -137,7 +142,8 @@ COMMENT ON DOMAIN public.moment IS 'A time in the years 1970 to 9999, in UTC.';
 COMMENT ON DOMAIN public.ordinal IS '1, 2, 3 ...';
 COMMENT ON DOMAIN public.title IS '1 to 200 characters when trimmed, some of them visible; stored as it was sent.';
 COMMENT ON DOMAIN public.description IS 'At most 1000 characters.';
-COMMENT ON DOMAIN public.content IS '1 to 10,000 characters.';
+COMMENT ON DOMAIN public.content IS 'At most 10,000 characters.';
+COMMENT ON DOMAIN public.item IS 'Any JSON value of at most 1 MiB as text, as it was sent.';
 COMMENT ON DOMAIN public.metadata IS 'A JSON object of at most 16 KiB and 32 levels: see metadata_is_valid().';
 COMMENT ON DOMAIN public.status IS 'pending, in_progress, completed or archived.';
 COMMENT ON DOMAIN public.priority IS 'low, medium, high or urgent.';

@@ -13,6 +13,7 @@ SET LOCAL ROLE todochat_owner;
 CREATE TABLE public.conversations (
     user_id uuid NOT NULL,
     id uuid NOT NULL DEFAULT public.uuid7(),
+    external_id text,
     title public.title,
     metadata public.metadata NOT NULL DEFAULT '{}',
     last_position integer NOT NULL DEFAULT 0,
@@ -23,6 +24,7 @@ CREATE TABLE public.conversations (
     updated_hour timestamptz NOT NULL GENERATED ALWAYS AS (date_bin('1 hour', updated_at, 'epoch')) STORED,
     CONSTRAINT conversations_pkey PRIMARY KEY (user_id, id),
     CONSTRAINT conversations_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users (id),
+    CONSTRAINT conversations_external_id_check CHECK (char_length(external_id) BETWEEN 1 AND 255),
     CONSTRAINT conversations_counters_check CHECK (
         message_count BETWEEN 0 AND last_position AND updated_at >= created_at
     )
@@ -33,9 +35,17 @@ WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 
 CREATE INDEX conversations_user_id_updated_hour_idx ON public.conversations (user_id, updated_hour);
 
+CREATE INDEX conversations_user_id_created_at_idx ON public.conversations (user_id, created_at, id);
+
+-- Partial, so that conversations without one cost nothing.
+CREATE UNIQUE INDEX conversations_external_id_key ON public.conversations (user_id, external_id)
+WHERE external_id IS NOT NULL;
+
 COMMENT ON TABLE public.conversations IS 'Threads of messages between a user and an assistant.';
 COMMENT ON COLUMN public.conversations.user_id IS 'The owner.';
 COMMENT ON COLUMN public.conversations.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.conversations.external_id IS
+    'What a client calls it: 1 to 255 characters, unique for the user; never changes.';
 COMMENT ON COLUMN public.conversations.title IS 'What it is about, or null.';
 COMMENT ON COLUMN public.conversations.metadata IS 'What a client keeps with it.';
 COMMENT ON COLUMN public.conversations.last_position IS
@@ -50,13 +60,17 @@ COMMENT ON COLUMN public.conversations.version IS
 COMMENT ON COLUMN public.conversations.updated_hour IS
     'The hour of updated_at, to be indexed in its place: most messages leave it as it is.';
 COMMENT ON INDEX public.conversations_pkey IS 'Serves one conversation by id, and the foreign keys to conversations.';
+COMMENT ON INDEX public.conversations_user_id_created_at_idx IS
+    'Serves the list of one''s own conversations in the order in which they were made, both ways.';
+COMMENT ON INDEX public.conversations_external_id_key IS
+    'Serves the look-up by a client''s own id, and keeps one conversation for each.';
 COMMENT ON INDEX public.conversations_user_id_updated_hour_idx IS
     'Serves the list of one''s own conversations, most recently active first (those of one hour are sorted), and the '
     'removal of those not touched for long.';
 
 GRANT
     SELECT,
-    INSERT (user_id, id, title, metadata, last_position, created_at, updated_at, version),
+    INSERT (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version),
     -- the last three are written by the triggers of messages, which run with the rights of their caller
     UPDATE (title, metadata, last_position, message_count, updated_at),
     DELETE
@@ -102,6 +116,8 @@ CREATE TABLE public.messages (
     content public.content NOT NULL,
     message_type public.message_type NOT NULL DEFAULT 'text',
     metadata public.metadata NOT NULL DEFAULT '{}',
+    item public.item,
+    content_truncated boolean NOT NULL DEFAULT false,
     -- no default: the trigger sets the time after it has the conversation's lock
     created_at public.moment NOT NULL,
     updated_at public.moment NOT NULL,
@@ -110,6 +126,7 @@ CREATE TABLE public.messages (
     CONSTRAINT messages_user_id_id_key UNIQUE (user_id, id),
     CONSTRAINT messages_conversation_id_fkey FOREIGN KEY (user_id, conversation_id)
         REFERENCES public.conversations (user_id, id) ON DELETE CASCADE,
+    CONSTRAINT messages_content_check CHECK (content <> '' OR item IS NOT NULL),
     CONSTRAINT messages_times_check CHECK (updated_at >= created_at)
 );
 
@@ -123,9 +140,12 @@ COMMENT ON COLUMN public.messages.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.messages.sender_type IS 'Who said it.';
 COMMENT ON COLUMN public.messages.role IS 'sender_type as language models call it: user, assistant or system.';
 COMMENT ON COLUMN public.messages.sender_id IS 'The owner for a message of sender_type user, else null.';
-COMMENT ON COLUMN public.messages.content IS 'What was said.';
+COMMENT ON COLUMN public.messages.content IS 'What was said; empty only beside an item.';
 COMMENT ON COLUMN public.messages.message_type IS 'What kind of message it is.';
 COMMENT ON COLUMN public.messages.metadata IS 'What a client keeps with it.';
+COMMENT ON COLUMN public.messages.item IS
+    'What an agent''s framework needs back: a tool call, an output, an image; content is its readable text. Never changes.';
+COMMENT ON COLUMN public.messages.content_truncated IS 'Whether content is only the beginning of the item''s text.';
 COMMENT ON COLUMN public.messages.created_at IS
     'When it was added, by trigger unless given; never goes backwards with position; never changes.';
 COMMENT ON COLUMN public.messages.updated_at IS 'When the row last really changed, by trigger.';
@@ -136,9 +156,9 @@ COMMENT ON INDEX public.messages_user_id_id_key IS 'Serves one message by id.';
 
 GRANT
     SELECT,
-    INSERT (user_id, conversation_id, position, id, sender_type, content, message_type, metadata,
-        created_at, updated_at, version),
-    UPDATE (content, message_type, metadata),
+    INSERT (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item,
+        content_truncated, created_at, updated_at, version),
+    UPDATE (content, message_type, metadata, content_truncated),
     DELETE
 ON public.messages TO todochat_app;
 

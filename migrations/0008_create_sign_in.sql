@@ -1,6 +1,6 @@
 -- Make the functions through which the service signs people in and looks at its caller.
 --
--- What: authenticate(), find_credentials(), find_user_by_username(), resolve_identity() with the trigger it relies on,
+-- What: authenticate(), authenticate_key(), find_credentials(), find_user_by_username(), resolve_identity() with the trigger it relies on,
 --   and what slows down guessing: sign_in_limits(), sign_in_wait(), take_sign_in_attempt(), forgive_sign_in_attempt().
 -- Why: other users are out of row security's sight. Each function shows a few columns only.
 -- Code: runs before the first release.
@@ -38,6 +38,38 @@ COMMENT ON FUNCTION public.authenticate(uuid, integer, bigint) IS
     'Raises TC401 when there is no such user or the token was revoked, TC402 when the user is not active. A local token '
     'gives its token_version, one of an outside issuer the time it was issued (seconds since 1970); the other is null. '
     'The second statement of every transaction of the service.';
+
+-- Likewise: the key says whose it is.
+CREATE FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    found_scope text;
+    found_end timestamptz;
+    found_active boolean;
+BEGIN
+    SELECT k.scope, k.expires_at, u.is_active INTO found_scope, found_end, found_active
+    FROM public.api_keys AS k
+    JOIN public.users AS u ON u.id = k.user_id
+    WHERE k.user_id = authenticate_key.user_id AND k.digest = authenticate_key.digest AND u.id = authenticate_key.user_id;
+
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no such key' USING ERRCODE = 'TC401';
+    ELSIF found_end <= now() THEN
+        RAISE EXCEPTION 'the key has expired' USING ERRCODE = 'TC404';
+    ELSIF NOT found_active THEN
+        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
+    ELSIF authenticate_key.scope <> 'read' AND found_scope <> authenticate_key.scope THEN
+        RAISE EXCEPTION 'the key may not do this' USING ERRCODE = 'TC405';
+    END IF;
+END
+$body$;
+
+COMMENT ON FUNCTION public.authenticate_key(uuid, bytea, text) IS
+    'authenticate() for a key: raises TC401 when the user has no such key, TC404 when it has expired, TC402 when the '
+    'user is not active, TC405 when its scope is not the one needed (read, which every key has; write; or another, '
+    'which none has).';
 
 CREATE FUNCTION public.find_credentials(email text)
 RETURNS TABLE (id uuid, password_hash text, is_active boolean, token_version integer)

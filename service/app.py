@@ -19,8 +19,12 @@ from service import (
     exports,
     health,
     imports,
+    keys,
     links,
+    mcp,
     messages,
+    openai,
+    search,
     sign_in,
     tasks,
     todo_lists,
@@ -49,14 +53,17 @@ HANDLERS: list[HTTPRouteHandler] = [
     health.get_live, health.get_ready, health.get_metrics,
     sign_in.logout_everywhere,
     users.get_me, users.update_me, users.delete_me, users.list_users,
+    keys.list_keys, keys.create_key, keys.get_key, keys.delete_key,
     todo_lists.list_todos,
     todos.create_todo, todos.batch_todos, todos.get_todo, todos.update_todo, todos.delete_todo,
     conversations.list_todo_conversations, conversations.list_conversations, conversations.create_conversation,
-    conversations.get_conversation, conversations.update_conversation, conversations.delete_conversation,
+    conversations.ensure_conversation, conversations.get_conversation, conversations.update_conversation,
+    conversations.delete_conversation,
     todo_lists.list_conversation_todos,
     messages.list_messages, messages.create_message, messages.rewind_messages, messages.get_message,
     messages.update_message, messages.delete_message, messages.get_context, messages.create_turn,
     messages.create_first_turn,
+    search.search_messages,
     links.list_links, links.create_link, links.get_link, links.update_link, links.delete_link,
     audit.list_audit, audit.list_changes, audit.revert_change,
     exports.get_export,
@@ -64,6 +71,19 @@ HANDLERS: list[HTTPRouteHandler] = [
     tasks.list_tasks, tasks.create_task, tasks.get_task, tasks.update_task, tasks.delete_task,
     tasks.complete_task,
 ]  # fmt: skip
+PROTOCOL_HANDLERS: list[HTTPRouteHandler] = [
+    mcp.call_mcp,
+    mcp.get_resource_metadata,
+    openai.create_openai_conversation,
+    openai.get_openai_conversation,
+    openai.update_openai_conversation,
+    openai.delete_openai_conversation,
+    openai.create_openai_items,
+    openai.list_openai_items,
+    openai.get_openai_item,
+    openai.delete_openai_item,
+]
+"""In shapes that others have laid down: they aren't part of the OpenAPI document."""
 LOCAL_HANDLERS: list[HTTPRouteHandler] = [
     sign_in.register,
     sign_in.create_token,
@@ -110,7 +130,7 @@ def create_app(settings: Settings) -> Envelope:
     cors = _cors(settings)
     openapi = OpenAPI(version("todochat"), documentation(), has_local_accounts=settings.local_accounts)
     litestar = Litestar(
-        route_handlers=[*HANDLERS, *(LOCAL_HANDLERS if settings.local_accounts else [])],
+        route_handlers=[*HANDLERS, *PROTOCOL_HANDLERS, *(LOCAL_HANDLERS if settings.local_accounts else [])],
         state=State(
             {
                 "settings": settings,
@@ -163,6 +183,9 @@ def _cors(settings: Settings) -> CORSConfig | None:
             "Idempotency-Key",
             "If-Match",
             "If-None-Match",
+            "MCP-Protocol-Version",
+            "Mcp-Method",
+            "Mcp-Name",
             "X-Request-ID",
         ],
         expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID", "Idempotency-Replayed"],
@@ -185,12 +208,16 @@ async def before_request(request: Request) -> Response | None:
     if "public" in options:
         caller = Caller(app.database, state["request_id"])
     else:
-        caller = await app.authenticator.caller(state["headers"].get(b"authorization"), state["request_id"])
+        authorization = state["headers"].get(b"authorization")
+        caller = await app.authenticator.caller(authorization, state["request_id"], options["scope"])
         state["user_id"] = caller.user_id
     if "seconds" in options:
         caller.seconds = options["seconds"]
     scope["user"] = caller
     request.check()
+    if caller.key is not None and (request.is_large or "body_types" in options):
+        # Only the database can prove a key: before its body takes up memory or disk.
+        await caller.run_all([])
     return None
 
 
@@ -210,6 +237,11 @@ def answer_error(request: Request, error: Exception) -> Response:
         problem = Problem("malformed_request", "The request can't be read.")
     else:
         raise error
+    if problem.status == 401 and (path := request.route_handler.opt.get("resource_metadata")):
+        # RFC 9728, section 5.1: where it says who issues tokens for it.
+        problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'
+    if "errors" in request.route_handler.opt:
+        return Response(problem_answer(problem, request.id, body=openai.error_body(problem)))
     return Response(problem_answer(problem, request.id, escape="escape" in request.scope["state"]))
 
 

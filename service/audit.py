@@ -156,7 +156,7 @@ _UNDO_DELETE = {
 """Table → what brings back a row of it, and then what was deleted with it."""
 
 
-@get("/v1/audit", query=AuditFilters)
+@get("/v1/audit", query=AuditFilters, scope="read")
 async def list_audit(request: Request) -> Page[Entry]:
     """The caller's audit trail, newest first.
 
@@ -191,7 +191,7 @@ async def list_audit(request: Request) -> Page[Entry]:
     return page
 
 
-@get("/v1/changes", query=PageQuery)
+@get("/v1/changes", query=PageQuery, scope="read")
 async def list_changes(request: Request) -> Page[Entry]:
     """The caller's changes, oldest first, in the order of their commits: for copies and followers.
 
@@ -249,6 +249,7 @@ def _columns(row: msgspec.Raw | None) -> dict[str, Any]:
     status_code=200,
     seconds=REVERT_SECONDS,
     problems=("version_mismatch", "username_taken", "link_exists"),
+    scope="write",
 )
 @idempotent
 async def revert_change(request: Request, change_id: FromPath[Number]) -> Entry:

@@ -1,31 +1,42 @@
 """Conversations: threads of messages between a user and an assistant."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 import msgspec
-from litestar import delete, get, patch, post
+from litestar import delete, get, patch, post, put
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from service.db.queries import Many, Maybe, One
 from service.http.fields import (
+    Contained,
+    ExternalId,
     Metadata,
     MetadataText,
+    Search,
     Time,
     Title,
     TodoRef,
     changes,
+    check_contained,
     check_metadata,
+    check_search,
     check_title,
+    contained,
     reference,
     values,
+    words_of,
 )
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
 from service.http.paging import ANSWER_BYTES, Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.http.recency import LAST_ID, LAST_TIME, newest_first
 from service.http.request import Request
+from service.http.response import answer
+from service.problems import Problem
 
 
 class Conversation(msgspec.Struct, frozen=True, gc=False):
@@ -33,6 +44,7 @@ class Conversation(msgspec.Struct, frozen=True, gc=False):
 
     id: UUID
     user_id: UUID
+    external_id: str | None
     title: str | None
     metadata: MetadataText
     message_count: int
@@ -41,17 +53,9 @@ class Conversation(msgspec.Struct, frozen=True, gc=False):
     updated_at: Time
 
 
-class ListedConversation(msgspec.Struct, frozen=True, gc=False):
+class ListedConversation(Conversation, frozen=True, gc=False):
     """A conversation in a list, with its last messages, oldest first, where the request asks for some."""
 
-    id: UUID
-    user_id: UUID
-    title: str | None
-    metadata: MetadataText
-    message_count: int
-    version: int
-    created_at: Time
-    updated_at: Time
     messages: (
         Annotated[
             msgspec.Raw, Meta(extra_json_schema={"type": "array", "items": {"$ref": "#/components/schemas/Message"}})
@@ -62,6 +66,18 @@ class ListedConversation(msgspec.Struct, frozen=True, gc=False):
 
 class ConversationCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A conversation to be opened; a title can wait until there is something to name."""
+
+    external_id: ExternalId | None = None
+    title: Title | None = None
+    metadata: Metadata | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        check_title(self.title)
+        check_metadata(self.metadata)
+
+
+class NamedConversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a conversation is to begin with, unless it is there already."""
 
     title: Title | None = None
     metadata: Metadata | UnsetType = UNSET
@@ -83,47 +99,87 @@ class ConversationPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class ConversationFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much of the list is wanted; ``messages`` counts for each conversation."""
+    """Which conversations, in which order; ``messages`` counts for each conversation."""
 
+    external_id: Annotated[ExternalId, Meta(description="The one that a client calls so.")] | None = None
+    q: Search | None = None
+    metadata: Contained | None = None
+    order: Annotated[
+        Literal["updated_at", "-updated_at", "created_at", "-created_at"], Meta(title="ConversationOrder")
+    ] = "-updated_at"
     messages: Annotated[int, Meta(ge=0, le=50, description="Adds each conversation's last messages, so many.")] = 0
     limit: Limit = 50
     cursor: Cursor | None = None
 
+    def __post_init__(self) -> None:
+        check_search(self.q)
+        check_contained(self.metadata)
 
-_get = Maybe("get_conversation", Conversation)
-_create = One("create_conversation", Conversation)
+
+GET = Maybe("get_conversation", Conversation)
+CREATE = One("create_conversation", Conversation)
 _update = Maybe("update_conversation", Conversation)
 _delete = Maybe("delete_conversation", UUID)
-_list = Many("list_conversations", Conversation)
-_list_with_messages = Many("list_conversations_with_messages", ListedConversation)
+_ensure = Maybe("ensure_conversation", Conversation)
+_get_named = Maybe("get_conversation_by_external_id", Conversation)
+_list = {
+    "updated_at": Many("list_conversations_by_updated_at", Conversation),
+    "-updated_at": Many("list_conversations_by_updated_at_desc", Conversation),
+    "created_at": Many("list_conversations_by_created_at", Conversation),
+    "-created_at": Many("list_conversations_by_created_at_desc", Conversation),
+    "external_id": Many("list_conversations_by_external_id", Conversation),
+}
+_list_with_messages = {
+    "updated_at": Many("list_conversations_with_messages_by_updated_at", ListedConversation),
+    "-updated_at": Many("list_conversations_with_messages_by_updated_at_desc", ListedConversation),
+    "created_at": Many("list_conversations_with_messages_by_created_at", ListedConversation),
+    "-created_at": Many("list_conversations_with_messages_by_created_at_desc", ListedConversation),
+    "external_id": Many("list_conversations_with_messages_by_external_id", ListedConversation),
+}
 
 _find_todo = Maybe("find_todo", UUID)
 _list_of_todo = Many("list_todo_conversations", Conversation)
 
-_Instant = Annotated[datetime, Meta(tz=True)]
-_LAST = (datetime.max.replace(tzinfo=UTC), UUID(int=(1 << 128) - 1))
+_FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 
 
-@get("/v1/conversations", query=ConversationFilters)
+@get("/v1/conversations", query=ConversationFilters, scope="read")
 async def list_conversations(request: Request) -> Page[ListedConversation]:
-    """The caller's conversations, most recently active first."""
+    """The caller's conversations, most recently active first unless another order is asked for.
+
+    By `-updated_at`, those that become active while the list is walked come at its end, some of them again.
+    """
     query = request.filters(ConversationFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
-    after, after_id = _LAST
-    if query.cursor is not None:
-        after, after_id = decode_cursor(query.cursor, question, tuple[_Instant, UUID])
-    key = {"after": after, "after_id": after_id, "row_limit": query.limit + 1}
-    limit = query.limit
+    filters: dict[str, Any] = {"words": words_of(query.q), "contains": contained(query.metadata)}
+    queries: dict[str, Many[Any]] = _list
     if query.messages:
-        rows = await request.user.run(_list_with_messages(messages=query.messages, message_bytes=ANSWER_BYTES, **key))
-        with_messages = sum(bool(row.messages) for row in rows)  # the query gives none where there are too many bytes
-        limit = min(limit, with_messages)
-    else:
-        rows = [ListedConversation(*msgspec.structs.astuple(row)) for row in await request.user.run(_list(**key))]
-    return page_of(rows, limit, question, lambda row: (row.updated_at, row.id))
+        queries = _list_with_messages
+        filters |= {"messages": query.messages, "message_bytes": ANSWER_BYTES}
+    if query.external_id is not None:
+        if query.cursor is not None:
+            raise Problem("invalid_cursor", "A list of at most one has no next page.")
+        one = queries["external_id"](after=query.external_id, after_id=LAST_ID, row_limit=1, **filters)
+        return Page(await request.user.run(one), None)
+    if query.order == "-updated_at":
+        down, up = (partial(queries[order], **filters) for order in ("-updated_at", "updated_at"))
+        return await newest_first(request.user, query.cursor, query.limit, question, down, up, _complete)
+    column = query.order.removeprefix("-")
+    after, after_id = (LAST_TIME, LAST_ID) if query.order.startswith("-") else _FIRST
+    if query.cursor is not None:
+        after, after_id = decode_cursor(query.cursor, question, tuple[Time, UUID])
+    page = queries[query.order](after=after, after_id=after_id, row_limit=query.limit + 1, **filters)
+    rows = await request.user.run(page)
+    return page_of(rows, min(query.limit, _complete(rows)), question, lambda row: (getattr(row, column), row.id))
 
 
-@get("/v1/todos/{todo_id:str}/conversations", query=PageQuery)
+def _complete(rows: list[Any]) -> int:
+    """How many of the first rows have the messages asked for: the query gives no more than an answer takes."""
+    without = (index for index, row in enumerate(rows) if getattr(row, "messages", UNSET) is None)
+    return next(without, len(rows))
+
+
+@get("/v1/todos/{todo_id:str}/conversations", query=PageQuery, scope="read")
 async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) -> Page[Conversation]:
     """The conversations that one of the caller's own todos is linked with, oldest first."""
     query = request.filters(PageQuery)
@@ -137,30 +193,51 @@ async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) 
     return page_of(rows, query.limit, question, lambda conversation: (conversation.id,))
 
 
-@post("/v1/conversations", location="/v1/conversations/{id}")
+@post("/v1/conversations", location="/v1/conversations/{id}", scope="write")
 @idempotent
 async def create_conversation(request: Request, data: JSONBody[ConversationCreate]) -> Conversation:
     """Open a conversation."""
-    return await request.user.run(_create(id=None, **values(data)))
+    return await request.user.run(CREATE(id=None, **values(data)))
 
 
-@get("/v1/conversations/{conversation_id:str}")
+@put(
+    "/v1/conversations/by-external-id/{external_id:str}",
+    location="/v1/conversations/{id}",
+    creates=True,
+    status_code=200,
+    scope="write",
+)
+async def ensure_conversation(
+    request: Request, external_id: FromPath[ExternalId], data: JSONBody[NamedConversation]
+) -> Conversation:
+    """The conversation that a client calls so: 201 where it is made now, 200 where it was there, left as it is.
+
+    Ask with as many clients at once as you like: there is one. In the path, a slash can't stand in the name.
+    """
+    make = _ensure(external_id=external_id, **values(data))
+    made, there = await request.user.run(make, _get_named(external_id=external_id))
+    if made is None and there is None:
+        raise Problem("timeout", "It was deleted at that very moment. Try again.")
+    return cast("Conversation", answer(request, made or there, 200 if made is None else 201))
+
+
+@get("/v1/conversations/{conversation_id:str}", scope="read")
 async def get_conversation(request: Request, conversation_id: FromPath[UUID]) -> Conversation:
     """One of the caller's conversations."""
-    return found(await request.user.run(_get(id=conversation_id)))
+    return found(await request.user.run(GET(id=conversation_id)))
 
 
-@patch("/v1/conversations/{conversation_id:str}", if_match=True)
+@patch("/v1/conversations/{conversation_id:str}", if_match=True, scope="write")
 async def update_conversation(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[ConversationPatch]
 ) -> Conversation:
     """Change a conversation's title or metadata."""
     change = _update(id=conversation_id, **changes(data), version=request.if_match)
-    return await changed(request.user, change, _get(id=conversation_id), "conversation")
+    return await changed(request.user, change, GET(id=conversation_id), "conversation")
 
 
-@delete("/v1/conversations/{conversation_id:str}", if_match=True)
+@delete("/v1/conversations/{conversation_id:str}", if_match=True, scope="write")
 async def delete_conversation(request: Request, conversation_id: FromPath[UUID]) -> None:
     """Delete a conversation, and with it its messages and links."""
     deletion = _delete(id=conversation_id, version=request.if_match)
-    await changed(request.user, deletion, _get(id=conversation_id), "conversation")
+    await changed(request.user, deletion, GET(id=conversation_id), "conversation")

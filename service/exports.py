@@ -18,8 +18,8 @@ from service.db.caller import Caller
 from service.db.queries import Many, Maybe, One
 from service.http.bulk import Bulk
 from service.http.fields import (
-    Content,
     Description,
+    ExternalId,
     MessageType,
     MetadataText,
     Priority,
@@ -31,14 +31,15 @@ from service.http.fields import (
 )
 from service.http.request import Request
 from service.http.response import LINES, Lines
+from service.items import CONTENT_LENGTH
 from service.problems import html_safe
 
 FORMAT = 1
 CLOCK_DIFFERENCE = timedelta(minutes=1)
 """How far the clocks of where a file was made and where it is brought in may be apart: a row from the future would date
 what follows it there, too."""
-LINE_BYTES = 512 * 1024
-"""The longest line: a message of 10,000 characters and its metadata, all of it escaped, has half of it."""
+LINE_BYTES = 8 * 1024 * 1024
+"""The longest line: a message with an item of 1 MiB, all of it escaped, has three quarters of it."""
 
 LARGEST = 1_000_000_000
 """The greatest version, number, position or count that a line may say: the columns go on to 2**31 - 1, so that a row
@@ -91,21 +92,24 @@ class ConversationLine(Line, frozen=True, gc=False, tag="conversation"):
     created_at: Time
     updated_at: Time
     version: Ordinal
+    external_id: ExternalId | None = None
 
 
 class MessageLine(Line, frozen=True, gc=False, tag="message"):
-    """A message of the conversation above it."""
+    """A message of the conversation above it. ``item`` is the text of its JSON, so that it stays as it was sent."""
 
     id: UUID
     conversation_id: UUID
     position: Ordinal
     sender_type: SenderType
-    content: Content
+    content: Annotated[str, Meta(max_length=CONTENT_LENGTH)]
     message_type: MessageType
     metadata: MetadataText
     created_at: Time
     updated_at: Time
     version: Ordinal
+    item: str | None = None
+    content_truncated: bool = False
 
 
 class LinkLine(Line, frozen=True, gc=False, tag="link"):
@@ -162,7 +166,7 @@ _messages = Many("export_messages", MessageLine)
 _links = Many("export_links", LinkLine)
 
 
-@get("/v1/export", media_type=LINES, seconds=EXPORT_SECONDS)
+@get("/v1/export", media_type=LINES, seconds=EXPORT_SECONDS, scope="read")
 async def get_export(request: Request) -> Lines:
     """Everything the user owns, as lines of JSON, each an object with a `type`.
 

@@ -35,6 +35,7 @@ from service.http.idempotency import answer_once
 from service.http.request import Request, decode_body, read_aside
 from service.http.response import LINES
 from service.http.strict_json import SHORT
+from service.items import check_item, check_json
 from service.problems import Problem, invalid
 
 IMPORT_BYTES = 128 * 1024 * 1024
@@ -49,7 +50,7 @@ CHUNK_BYTES = 1024 * 1024
 BYTES_A_TURN = 16 * 1024
 """After so much was checked, others get their turn: that is a millisecond or two, and ten for the worst of lines."""
 
-_REFUSALS = frozenset({"validation_failed", "not_found", "link_exists", "version_mismatch"})
+_REFUSALS = frozenset({"validation_failed", "not_found", "link_exists", "external_id_taken", "version_mismatch"})
 """The codes with which the database says that a line is wrong, and not that it can't answer."""
 
 
@@ -95,7 +96,14 @@ _IMPORT: dict[type[Row], Count] = {
 _decode = msgspec.json.Decoder(AnyLine).decode
 
 
-@post("/v1/import", status_code=200, request_max_body_size=IMPORT_BYTES, seconds=IMPORT_SECONDS, body_types=BODY_TYPES)
+@post(
+    "/v1/import",
+    status_code=200,
+    request_max_body_size=IMPORT_BYTES,
+    seconds=IMPORT_SECONDS,
+    body_types=BODY_TYPES,
+    scope="write",
+)
 async def create_import(request: Request) -> ImportResult:
     """Bring in a file as `GET /v1/export` wrote it: ids, order, links and times are kept.
 
@@ -358,6 +366,11 @@ class _Checker:
             raise ValueError("conversation_id: must be the one of the conversation above")
         if not self._position < line.position <= self._conversation.last_position:
             raise ValueError("position: must ascend, up to last_position of the conversation")
+        if line.item is None and not line.content:
+            raise ValueError("content: must have at least 1 character where there is no item")
+        if line.item is not None:
+            check_item(line.item)
+            check_json(line.item)
         self._position = line.position
         self._messages += 1
 

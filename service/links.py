@@ -60,7 +60,7 @@ _list_of_conversation = Many("list_links_of_conversation", Link)
 _LAST = UUID(int=(1 << 128) - 1)
 
 
-@get("/v1/links", query=LinkFilters)
+@get("/v1/links", query=LinkFilters, scope="read")
 async def list_links(request: Request) -> Page[Link]:
     """The caller's links, newest first."""
     query = request.filters(LinkFilters)
@@ -77,27 +77,27 @@ async def list_links(request: Request) -> Page[Link]:
     return page_of(await request.user.run(statement), query.limit, question, lambda link: (link.id,))
 
 
-@post("/v1/links", location="/v1/links/{id}", problems=("not_found", "link_exists"))
+@post("/v1/links", location="/v1/links/{id}", problems=("not_found", "link_exists"), scope="write")
 @idempotent
 async def create_link(request: Request, data: JSONBody[LinkCreate]) -> Versioned[Link]:
     """Link a todo and a conversation, both the caller's own."""
     return await request.user.run(_create(**values(data)))
 
 
-@get("/v1/links/{link_id:str}")
+@get("/v1/links/{link_id:str}", scope="read")
 async def get_link(request: Request, link_id: FromPath[UUID]) -> Versioned[Link]:
     """One link."""
     return found(await request.user.run(_get(id=link_id)))
 
 
-@patch("/v1/links/{link_id:str}", if_match=True, problems=("link_exists",))
+@patch("/v1/links/{link_id:str}", if_match=True, problems=("link_exists",), scope="write")
 async def update_link(request: Request, link_id: FromPath[UUID], data: JSONBody[LinkPatch]) -> Versioned[Link]:
     """Change what a link says."""
     change = _update(id=link_id, **changes(data), version=request.if_match)
     return await changed(request.user, change, _get(id=link_id), "link")
 
 
-@delete("/v1/links/{link_id:str}", if_match=True)
+@delete("/v1/links/{link_id:str}", if_match=True, scope="write")
 async def delete_link(request: Request, link_id: FromPath[UUID]) -> None:
     """Delete a link; the todo and the conversation stay."""
     await changed(request.user, _delete(id=link_id, version=request.if_match), _get(id=link_id), "link")

@@ -1,7 +1,7 @@
 """Messages: what was said, in order; and the stateless turn, which appends and reads back in one round trip."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -9,10 +9,12 @@ from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
+from service.contexts import Context, ContextMessage, ContextSize, Role, TurnContext, ask_context, context_of
 from service.db.caller import Caller
 from service.db.queries import Count, Many, Maybe, Nothing, One, Statement, Versioned
 from service.http.fields import (
     Content,
+    ContentOfItem,
     MessageType,
     Metadata,
     MetadataText,
@@ -29,12 +31,16 @@ from service.http.idempotency import idempotent
 from service.http.missing import changed, found
 from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
 from service.http.request import Request
+from service.http.strict_json import Paths
+from service.items import CONTENT_LENGTH, Item, ItemText, check_item, read_item
 from service.problems import Problem, invalid
 
 TURN_MESSAGES = 100
 TURN_BYTES = 8 * 1024 * 1024
+MESSAGE_BYTES = 2 * 1024 * 1024
+ITEMS_BYTES = 4 * 1024 * 1024
+"""How much of items a list or a context answers with, about; the queries hold it, too."""
 
-Role = Annotated[Literal["user", "assistant", "system"], Meta(title="Role")]
 Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 
 
@@ -51,28 +57,51 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     content: str
     message_type: MessageType
     metadata: MetadataText
+    content_truncated: bool
     created_at: Time
     updated_at: Time
 
 
-class ContextMessage(msgspec.Struct, frozen=True, gc=False):
-    """A message as a language model takes it."""
+class FullMessage(Message, frozen=True, gc=False):
+    """A message with its item."""
 
-    role: Role
-    content: str
+    item: ItemText | None
 
 
 class MessageCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message to be added. ``sender_id`` need not be sent: it is the caller for ``user``, and null for the others."""
+    """A message to be added. ``sender_id`` need not be sent: it is the caller for ``user``, and null for the others.
+
+    Beside an ``item``, ``content`` is its readable text and may be left out, empty or too long: it is cut. What
+    ``message_type`` is, too, is then found in the item, as far as it says so.
+    """
+
+    kept_as_sent: ClassVar[Paths] = frozenset({("item",)})
 
     sender_type: SenderType
-    content: Content
-    message_type: MessageType = "text"
+    content: ContentOfItem | UnsetType = UNSET
+    message_type: (
+        Annotated[MessageType, Meta(description="`text` when it is left out, and no item tells otherwise.")] | UnsetType
+    ) = UNSET
     metadata: Metadata | UnsetType = UNSET
     sender_id: UUID | None = None
+    item: Item | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         check_metadata(self.metadata)
+        kind: MessageType = "text"
+        if self.item is not UNSET:
+            check_item(self.item)
+            if self.content is UNSET or self.message_type is UNSET:
+                found = read_item(self.item)
+                kind = found.message_type
+                if self.content is UNSET:
+                    msgspec.structs.force_setattr(self, "content", found.text)
+        elif self.content is UNSET:
+            raise ValueError("content: is required")
+        elif not 1 <= len(self.content) <= CONTENT_LENGTH:
+            raise ValueError(f"content: must have 1 to {CONTENT_LENGTH} characters")
+        if self.message_type is UNSET:
+            msgspec.structs.force_setattr(self, "message_type", kind)
         if self.sender_id is not None and self.sender_type != "user":
             raise ValueError("sender_id: must be null for ai and system")
 
@@ -88,17 +117,13 @@ class MessagePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_metadata(self.metadata)
 
 
-class TurnContext(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many of the conversation's last messages a turn answers with, its own included."""
-
-    messages: Annotated[int, Meta(ge=0, le=200)]
-
-
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """1 to 100 messages to be appended in order, all or none; and how many of the last are wanted back as context.
 
     With ``expected_position`` the turn is refused when the last message so far is at another position (0: no message).
     """
+
+    kept_as_sent: ClassVar[Paths] = frozenset({("messages", "*", "item")})
 
     messages: Annotated[list[MessageCreate], Meta(min_length=1, max_length=TURN_MESSAGES)]
     expected_position: Position | None = None
@@ -107,6 +132,8 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class FirstTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A turn that opens its conversation."""
+
+    kept_as_sent: ClassVar[Paths] = frozenset({("messages", "*", "item")})
 
     messages: Annotated[list[MessageCreate], Meta(min_length=1, max_length=TURN_MESSAGES)]
     title: Title | None = None
@@ -118,10 +145,10 @@ class FirstTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TurnResult(msgspec.Struct, frozen=True):
-    """What was appended, the context asked for (oldest first), and the position of the last message."""
+    """What was appended, without items; the context asked for (oldest first); and the position of the last message."""
 
     messages: list[Message]
-    context: list[ContextMessage]
+    context: Context
     position: int
 
     @property
@@ -143,6 +170,7 @@ class MessageFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     message_type: MessageType | None = None
     after_position: Position | None = None
     before_position: Position | None = None
+    items: Annotated[bool, Meta(description="Adds each message's item; pages end early where items are large.")] = False
     order: Annotated[Literal["position", "-position"], Meta(title="MessageOrder")] = "position"
     limit: Limit = 50
     cursor: Cursor | None = None
@@ -154,28 +182,25 @@ class Rewind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     from_position: Annotated[int, Meta(ge=1, le=2_147_483_647)]
 
 
-class ContextSize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much a model is to be reminded of."""
-
-    messages: Annotated[int, Meta(ge=0, le=200, description="How many of the last messages.")] = 20
-
-
 _exists = Maybe("find_conversation", UUID)
 _open = Nothing("open_conversation")
 _expect = Nothing("expect_position")
 _create = One("create_message", Message)
 _create_two = Many("create_two_messages", Message)
-_create_tagged = One("create_tagged_message", Versioned[Message])
-_get = Maybe("get_message", Versioned[Message])
-_update = Maybe("update_message", Versioned[Message])
+_create_tagged = One("create_tagged_message", Versioned[FullMessage])
+GET = Maybe("get_message", Versioned[FullMessage])
+_update = Maybe("update_message", Versioned[FullMessage])
 _delete = Maybe("delete_message", UUID)
 _rewind = Count("delete_messages_from")
 _list = Many("list_messages", Message)
 _list_desc = Many("list_messages_desc", Message)
-_context = Many("list_context", ContextMessage)
+LIST_ITEMS = (
+    Many("list_messages_with_items", FullMessage),
+    Many("list_messages_with_items_desc", FullMessage),
+)
 
 
-@get("/v1/conversations/{conversation_id:str}/messages", query=MessageFilters)
+@get("/v1/conversations/{conversation_id:str}/messages", query=MessageFilters, scope="read")
 async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Page[Message]:
     """A conversation's messages, by position."""
     query = request.filters(MessageFilters)
@@ -186,7 +211,8 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
     if query.cursor is not None:
         (reached,) = decode_cursor(query.cursor, question, tuple[Position])
         after, before = (after, min(before, reached)) if descending else (max(after, reached), before)
-    listed = (_list_desc if descending else _list)(
+    lists = LIST_ITEMS if query.items else (_list, _list_desc)
+    listed = lists[descending](
         conversation_id=conversation_id,
         sender_type=query.sender_type,
         message_type=query.message_type,
@@ -194,23 +220,33 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
         before=before,
         row_limit=query.limit + 1,
     )
-    rows: list[Message] = await _read(request.user, conversation_id, listed)
-    return page_of(rows, query.limit, question, lambda message: (message.position,))
+    rows: list[Message] = await read(request.user, conversation_id, listed)
+    limit = query.limit
+    if query.items and sum(len(row.item or b"") for row in cast("list[FullMessage]", rows)) >= ITEMS_BYTES:
+        limit = max(1, min(limit, len(rows) - 1))  # the query ended early, behind the row that made it too much
+    return page_of(rows, limit, question, lambda message: (message.position,))
 
 
-@get("/v1/conversations/{conversation_id:str}/context", query=ContextSize)
+@get("/v1/conversations/{conversation_id:str}/context", query=ContextSize, scope="read")
 async def get_context(request: Request, conversation_id: FromPath[UUID]) -> list[ContextMessage]:
-    """A conversation's last messages as a language model takes them, oldest first."""
+    """A conversation's last messages as a language model takes them, oldest first.
+
+    A tool's output never comes without its call: what would begin with such an output begins behind it.
+    """
     query = request.filters(ContextSize)
-    context = _context(conversation_id=conversation_id, messages=query.messages)
-    return await _read(request.user, conversation_id, context)
+    return context_of(await read(request.user, conversation_id, ask_context(conversation_id, query)), query)
 
 
-@post("/v1/conversations/{conversation_id:str}/messages", location="/v1/conversations/{conversation_id}/messages/{id}")
+@post(
+    "/v1/conversations/{conversation_id:str}/messages",
+    location="/v1/conversations/{conversation_id}/messages/{id}",
+    request_max_body_size=MESSAGE_BYTES,
+    scope="write",
+)
 @idempotent
 async def create_message(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[MessageCreate]
-) -> Versioned[Message]:
+) -> Versioned[FullMessage]:
     """Append a message."""
     return await request.user.run(_create_tagged(**_values(request.user, conversation_id, data)))
 
@@ -220,68 +256,70 @@ async def create_message(
     location="/v1/conversations/{id}",
     request_max_body_size=TURN_BYTES,
     problems=("stale_position",),
+    scope="write",
 )
 @idempotent
 async def create_turn(request: Request, conversation_id: FromPath[UUID], data: JSONBody[Turn]) -> TurnResult:
     """Append a turn's messages and get the context for the next one, in one round trip."""
     if data.expected_position is None:
         # The first insert locks the conversation by itself, or finds that there is none.
-        return await _append(request.user, conversation_id, [], data)
+        return await append(request.user, conversation_id, [], data)
     expect = _expect(conversation_id=conversation_id, expected=data.expected_position)
-    return await _append(request.user, conversation_id, [expect], data)
+    return await append(request.user, conversation_id, [expect], data)
 
 
-@post("/v1/turns", location="/v1/conversations/{id}", request_max_body_size=TURN_BYTES)
+@post("/v1/turns", location="/v1/conversations/{id}", request_max_body_size=TURN_BYTES, scope="write")
 @idempotent
 async def create_first_turn(request: Request, data: JSONBody[FirstTurn]) -> TurnResult:
     """Open a conversation with its first turn."""
     conversation_id = new_id()
-    return await _append(request.user, conversation_id, [_open(id=conversation_id, title=data.title)], data)
+    return await append(request.user, conversation_id, [_open(id=conversation_id, title=data.title)], data)
 
 
-@get("/v1/conversations/{conversation_id:str}/messages/{message_id:str}")
+@get("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", scope="read")
 async def get_message(
     request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]
-) -> Versioned[Message]:
+) -> Versioned[FullMessage]:
     """One message."""
-    return found(await request.user.run(_get(conversation_id=conversation_id, id=message_id)))
+    return found(await request.user.run(GET(conversation_id=conversation_id, id=message_id)))
 
 
-@patch("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True)
+@patch("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True, scope="write")
 async def update_message(
     request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID], data: JSONBody[MessagePatch]
-) -> Versioned[Message]:
+) -> Versioned[FullMessage]:
     """Change a message's content, type or metadata; its position and times of others stay."""
     place = {"conversation_id": conversation_id, "id": message_id}
     change = _update(**place, **changes(data), version=request.if_match)
-    return await changed(request.user, change, _get(**place), "message")
+    return await changed(request.user, change, GET(**place), "message")
 
 
-@delete("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True)
+@delete("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", if_match=True, scope="write")
 async def delete_message(request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]) -> None:
     """Delete one message; the positions of the others stay."""
     place = {"conversation_id": conversation_id, "id": message_id}
-    await changed(request.user, _delete(**place, version=request.if_match), _get(**place), "message")
+    await changed(request.user, _delete(**place, version=request.if_match), GET(**place), "message")
 
 
-@delete("/v1/conversations/{conversation_id:str}/messages", status_code=200, query=Rewind)
+@delete("/v1/conversations/{conversation_id:str}/messages", status_code=200, query=Rewind, scope="write")
 async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> Rewound:
     """Delete the message at a position and all after it. What is appended later gets positions never used before."""
     query = request.filters(Rewind)
     rewind = _rewind(conversation_id=conversation_id, from_position=query.from_position)
-    return Rewound(await _read(request.user, conversation_id, rewind))
+    return Rewound(await read(request.user, conversation_id, rewind))
 
 
-async def _read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:
+async def read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:
     """Run a statement about a conversation's messages; ``not_found`` when there is no such conversation."""
     conversation, result = await caller.run(_exists(id=conversation_id), statement)
     found(conversation)
     return result
 
 
-async def _append(
+async def append(
     caller: Caller, conversation_id: UUID, first: Sequence[Statement[None]], turn: Turn | FirstTurn
 ) -> TurnResult:
+    """Append a turn's messages, behind other statements. Raises Problem, of a message with its place in the turn."""
     statements: list[Statement[Any]] = list(first)
     to_blame: dict[int, int] = {}
     following = 0
@@ -301,7 +339,7 @@ async def _append(
             second = {f"second_{name}": value for name, value in values[1].items() if name != "conversation_id"}
             statements.append(_create_two(**values[0], **second))
     if turn.context is not None and turn.context.messages:
-        statements.append(_context(conversation_id=conversation_id, messages=turn.context.messages))
+        statements.append(ask_context(conversation_id, turn.context))
     try:
         results = await caller.run_all(statements)
     except Problem as problem:
@@ -311,7 +349,8 @@ async def _append(
     appended: list[Message] = []
     for place in to_blame:
         appended += results[place] if isinstance(results[place], list) else [results[place]]
-    return TurnResult(appended, results[-1] if len(statements) - 1 not in to_blame else [], appended[-1].position)
+    asked = turn.context if len(statements) - 1 not in to_blame else None
+    return TurnResult(appended, [] if asked is None else context_of(results[-1], asked), appended[-1].position)
 
 
 def _pairs(messages: Sequence[MessageCreate]) -> Iterator[Sequence[MessageCreate]]:
@@ -332,10 +371,13 @@ def _pairs(messages: Sequence[MessageCreate]) -> Iterator[Sequence[MessageCreate
 def _values(caller: Caller, conversation_id: UUID, data: MessageCreate) -> dict[str, Any]:
     if data.sender_id is not None and data.sender_id != caller.user_id:
         raise invalid("sender_id", "must be the caller")
+    content = cast("str", data.content)
     return {
         "conversation_id": conversation_id,
         "sender_type": data.sender_type,
-        "content": data.content,
+        "content": content[:CONTENT_LENGTH],
+        "content_truncated": len(content) > CONTENT_LENGTH,
         "message_type": data.message_type,
         "metadata": given(data.metadata),
+        "item": given(data.item),
     }

@@ -134,6 +134,13 @@ def _origins(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _origin(text: str) -> str:
+    origins = _origins(text)
+    if len(origins) != 1:
+        _fail("must be one origin such as https://todos.example.com")
+    return origins[0]
+
+
 _seconds = _number("number of seconds", float, 0, 300)
 _YES, _NO = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
 _switch = _one_of("true or false", {word: word in _YES for word in (*_YES, *_NO)})
@@ -220,6 +227,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_token: Annotated[
         Secret | None,
         Setting(_secret, "bearer token for GET /metrics; without it, only this machine may read it without signing in"),
+    ] = None
+    public_url: Annotated[
+        str | None,
+        Setting(
+            _origin,
+            "scheme and host that clients reach the service by, such as https://todos.example.com; MCP tells it",
+            "http:// and the request's Host",
+        ),
     ] = None
     cors_allow_origins: Annotated[
         tuple[str, ...],

@@ -129,14 +129,14 @@ async def refresh_token(request: Request, data: JSONBody[Refresh]) -> TokenPair:
     return tokens.issue(user.id, claims.version)
 
 
-@post("/v1/auth/logout-everywhere", status_code=204)
+@post("/v1/auth/logout-everywhere", status_code=204, scope="account")
 @idempotent
 async def logout_everywhere(request: Request) -> None:
     """Make every token that was issued before now stop working."""
     await request.user.run(_revoke())
 
 
-@put("/v1/users/me/password", status_code=204, problems=("bad_credentials", "rate_limited"))
+@put("/v1/users/me/password", status_code=204, problems=("bad_credentials", "rate_limited"), scope="account")
 async def change_password(request: Request, data: JSONBody[PasswordChange]) -> None:
     """Set another password; every token that was issued before now stops working."""
     passwords: Passwords = request.app.state.passwords

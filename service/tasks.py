@@ -87,7 +87,7 @@ _lists = {
 }
 
 
-@get("/api/{user_id:str}/tasks", query=TaskFilters, problems=("forbidden",))
+@get("/api/{user_id:str}/tasks", query=TaskFilters, problems=("forbidden",), scope="read")
 async def list_tasks(request: Request, user_id: FromPath[str]) -> list[Task]:
     """All of the user's tasks, as one array."""
     query = request.filters(TaskFilters)
@@ -96,7 +96,7 @@ async def list_tasks(request: Request, user_id: FromPath[str]) -> list[Task]:
     return await request.user.run(_lists[query.sort](completed=completed))
 
 
-@post("/api/{user_id:str}/tasks", location="/api/{user_id}/tasks/{id}", problems=("forbidden",))
+@post("/api/{user_id:str}/tasks", location="/api/{user_id}/tasks/{id}", problems=("forbidden",), scope="write")
 @idempotent
 async def create_task(request: Request, user_id: FromPath[str], data: JSONBody[TaskCreate]) -> Versioned[Task]:
     """Make a task."""
@@ -106,14 +106,16 @@ async def create_task(request: Request, user_id: FromPath[str], data: JSONBody[T
     )
 
 
-@get("/api/{user_id:str}/tasks/{task_id:str}", problems=("forbidden",))
+@get("/api/{user_id:str}/tasks/{task_id:str}", problems=("forbidden",), scope="read")
 async def get_task(request: Request, user_id: FromPath[str], task_id: FromPath[Number]) -> Versioned[Task]:
     """One task."""
     _check_user(request.user, user_id)
     return found(await request.user.run(_get(number=task_id)))
 
 
-@put("/api/{user_id:str}/tasks/{task_id:str}", if_match=True, problems=("forbidden", "invalid_transition"))
+@put(
+    "/api/{user_id:str}/tasks/{task_id:str}", if_match=True, problems=("forbidden", "invalid_transition"), scope="write"
+)
 async def update_task(
     request: Request, user_id: FromPath[str], task_id: FromPath[Number], data: JSONBody[TaskUpdate]
 ) -> Versioned[Task]:
@@ -124,7 +126,7 @@ async def update_task(
     return await changed(request.user, change, _get(number=task_id), "task")
 
 
-@delete("/api/{user_id:str}/tasks/{task_id:str}", if_match=True, problems=("forbidden",))
+@delete("/api/{user_id:str}/tasks/{task_id:str}", if_match=True, problems=("forbidden",), scope="write")
 async def delete_task(request: Request, user_id: FromPath[str], task_id: FromPath[Number]) -> None:
     """Delete a task, and with it its links."""
     _check_user(request.user, user_id)
@@ -132,7 +134,12 @@ async def delete_task(request: Request, user_id: FromPath[str], task_id: FromPat
     await changed(request.user, deletion, _get(number=task_id), "task")
 
 
-@patch("/api/{user_id:str}/tasks/{task_id:str}/complete", if_match=True, problems=("forbidden", "invalid_transition"))
+@patch(
+    "/api/{user_id:str}/tasks/{task_id:str}/complete",
+    if_match=True,
+    problems=("forbidden", "invalid_transition"),
+    scope="write",
+)
 async def complete_task(
     request: Request, user_id: FromPath[str], task_id: FromPath[Number], data: JSONBody[TaskCompletion | None] = None
 ) -> Versioned[Task]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -12,9 +13,21 @@ from msgspec import Meta
 
 from service.db.caller import Caller
 from service.db.queries import Many, Maybe
-from service.http.fields import Priority, Status, Time, check_time
+from service.http.fields import (
+    Contained,
+    Priority,
+    Search,
+    Status,
+    Time,
+    check_contained,
+    check_search,
+    check_time,
+    contained,
+    words_of,
+)
 from service.http.missing import found
 from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.http.recency import newest_first
 from service.http.request import Request
 from service.problems import Problem
 from service.todos import Todo
@@ -38,6 +51,8 @@ class TodoFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     due_before: Time | None = None
     due_after: Time | None = None
     overdue: Annotated[bool, Meta(description="Due in the past, and pending or in_progress.")] | None = None
+    q: Search | None = None
+    metadata: Contained | None = None
     scope: Annotated[Literal["owned", "assigned", "all"], Meta(title="TodoScope")] = "owned"
     order: Order = "-created_at"
     limit: Limit = 50
@@ -46,6 +61,8 @@ class TodoFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check_time("due_before", self.due_before)
         check_time("due_after", self.due_after)
+        check_search(self.q)
+        check_contained(self.metadata)
 
 
 _find_conversation = Maybe("find_conversation", UUID)
@@ -67,7 +84,7 @@ _list_assigned = Many("list_assigned_todos", Todo)
 _list_all = Many("list_all_todos", Todo)
 
 
-@get("/v1/conversations/{conversation_id:str}/todos", query=PageQuery)
+@get("/v1/conversations/{conversation_id:str}/todos", query=PageQuery, scope="read")
 async def list_conversation_todos(request: Request, conversation_id: FromPath[UUID]) -> Page[Todo]:
     """The todos that a conversation is linked with, oldest first."""
     query = request.filters(PageQuery)
@@ -81,7 +98,7 @@ async def list_conversation_todos(request: Request, conversation_id: FromPath[UU
     return page_of(rows, query.limit, question, lambda todo: (todo.id,))
 
 
-@get("/v1/todos", query=TodoFilters)
+@get("/v1/todos", query=TodoFilters, scope="read")
 async def list_todos(request: Request) -> Page[Todo]:
     """The caller's todos, those assigned to them, or both."""
     query = request.filters(TodoFilters)
@@ -90,6 +107,9 @@ async def list_todos(request: Request) -> Page[Todo]:
         return await _list_visible(request.user, query, question)
     order = query.order
     row_limit = query.limit + 1
+    if order == "-updated_at":
+        down, up = (partial(_list_owned[name], **_filters(query)) for name in (order, "updated_at"))
+        return await newest_first(request.user, query.cursor, query.limit, question, down, up)
     after = _read_cursor(query, question)
     if order == "-created_at" and query.status and len(query.status) == 1 and query == _only_status(query):
         rows = await request.user.run(_list_by_status(status=query.status[0], row_limit=row_limit, **after))
@@ -125,6 +145,8 @@ def _filters(query: TodoFilters) -> dict[str, Any]:
         "due_before": query.due_before,
         "due_after": query.due_after,
         "overdue": query.overdue,
+        "words": words_of(query.q),
+        "contains": contained(query.metadata),
     }
 
 

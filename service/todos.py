@@ -130,20 +130,20 @@ _delete = Maybe("delete_todo", UUID)
 _link = Count("link_todo")
 
 
-@get("/v1/todos/{todo_id:str}")
+@get("/v1/todos/{todo_id:str}", scope="read")
 async def get_todo(request: Request, todo_id: FromPath[TodoRef]) -> Todo:
     """One todo: the caller's own, or one assigned to them."""
     return found(await request.user.run(_reading(todo_id)))
 
 
-@post("/v1/todos", location="/v1/todos/{id}", problems=("not_found",))
+@post("/v1/todos", location="/v1/todos/{id}", problems=("not_found",), scope="write")
 @idempotent
 async def create_todo(request: Request, data: JSONBody[TodoCreate]) -> Todo:
     """Make a todo; with ``conversation_id`` also a link that says it was made there."""
     return (await request.user.run_all(_creation(data)))[0]
 
 
-@patch("/v1/todos/{todo_id:str}", if_match=True, problems=("forbidden", "invalid_transition"))
+@patch("/v1/todos/{todo_id:str}", if_match=True, problems=("forbidden", "invalid_transition"), scope="write")
 async def update_todo(request: Request, todo_id: FromPath[TodoRef], data: JSONBody[TodoPatch]) -> Todo:
     """Change a todo, and with ``conversation_id`` link it.
 
@@ -159,7 +159,7 @@ async def update_todo(request: Request, todo_id: FromPath[TodoRef], data: JSONBo
     return todo
 
 
-@delete("/v1/todos/{todo_id:str}", if_match=True, problems=("forbidden",))
+@delete("/v1/todos/{todo_id:str}", if_match=True, problems=("forbidden",), scope="write")
 async def delete_todo(request: Request, todo_id: FromPath[TodoRef]) -> None:
     """Delete a todo, and with it its links."""
     if await request.user.run(_removal(todo_id, request.if_match)) is None:
@@ -171,6 +171,7 @@ async def delete_todo(request: Request, todo_id: FromPath[TodoRef]) -> None:
     status_code=200,
     request_max_body_size=BATCH_BYTES,
     problems=("not_found", "forbidden", "invalid_transition"),
+    scope="write",
 )
 @idempotent
 async def batch_todos(request: Request, data: JSONBody[TodoBatch]) -> TodoBatchResult:

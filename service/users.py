@@ -99,19 +99,21 @@ _erase = One("erase_me", bool)
 _search = Many("list_users", PublicUser)
 
 
-@get("/v1/users/me")
+@get("/v1/users/me", scope="read")
 async def get_me(request: Request) -> User:
     """The signed-in user."""
     return await request.user.run(_get())
 
 
-@patch("/v1/users/me", if_match=True, problems=("username_taken", "active_todos_assigned"))
+@patch("/v1/users/me", if_match=True, problems=("username_taken", "active_todos_assigned"), scope="write")
 async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
     """Change the signed-in user's name or username, or deactivate the account.
 
     Deactivating is refused while pending or in_progress todos of their own are assigned to them. Other people's are
     unassigned. Their tokens stop working at once.
     """
+    if data.is_active is not UNSET and request.user.key is not None:
+        raise Problem("forbidden", "A key can't deactivate the account.")
     changed = await request.user.run(
         _update(**changes(data), version=request.if_match),
         seconds=ERASE_SECONDS if data.is_active is False else TRANSACTION_SECONDS,
@@ -121,7 +123,7 @@ async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
     return changed
 
 
-@delete("/v1/users/me", query=Deletion, if_match=True, problems=("user_has_records",))
+@delete("/v1/users/me", query=Deletion, if_match=True, problems=("user_has_records",), scope="account")
 async def delete_me(request: Request) -> None:
     """Delete the signed-in user, who must own nothing any more; or with ``erase=true`` erase them and all they own.
 
@@ -137,7 +139,7 @@ def _why_none(if_match: int | None) -> Problem:
     return Problem("invalid_token", "The user is gone.") if if_match is None else Problem("version_mismatch")
 
 
-@get("/v1/users", query=UserSearch)
+@get("/v1/users", query=UserSearch, scope="read")
 async def list_users(request: Request) -> Page[PublicUser]:
     """The active user with this username, to assign a todo to; an empty list if there is none."""
     query = request.filters(UserSearch)

@@ -1,5 +1,6 @@
 """Who asks, and their transactions."""
 
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -16,6 +17,39 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _AUTHENTICATE = Nothing("authenticate")
+_AUTHENTICATE_KEY = Nothing("authenticate_key")
+_TOUCH_KEY = Nothing("touch_key")
+
+NOTED_KEYS = 4096
+"""Of so many keys a process remembers that this hour's use is noted."""
+
+
+class ApiKey:
+    """The key that a caller asks with: its digest, and the scope that what it asks for needs.
+
+    ``noted`` remembers for the process in which hour (since 1970) a key's use was last noted in the database, so that
+    all other requests of that hour that only read need not write.
+    """
+
+    __slots__ = ("_noted", "digest", "scope")
+
+    def __init__(self, digest: bytes, scope: str, noted: dict[bytes, int]) -> None:
+        self.digest = digest
+        self.scope = scope
+        self._noted = noted
+
+    def check(self, *, reads_only: bool) -> list[Statement[Any]]:
+        """What a transaction of the key begins with; ``reads_only``: it could not note the use."""
+        checks: list[Statement[Any]] = [_AUTHENTICATE_KEY(digest=self.digest, scope=self.scope)]
+        if not reads_only and self._noted.get(self.digest) != int(time.time()) // 3600:
+            checks.append(_TOUCH_KEY(digest=self.digest))
+        return checks
+
+    def note(self) -> None:
+        """Its transaction was committed."""
+        if len(self._noted) >= NOTED_KEYS:
+            self._noted.clear()
+        self._noted[self.digest] = int(time.time()) // 3600
 
 
 @lru_cache(maxsize=4096)
@@ -44,8 +78,9 @@ class Caller:
         token_version: int = 0,
         issued_at: int | None = None,
         subject: str | None = None,
+        key: ApiKey | None = None,
     ) -> None:
-        """What the token is checked by is its version, or the time of issue (seconds since 1970) without one.
+        """What the token is checked by is its version, the time of issue (seconds since 1970), or the key that it is.
 
         ``subject`` is the user's name at an outside issuer, where the token is of one.
         """
@@ -55,6 +90,7 @@ class Caller:
         self.token_version = token_version
         self.issued_at = issued_at
         self.subject = subject
+        self.key = key
         self.seconds = TRANSACTION_SECONDS
         """How long a transaction of several round trips may take."""
         self._held: Held | None = None
@@ -92,6 +128,8 @@ class Caller:
                 accept(_read(statements, results))
 
         results = await self.database.transact(self._context(), steps, check if accept else None, seconds=seconds)
+        if self.key is not None:
+            self.key.note()
         return _read(statements, results)
 
     @asynccontextmanager
@@ -104,12 +142,16 @@ class Caller:
         if self._held is not None:
             yield
             return
-        async with self.database.hold(self._context(*first), seconds=self.seconds, snapshot=snapshot) as held:
+        async with self.database.hold(
+            self._context(*first, snapshot=snapshot), seconds=self.seconds, snapshot=snapshot
+        ) as held:
             self._held = held
             try:
                 yield
                 if not held.is_committed:
                     await self.commit()
+                if self.key is not None and not snapshot:
+                    self.key.note()
             finally:
                 self._held = None
 
@@ -119,9 +161,11 @@ class Caller:
             raise RuntimeError("there is no transaction")
         await self._held.run([statement.step(self.user_id) for statement in last], commit=True)
 
-    def _context(self, *first: Statement[Any]) -> Context:
+    def _context(self, *first: Statement[Any], snapshot: bool = False) -> Context:
         ahead: tuple[Step, ...] = ()
-        if self.user_id is not None:
+        if self.key is not None:
+            first = (*self.key.check(reads_only=snapshot), *first)
+        elif self.user_id is not None:
             ahead = _authentication(self.user_id.int, self.token_version, self.issued_at)
         if first:
             ahead += tuple(statement.step(self.user_id) for statement in first)

@@ -51,6 +51,7 @@ USER_TABLES = frozenset(
         "todo_conversation_links",
         "audit_log",
         "idempotency_keys",
+        "api_keys",
     }
 )
 """Tables of which every row is some user's: a query that names one carries ``user_id``."""

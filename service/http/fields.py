@@ -15,6 +15,8 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from service.http import strict_json
+
 T = TypeVar("T")
 
 METADATA_BYTES = 16 * 1024
@@ -49,6 +51,30 @@ Content = Annotated[
         max_length=10_000,
         description="1 to 10,000 characters, kept as sent.",
         examples=["Remind me to buy milk"],
+    ),
+]
+ContentOfItem = Annotated[
+    str,
+    Meta(
+        description="1 to 10,000 characters, kept as sent; beside an item it may be left out or empty, and is cut.",
+        examples=["Remind me to buy milk"],
+    ),
+]
+Search = Annotated[
+    str,
+    Meta(min_length=1, max_length=200, description="Words that all stand in it somewhere, whatever their case."),
+]
+Contained = Annotated[
+    str,
+    Meta(description='A JSON object that the metadata contains, such as `{"source":"chat"}`: PostgreSQL\'s `@>`.'),
+]
+ExternalId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        description="A client's own name for it, unique for the user.",
+        examples=["chat-42"],
     ),
 ]
 Status = Annotated[Literal["pending", "in_progress", "completed", "archived"], Meta(title="TodoStatus")]
@@ -114,6 +140,33 @@ def check_title(title: str | UnsetType | None) -> None:
     """Raises ValueError when the title is longer than 200 characters after trimming."""
     if isinstance(title, str) and len(title.strip()) > TITLE_LENGTH:
         raise ValueError(f"title: must have at most {TITLE_LENGTH} characters")
+
+
+def check_search(q: str | None) -> None:
+    """Raises ValueError where there is no word in it."""
+    if q is not None and not q.split():
+        raise ValueError("q: must hold a word")
+
+
+def words_of(q: str | None) -> list[str] | None:
+    """The words to be looked for."""
+    return None if q is None else q.split()
+
+
+def check_contained(metadata: str | None) -> None:
+    """Raises ValueError for what no metadata can contain."""
+    if metadata is None:
+        return
+    try:
+        strict_json.check(metadata.encode())
+    except ValueError as error:
+        raise ValueError(f"metadata: must be a JSON object: it {error}".rstrip(": ")) from None
+    check_metadata(msgspec.Raw(metadata.strip().encode()))
+
+
+def contained(metadata: str | None) -> bytes | None:
+    """What is to be contained, as the database takes it."""
+    return None if metadata is None else metadata.encode()
 
 
 def check_time(field: str, value: datetime | UnsetType | None) -> None:

@@ -66,11 +66,16 @@ async def answer_once(request: Request, request_hash: bytes, make: Callable[[], 
     claim = _claim(key=key, operation=operation, request_hash=request_hash)
     try:
         async with caller.transaction(_forget(key=key), claim):
-            made = answer(request, await make(), request.route_handler.status_code)
-            headers = {name.decode(): value.decode("latin-1") for name, value in made.headers if name in KEPT_HEADERS}
-            await caller.commit(
-                _keep(key=key, status=made.status, headers=msgspec.json.encode(headers), body=made.body)
-            )
+            content = await make()
+            status = request.route_handler.status_code
+            made = kept_answer = answer(request, content, status)
+            if hasattr(content, "to_keep"):  # there is something in it that isn't to be stored
+                kept_answer = answer(request, content.to_keep(), status)
+            headers = {
+                name.decode(): value.decode("latin-1") for name, value in kept_answer.headers if name in KEPT_HEADERS
+            }
+            kept = _keep(key=key, status=made.status, headers=msgspec.json.encode(headers), body=kept_answer.body)
+            await caller.commit(kept)
         return made
     except Problem as problem:
         if (

@@ -40,7 +40,8 @@ _READ = ("validation_failed", "malformed_request")
 _DESCRIPTION = """\
 The memory of a todo chatbot: users, todos, conversations and messages, each user's for that user alone.
 
-{sign_in} and send it as `Authorization: Bearer …`. Errors are problem details (RFC 9457);
+{sign_in}, or a key from `POST /v1/keys`,
+and send it as `Authorization: Bearer …`. Errors are problem details (RFC 9457);
 their `code` is stable: `x-problem-codes` of an operation names those that it may answer with. Every answer carries
 `X-Request-ID`. Strings come back as they were sent; on the wire `<`, `>` and `&` are written as JSON escapes, and
 `?escape=html` on any GET answers them HTML-escaped.
@@ -287,6 +288,8 @@ def _success(handler: HTTPRouteHandler, response: spec.OpenAPIResponse) -> dict[
         headers["Location"] = _answer_header("Where the object is.")
     if get_origin(handler.parsed_return_field.annotation) is Page:
         headers["Link"] = _answer_header('The next page, as rel="next"; absent on the last.')
+    if "creates" in handler.opt:
+        answers["201"] = spec.OpenAPIResponse(description="Created.", headers=dict(headers), content=response.content)
     response.description = {201: "Created.", 204: "Done."}.get(handler.status_code, "OK.")
     response.headers = {**headers}
     return {str(handler.status_code): response, **answers}
@@ -297,6 +300,8 @@ def _codes(handler: HTTPRouteHandler, *, has_body: bool) -> list[str]:
     codes = [*_ALWAYS, *_READ, *handler.opt.get("problems", ())]
     if "public" not in handler.opt:
         codes += _SIGNED_IN
+        if handler.opt["scope"] != "read":
+            codes.append("forbidden")
     if has_body:
         codes += _WITH_BODY
     if "cursor" in getattr(handler.opt.get("query"), "__struct_fields__", ()):

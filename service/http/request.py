@@ -76,6 +76,12 @@ class Request(litestar.Request[Caller, Any, State]):
             return int(found[1])
         raise Problem("version_mismatch", 'If-Match takes one ETag as it was answered, such as "3".')
 
+    @property
+    def is_large(self) -> bool:
+        """Whether its body is, or may be, larger than one object's."""
+        length = self.sent.get(b"content-length", b"0")
+        return b"transfer-encoding" in self.sent or not length.isdigit() or int(length) > BODY_BYTES
+
     def filters(self, kind: type[T]) -> T:
         """The query string as the struct that the handler's decorator names as ``query``."""
         return read_query(kind, self._values)
@@ -203,9 +209,13 @@ def decode_body(body: bytes, kind: Any) -> Any:
     """The struct of a body.
 
     Raises ``malformed_request`` for what isn't JSON in UTF-8, or nested too deep; ``validation_failed`` for a duplicate
-    key, NUL, half a surrogate pair, a number that isn't finite, and whatever the struct refuses.
+    key, NUL, half a surrogate pair, a number that isn't finite, and whatever the struct refuses. Values at the paths
+    that the struct names as ``kept_as_sent`` come as strings of their JSON, see `strict_json.lift`.
     """
     try:
+        paths: strict_json.Paths | None = getattr(kind, "kept_as_sent", None)
+        if paths is not None and (b"\\u" in body or any(path[-1].encode() in body for path in paths)):
+            body = strict_json.lift(body, paths)
         strict_json.check(body)
         return _decoder(kind).decode(body)
     except strict_json.RefusedJSON as error:

@@ -159,9 +159,13 @@ def next_link(scope: Any, cursor: str) -> bytes:
     return f'<{scope["path"]}?{query}>; rel="next"'.encode("latin-1")
 
 
-def problem_answer(problem: Problem, request_id: str, *, escape: bool = False) -> Answer:
-    """The problem as ``application/problem+json``; ``escape``: with its strings HTML-escaped."""
-    body = problem_body(problem, request_id, escape=escape)
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
+def problem_answer(problem: Problem, request_id: str, *, escape: bool = False, body: Any = None) -> Answer:
+    """The problem as ``application/problem+json``; ``escape``: with its strings HTML-escaped.
+
+    Where a protocol of others has a shape of its own for errors, ``body`` is that.
+    """
+    text = problem_body(problem, request_id, escape=escape) if body is None else html_safe(_encode(body))
+    media_type = b"application/problem+json" if body is None else JSON.encode()
+    headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(text))]
     headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in problem.headers.items()]
-    return Answer(problem.status, headers, body)
+    return Answer(problem.status, headers, text)

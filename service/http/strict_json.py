@@ -24,6 +24,8 @@ VALUES = 200_000
 """The most values that a text may have in all: 500 todos with 400 each, and a tenth of a second in the pass."""
 COMMAS = 1_000_000
 """A text with more is refused unread: the texts that fields can keep have fewer, and each may part two values."""
+BRACKETS = 400_000
+"""The most lists and objects that a text may have where some of it is kept as it is sent: half a second in the pass."""
 SHORT = 64 * 1024
 """Bytes of a text that is checked within some 20 ms, whatever is in it; a longer one is to be checked in a thread."""
 
@@ -196,3 +198,95 @@ def _path(places: list[_Place]) -> str:
 def shown(name: str) -> str:
     """A key as an answer may show it: not too long, and without what UTF-8 can't carry."""
     return name[:100].encode("utf-8", "replace").decode()
+
+
+# Values that are kept as they are
+
+_STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]')
+_SCALAR = re.compile(r"[^\s,\]}]+")
+_SPACE = re.compile(r"\s*+")
+
+Paths = frozenset[tuple[str, ...]]
+"""Where such values stand: keys from the outermost object on, ``*`` for any place in a list."""
+
+
+def lift(text: bytes, paths: Paths) -> bytes:
+    r"""The text with each value at one of the paths replaced by a string that holds the value's own text.
+
+    So it comes through byte for byte, numbers, order of keys and ``\u0000`` included: of it nothing is checked but the
+    grammar and how deep it is nested. Raises MalformedJSON.
+    """
+    try:
+        found = text.decode("utf-8")
+        if text.count(b",") > COMMAS or text.count(b"[") + text.count(b"{") > BRACKETS:
+            raise _too_many()
+        _check_grammar(text)
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
+        if isinstance(error, MalformedJSON | RefusedJSON):
+            raise
+        raise MalformedJSON("must be JSON in UTF-8") from None
+    keys = {path[-1] for path in paths}
+    parts: list[str] = []
+    taken = 0
+    outside: list[_Place] = []
+    here = _Place(is_object=False)
+    position = 0
+    while match := _TOKEN.search(found, position):
+        part = match[0]
+        position = match.end()
+        if part[0] == '"' and match[1] is not None:
+            string = part[: part.rindex('"') + 1]
+            here.key = json.loads(string) if "\\" in string else string[1:-1]
+            if here.key in keys and (*_keys(outside), here.key) in paths:
+                start = _SPACE.match(found, position).end()  # type: ignore[union-attr]
+                position = _end_of_value(found, start)
+                parts += (found[taken:start], json.dumps(found[start:position], ensure_ascii=False))
+                taken = position
+        elif part in "{[":
+            if len(outside) == DEPTH:
+                raise _too_deep()
+            outside.append(here)
+            here = _Place(part == "{")
+        elif part in "}]":
+            here = outside.pop()
+    return "".join((*parts, found[taken:])).encode("utf-8", "surrogatepass") if parts else text
+
+
+def _keys(places: list[_Place]) -> list[str]:
+    return ["*" if place.keys is None else place.key for place in places[1:]]
+
+
+def _end_of_value(text: str, start: int) -> int:
+    """Where the value ends that begins there, in a text whose grammar is right."""
+    if text[start] not in "{[":
+        found = (_STRUCTURE if text[start] == '"' else _SCALAR).match(text, start)
+        return found.end() if found else start
+    depth = 0
+    for match in _STRUCTURE.finditer(text, start):
+        if match[0] in "{[":
+            depth += 1
+            if depth > DEPTH:
+                raise _too_deep()
+        elif match[0] in "}]":
+            depth -= 1
+            if depth == 0:
+                return match.end()
+    return len(text)
+
+
+def split(text: str) -> list[str]:
+    """The texts of the values in a list, whose grammar is right; raises ValueError for what is no list."""
+    position = _SPACE.match(text).end()  # type: ignore[union-attr]
+    if text[position : position + 1] != "[":
+        raise ValueError("must be a list")
+    found: list[str] = []
+    position += 1
+    while True:
+        start = _SPACE.match(text, position).end()  # type: ignore[union-attr]
+        if text[start] == "]":
+            return found
+        if text[start] == ",":
+            position = start + 1
+            continue
+        position = _end_of_value(text, start)
+        found.append(text[start:position])

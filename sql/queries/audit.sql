@@ -196,7 +196,8 @@ r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated
 id, todo_id, conversation_id, relationship_type, created_at, updated_at, version;
 
 -- slot: message_row
-conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version;
+conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+    created_at, updated_at, version;
 
 -- name: get_change
 -- An entry, and whether nothing happened to its row since.
@@ -291,6 +292,7 @@ RETURNING c.id;
 -- index: messages_user_id_id_key
 UPDATE messages AS m
 SET content = r.content,
+    content_truncated = coalesce(r.content_truncated, FALSE),
     message_type = r.message_type,
     metadata = r.metadata
 FROM audit_log AS a
@@ -345,8 +347,9 @@ RETURNING id;
 -- param id: bigint
 -- returns: maybe UUID
 -- index: conversations_pkey
-INSERT INTO conversations (user_id, id, title, metadata, last_position, created_at, updated_at, version)
-SELECT %(user_id)s, r.id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
+INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
+SELECT
+    %(user_id)s, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
 FROM audit_log AS a
 CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
 WHERE a.user_id = %(user_id)s

@@ -41,7 +41,7 @@ LIMIT %(limit)s;
 -- param limit: integer
 -- returns: many ConversationLine
 -- index: conversations_pkey
-SELECT id, title, metadata, last_position, message_count, created_at, updated_at, version
+SELECT id, title, metadata, last_position, message_count, created_at, updated_at, version, external_id
 FROM conversations
 WHERE user_id = %(user_id)s
   AND id >= coalesce(%(after_id)s, '00000000-0000-0000-0000-000000000000'::uuid)
@@ -51,7 +51,7 @@ LIMIT %(limit)s;
 
 -- name: export_messages
 -- A page of the messages of all conversations up to `last_id`, behind a place: a page of conversations has one query,
--- not one for each. Positions begin at 1.
+-- not one for each. It ends early behind 4 MiB of items. Positions begin at 1.
 -- param user_id: uuid
 -- param after_id: uuid
 -- param after: integer
@@ -60,13 +60,28 @@ LIMIT %(limit)s;
 -- returns: many MessageLine
 -- index: messages_pkey
 SELECT
-    id, conversation_id, position, sender_type, content, message_type, metadata, created_at, updated_at, version
-FROM messages
-WHERE user_id = %(user_id)s
-  AND (conversation_id, position) > (%(after_id)s, %(after)s)
-  AND conversation_id <= %(last_id)s
-ORDER BY conversation_id, position
-LIMIT %(limit)s;
+    l.id, l.conversation_id, l.position, l.sender_type, l.content, l.message_type, l.metadata, l.created_at,
+    l.updated_at, l.version, l.item, l.content_truncated
+FROM (
+    SELECT
+        p.id, p.conversation_id, p.position, p.sender_type, p.content, p.message_type, p.metadata, p.created_at,
+        p.updated_at, p.version, p.item, p.content_truncated,
+        sum(coalesce(octet_length(p.item), 0)) OVER (ORDER BY p.conversation_id, p.position)
+            - coalesce(octet_length(p.item), 0) AS bytes_before
+    FROM (
+        SELECT
+            id, conversation_id, position, sender_type, content, message_type, metadata, created_at, updated_at,
+            version, item, content_truncated
+        FROM messages
+        WHERE user_id = %(user_id)s
+          AND (conversation_id, position) > (%(after_id)s, %(after)s)
+          AND conversation_id <= %(last_id)s
+        ORDER BY conversation_id, position
+        LIMIT %(limit)s
+    ) AS p
+) AS l
+WHERE l.bytes_before < 4194304
+ORDER BY l.conversation_id, l.position;
 
 -- name: export_links
 -- A page in the order of ids, the first one with after_id null.

@@ -84,10 +84,11 @@ ON CONFLICT (user_id, id) DO NOTHING;
 -- param rows: json
 -- returns: count
 -- index: conversations_pkey
-INSERT INTO conversations (user_id, id, title, metadata, last_position, created_at, updated_at, version)
-SELECT %(user_id)s, r.id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
+INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
+SELECT
+    %(user_id)s, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
 FROM json_to_recordset(%(rows)s) AS r (
-    id uuid, title text, metadata jsonb, last_position integer, created_at timestamptz, updated_at timestamptz,
+    id uuid, external_id text, title text, metadata jsonb, last_position integer, created_at timestamptz, updated_at timestamptz,
     version integer
 )
 ON CONFLICT (user_id, id) DO NOTHING;
@@ -100,15 +101,16 @@ ON CONFLICT (user_id, id) DO NOTHING;
 -- returns: count
 -- index: messages_pkey
 INSERT INTO messages (
-    user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at,
-    version
+    user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+    created_at, updated_at, version
 )
 SELECT
     %(user_id)s, r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata,
-    r.created_at, r.updated_at, r.version
+    r.item, coalesce(r.content_truncated, FALSE), r.created_at, r.updated_at, r.version
 FROM json_to_recordset(%(rows)s) AS r (
     id uuid, conversation_id uuid, position integer, sender_type text, content text, message_type text,
-    metadata jsonb, created_at timestamptz, updated_at timestamptz, version integer
+    metadata jsonb, item text, content_truncated boolean, created_at timestamptz, updated_at timestamptz,
+    version integer
 )
 WHERE NOT EXISTS (
     SELECT

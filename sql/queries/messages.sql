@@ -2,8 +2,11 @@
 
 -- slot: message_columns
 -- A Message.
-id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
-    updated_at;
+id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at;
+
+-- slot: written_columns
+user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated;
 
 -- name: find_conversation
 -- Tells an empty conversation from none, beside a query of its messages.
@@ -44,11 +47,14 @@ SELECT expect_position(%(user_id)s, %(conversation_id)s, %(expected)s);
 -- param content: text
 -- param message_type: text
 -- param metadata: jsonb
+-- param item: text
+-- param content_truncated: boolean
 -- returns: one Message
 -- index: messages_pkey
-INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+INSERT INTO messages ({written_columns})
 VALUES (
-    %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}')
+    %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}'),
+    %(item)s, %(content_truncated)s
 )
 RETURNING {message_columns};
 
@@ -62,21 +68,25 @@ RETURNING {message_columns};
 -- param content: text
 -- param message_type: text
 -- param metadata: jsonb
+-- param item: text
+-- param content_truncated: boolean
 -- param second_sender_type: text
 -- param second_content: text
 -- param second_message_type: text
 -- param second_metadata: jsonb
+-- param second_item: text
+-- param second_content_truncated: boolean
 -- returns: many Message
 -- index: messages_pkey
-INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+INSERT INTO messages ({written_columns})
 VALUES
     (
         %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s,
-        coalesce(%(metadata)s, '{}')
+        coalesce(%(metadata)s, '{}'), %(item)s, %(content_truncated)s
     ),
     (
         %(user_id)s, %(conversation_id)s, %(second_sender_type)s, %(second_content)s, %(second_message_type)s,
-        coalesce(%(second_metadata)s, '{}')
+        coalesce(%(second_metadata)s, '{}'), %(second_item)s, %(second_content_truncated)s
     )
 RETURNING {message_columns};
 
@@ -88,21 +98,24 @@ RETURNING {message_columns};
 -- param content: text
 -- param message_type: text
 -- param metadata: jsonb
--- returns: one Message+version
+-- param item: text
+-- param content_truncated: boolean
+-- returns: one FullMessage+version
 -- index: messages_pkey
-INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+INSERT INTO messages ({written_columns})
 VALUES (
-    %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}')
+    %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}'),
+    %(item)s, %(content_truncated)s
 )
-RETURNING {message_columns}, version;
+RETURNING {message_columns}, item::json AS item, version;
 
 -- name: get_message
 -- param user_id: uuid
 -- param conversation_id: uuid
 -- param id: uuid
--- returns: maybe Message+version
+-- returns: maybe FullMessage+version
 -- index: messages_user_id_id_key
-SELECT {message_columns}, version
+SELECT {message_columns}, item::json AS item, version
 FROM messages
 WHERE user_id = %(user_id)s
   AND conversation_id = %(conversation_id)s
@@ -117,17 +130,18 @@ WHERE user_id = %(user_id)s
 -- param message_type: text
 -- param metadata: jsonb
 -- param version: integer
--- returns: maybe Message+version
+-- returns: maybe FullMessage+version
 -- index: messages_user_id_id_key
 UPDATE messages
 SET content = coalesce(%(content)s, content),
+    content_truncated = content_truncated AND %(content)s IS NULL,
     message_type = coalesce(%(message_type)s, message_type),
     metadata = coalesce(%(metadata)s, metadata)
 WHERE user_id = %(user_id)s
   AND conversation_id = %(conversation_id)s
   AND id = %(id)s
   AND (%(version)s IS NULL OR version = %(version)s)
-RETURNING {message_columns}, version;
+RETURNING {message_columns}, item::json AS item, version;
 
 -- name: delete_message
 -- param user_id: uuid
@@ -198,16 +212,51 @@ WHERE user_id = %(user_id)s
 ORDER BY position DESC
 LIMIT %(row_limit)s;
 
+-- name: list_messages_with_items{suffix}
+-- The same with their items, as many as fit into 4 MiB, and the one that doesn't.
+-- fill: suffix | direction
+-- with: | ASC
+-- with: _desc | DESC
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param sender_type: text
+-- param message_type: text
+-- param after: integer
+-- param before: integer
+-- param row_limit: integer
+-- returns: many FullMessage
+-- index: messages_pkey
+SELECT {message_columns}, l.item::json AS item
+FROM (
+    SELECT {message_columns}, item,
+        sum(coalesce(octet_length(item), 0)) OVER (ORDER BY position {direction})
+            - coalesce(octet_length(item), 0) AS bytes_before
+    FROM (
+        SELECT {message_columns}, item
+        FROM messages
+        WHERE user_id = %(user_id)s
+          AND conversation_id = %(conversation_id)s
+          AND position > %(after)s
+          AND position < %(before)s
+          AND (%(sender_type)s IS NULL OR sender_type = %(sender_type)s)
+          AND (%(message_type)s IS NULL OR message_type = %(message_type)s)
+        ORDER BY position {direction}
+        LIMIT %(row_limit)s
+    ) AS p
+) AS l
+WHERE l.bytes_before < 4194304
+ORDER BY l.position {direction};
+
 -- name: list_context
--- The last messages as a language model takes them, oldest first.
+-- The last messages, oldest first.
 -- param user_id: uuid
 -- param conversation_id: uuid
 -- param messages: integer
--- returns: many ContextMessage
+-- returns: many ContextRow
 -- index: messages_pkey
-SELECT l.role, l.content
+SELECT l.role, l.content, l.message_type
 FROM (
-    SELECT role, content, position
+    SELECT role, content, message_type, position
     FROM messages
     WHERE user_id = %(user_id)s
       AND conversation_id = %(conversation_id)s
@@ -215,3 +264,85 @@ FROM (
     LIMIT %(messages)s
 ) AS l
 ORDER BY l.position;
+
+-- name: list_context_items
+-- The same with their items, the newest that fit into 4 MiB.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param messages: integer
+-- returns: many ContextItemRow
+-- index: messages_pkey
+SELECT l.role, l.content, l.message_type, l.item::json AS item
+FROM (
+    SELECT p.role, p.content, p.message_type, p.item, p.position,
+        sum(octet_length(coalesce(p.item, p.content))) OVER (ORDER BY p.position DESC) AS bytes
+    FROM (
+        SELECT role, content, message_type, item, position
+        FROM messages
+        WHERE user_id = %(user_id)s
+          AND conversation_id = %(conversation_id)s
+        ORDER BY position DESC
+        LIMIT %(messages)s
+    ) AS p
+) AS l
+WHERE l.bytes <= 4194304
+ORDER BY l.position;
+
+-- name: search_messages
+-- Those that hold all the words, among so many behind a place, newest first.
+-- param user_id: uuid
+-- param words: text[]
+-- param before_id: uuid
+-- param looked_at: integer
+-- param row_limit: integer
+-- returns: many FoundMessage
+-- index: messages_user_id_id_key
+SELECT
+    s.id, s.conversation_id, s.position, s.role, s.message_type,
+    substring(
+        s.content FROM greatest(1, strpos(lower(s.content), lower((%(words)s)[1])) - 40) FOR 200
+    ) AS snippet,
+    s.created_at
+FROM (
+    SELECT id, conversation_id, position, role, message_type, content, created_at
+    FROM messages
+    WHERE user_id = %(user_id)s
+      AND id < %(before_id)s
+    ORDER BY id DESC
+    LIMIT %(looked_at)s
+) AS s
+WHERE NOT EXISTS (
+    SELECT FROM unnest(%(words)s) AS w (word) WHERE strpos(lower(s.content), lower(w.word)) = 0
+)
+ORDER BY s.id DESC
+LIMIT %(row_limit)s;
+
+-- name: find_search_bound
+-- The last of the messages that search_messages looked at, if there were so many.
+-- param user_id: uuid
+-- param before_id: uuid
+-- param looked_at: integer
+-- returns: maybe UUID
+-- index: messages_user_id_id_key
+SELECT id
+FROM messages
+WHERE user_id = %(user_id)s
+  AND id < %(before_id)s
+ORDER BY id DESC
+OFFSET %(looked_at)s - 1
+LIMIT 1;
+
+-- name: find_item
+-- The message whose item has this id of its own, which its metadata says: looked for from the newest on.
+-- param user_id: uuid
+-- param conversation_id: uuid
+-- param item_id: text
+-- returns: maybe FullMessage
+-- index: messages_pkey
+SELECT {message_columns}, item::json AS item
+FROM messages
+WHERE user_id = %(user_id)s
+  AND conversation_id = %(conversation_id)s
+  AND metadata ->> 'item_id' = %(item_id)s
+ORDER BY position DESC
+LIMIT 1;

@@ -17,13 +17,20 @@ id, number, user_id, title, description, status, completed, priority, due_date, 
 -- param due_before: timestamptz
 -- param due_after: timestamptz
 -- param overdue: boolean
+-- param words: text[]
+-- param contains: jsonb
 (%(status)s IS NULL OR status = ANY (%(status)s))
     AND (%(completed)s IS NULL OR completed = %(completed)s)
     AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
     AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
     AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
     AND (%(overdue)s IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s);
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
+    AND (%(words)s IS NULL OR NOT EXISTS (
+        SELECT FROM unnest(%(words)s) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND (%(contains)s IS NULL OR metadata @> %(contains)s);
 
 -- name: get_todo
 -- One of the caller's own todos, or one assigned to them. The second half runs only when the first finds nothing.

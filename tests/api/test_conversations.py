@@ -22,7 +22,7 @@ from tests.support.problems import problem
 NewUser = Callable[..., Any]
 
 JSON = {"Content-Type": "application/json"}
-FIELDS = ["id", "user_id", "title", "metadata", "message_count", "version", "created_at", "updated_at"]
+FIELDS = ["id", "user_id", "external_id", "title", "metadata", "message_count", "version", "created_at", "updated_at"]
 NOBODY = "018f4fd2-0000-7000-8000-000000000000"
 
 
@@ -75,7 +75,14 @@ def test_a_conversation_is_opened_with_nothing_and_can_be_read_back(new_user: Ne
     conversation = made.json()
     assert made.status_code == 201
     assert list(conversation) == FIELDS
-    expected = {"user_id": str(ada.id), "title": None, "metadata": {}, "message_count": 0, "version": 1}
+    expected = {
+        "user_id": str(ada.id),
+        "external_id": None,
+        "title": None,
+        "metadata": {},
+        "message_count": 0,
+        "version": 1,
+    }
     assert expected.items() <= conversation.items()
     assert UUID(conversation["id"]).version == 7
     assert conversation["created_at"] == conversation["updated_at"]
@@ -352,7 +359,7 @@ def test_a_list_is_one_query_however_many_conversations_it_has(
     before = queries(server)
     items = get(client, "/v1/conversations", messages=messages)["items"]
     assert len(items) == 12
-    name = "list_conversations_with_messages" if messages else "list_conversations"
+    name = f"list_conversations_{'with_messages_' if messages else ''}by_updated_at_desc"
     assert queries(server) - before == Counter({"authenticate": 1, name: 1})
 
 

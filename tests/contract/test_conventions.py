@@ -39,6 +39,7 @@ NOWHERE = {
     "conversation_id": NOBODY,
     "message_id": NOBODY,
     "link_id": NOBODY,
+    "key_id": NOBODY,
     "change_id": NOBODY,
     "user_id": NOBODY,
     "task_id": "999999999",
@@ -52,6 +53,7 @@ VALID: dict[str, Any] = {
     "refresh_token": {"refresh_token": "x"},
     "change_password": {"current_password": PASSWORD, "new_password": PASSWORD},
     "update_me": {"full_name": "Ada"},
+    "create_key": {"name": "Assistant", "scope": "read"},
     "create_todo": {"title": "Buy milk"},
     "batch_todos": {"delete": [1]},
     "update_todo": {"title": "Buy milk"},
@@ -118,6 +120,7 @@ def places(ada: Any, todo: Any) -> dict[str, str]:
         "todo_id": todo["id"],
         "conversation_id": conversation_id,
         "message_id": message_id,
+        "key_id": make("/v1/keys", name="<b>&'\"</b>", scope="read"),
         "link_id": make("/v1/links", todo_id=todo["id"], conversation_id=conversation_id),
         "user_id": str(ada.id),
         "task_id": str(todo["number"]),
@@ -193,7 +196,7 @@ API_TABLE = """
 415 unsupported_media_type
 431 headers_too_large
 409 email_taken username_taken invalid_transition active_todos_assigned user_has_records link_exists stale_position
-409 idempotency_in_progress
+409 idempotency_in_progress too_many_keys
 412 version_mismatch
 422 validation_failed invalid_cursor idempotency_key_reused
 429 rate_limited
@@ -904,7 +907,8 @@ def test_what_is_created_is_where_location_says(ada: Any, places: dict[str, str]
     if route.has_etag:
         assert (made.json(), made.headers["etag"]) == (found.json(), found.headers["etag"])
     else:
-        assert made.json()["messages"][0]["conversation_id"] == found.json()["id"]
+        made_id = made.json()["id"] if "id" in made.json() else made.json()["messages"][0]["conversation_id"]
+        assert made_id == found.json()["id"]
 
 
 @pytest.mark.parametrize("sent", ["a", "req-1", "018f4fd2-0000-7000-8000-000000000000", "x" * 128, "a.b_c:d/e+f=@"])

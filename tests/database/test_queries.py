@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import dataclasses
+import hashlib
 import types
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
@@ -391,6 +392,10 @@ INSERT INTO idempotency_keys (user_id, key, operation, request_hash, created_at)
 SELECT u.id, 'key ' || n, 'POST /v1/todos', sha256('x'), now() - n * interval '1 minute'
 FROM users AS u, generate_series(1, 10) AS n
 ORDER BY md5(u.id::text || n);
+INSERT INTO api_keys (user_id, slot, name, scope, digest)
+SELECT u.id, n, 'key ' || n, 'write', sha256((u.id::text || n)::bytea)
+FROM users AS u, generate_series(1, 5) AS n
+ORDER BY md5(u.id::text || n);
 RESET session_replication_role;
 """
 
@@ -580,6 +585,8 @@ def example(query: QueryText, name: str, kind: str) -> Any:
         "looked_at": 5000,
         "after_id": last if "id < %(after_id)s" in query.text else first,
         "after_undated_id": first,
+        "digest": hashlib.sha256(f"{user_id(OWNER)}1".encode()).digest(),
+        "scope": "write",
         "sort": "created_at",
         "direction": -1,
         "username": "User77",

@@ -142,6 +142,7 @@ COLUMNS = {
     " created_at updated_at version",
     "todo_conversation_links": "user_id id todo_id conversation_id relationship_type created_at updated_at version",
     "idempotency_keys": "user_id key operation request_hash status headers body created_at",
+    "api_keys": "user_id id slot name scope digest expires_at last_used_at created_at",
     "audit_log": "user_id seq at actor_id row_id action table_name before request_id",
 }
 
@@ -330,6 +331,10 @@ VALUES: list[tuple[str, str, list[Any], list[Any]]] = [
     ("idempotency_keys", "operation", ["POST /v1/todos", "x" * 500], ["", "x" * 501]),
     ("idempotency_keys", "request_hash", [b"x" * 32], [b"", b"x" * 31, b"x" * 33]),
     ("idempotency_keys", "status", [None, 200, 599], [0, 199, 600]),
+    ("api_keys", "slot", [1, 20], [0, 21]),
+    ("api_keys", "name", ["x", "x" * 100], ["", "x" * 101]),
+    ("api_keys", "scope", ["read", "write"], ["", "admin"]),
+    ("api_keys", "digest", [b"x" * 32], [b"", b"x" * 31, b"x" * 33]),
     ("idempotency_keys", "headers", [{}, {"location": "/v1/todos/1"}], [Json([]), Json("a"), Json(None)]),
 ]
 
@@ -378,6 +383,7 @@ class Base:
                 "conversation_id": self.conversation["id"],
             },
             "identities": {"user_id": self.user, "issuer": "https://issuer.example", "subject": "somebody"},
+            "api_keys": {"user_id": self.user, "slot": 1, "name": "key", "scope": "read", "digest": b"y" * 32},
             "idempotency_keys": {
                 "user_id": self.user,
                 "key": "key",
@@ -1441,10 +1447,11 @@ def test_a_user_without_records_goes_with_what_is_theirs_alone_and_is_unassigned
     dba.execute("DELETE FROM todos WHERE id = %s", [new_todo(dba, user)["id"]])
     insert(dba, "identities", user_id=user, issuer="https://issuer.example", subject=str(user))
     insert(dba, "idempotency_keys", user_id=user, key="k", operation="POST /", request_hash=b"x" * 32)
+    insert(dba, "api_keys", user_id=user, slot=1, name="key", scope="read", digest=b"y" * 32)
     with acting(service, user, "goodbye"):
         service.execute("SELECT erase_user(%s, NULL, false)", [user])
         service.execute("SET LOCAL app.request_id = 'goodbye'")  # which an erasure takes off
-    for table in ("identities", "idempotency_keys", "todo_counters"):
+    for table in ("identities", "idempotency_keys", "api_keys", "todo_counters"):
         statement = sql.SQL("SELECT count(*) FROM {} WHERE user_id = %s").format(sql.Identifier(table))
         assert dba.execute(statement, [user]).fetchone() == (0,)
     for todo in (assigned, archived):

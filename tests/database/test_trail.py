@@ -1032,6 +1032,7 @@ WORDS = {
     "messages": {"content", "metadata"},
     "todo_conversation_links": set[str](),
     "idempotency_keys": {"key", "operation", "headers", "body"},
+    "api_keys": {"name"},
     "audit_log": {"before", "request_id"},
     "todo_counters": set[str](),
     "sign_in_attempts": set[str](),
@@ -1043,6 +1044,8 @@ CLOSED = {
     ("idempotency_keys", "request_hash"),
     ("sign_in_attempts", "key"),
     ("ended_identities", "digest"),
+    ("api_keys", "digest"),
+    ("api_keys", "scope"),
     ("todos", "status"),
     ("todos", "priority"),
     ("messages", "sender_type"),
@@ -1125,6 +1128,7 @@ def plant(server: Server, admin: Connection, new_user: Callable[..., User]) -> P
     message = sent(user, "POST", messages, said, Idempotency_Key=words["idempotency_keys.body"])
     sent(user, "PATCH", f"{messages}/{message['id']}", {"content": words["messages.content"]})
     sent(user, "POST", "/v1/links", {"todo_id": todo["id"], "conversation_id": conversation["id"]})
+    sent(user, "POST", "/v1/keys", {"name": words["api_keys.name"], "scope": "read"})
     gone = sent(user, "POST", "/v1/todos", {"title": words["gone"], "metadata": {"a": words["audit_log.before"]}})
     sent(user, "DELETE", f"/v1/todos/{gone['id']}")
     taken = {"email": user.email, "password": words["password"], "full_name": words["refused"]}

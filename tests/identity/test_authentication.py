@@ -405,7 +405,7 @@ def known(counting: Counting) -> Authenticator:
 
 def callers(known: Authenticator, *bearers: str) -> list[Caller]:
     async def all_of_them() -> list[Caller]:
-        return [await known.caller(f"Bearer {bearer}".encode(), "test") for bearer in bearers]
+        return [await known.caller(f"Bearer {bearer}".encode(), "test", "read") for bearer in bearers]
 
     return asyncio.run(all_of_them())
 

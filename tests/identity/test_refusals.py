@@ -50,7 +50,7 @@ def authenticator(main_settings: IssuerSettings) -> Authenticator:
 
 def refuse(authenticator: Authenticator, token: str, request_id: str = "the-request") -> TokenRefused:
     async def ask() -> None:
-        await authenticator.caller(f"Bearer {token}".encode(), request_id)
+        await authenticator.caller(f"Bearer {token}".encode(), request_id, "read")
 
     with pytest.raises(TokenRefused) as refused:
         asyncio.run(ask())
@@ -160,5 +160,5 @@ def test_the_operator_reads_it_in_the_log_of_the_service(start_server: Callable[
 def test_a_missing_token_is_no_line(authenticator: Authenticator, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(Exception, match="unauthenticated"):
-        asyncio.run(authenticator.caller(None, "the-request"))
+        asyncio.run(authenticator.caller(None, "the-request", "read"))
     assert not caplog.records

@@ -14,12 +14,13 @@ import psycopg
 import pytest
 
 import service.commands.retention  # noqa: F401 - declares the operator's queries, like service.accounts
-from service.app import create_app
+from service.app import PROTOCOL_HANDLERS, create_app
 from service.db.database import Database
 from service.db.loading import TEXTS
 from service.db.queries import DECLARED
 from service.db.results import Result
 from service.db.statements import Context, Prepared
+from service.identity.keys import make_key
 from service.identity.passwords import Passwords
 from service.identity.tokens import Tokens
 from service.problems import Problem
@@ -154,6 +155,21 @@ QUERY_CASES = {
     "forgive_sign_in_attempt": QueryCase(lambda _: {"account": b"a", "networks": [b"b"]}, reaches=False),
     "set_password": QueryCase(lambda _: {"password_hash": "stolen"}),
     "revoke_tokens": QueryCase(),
+    # keys.sql
+    # Whose key it is, the key says; one that isn't this user's is none.
+    "authenticate_key": QueryCase(
+        lambda world: {"digest": world.api_key_digest, "scope": "write"},
+        reaches=False,
+        refused_to_others="invalid_token",
+    ),
+    "touch_key": QueryCase(lambda world: {"digest": world.api_key_digest}),
+    "lock_keys": QueryCase(),
+    "create_key": QueryCase(
+        lambda _: {"name": "Planted", "scope": "write", "digest": secrets.token_bytes(32), "expires_at": None}
+    ),
+    "list_keys": QueryCase(lambda _: {"before_id": LAST_ID, "limit": ROW_LIMIT}),
+    "get_key": QueryCase(lambda world: {"id": world.api_key}),
+    "delete_key": QueryCase(lambda world: {"id": world.api_key}),
     # users.sql
     "get_me": QueryCase(),
     "update_me": QueryCase(lambda _: {**nothing_set("update_me"), "set_full_name": True, "full_name": "Stolen"}),
@@ -428,6 +444,7 @@ def is_insert(name: str) -> bool:
 
 RAISING = {
     "authenticate",
+    "authenticate_key",
     "expect_position",
     "keep_chunk",
     "undo_chunk",
@@ -663,6 +680,7 @@ class Objects:
     conversation: str
     message: str
     link: str
+    key: str
     change: str
     """An update in the audit trail."""
     user: str
@@ -683,6 +701,7 @@ def owned(world: World, kind: str = "id", todo: UUID | None = None) -> Objects:
         conversation=str(world.conversation),
         message=str(world.message),
         link=str(world.link),
+        key=str(world.api_key),
         change=str(world.changes["todos update"]),
         user=str(world.owner.id),
     )
@@ -691,7 +710,7 @@ def owned(world: World, kind: str = "id", todo: UUID | None = None) -> Objects:
 def missing(kind: str = "id") -> Objects:
     """None that exist."""
     number = "999999999"
-    ids = [str(uuid4()) for _ in range(6)]
+    ids = [str(uuid4()) for _ in range(7)]
     return Objects(ids[0] if kind == "id" else number, ids[0], number, *ids[1:])
 
 
@@ -701,6 +720,7 @@ OBJECT_OF_PARAMETER = {
     "conversation_id": "conversation",
     "message_id": "message",
     "link_id": "link",
+    "key_id": "key",
     "change_id": "change",
 }
 TODO, CONVERSATION, USER = map(frozenset, (["todo"], ["conversation"], ["user"]))
@@ -771,6 +791,10 @@ ROUTE_CASES: dict[tuple[str, str], list[RouteCase]] = {
             shows=frozenset({"owner_id", "username", "full_name"}),
         )
     ],
+    ("GET", "/v1/keys"): [RouteCase()],
+    ("POST", "/v1/keys"): [RouteCase(lambda *_: {"name": "New", "scope": "read"})],
+    ("GET", "/v1/keys/{key_id}"): [RouteCase()],
+    ("DELETE", "/v1/keys/{key_id}"): [RouteCase()],
     ("GET", "/v1/todos"): [
         RouteCase(query=lambda _, scope=scope: {"scope": scope}, label=scope) for scope in ("owned", "assigned", "all")
     ],
@@ -971,6 +995,10 @@ def test_nothing_is_served_beside_the_list_of_routes():
         Settings(database_url=Secret("postgresql://nobody@localhost/none"), jwt_secret=Secret(secrets.token_hex(32)))
     )
     listed = {(route.method, route.path) for route in ROUTES}
+    # Their own tests go through them with a stranger's ids.
+    listed |= {
+        (method, path) for handler in PROTOCOL_HANDLERS for method in handler.http_methods for path in handler.paths
+    }
     litestar: Any = app.litestar
     for path in litestar.routes:
         for handler in path.route_handlers:
@@ -1007,6 +1035,15 @@ class Site:
         """Nobody (None) sends no token."""
         token = who and f"Bearer {self._tokens.issue(who.id, 1).access_token}"
         return {"X-Request-ID": REQUEST_ID, **({"Authorization": token} if token else {})}
+
+    def key_of(self, who: Person) -> str:
+        """A key of theirs that may write."""
+        made = make_key(who.id)
+        self.superuser.execute(
+            "INSERT INTO api_keys (user_id, slot, name, scope, digest) VALUES (%s, 1, 'key', 'write', %s)",
+            (who.id, made.digest),
+        )
+        return made.text.decode()
 
     def send(self, who: Person, method: str, path: str, body: Any = None) -> httpx.Response:
         return self.client.request(method, path, headers=self.headers(who), json=body)
@@ -1063,6 +1100,18 @@ def test_without_a_token_only_public_routes_answer(route: Route, case: RouteCase
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     assert everything(answer) == everything(site.ask(route, case, world, None, missing()))
     assert world.seen(answer.text) == set()
+    assert snapshot(site.superuser, world.owner.id) == before
+
+
+@pytest.mark.parametrize(("route", "case", "kind"), NAMING_CASES)
+def test_a_stranger_s_key_gets_what_the_stranger_gets(route: Route, case: RouteCase, kind: str, site: Site):
+    world = site.world()
+    before = snapshot(site.superuser, world.owner.id)
+    headers = {"Authorization": f"Bearer {site.key_of(world.stranger)}"}
+    answer = site.ask(route, case, world, world.stranger, owned(world, kind), headers)
+    expected = (403, "forbidden") if route.handler.opt["scope"] == "account" else case.stranger
+    assert (answer.status_code, answer.json()["code"]) == expected
+    assert everything(answer) == everything(site.ask(route, case, world, world.stranger, missing(kind), headers))
     assert snapshot(site.superuser, world.owner.id) == before
 
 

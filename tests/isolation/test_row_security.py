@@ -61,6 +61,9 @@ CASES = {
         "(user_id, key, operation, request_hash) VALUES (%(user)s, gen_random_uuid()::text, 'x', %(hash)s)",
         "status = 201",
     ),
+    "api_keys": Case(
+        "(user_id, slot, name, scope, digest) VALUES (%(user)s, 2, 'x', 'read', %(hash)s)", "last_used_at = now()"
+    ),
     "audit_log": Case(None, None, delete=False),
 }
 DENIED = {
@@ -117,6 +120,7 @@ def owner(dba: Connection) -> Owner:
     add("todo_conversation_links", "todo_id, conversation_id", todo, conversation)
     add("identities", "issuer, subject", "issuer", str(user))
     add("idempotency_keys", "key, operation, request_hash", "key", "POST /", b"x" * 32)
+    add("api_keys", "slot, name, scope, digest", 1, "key", "write", b"y" * 32)
     return Owner(user, todo, spare, conversation)
 
 
@@ -555,18 +559,19 @@ def test_only_the_service_may_call_functions_and_only_those_it_needs(dba: Connec
         "take_sign_in_attempt",
         "forgive_sign_in_attempt",
         "expect_position",
+        "authenticate_key",
         "resolve_identity",
         "erase_user",
     }
 
 
 def test_every_table_of_users_data_is_audited(dba: Connection) -> None:
-    """All but what tells nothing of its own: the answers kept, the counter and the trail."""
+    """All but what tells nothing of its own: kept answers, keys, the counter and the trail."""
     rows = dba.execute(
         "SELECT tgrelid::regclass::text, string_agg(tgtype::text, ',' ORDER BY tgtype),"
         " bool_and(tgdeferrable AND tginitdeferred AND tgenabled = 'O')"
         " FROM pg_trigger WHERE tgfoid = 'audit()'::regprocedure GROUP BY tgrelid"
     ).fetchall()
-    silent = {"idempotency_keys", "todo_counters", "audit_log"}
+    silent = {"idempotency_keys", "api_keys", "todo_counters", "audit_log"}
     # 13: after each row, of an insert or a delete; 17: of an update.
     assert sorted(rows) == sorted((table, "13,17", True) for table in {"users", *CASES} - silent)

@@ -89,6 +89,7 @@ class Account:
     conversations: list[str] = dataclasses.field(default_factory=list)
     messages: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     links: list[str] = dataclasses.field(default_factory=list)
+    keys: list[str] = dataclasses.field(default_factory=list)
     assigned: list[str] = dataclasses.field(default_factory=list)
     """Todos of anybody's that this user may change the status of."""
     entries: list[str] = dataclasses.field(default_factory=list)
@@ -214,6 +215,8 @@ class Worker:
                 account.messages += [(message["conversation_id"], message["id"]) for message in body["messages"]]
             case "POST", "/v1/links":
                 account.links.append(body["id"])
+            case "POST", "/v1/keys":
+                account.keys.append(body["id"])
             case "GET", "/v1/links":
                 account.links += [link["id"] for link in body["items"]]
             case "GET", "/v1/audit":
@@ -545,6 +548,26 @@ def _(worker: Worker) -> Ask:
 @action("POST", "/v1/turns")
 def _(worker: Worker) -> Ask:
     return worker.send("POST", "/v1/turns", {**_turn(worker), "title": worker.text()})
+
+
+@action("GET", "/v1/keys")
+def _(worker: Worker) -> Ask:
+    return worker.send("GET", "/v1/keys")
+
+
+@action("POST", "/v1/keys")
+def _(worker: Worker) -> Ask:
+    return worker.send("POST", "/v1/keys", {"name": worker.text(), "scope": worker.random.choice(["read", "write"])})
+
+
+@action("GET", "/v1/keys/{}")
+def _(worker: Worker) -> Ask:
+    return worker.send("GET", f"/v1/keys/{worker.one_of(worker.account.keys)}")
+
+
+@action("DELETE", "/v1/keys/{}")
+def _(worker: Worker) -> Ask:
+    return Ask("DELETE", f"/v1/keys/{worker.one_of(worker.account.keys)}", worker.account.token)
 
 
 @action("GET", "/v1/links")

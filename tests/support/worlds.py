@@ -46,6 +46,8 @@ class World:
     """An Idempotency-Key with its answer kept."""
     old_key: str
     """One that is older than a day."""
+    api_key: UUID
+    api_key_digest: bytes
     changes: dict[str, int]
     """Entries of the audit trail that nothing came after for their row: table and action → seq. A deleted todo had a
     link, a deleted conversation one and a message. The last entry of all is a link's delete."""
@@ -134,6 +136,11 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
             "DELETE FROM audit_log WHERE user_id = ANY(%s)",
             ([stranger.id, assignee.id, former.id],),
         )
+        digest = secrets.token_bytes(32)
+        (api_key,) = connection.execute(
+            "INSERT INTO api_keys (user_id, slot, name, scope, digest) VALUES (%s, 1, %s, 'write', %s) RETURNING id",
+            (owner.id, private, digest),
+        ).fetchall()[0]
         gone = make_history(connection, owner, private, conversation, message, link, target)
     return World(
         owner=owner,
@@ -149,6 +156,8 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
         link=link,
         key=f"{private}0 hours",
         old_key=f"{private}25 hours",
+        api_key=api_key,
+        api_key_digest=digest,
         changes={name: change for name, (_, change) in gone.items()},
         gone_link=gone["todo_conversation_links delete"][0],
         secrets={
@@ -164,6 +173,7 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
             "conversation_id": str(conversation),
             "message_id": str(message),
             "link_id": str(link),
+            "api_key_id": str(api_key),
             "private": private,
             **{f"{name} row": str(row) for name, (row, _) in gone.items() if name.endswith("delete")},
         },

@@ -1,0 +1,110 @@
+"""Contexts: a conversation's last messages, ready for a language model, in whole pairs of calls and outputs."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from service.db.queries import Many, Statement
+from service.http.fields import MessageType
+from service.items import ItemText, first_whole, read_item
+
+Role = Annotated[Literal["user", "assistant", "system"], Meta(title="Role")]
+
+
+class ContextMessage(msgspec.Struct, frozen=True, gc=False):
+    """A message as a language model takes it."""
+
+    role: Role
+    content: str
+
+
+class ContextRow(msgspec.Struct, frozen=True, gc=False):
+    """What a context is made of."""
+
+    role: Role
+    content: str
+    message_type: MessageType
+
+
+class ContextItemRow(ContextRow, frozen=True, gc=False):
+    """The same with the item."""
+
+    item: ItemText | None
+
+
+Context = list[ContextMessage]
+"""With ``format=items`` an item stands in the place of role and content, where a message has one."""
+
+ContextFormat = Annotated[
+    Literal["messages", "items"],
+    Meta(
+        title="ContextFormat",
+        description="`items`: each message's item in the place of role and content, where it has one.",
+    ),
+]
+MaxCharacters = Annotated[int, Meta(ge=1, le=10_000_000, description="The newest that fit into so many characters.")]
+
+
+class TurnContext(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many of the conversation's last messages a turn answers with, its own included."""
+
+    messages: Annotated[int, Meta(ge=0, le=200)]
+    max_characters: MaxCharacters | None = None
+    format: ContextFormat = "messages"
+
+
+class ContextSize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much a model is to be reminded of."""
+
+    messages: Annotated[int, Meta(ge=0, le=200, description="How many of the last messages.")] = 20
+    max_characters: MaxCharacters | None = None
+    format: ContextFormat = "messages"
+
+
+_context = Many("list_context", ContextRow)
+_context_items = Many("list_context_items", ContextItemRow)
+
+
+def ask_context(conversation_id: UUID, size: ContextSize | TurnContext) -> Statement[Any]:
+    """What gets the rows of a context."""
+    query = _context if size.format == "messages" else _context_items
+    return query(conversation_id=conversation_id, messages=size.messages)
+
+
+def context_of(rows: Sequence[ContextRow], size: ContextSize | TurnContext) -> Context:
+    """The newest of the rows that fit, oldest first, without outputs whose call isn't among them."""
+    if size.max_characters is not None:
+        rows = _fitting(rows, size.max_characters)
+    if any(row.message_type != "text" for row in rows) or size.format == "items":
+        rows = rows[first_whole([_calls(row) for row in rows]) :]
+    found: list[Any] = []
+    for row in rows:
+        item = row.item if isinstance(row, ContextItemRow) else None
+        found.append(ContextMessage(row.role, row.content) if item is None else item)
+    return found
+
+
+def _fitting(rows: Sequence[ContextRow], characters: int) -> Sequence[ContextRow]:
+    for index in range(len(rows) - 1, -1, -1):
+        row = rows[index]
+        item = row.item if isinstance(row, ContextItemRow) else None
+        characters -= len(row.content) if item is None else len(bytes(item).decode())
+        if characters < 0:
+            return rows[index + 1 :]
+    return rows
+
+
+_PLAIN = frozenset({""})
+"""The call of a command without an item; a response without one answers some such call."""
+_NONE = frozenset[str]()
+
+
+def _calls(row: ContextRow) -> tuple[frozenset[str], frozenset[str]]:
+    """The ids of the calls that a row makes, and of those that it answers."""
+    if isinstance(row, ContextItemRow) and row.item is not None:
+        read = read_item(row.item)
+        return read.calls, read.answers
+    return (_PLAIN if row.message_type == "command" else _NONE, _PLAIN if row.message_type == "response" else _NONE)

@@ -1,0 +1,149 @@
+"""Items: what an agent's framework hands over and needs back, kept and answered byte for byte.
+
+The service looks into one only for the text that people search and read, and for which output belongs to which call.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, cast
+
+import msgspec
+from msgspec import Meta
+
+from service.http.fields import MessageType
+
+ITEM_BYTES = 1024 * 1024
+CONTENT_LENGTH = 10_000
+_ANY_JSON = ["object", "array", "string", "number", "boolean", "null"]
+
+Item = Annotated[
+    str,
+    Meta(
+        extra_json_schema={
+            "type": _ANY_JSON,
+            "description": "Any JSON value of at most 1 MiB, kept byte for byte: a tool call, its output, an image …",
+            "examples": [{"type": "function_call", "call_id": "call_1", "name": "add_task", "arguments": "{}"}],
+        }
+    ),
+]
+"""In a body: the text of any JSON value. A struct that has one names it in ``kept_as_sent``."""
+ItemText = Annotated[
+    msgspec.Raw,
+    Meta(extra_json_schema={"type": _ANY_JSON, "description": "As it was sent; null for a message without one."}),
+]
+"""An item as it is answered."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What can be told from an item: its text, what kind of message it is, which calls it makes, and answers."""
+
+    text: str
+    message_type: MessageType
+    calls: frozenset[str]
+    answers: frozenset[str]
+
+
+def check_item(item: str) -> None:
+    """Raises ValueError for an item that is too large."""
+    if len(item) > ITEM_BYTES or len(item.encode("utf-8", "surrogatepass")) > ITEM_BYTES:
+        raise ValueError(f"item: must have at most {ITEM_BYTES} bytes as text")
+
+
+def read_item(item: str | msgspec.Raw) -> Reading:
+    """Of OpenAI's shapes (Responses and Chat Completions), and of others as far as they name things alike."""
+    value = _decode(item)
+    calls, answers = frozenset(_ids(value, is_answer=False)), frozenset(_ids(value, is_answer=True))
+    kind: MessageType = "command" if calls - answers else "response" if answers else "text"
+    text = "\n".join(part for part in _texts(value) if part)
+    return Reading(_storable(text), kind, calls, answers)
+
+
+def _decode(item: str | msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(item)
+    except msgspec.DecodeError:  # half of a surrogate pair, which the standard library reads
+        import json
+
+        return json.loads(item if isinstance(item, str) else bytes(item))
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode() if text else ""
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """The item itself, and the parts right inside it."""
+    for outer in cast("list[Any]", value) if isinstance(value, list) else [value]:
+        if not isinstance(outer, dict):
+            continue
+        found = cast("dict[str, Any]", outer)
+        yield found
+        for name in ("parts", "content", "tool_calls", "data"):
+            inner = found.get(name)
+            for part in cast("list[Any]", inner) if isinstance(inner, list) else [inner]:
+                if isinstance(part, dict):
+                    yield cast("dict[str, Any]", part)
+                    yield from (call for call in _list_of(part, "tool_calls"))
+
+
+def _list_of(value: Any, name: str) -> list[dict[str, Any]]:
+    found = value.get(name)
+    return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []  # pyright: ignore[reportUnknownVariableType]
+
+
+def _ids(value: Any, *, is_answer: bool) -> Iterator[str]:
+    for part in _objects(value):
+        kind = str(part.get("type") or part.get("part_kind") or part.get("role") or "")
+        answering = kind.endswith(("_output", "tool-return", "retry-prompt")) or kind in ("tool", "tool_result")
+        named = part.get("call_id") or part.get("tool_call_id") or part.get("tool_use_id") or part.get("toolCallId")
+        if named is None and (kind in ("function", "tool_call", "tool_use") or ("name" in part and "args" in part)):
+            named = part.get("id")
+        if not isinstance(named, str):
+            continue
+        # Vercel's parts hold a call together with its output, once there is one.
+        if "toolCallId" in part or answering == is_answer:
+            yield named
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The readable texts of an item, in order."""
+    if isinstance(value, str):
+        yield value
+        return
+    for part in cast("list[Any]", value) if isinstance(value, list) else [value]:
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict):
+            found = cast("dict[str, Any]", part)
+            if isinstance(name := found.get("name"), str) and isinstance(arguments := found.get("arguments"), str):
+                yield f"{name}({arguments})"
+            for key in ("text", "refusal", "summary", "content", "output", "parts", "data"):
+                inner = found.get(key)
+                if isinstance(inner, str):
+                    yield inner
+                elif isinstance(inner, list) or (key == "data" and isinstance(inner, dict)):
+                    yield from _texts(inner)
+
+
+def first_whole(rows: Sequence[tuple[frozenset[str], frozenset[str]]]) -> int:
+    """Where a context can begin: from there on, each row that answers calls has these calls before it.
+
+    A row is the ids of the calls that it makes, and of those that it answers.
+    """
+    start = 0
+    while True:
+        called: set[str] = set()
+        for index, (calls, answers) in enumerate(rows[start:], start):
+            called |= calls
+            if not answers <= called:
+                start = index + 1
+                break
+        else:
+            return start
+
+
+def check_json(item: str) -> None:
+    """Raises ValueError for what is no JSON."""
+    try:
+        _decode(item)
+    except (ValueError, RecursionError):
+        raise ValueError("item: must be the text of a JSON value") from None

@@ -1,0 +1,393 @@
+"""OpenAI's conversations, by the unchanged SDK, the Agents SDK's session on it, and by hand."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import agents
+import openai
+import pytest
+from agents import Agent, ModelResponse, OpenAIConversationsSession, Runner, Usage, function_tool
+from agents.extensions.memory import EncryptedSession
+from agents.models.interface import Model
+from openai.types.conversations import ConversationItemList
+from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage
+
+from service.app import PROTOCOL_HANDLERS
+from tests.conftest import Server, User
+
+agents.set_tracing_disabled(disabled=True)
+
+
+@pytest.fixture
+def user(new_user: Callable[..., User]) -> User:
+    return new_user()
+
+
+def key_of(user: User, scope: str = "write") -> str:
+    return user.client.post("/v1/keys", json={"name": "Agent", "scope": scope}).json()["key"]
+
+
+@pytest.fixture
+def sdk(server: Server, user: User) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key=key_of(user), max_retries=0)
+
+
+@pytest.fixture
+def async_sdk(server: Server, user: User) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{server.url}/openai/v1", api_key=key_of(user), max_retries=0)
+
+
+HELLO: Any = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]}
+CALL: Any = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{"a": 1}', "id": "fc_own"}
+OUTPUT: Any = {"type": "function_call_output", "call_id": "c1", "output": "x" * 30_000}
+
+
+# The SDK
+
+
+def test_a_conversation_is_made_read_changed_and_deleted(sdk: openai.OpenAI, user: User):
+    made = sdk.conversations.create(items=[HELLO], metadata={"topic": "demo"})
+    assert made.id.startswith("conv_")
+    assert (made.object, made.metadata) == ("conversation", {"topic": "demo"})
+    assert sdk.conversations.retrieve(made.id) == made
+    changed = sdk.conversations.update(made.id, metadata={"topic": "other"})
+    assert (changed.id, changed.created_at, changed.metadata) == (made.id, made.created_at, {"topic": "other"})
+    path = f"/v1/conversations/{UUID(hex=made.id.removeprefix('conv_'))}"
+    ours = user.client.get(path).json()
+    assert (ours["metadata"], ours["message_count"]) == ({"topic": "other"}, 1)
+    assert user.client.get(f"{path}/messages").json()["items"][0]["content"] == "Hello"
+    deleted = sdk.conversations.delete(made.id)
+    assert (deleted.id, deleted.deleted, deleted.object) == (made.id, True, "conversation.deleted")
+    with pytest.raises(openai.NotFoundError):
+        sdk.conversations.retrieve(made.id)
+
+
+def test_items_are_added_listed_read_and_deleted(sdk: openai.OpenAI):
+    conversation = sdk.conversations.create(items=[]).id
+    added = sdk.conversations.items.create(conversation, items=[HELLO, CALL, OUTPUT])
+    ids = [item.id for item in added.data]
+    assert [item_id.partition("_")[0] for item_id in ids if item_id] == ["msg", "fc", "fco"]
+    assert ids[1] == "fc_own"
+    assert (added.first_id, added.last_id, added.has_more) == (ids[0], ids[2], False)
+    for order, expected in (("asc", ids), ("desc", ids[::-1])):
+        for limit in (1, 2, 100):
+            found = list(sdk.conversations.items.list(conversation, order=order, limit=limit))  # type: ignore[arg-type]
+            assert [item.id for item in found] == expected
+    assert [item.id for item in sdk.conversations.items.list(conversation)] == ids[::-1], "newest first by default"
+    for item in added.data:
+        assert item.id
+        assert sdk.conversations.items.retrieve(item.id, conversation_id=conversation) == item
+    assert sdk.conversations.items.delete(ids[1] or "", conversation_id=conversation).id == conversation
+    assert [item.id for item in sdk.conversations.items.list(conversation, order="asc")] == [ids[0], ids[2]]
+    included: Any = ["reasoning.encrypted_content", "message.input_image.image_url"]
+    assert len(sdk.conversations.items.list(conversation, include=included).data) == 2
+
+
+ITEMS: list[Any] = [
+    {**HELLO, "id": "msg_1", "status": "completed"},
+    {
+        "type": "message",
+        "id": "msg_2",
+        "role": "assistant",
+        "status": "completed",
+        "content": [
+            {"type": "output_text", "text": "Hi\ud7ff 🙂", "annotations": []},
+            {"type": "refusal", "refusal": "No"},
+        ],
+    },
+    {**CALL, "status": "completed"},
+    {**OUTPUT, "id": "fco_1", "status": "completed"},
+    {**OUTPUT, "id": "fco_2", "output": [{"type": "input_text", "text": "x"}], "status": "completed"},
+    {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [{"type": "summary_text", "text": "T"}],
+        "encrypted_content": "gA==",
+    },
+    {"type": "file_search_call", "id": "fs_1", "queries": ["q"], "status": "completed", "results": None},
+    {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "milk"}},
+    {"type": "image_generation_call", "id": "ig_1", "result": "aGk=" * 9000, "status": "completed"},
+    {
+        "type": "computer_call",
+        "id": "cu_1",
+        "call_id": "c",
+        "status": "completed",
+        "pending_safety_checks": [],
+        "action": {"type": "click", "button": "left", "x": 1, "y": 2},
+    },
+    {
+        "type": "computer_call_output",
+        "id": "cuo_1",
+        "call_id": "c",
+        "status": "completed",
+        "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,aGk="},
+    },
+    {
+        "type": "code_interpreter_call",
+        "id": "ci_1",
+        "code": "print(1)",
+        "container_id": "cntr",
+        "outputs": [{"type": "logs", "logs": "1"}],
+        "status": "completed",
+    },
+    {
+        "type": "local_shell_call",
+        "id": "lsh_1",
+        "call_id": "l",
+        "status": "completed",
+        "action": {"type": "exec", "command": ["ls"], "env": {}},
+    },
+    {"type": "local_shell_call_output", "id": "lsho_1", "output": "{}"},
+    {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "s", "tools": [{"name": "t", "input_schema": {}}]},
+    {"type": "mcp_approval_request", "id": "mcpr_1", "arguments": "{}", "name": "t", "server_label": "s"},
+    {"type": "mcp_approval_response", "id": "mcpa_1", "approval_request_id": "mcpr_1", "approve": True},
+    {"type": "mcp_call", "id": "mcp_1", "arguments": "{}", "name": "t", "server_label": "s", "output": "ok"},
+    {"type": "custom_tool_call", "id": "ctc_1", "call_id": "k", "input": "text", "name": "t"},
+    {"type": "custom_tool_call_output", "id": "ctco_1", "call_id": "k", "output": "done"},
+]
+
+
+def test_every_item_type_of_the_sdk_comes_back_equal(sdk: openai.OpenAI):
+    conversation = sdk.conversations.create(items=ITEMS[:10]).id
+    added = sdk.conversations.items.create(conversation, items=ITEMS[10:])
+    assert [item.model_dump(exclude_unset=True) for item in added.data] == ITEMS[10:]
+    listed = list(sdk.conversations.items.list(conversation, order="asc", limit=7))
+    assert [item.model_dump(exclude_unset=True) for item in listed] == ITEMS
+
+
+def test_answers_hold_to_the_sdks_types(sdk: openai.OpenAI, user: User):
+    easy: Any = {"role": "user", "content": "Hi"}
+    conversation = sdk.conversations.create(items=[easy, CALL]).id
+    path = f"/v1/conversations/{UUID(hex=conversation.removeprefix('conv_'))}"
+    user.client.post(f"{path}/messages", json={"sender_type": "ai", "content": "By HTTP"})
+    answer = sdk.conversations.items.with_raw_response.list(conversation, order="asc").http_response
+    page = ConversationItemList.model_validate(answer.json(), strict=True)
+    assert [getattr(item, "role", None) for item in page.data] == ["user", None, "assistant"]
+    assert [item.content[0].text for item in page.data if item.type == "message"] == ["Hi", "By HTTP"]  # type: ignore[union-attr]
+    kept = user.client.get(f"{path}/messages?items=true").json()["items"][0]["item"]
+    assert kept == easy, "what was sent is kept as it is"
+
+
+def test_an_empty_list(sdk: openai.OpenAI):
+    conversation = sdk.conversations.create().id
+    page = sdk.conversations.items.list(conversation)
+    assert (page.data, page.has_more) == ([], False)
+
+
+def test_20_items_are_the_most(sdk: openai.OpenAI):
+    conversation = sdk.conversations.create(items=[HELLO] * 20).id
+    assert len(sdk.conversations.items.create(conversation, items=[HELLO] * 20).data) == 20
+    for items in ([HELLO] * 21, []):
+        with pytest.raises(openai.UnprocessableEntityError):
+            sdk.conversations.items.create(conversation, items=items)
+    assert len(list(sdk.conversations.items.list(conversation))) == 40
+
+
+def test_large_items_are_listed_a_few_at_a_time(sdk: openai.OpenAI):
+    conversation = sdk.conversations.create().id
+    large = {**OUTPUT, "output": "x" * 1_000_000}
+    for _ in range(6):
+        sdk.conversations.items.create(conversation, items=[large])
+    assert len(sdk.conversations.items.list(conversation, limit=100).data) < 6
+    assert len(list(sdk.conversations.items.list(conversation, limit=100))) == 6
+
+
+# Errors
+
+
+def test_errors_come_in_openais_shape(server: Server, sdk: openai.OpenAI, user: User):
+    with pytest.raises(openai.NotFoundError) as missing:
+        sdk.conversations.retrieve(f"conv_{uuid4().hex}")
+    assert missing.value.body == {
+        "message": "Not found.",
+        "type": "not_found_error",
+        "param": None,
+        "code": "not_found",
+    }
+    with pytest.raises(openai.AuthenticationError) as refused:
+        openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key="tck_x", max_retries=0).conversations.create()
+    assert refused.value.code == "invalid_token"
+    reading = openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key=key_of(user, "read"), max_retries=0)
+    with pytest.raises(openai.PermissionDeniedError):
+        reading.conversations.create()
+    assert reading.conversations.retrieve(sdk.conversations.create().id)
+    answer = user.client.post("/openai/v1/conversations", content=b"{", headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_request")
+    answer = user.client.post("/openai/v1/conversations", json={"items": [7]})
+    assert answer.json()["error"]["param"] == "items[0]"
+
+
+# A stranger
+
+
+OPENAI = [handler for handler in PROTOCOL_HANDLERS if next(iter(handler.paths)).startswith("/openai/")]
+NAMING = [handler for handler in OPENAI if "{" in next(iter(handler.paths))]
+
+
+@pytest.mark.parametrize("handler", NAMING, ids=lambda handler: handler.handler_name)
+def test_a_stranger_s_ids_get_the_answer_of_missing_ones(
+    handler: Any, sdk: openai.OpenAI, new_user: Callable[..., User]
+):
+    conversation = sdk.conversations.create(items=[HELLO]).id
+    item = sdk.conversations.items.list(conversation).data[0].id
+    other = new_user()
+    own = other.client.post("/openai/v1/conversations", json={}).json()["id"]
+    (method,) = handler.http_methods
+    (path,) = handler.paths
+    bodies = {"create_openai_items": {"items": [HELLO]}, "update_openai_conversation": {"metadata": {}}}
+    places = [(conversation, item), (f"conv_{uuid4().hex}", f"msg_{uuid4().hex}"), ("x", "y")]
+    if "item_id" in path:
+        places.append((own, item or ""))
+    answers = [
+        other.client.request(
+            method,
+            path.replace(":str", "").format(conversation_id=place, item_id=named),
+            json=bodies.get(handler.handler_name),
+        )
+        for place, named in places
+    ]
+    assert {(answer.status_code, answer.content) for answer in answers} == {(404, answers[0].content)}
+    assert [found.id for found in sdk.conversations.items.list(conversation)] == [item]
+
+
+# The Agents SDK
+
+
+def finish(sdk: openai.AsyncOpenAI, use: Callable[[], Any]) -> Any:
+    """What ``use`` returns; the client's connections are closed behind it."""
+
+    async def main() -> Any:
+        async with sdk:
+            return await use()
+
+    return asyncio.run(main())
+
+
+class Scripted(Model):
+    """A model that says what the script says."""
+
+    def __init__(self, *outputs: Any) -> None:
+        self.outputs = list(outputs)
+        self.inputs: list[Any] = []
+
+    async def get_response(self, *_: Any, **named: Any) -> ModelResponse:
+        self.inputs.append(named["input"])
+        return ModelResponse(output=[self.outputs.pop(0)], usage=Usage(), response_id=None)
+
+    def stream_response(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+
+def said(text: str) -> Any:
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    return ResponseOutputMessage.model_validate(
+        {"id": f"msg_{uuid4().hex}", "type": "message", "role": "assistant", "status": "completed", "content": content}
+    )
+
+
+def called(name: str, **arguments: Any) -> Any:
+    return ResponseFunctionToolCall(
+        type="function_call", call_id=uuid4().hex, name=name, arguments=json.dumps(arguments)
+    )
+
+
+@function_tool
+def add_task(title: str) -> str:
+    """Add a task."""
+    return f"added {title} \0 {'x' * 30_000}"
+
+
+def test_a_run_goes_on_where_another_process_left_it(async_sdk: openai.AsyncOpenAI):
+    async def talk() -> None:
+        session = OpenAIConversationsSession(openai_client=async_sdk)
+        model = Scripted(called("add_task", title="Milk"), said("Done"))
+        agent = Agent(name="A", model=model, tools=[add_task])
+        assert (await Runner.run(agent, "Buy milk", session=session)).final_output == "Done"
+        again = OpenAIConversationsSession(conversation_id=session.session_id, openai_client=async_sdk)
+        model = Scripted(said("Milk"))
+        result = await Runner.run(Agent(name="A", model=model), "What did I ask?", session=again)
+        assert result.final_output == "Milk"
+        kinds = [item.get("type") for item in model.inputs[0]]
+        assert kinds[:4] == ["message", "function_call", "function_call_output", "message"]
+        assert model.inputs[0][2]["output"].startswith("added Milk \0")
+        assert len(await again.get_items()) == 6
+        assert [item["content"][0]["text"] for item in await again.get_items(limit=2)] == ["What did I ask?", "Milk"]  # type: ignore[index,call-overload]
+
+    finish(async_sdk, talk)
+
+
+def test_a_handoff_is_kept_too(async_sdk: openai.AsyncOpenAI):
+    async def talk() -> None:
+        session = OpenAIConversationsSession(openai_client=async_sdk)
+        second = Agent(name="Second", model=Scripted(said("From the second")))
+        first = Agent(name="First", model=Scripted(called("transfer_to_second")), handoffs=[second])
+        result = await Runner.run(first, "Hello", session=session)
+        assert (result.last_agent, result.final_output) == (second, "From the second")
+        kinds = [item.get("type") for item in await session.get_items()]
+        assert kinds == ["message", "function_call", "function_call_output", "message"]
+
+    finish(async_sdk, talk)
+
+
+def test_pop_and_clear(async_sdk: openai.AsyncOpenAI):
+    async def use() -> None:
+        session = OpenAIConversationsSession(openai_client=async_sdk)
+        await session.add_items([HELLO, {**CALL}, {**OUTPUT}])
+        popped: Any = await session.pop_item()
+        assert popped["type"] == "function_call_output"
+        popped = await session.pop_item()
+        assert popped == {**CALL, "status": "completed"}
+        assert len(await session.get_items()) == 1
+        await session.add_items([HELLO] * 45)
+        assert len(await session.get_items()) == 46
+        await session.clear_session()
+        assert await session.get_items() == []
+
+    finish(async_sdk, use)
+
+
+def test_twenty_writers_lose_nothing(async_sdk: openai.AsyncOpenAI):
+    async def write() -> None:
+        conversation = (await async_sdk.conversations.create()).id
+        items: Any = [{"role": "user", "content": f"{number}"} for number in range(20)]
+        await asyncio.gather(*(async_sdk.conversations.items.create(conversation, items=[item]) for item in items))
+        found = [item async for item in async_sdk.conversations.items.list(conversation, order="asc")]
+        assert sorted(int(item.content[0].text) for item in found) == list(range(20))  # type: ignore[union-attr]
+
+    finish(async_sdk, write)
+
+
+def test_what_an_encrypted_session_keeps_is_sealed_before_it_arrives(async_sdk: openai.AsyncOpenAI, user: User):
+    async def talk() -> str:
+        plain = OpenAIConversationsSession(openai_client=async_sdk)
+        session = EncryptedSession("s", plain, encryption_key="a long enough passphrase", ttl=600)
+        agent = Agent(name="A", model=Scripted(said("The secret answer"), said("Again")))
+        await Runner.run(agent, "The secret question", session=session)
+        items = await session.get_items()
+        assert "The secret question" in str(items)
+        assert "The secret answer" in str(items)
+        return plain.session_id
+
+    conversation = UUID(hex=finish(async_sdk, talk).removeprefix("conv_"))
+    path = f"/v1/conversations/{conversation}/messages?items=true"
+    seen = user.client.get(path).text + user.client.get("/v1/export").text
+    assert "secret" not in seen.replace("secrets", "")
+
+
+def test_what_is_written_so_is_in_everything_else(sdk: openai.OpenAI, user: User):
+    conversation = sdk.conversations.create(items=[HELLO, CALL, OUTPUT]).id
+    path = f"/v1/conversations/{UUID(hex=conversation.removeprefix('conv_'))}"
+    context = user.client.get(f"{path}/context?format=items").json()
+    assert context == [HELLO, CALL, OUTPUT]
+    changes = user.client.get("/v1/changes").json()["items"]
+    assert [change["table"] for change in changes[-4:]] == ["conversations", "messages", "messages", "messages"]
+    assert json.dumps(json.dumps(CALL, separators=(",", ":")))[1:30] in user.client.get("/v1/export").text
+
+
+def test_a_repeated_request_is_done_once(user: User):
+    headers = {"Idempotency-Key": "once"}
+    answers = [user.client.post("/openai/v1/conversations", json={"items": [HELLO]}, headers=headers) for _ in range(2)]
+    assert answers[0].json() == answers[1].json()
