@@ -9,7 +9,7 @@ from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Many, Maybe, One
+from service.db.queries import WRITE_ENTRIES, Many, Maybe, One
 from service.http.fields import Metadata, MetadataText, Time, Title, TodoRef, check_metadata, check_title, given
 from service.http.idempotency import idempotent
 from service.http.missing import found, why_unchanged
@@ -78,6 +78,9 @@ class ConversationFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     limit: Limit = 50
     cursor: Cursor | None = None
 
+
+DELETE_SECONDS = 60.0
+"""How long a deletion may take: 100,000 messages, each with its entry in the trail, take three or four."""
 
 _get = Maybe("get_conversation", Conversation)
 _create = One("create_conversation", Conversation)
@@ -158,5 +161,7 @@ async def update_conversation(
 @delete("/v1/conversations/{conversation_id:str}", if_match=True)
 async def delete_conversation(request: Request, conversation_id: FromPath[UUID]) -> None:
     """Delete a conversation, and with it its messages and links."""
-    if await request.user.run(_delete(id=conversation_id, version=request.if_match)) is None:
+    delete = _delete(id=conversation_id, version=request.if_match)
+    deleted, _ = await request.user.run(delete, WRITE_ENTRIES(), seconds=DELETE_SECONDS)
+    if deleted is None:
         raise await why_unchanged(request.user, _get(id=conversation_id), "conversation")

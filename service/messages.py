@@ -10,7 +10,7 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from service.db.caller import Caller
-from service.db.queries import Count, Many, Maybe, Nothing, One, Statement, Versioned
+from service.db.queries import WRITE_ENTRIES, Count, Many, Maybe, Nothing, One, Statement, Versioned
 from service.http.fields import (
     Content,
     MessageType,
@@ -159,6 +159,9 @@ class ContextSize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     messages: Annotated[int, Meta(ge=0, le=200, description="How many of the last messages.")] = 20
 
 
+REWIND_SECONDS = 60.0
+"""How long a rewind may take: as long as the deletion of a conversation."""
+
 _exists = Maybe("find_conversation", UUID)
 _open = Nothing("open_conversation")
 _expect = Nothing("expect_position")
@@ -288,9 +291,10 @@ async def delete_message(request: Request, conversation_id: FromPath[UUID], mess
 async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> Rewound:
     """Delete the message at a position and all after it. What is appended later gets positions never used before."""
     query = request.filters(Rewind)
-    deleted = await _read(
-        request.user, conversation_id, _rewind(conversation_id=conversation_id, from_position=query.from_position)
-    )
+    rewind = _rewind(conversation_id=conversation_id, from_position=query.from_position)
+    statements: list[Statement[Any]] = [_exists(id=conversation_id), rewind, WRITE_ENTRIES()]
+    conversation, deleted, _ = await request.user.run_all(statements, seconds=REWIND_SECONDS)
+    found(conversation)
     return Rewound(deleted)
 
 
