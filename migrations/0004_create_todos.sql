@@ -127,10 +127,11 @@ COMMENT ON POLICY todos_check_deactivation ON public.todos IS
 COMMENT ON POLICY todos_unassign ON public.todos IS
     'users_before_revocation() runs as the owner and takes an assignee off whoever''s todos. It can change nothing else.';
 
--- OLD is null in an insert. Fires behind touch(), whose time is the time of a completion.
+-- OLD is null in an insert. Fires behind touch(), whose time is the time of a completion. enable_seqscan: a plan that a
+-- session made while a table was small must not read all of it later.
 CREATE FUNCTION public.todos_validate() RETURNS trigger
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $body$
 BEGIN
     IF TG_OP = 'INSERT' THEN

@@ -150,7 +150,7 @@ COMMENT ON TRIGGER messages_immutable ON public.messages IS 'As users_immutable.
 -- their positions, a statement counts all of its messages at once, behind them: app.messages_counted tells.
 CREATE FUNCTION public.messages_before_insert() RETURNS trigger
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $body$
 DECLARE
     last_at timestamptz;

@@ -60,8 +60,7 @@ COMMENT ON POLICY audit_log_owner ON public.audit_log IS 'A transaction reads en
 COMMENT ON POLICY audit_log_write ON public.audit_log IS
     'audit(), erase_user() and retention, which run as the owner, write entries of whoever''s data changed.';
 
--- enable_seqscan: a plan that a session made while the table was small must not read all of it later. TimeZone: the times
--- of the old row, of which the last ones there are have no year of four digits elsewhere.
+-- enable_seqscan: as in todos_validate(). TimeZone: elsewhere the last times there are have no year of four digits.
 CREATE FUNCTION public.audit() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET TimeZone = 'UTC'

@@ -1073,6 +1073,7 @@ REVOKE ALL ON FUNCTION public.messages_after_insert() FROM PUBLIC;
 CREATE FUNCTION public.messages_before_insert() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
 DECLARE
     last_at timestamptz;
@@ -1326,6 +1327,7 @@ GRANT ALL ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[
 CREATE FUNCTION public.todos_validate() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
