@@ -230,7 +230,7 @@ def test_a_rollback_says_which_tables_it_loses_and_does_nothing_unless_told_to(f
     assert "todos" in tables_of(filled)
 
     status, shown = on_a_terminal("y\n", *command, **as_migrator(filled))
-    assert (status, shown.splitlines()[-1]) == (0, "rolled back 0006_create_todos")
+    assert (status, shown.splitlines()[-1]) == (0, "rolled back 0004_create_todos")
     assert {"todos", "messages"}.isdisjoint(tables := tables_of(filled))
     assert "users" in tables
     assert run(*command, "--yes", **as_migrator(filled)).returncode == 0
