@@ -10,7 +10,7 @@ from litestar import delete, get, patch, post, put
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Many, Maybe, One
+from service.db.queries import WRITE_ENTRIES, Many, Maybe, One
 from service.http.fields import (
     Contained,
     ExternalId,
@@ -115,6 +115,9 @@ class ConversationFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         check_search(self.q)
         check_contained(self.metadata)
 
+
+DELETE_SECONDS = 60.0
+"""How long a deletion may take: 100,000 messages, each with its entry in the trail, take three or four."""
 
 GET = Maybe("get_conversation", Conversation)
 CREATE = One("create_conversation", Conversation)
@@ -240,4 +243,6 @@ async def update_conversation(
 async def delete_conversation(request: Request, conversation_id: FromPath[UUID]) -> None:
     """Delete a conversation, and with it its messages and links."""
     deletion = _delete(id=conversation_id, version=request.if_match)
-    await changed(request.user, deletion, GET(id=conversation_id), "conversation")
+    await changed(
+        request.user, deletion, GET(id=conversation_id), "conversation", WRITE_ENTRIES(), seconds=DELETE_SECONDS
+    )

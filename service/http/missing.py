@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from service.db.caller import Caller
+from service.db.database import TRANSACTION_SECONDS
 from service.db.queries import Statement
 from service.problems import Problem
 
@@ -16,12 +17,19 @@ def found(row: T | None) -> T:
     return row
 
 
-async def changed(caller: Caller, change: Statement[T | None], get: Statement[Any], noun: str) -> T:
-    """Run a change of one row, or its deletion, and return what it returns.
+async def changed(
+    caller: Caller,
+    change: Statement[T | None],
+    get: Statement[Any],
+    noun: str,
+    *behind: Statement[Any],
+    seconds: float = TRANSACTION_SECONDS,
+) -> T:
+    """Run a change of one row, or its deletion, with what has to run behind it, and return what it returns.
 
     Raises ``not_found``, or ``version_mismatch`` when the row that ``get`` finds is not at the version asked for.
     """
-    row = await caller.run(change)
+    row = (await caller.run_all([change, *behind], seconds=seconds))[0]
     if row is None:
         raise await why_unchanged(caller, get, noun)
     return row
