@@ -62,7 +62,9 @@ ROW_LIMIT = 1_000_000
 
 def todo_list(**first: Any) -> QueryCase:
     """A list from its start, without filters."""
-    filters = dict.fromkeys(("status", "completed", "priority", "due_before", "due_after", "overdue"))
+    filters = dict.fromkeys(
+        ("status", "completed", "priority", "due_before", "due_after", "overdue", "words", "contains")
+    )
     return QueryCase(lambda _: {**filters, "row_limit": ROW_LIMIT, **first})
 
 
@@ -119,7 +121,8 @@ def for_the_operator(**values: Any) -> QueryCase:
     return QueryCase(lambda _: values, refused="internal", refused_to_others="internal")
 
 
-MESSAGE = {"sender_type": "user", "content": "Planted", "message_type": "text", "metadata": None}
+SENT = {"sender_type": "user", "content": "Planted", "message_type": "text", "metadata": None}
+MESSAGE = {**SENT, "item": None, "content_truncated": False}
 
 QUERY_CASES = {
     # sign_in.sql
@@ -223,7 +226,12 @@ QUERY_CASES = {
     ),
     # conversations.sql
     "get_conversation": QueryCase(lambda world: {"id": world.conversation}),
-    "create_conversation": QueryCase(lambda _: {"id": None, "title": "Planted", "metadata": None}),
+    "create_conversation": QueryCase(lambda _: {"id": None, "external_id": None, "title": "Planted", "metadata": None}),
+    # The name is the owner's: another user may use it, too.
+    "ensure_conversation": QueryCase(
+        lambda world: {"external_id": world.secrets["private"], "title": "Planted", "metadata": None}, reaches=False
+    ),
+    "get_conversation_by_external_id": QueryCase(lambda world: {"external_id": world.secrets["private"]}),
     "update_conversation": QueryCase(
         lambda world: {
             **nothing_set("update_conversation"),
@@ -233,10 +241,26 @@ QUERY_CASES = {
         }
     ),
     "delete_conversation": QueryCase(lambda world: {"id": world.conversation, "version": None}),
-    "list_conversations": QueryCase(lambda _: {"after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}),
-    "list_conversations_with_messages": QueryCase(
-        lambda _: {"messages": 50, "after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}
-    ),
+    **{
+        f"list_conversations_{variant}by_{order}": QueryCase(
+            lambda world, first=first, more=more: {
+                "words": None,
+                "contains": None,
+                "row_limit": ROW_LIMIT,
+                "after": first[0] or world.secrets["private"],
+                "after_id": first[1],
+                **more,
+            }
+        )
+        for variant, more in (("", {}), ("with_messages_", {"messages": 50, "message_bytes": ROW_LIMIT}))
+        for order, first in {
+            "updated_at": (FIRST_TIME, FIRST_ID),
+            "updated_at_desc": (LAST_TIME, LAST_ID),
+            "created_at": (FIRST_TIME, FIRST_ID),
+            "created_at_desc": (LAST_TIME, LAST_ID),
+            "external_id": (None, LAST_ID),
+        }.items()
+    },
     "list_todo_conversations": QueryCase(
         lambda world: {"id": world.target, "number": None, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}
     ),
@@ -277,6 +301,19 @@ QUERY_CASES = {
     "delete_messages_from": QueryCase(lambda world: {"conversation_id": world.conversation, "from_position": 1}),
     "list_messages": message_list(),
     "list_messages_desc": message_list(),
+    "list_messages_with_items": message_list(),
+    "list_messages_with_items_desc": message_list(),
+    "list_context_items": QueryCase(lambda world: {"conversation_id": world.conversation, "messages": 200}),
+    "search_messages": QueryCase(
+        lambda world: {
+            "words": [world.secrets["private"]],
+            "before_id": LAST_ID,
+            "looked_at": ROW_LIMIT,
+            "row_limit": ROW_LIMIT,
+        }
+    ),
+    "find_search_bound": QueryCase(lambda _: {"before_id": LAST_ID, "looked_at": 1}),
+    "find_item": QueryCase(lambda world: {"conversation_id": world.conversation, "item_id": "msg_own"}),
     "list_context": QueryCase(lambda world: {"conversation_id": world.conversation, "messages": 200}),
     # links.sql
     "get_link": QueryCase(lambda world: {"id": world.link}),
@@ -723,7 +760,7 @@ ENDS = frozenset({"todo_uuid", "conversation"})
 
 def named(route: Route, case: RouteCase) -> frozenset[str]:
     """Which of the objects the request names."""
-    return case.names | {OBJECT_OF_PARAMETER[name] for name in route.path_parameters if name != "user_id"}
+    return case.names | {OBJECT_OF_PARAMETER[name] for name in route.path_parameters if name in OBJECT_OF_PARAMETER}
 
 
 def with_owners_path(*cases: RouteCase) -> list[RouteCase]:
@@ -847,8 +884,12 @@ ROUTE_CASES: dict[tuple[str, str], list[RouteCase]] = {
     ("GET", "/v1/conversations"): [
         RouteCase(),
         RouteCase(query=lambda _: {"messages": "50"}, label="messages"),
+        RouteCase(query=lambda world: {"external_id": world.secrets["private"]}, label="external id"),
+        RouteCase(query=lambda world: {"q": world.secrets["private"][:6], "order": "created_at"}, label="words"),
     ],
-    ("POST", "/v1/conversations"): [RouteCase(lambda *_: {"title": "New"})],
+    ("POST", "/v1/conversations"): [RouteCase(lambda *_: {"title": "New", "external_id": secrets.token_hex(8)})],
+    ("PUT", "/v1/conversations/by-external-id/{external_id}"): [RouteCase(lambda *_: {})],
+    ("GET", "/v1/messages"): [RouteCase(query=lambda world: {"q": world.secrets["private"][:6]})],
     ("GET", "/v1/conversations/{conversation_id}"): [
         RouteCase(),
         RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
@@ -1057,7 +1098,7 @@ class Site:
         body = case.body(world, who or world.owner, objects) if case.body else None
         return self.client.request(
             route.method,
-            route.path.format(**path, user_id=user),
+            route.path.format(**path, user_id=user, external_id=world.secrets["private"]),
             params=case.query(world),
             headers={**self.headers(who), **case.headers, **(headers or {})},
             **({"content": body} if isinstance(body, bytes) else {"json": body}),
