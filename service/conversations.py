@@ -192,7 +192,7 @@ async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) 
     return page_of(rows, query.limit, question, lambda conversation: (conversation.id,))
 
 
-@post("/v1/conversations", location="/v1/conversations/{id}", scope="write")
+@post("/v1/conversations", location="/v1/conversations/{id}", problems=("external_id_taken",), scope="write")
 @idempotent
 async def create_conversation(request: Request, data: JSONBody[ConversationCreate]) -> Conversation:
     """Open a conversation."""

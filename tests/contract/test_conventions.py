@@ -39,6 +39,7 @@ NOWHERE = {
     "message_id": NOBODY,
     "link_id": NOBODY,
     "key_id": NOBODY,
+    "external_id": "nowhere",
     "change_id": NOBODY,
     "user_id": NOBODY,
     "task_id": "999999999",
@@ -53,6 +54,7 @@ VALID: dict[str, Any] = {
     "change_password": {"current_password": PASSWORD, "new_password": PASSWORD},
     "update_me": {"full_name": "Ada"},
     "create_key": {"name": "Assistant", "scope": "read"},
+    "ensure_conversation": {"title": "Groceries"},
     "create_todo": {"title": "Buy milk"},
     "batch_todos": {"delete": [1]},
     "update_todo": {"title": "Buy milk"},
@@ -75,12 +77,17 @@ NULLABLE = {
     ("update_me", "full_name"),
     ("create_conversation", "title"),
     ("update_conversation", "title"),
+    ("ensure_conversation", "title"),
     ("create_first_turn", "title"),
     ("create_task", "description"),
     ("update_task", "description"),
 }
 """The texts among them in whose place null may be sent."""
-REQUIRED_QUERY = {"list_users": {"username": "abc"}, "rewind_messages": {"from_position": "1"}}
+REQUIRED_QUERY = {
+    "search_messages": {"q": "milk"},
+    "list_users": {"username": "abc"},
+    "rewind_messages": {"from_position": "1"},
+}
 """The parameters that can't be left out, of every route that has some."""
 
 
@@ -119,6 +126,7 @@ def places(ada: Any, todo: Any) -> dict[str, str]:
         "todo_id": todo["id"],
         "conversation_id": conversation_id,
         "message_id": message_id,
+        "external_id": "groceries",
         "key_id": make("/v1/keys", name="<b>&'\"</b>", scope="read"),
         "link_id": make("/v1/links", todo_id=todo["id"], conversation_id=conversation_id),
         "user_id": str(ada.id),
@@ -195,7 +203,7 @@ API_TABLE = """
 415 unsupported_media_type
 431 headers_too_large
 409 email_taken username_taken invalid_transition active_todos_assigned user_has_records link_exists stale_position
-409 idempotency_in_progress too_many_keys
+409 idempotency_in_progress too_many_keys external_id_taken
 412 version_mismatch
 422 validation_failed invalid_cursor idempotency_key_reused
 429 rate_limited
