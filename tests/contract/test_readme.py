@@ -51,7 +51,7 @@ def test_the_walk_through_runs_as_it_stands_there(server: Server, script: str) -
     "script", re.findall(r"^```python\n(.*?)^```$", section("Three ways in for agents"), re.DOTALL | re.MULTILINE)
 )
 def test_each_way_in_runs_as_it_stands_there(server: Server, new_user: Callable[..., User], script: str) -> None:
-    assert len(script.splitlines()) <= 12
+    assert len([line for line in script.splitlines() if line]) <= 11
     key = new_user().client.post("/v1/keys", json={"name": "Agent", "scope": "write"}).json()["key"]
     ran = subprocess.run(
         [sys.executable, "-c", script],

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -227,10 +228,7 @@ QUERY_CASES = {
     # conversations.sql
     "get_conversation": QueryCase(lambda world: {"id": world.conversation}),
     "create_conversation": QueryCase(lambda _: {"id": None, "external_id": None, "title": "Planted", "metadata": None}),
-    # The name is the owner's: another user may use it, too.
-    "ensure_conversation": QueryCase(
-        lambda world: {"external_id": world.secrets["private"], "title": "Planted", "metadata": None}, reaches=False
-    ),
+    "ensure_conversation": QueryCase(lambda _: {"external_id": "chat", "title": "Planted", "metadata": None}),
     "get_conversation_by_external_id": QueryCase(lambda world: {"external_id": world.secrets["private"]}),
     "update_conversation": QueryCase(
         lambda world: {
@@ -887,8 +885,9 @@ ROUTE_CASES: dict[tuple[str, str], list[RouteCase]] = {
         RouteCase(query=lambda world: {"external_id": world.secrets["private"]}, label="external id"),
         RouteCase(query=lambda world: {"q": world.secrets["private"][:6], "order": "created_at"}, label="words"),
     ],
-    ("POST", "/v1/conversations"): [RouteCase(lambda *_: {"title": "New", "external_id": secrets.token_hex(8)})],
-    ("PUT", "/v1/conversations/by-external-id/{external_id}"): [RouteCase(lambda *_: {})],
+    ("POST", "/v1/conversations"): [RouteCase(lambda *_: {"title": "New", "external_id": "new"})],
+    # Whoever names it gets their own, which has the name that they gave.
+    ("PUT", "/v1/conversations/by-external-id/{external_id}"): [RouteCase(lambda *_: {}, shows=frozenset({"private"}))],
     ("GET", "/v1/messages"): [RouteCase(query=lambda world: {"q": world.secrets["private"][:6]})],
     ("GET", "/v1/conversations/{conversation_id}"): [
         RouteCase(),
@@ -1032,7 +1031,10 @@ def test_nothing_is_served_beside_the_list_of_routes():
     listed = {(route.method, route.path) for route in ROUTES}
     # Their own tests go through them with a stranger's ids.
     listed |= {
-        (method, path) for handler in PROTOCOL_HANDLERS for method in handler.http_methods for path in handler.paths
+        (method, re.sub(r"{(\w+):\w+}", r"{\1}", path))
+        for handler in PROTOCOL_HANDLERS
+        for method in handler.http_methods
+        for path in handler.paths
     }
     litestar: Any = app.litestar
     for path in litestar.routes:
