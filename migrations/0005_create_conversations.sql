@@ -147,7 +147,9 @@ COMMENT ON POLICY messages_owner ON public.messages IS 'Rows of the user the tra
 
 CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages
 FOR EACH ROW WHEN (
-    (OLD.content, OLD.message_type, OLD.metadata) IS DISTINCT FROM (NEW.content, NEW.message_type, NEW.metadata)
+    (OLD.content, OLD.message_type, OLD.metadata, OLD.content_truncated)
+    IS DISTINCT FROM
+    (NEW.content, NEW.message_type, NEW.metadata, NEW.content_truncated)
 )
 EXECUTE FUNCTION public.touch();
 CREATE TRIGGER messages_immutable

@@ -286,14 +286,16 @@ COMMENT ON FUNCTION public.forgive_sign_in_attempt(bytea, bytea[]) IS
     'attempt itself counted.';
 
 REVOKE ALL ON FUNCTION
-    public.authenticate(uuid, integer, bigint), public.find_credentials(text), public.find_user_by_username(text),
+    public.authenticate(uuid, integer, bigint), public.authenticate_key(uuid, bytea, text),
+    public.find_credentials(text), public.find_user_by_username(text),
     public.identity_digest(text, text), public.identities_after_delete(),
     public.resolve_identity(uuid, text, text, bigint, text, text, boolean),
     public.sign_in_limits(bytea, bytea[]), public.sign_in_wait(bytea, bytea[]),
     public.take_sign_in_attempt(bytea, bytea[]), public.forgive_sign_in_attempt(bytea, bytea[])
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-    public.authenticate(uuid, integer, bigint), public.find_credentials(text), public.find_user_by_username(text),
+    public.authenticate(uuid, integer, bigint), public.authenticate_key(uuid, bytea, text),
+    public.find_credentials(text), public.find_user_by_username(text),
     public.resolve_identity(uuid, text, text, bigint, text, text, boolean),
     public.take_sign_in_attempt(bytea, bytea[]), public.forgive_sign_in_attempt(bytea, bytea[])
 TO todochat_app;

@@ -237,10 +237,12 @@ def answer_error(request: Request, error: Exception) -> Response:
         problem = Problem("malformed_request", "The request can't be read.")
     else:
         raise error
-    if problem.status == 401 and (path := request.route_handler.opt.get("resource_metadata")):
+    handler = request.scope.get("route_handler")  # none where no route has the method
+    options = {} if handler is None else handler.opt
+    if problem.status == 401 and (path := options.get("resource_metadata")):
         # RFC 9728, section 5.1: where it says who issues tokens for it.
         problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'
-    if "errors" in request.route_handler.opt:
+    if "errors" in options:
         return Response(problem_answer(problem, request.id, body=openai.error_body(problem)))
     return Response(problem_answer(problem, request.id, escape="escape" in request.scope["state"]))
 

@@ -140,7 +140,10 @@ _UNDO_UPDATE = {
         {"title", "description", "status", "priority", "due_date", "assigned_to", "completed_at", "metadata"},
     ),
     "conversations": (Maybe("undo_conversation_update", UUID), {"title", "metadata"}),
-    "messages": (Maybe("undo_message_update", UUID), {"content", "message_type", "metadata"}),
+    "messages": (
+        Maybe("undo_message_update", UUID),
+        {"content", "message_type", "metadata", "content_truncated"},
+    ),
     "todo_conversation_links": (Maybe("undo_link_update", UUID), {"relationship_type"}),
 }
 """Table → what undoes an update of it, and the columns that can be undone: others follow from changes elsewhere."""

@@ -162,7 +162,7 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
     if query.external_id is not None:
         if query.cursor is not None:
             raise Problem("invalid_cursor", "A list of at most one has no next page.")
-        one = queries["external_id"](after=query.external_id, after_id=LAST_ID, row_limit=1, **filters)
+        one = queries["external_id"](after=query.external_id, after_id=_FIRST[1], row_limit=1, **filters)
         return Page(await request.user.run(one), None)
     if query.order == "-updated_at":
         down, up = (partial(queries[order], **filters) for order in ("-updated_at", "updated_at"))
@@ -196,7 +196,7 @@ async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) 
     return page_of(rows, query.limit, question, lambda conversation: (conversation.id,))
 
 
-@post("/v1/conversations", location="/v1/conversations/{id}", scope="write")
+@post("/v1/conversations", location="/v1/conversations/{id}", problems=("external_id_taken",), scope="write")
 @idempotent
 async def create_conversation(request: Request, data: JSONBody[ConversationCreate]) -> Conversation:
     """Open a conversation."""

@@ -186,8 +186,8 @@ NOT EXISTS (
 (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = %(user_id)s AND b.seq = %(id)s);
 
 -- slot: restored_message
-r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.created_at, r.updated_at,
-        r.version;
+r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
+        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version;
 
 -- slot: restored_link
 r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version;

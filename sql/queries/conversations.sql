@@ -11,7 +11,7 @@ id, user_id, external_id, title, metadata, message_count, {conversation_version}
 -- param words: text[]
 -- param contains: jsonb
 (%(words)s IS NULL OR NOT EXISTS (
-        SELECT FROM unnest(%(words)s) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT FROM unnest(%(words)s::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND (%(contains)s IS NULL OR metadata @> %(contains)s);
 
@@ -105,7 +105,7 @@ RETURNING id;
 -- with: updated_at | timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) > (%(after)s, %(after_id)s) | updated_hour, updated_at, id | user_id_updated_hour_idx
 -- with: created_at_desc | timestamptz | (created_at, id) < (%(after)s, %(after_id)s) | created_at DESC, id DESC | user_id_created_at_idx
 -- with: created_at | timestamptz | (created_at, id) > (%(after)s, %(after_id)s) | created_at, id | user_id_created_at_idx
--- with: external_id | text | external_id = %(after)s AND id < %(after_id)s | id | external_id_key
+-- with: external_id | text | external_id = %(after)s AND id <> %(after_id)s | external_id | external_id_key
 -- param user_id: uuid
 -- param after: {type}
 -- param after_id: uuid
@@ -113,15 +113,10 @@ RETURNING id;
 -- returns: many Conversation
 -- index: conversations_{index}
 SELECT {conversation_columns}
-FROM (
-    SELECT {conversation_row}
-    FROM conversations
-    WHERE user_id = %(user_id)s
-      AND {beyond}
-    ORDER BY {by}
-    OFFSET 0
-) AS conversations
-WHERE {conversation_filters}
+FROM conversations
+WHERE user_id = %(user_id)s
+    AND {beyond}
+    AND {conversation_filters}
 ORDER BY {by}
 LIMIT %(row_limit)s;
 
@@ -133,7 +128,7 @@ LIMIT %(row_limit)s;
 -- with: updated_at | timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) > (%(after)s, %(after_id)s) | updated_hour, updated_at, id
 -- with: created_at_desc | timestamptz | (created_at, id) < (%(after)s, %(after_id)s) | created_at DESC, id DESC
 -- with: created_at | timestamptz | (created_at, id) > (%(after)s, %(after_id)s) | created_at, id
--- with: external_id | text | external_id = %(after)s AND id < %(after_id)s | id
+-- with: external_id | text | external_id = %(after)s AND id <> %(after_id)s | external_id
 -- param user_id: uuid
 -- param messages: integer
 -- param message_bytes: bigint
@@ -173,15 +168,10 @@ FROM (
         SELECT {conversation_columns}, row_number() OVER () AS place
         FROM (
             SELECT {conversation_row}
-            FROM (
-                SELECT {conversation_row}
-                FROM conversations
-                WHERE user_id = %(user_id)s
-                  AND {beyond}
-                ORDER BY {by}
-                OFFSET 0
-            ) AS conversations
-            WHERE {conversation_filters}
+            FROM conversations
+            WHERE user_id = %(user_id)s
+                AND {beyond}
+                AND {conversation_filters}
             ORDER BY {by}
             LIMIT %(row_limit)s
         ) AS conversations

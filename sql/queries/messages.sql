@@ -300,7 +300,7 @@ ORDER BY l.position;
 SELECT
     s.id, s.conversation_id, s.position, s.role, s.message_type,
     substring(
-        s.content FROM greatest(1, strpos(lower(s.content), lower((%(words)s)[1])) - 40) FOR 200
+        s.content FROM greatest(1, strpos(lower(s.content), lower((%(words)s::text[])[1])) - 40) FOR 200
     ) AS snippet,
     s.created_at
 FROM (
@@ -312,7 +312,7 @@ FROM (
     LIMIT %(looked_at)s
 ) AS s
 WHERE NOT EXISTS (
-    SELECT FROM unnest(%(words)s) AS w (word) WHERE strpos(lower(s.content), lower(w.word)) = 0
+    SELECT FROM unnest(%(words)s::text[]) AS w (word) WHERE strpos(lower(s.content), lower(w.word)) = 0
 )
 ORDER BY s.id DESC
 LIMIT %(row_limit)s;

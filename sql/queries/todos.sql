@@ -27,7 +27,7 @@ id, number, user_id, title, description, status, completed, priority, due_date, 
     AND (%(overdue)s IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
     AND (%(words)s IS NULL OR NOT EXISTS (
-        SELECT FROM unnest(%(words)s) AS w (word)
+        SELECT FROM unnest(%(words)s::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND (%(contains)s IS NULL OR metadata @> %(contains)s);

@@ -3,12 +3,14 @@
 import os
 import re
 import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 
 from service.problems import CODES
 from service.settings import describe_settings
-from tests.conftest import REPOSITORY, Server
+from tests.conftest import REPOSITORY, Server, User
 from tests.support.routes import ROUTES
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -43,6 +45,23 @@ def test_the_walk_through_runs_as_it_stands_there(server: Server, script: str) -
     )
     assert ran.returncode == 0, ran.stderr + ran.stdout
     assert re.findall(r"(?:^|\})(\d{3})$", ran.stdout, re.MULTILINE) == expected, ran.stdout
+
+
+@pytest.mark.parametrize(
+    "script", re.findall(r"^```python\n(.*?)^```$", section("Three ways in for agents"), re.DOTALL | re.MULTILINE)
+)
+def test_each_way_in_runs_as_it_stands_there(server: Server, new_user: Callable[..., User], script: str) -> None:
+    assert len([line for line in script.splitlines() if line]) <= 11
+    key = new_user().client.post("/v1/keys", json={"name": "Agent", "scope": "write"}).json()["key"]
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "URL": server.url, "KEY": key},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr + ran.stdout
 
 
 def test_every_local_link_leads_somewhere() -> None:

@@ -137,9 +137,10 @@ COLUMNS = {
     "todo_counters": "user_id last_number",
     "todos": "user_id id number title description status completed priority due_date assigned_to completed_at metadata"
     " created_at updated_at version updated_hour",
-    "conversations": "user_id id title metadata last_position message_count created_at updated_at version updated_hour",
+    "conversations": "user_id id external_id title metadata last_position message_count created_at updated_at version"
+    " updated_hour",
     "messages": "user_id conversation_id position id sender_type role sender_id content message_type metadata"
-    " created_at updated_at version",
+    " item content_truncated created_at updated_at version",
     "todo_conversation_links": "user_id id todo_id conversation_id relationship_type created_at updated_at version",
     "idempotency_keys": "user_id key operation request_hash status headers body created_at",
     "api_keys": "user_id id slot name scope digest expires_at last_used_at created_at",
@@ -320,7 +321,9 @@ VALUES: list[tuple[str, str, list[Any], list[Any]]] = [
     ("conversations", "title", [*TITLES_GOOD, None], TITLES_BAD),
     ("conversations", "metadata", METADATA_GOOD, METADATA_BAD),
     ("conversations", "last_position", [0, 5], [-1]),
-    ("messages", "content", ["x", " ", "x" * 10000, "🙂" * 10000], ["", "x" * 10001]),
+    ("messages", "content", ["x", " ", "x" * 10000, "🙂" * 10000], ["x" * 10001]),
+    ("messages", "item", [None, "null", "{}", '"\\u0000"', '"' + "x" * 1048574 + '"'], ['"' + "x" * 1048575 + '"']),
+    ("conversations", "external_id", [None, "x", "🙂" * 255], ["", "x" * 256]),
     ("messages", "message_type", ["text", "command", "response", "error"], ["", "tool"]),
     ("messages", "position", [1, 2**31 - 1], [0, -1]),
     ("messages", "metadata", METADATA_GOOD, METADATA_BAD),
@@ -341,7 +344,7 @@ VALUES: list[tuple[str, str, list[Any], list[Any]]] = [
 
 DOMAINS = {
     **{name: name for name in ("title", "description", "content", "metadata", "status", "priority", "sender_type")},
-    **{name: name for name in ("message_type", "relationship_type")},
+    **{name: name for name in ("message_type", "relationship_type", "item")},
     **dict.fromkeys(("token_version", "number", "position", "version"), "ordinal"),
     **dict.fromkeys(("due_date", "completed_at", "created_at", "updated_at"), "moment"),
 }
@@ -412,6 +415,19 @@ def test_a_column_takes_what_the_model_allows_and_nothing_else(
             base.insert(table, **{column: value})
 
 
+def test_only_beside_an_item_a_message_s_content_may_be_empty(base: Base) -> None:
+    with base.connection.transaction(force_rollback=True):
+        assert base.insert("messages", content="", item="{}")["content"] == ""
+    with refused_check("messages_content_check"), base.connection.transaction(force_rollback=True):
+        base.insert("messages", content="")
+
+
+def test_an_item_is_json(base: Base) -> None:
+    for text in ("", "{", "{} x", "NaN"):
+        with pytest.raises(errors.InvalidTextRepresentation), base.connection.transaction(force_rollback=True):
+            base.insert("messages", item=text)
+
+
 def test_every_check_has_its_case(dba: Connection) -> None:
     """The others, listed here, have tests of their own."""
     rows = dba.execute(
@@ -424,6 +440,7 @@ def test_every_check_has_its_case(dba: Connection) -> None:
     own_test = {name for name in names if name.endswith("_times_check")} | {
         "sender_type_check",
         "todos_completed_at_check",
+        "messages_content_check",
         "sign_in_attempts_key_check",
         "ended_identities_digest_check",
         "action_check",
@@ -1509,7 +1526,7 @@ AUDITED: dict[str, dict[str, Any]] = {
     "todos": {"title": "New", "description": "New", "status": "in_progress", "priority": "urgent", "due_date": FUTURE}
     | {"metadata": {"new": 1}},
     "conversations": {"title": "New", "metadata": {"new": 1}},
-    "messages": {"content": "New", "message_type": "error", "metadata": {"new": 1}},
+    "messages": {"content": "New", "message_type": "error", "metadata": {"new": 1}, "content_truncated": True},
     "todo_conversation_links": {"relationship_type": "update"},
 }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -62,7 +63,9 @@ ROW_LIMIT = 1_000_000
 
 def todo_list(**first: Any) -> QueryCase:
     """A list from its start, without filters."""
-    filters = dict.fromkeys(("status", "completed", "priority", "due_before", "due_after", "overdue"))
+    filters = dict.fromkeys(
+        ("status", "completed", "priority", "due_before", "due_after", "overdue", "words", "contains")
+    )
     return QueryCase(lambda _: {**filters, "row_limit": ROW_LIMIT, **first})
 
 
@@ -119,7 +122,8 @@ def for_the_operator(**values: Any) -> QueryCase:
     return QueryCase(lambda _: values, refused="internal", refused_to_others="internal")
 
 
-MESSAGE = {"sender_type": "user", "content": "Planted", "message_type": "text", "metadata": None}
+SENT = {"sender_type": "user", "content": "Planted", "message_type": "text", "metadata": None}
+MESSAGE = {**SENT, "item": None, "content_truncated": False}
 
 QUERY_CASES = {
     # sign_in.sql
@@ -223,7 +227,9 @@ QUERY_CASES = {
     ),
     # conversations.sql
     "get_conversation": QueryCase(lambda world: {"id": world.conversation}),
-    "create_conversation": QueryCase(lambda _: {"id": None, "title": "Planted", "metadata": None}),
+    "create_conversation": QueryCase(lambda _: {"id": None, "external_id": None, "title": "Planted", "metadata": None}),
+    "ensure_conversation": QueryCase(lambda _: {"external_id": "chat", "title": "Planted", "metadata": None}),
+    "get_conversation_by_external_id": QueryCase(lambda world: {"external_id": world.secrets["private"]}),
     "update_conversation": QueryCase(
         lambda world: {
             **nothing_set("update_conversation"),
@@ -233,16 +239,26 @@ QUERY_CASES = {
         }
     ),
     "delete_conversation": QueryCase(lambda world: {"id": world.conversation, "version": None}),
-    "list_conversations": QueryCase(lambda _: {"after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}),
-    "list_conversations_with_messages": QueryCase(
-        lambda _: {
-            "messages": 50,
-            "message_bytes": 1 << 20,
-            "after": LAST_TIME,
-            "after_id": LAST_ID,
-            "row_limit": ROW_LIMIT,
-        }
-    ),
+    **{
+        f"list_conversations_{variant}by_{order}": QueryCase(
+            lambda world, first=first, more=more: {
+                "words": None,
+                "contains": None,
+                "row_limit": ROW_LIMIT,
+                "after": first[0] or world.secrets["private"],
+                "after_id": first[1],
+                **more,
+            }
+        )
+        for variant, more in (("", {}), ("with_messages_", {"messages": 50, "message_bytes": 1 << 20}))
+        for order, first in {
+            "updated_at": (FIRST_TIME, FIRST_ID),
+            "updated_at_desc": (LAST_TIME, LAST_ID),
+            "created_at": (FIRST_TIME, FIRST_ID),
+            "created_at_desc": (LAST_TIME, LAST_ID),
+            "external_id": (None, LAST_ID),
+        }.items()
+    },
     "list_todo_conversations": QueryCase(
         lambda world: {"id": world.target, "number": None, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}
     ),
@@ -283,6 +299,19 @@ QUERY_CASES = {
     "delete_messages_from": QueryCase(lambda world: {"conversation_id": world.conversation, "from_position": 1}),
     "list_messages": message_list(),
     "list_messages_desc": message_list(),
+    "list_messages_with_items": message_list(),
+    "list_messages_with_items_desc": message_list(),
+    "list_context_items": QueryCase(lambda world: {"conversation_id": world.conversation, "messages": 200}),
+    "search_messages": QueryCase(
+        lambda world: {
+            "words": [world.secrets["private"]],
+            "before_id": LAST_ID,
+            "looked_at": ROW_LIMIT,
+            "row_limit": ROW_LIMIT,
+        }
+    ),
+    "find_search_bound": QueryCase(lambda _: {"before_id": LAST_ID, "looked_at": 1}),
+    "find_item": QueryCase(lambda world: {"conversation_id": world.conversation, "item_id": "msg_own"}),
     "list_context": QueryCase(lambda world: {"conversation_id": world.conversation, "messages": 200}),
     # links.sql
     "get_link": QueryCase(lambda world: {"id": world.link}),
@@ -729,7 +758,7 @@ ENDS = frozenset({"todo_uuid", "conversation"})
 
 def named(route: Route, case: RouteCase) -> frozenset[str]:
     """Which of the objects the request names."""
-    return case.names | {OBJECT_OF_PARAMETER[name] for name in route.path_parameters if name != "user_id"}
+    return case.names | {OBJECT_OF_PARAMETER[name] for name in route.path_parameters if name in OBJECT_OF_PARAMETER}
 
 
 def with_owners_path(*cases: RouteCase) -> list[RouteCase]:
@@ -853,8 +882,13 @@ ROUTE_CASES: dict[tuple[str, str], list[RouteCase]] = {
     ("GET", "/v1/conversations"): [
         RouteCase(),
         RouteCase(query=lambda _: {"messages": "50"}, label="messages"),
+        RouteCase(query=lambda world: {"external_id": world.secrets["private"]}, label="external id"),
+        RouteCase(query=lambda world: {"q": world.secrets["private"][:6], "order": "created_at"}, label="words"),
     ],
-    ("POST", "/v1/conversations"): [RouteCase(lambda *_: {"title": "New"})],
+    ("POST", "/v1/conversations"): [RouteCase(lambda *_: {"title": "New", "external_id": "new"})],
+    # Whoever names it gets their own, which has the name that they gave.
+    ("PUT", "/v1/conversations/by-external-id/{external_id}"): [RouteCase(lambda *_: {}, shows=frozenset({"private"}))],
+    ("GET", "/v1/messages"): [RouteCase(query=lambda world: {"q": world.secrets["private"][:6]})],
     ("GET", "/v1/conversations/{conversation_id}"): [
         RouteCase(),
         RouteCase(headers={"If-None-Match": "*"}, owner_status=304, label="If-None-Match"),
@@ -997,7 +1031,10 @@ def test_nothing_is_served_beside_the_list_of_routes():
     listed = {(route.method, route.path) for route in ROUTES}
     # Their own tests go through them with a stranger's ids.
     listed |= {
-        (method, path) for handler in PROTOCOL_HANDLERS for method in handler.http_methods for path in handler.paths
+        (method, re.sub(r"{(\w+):\w+}", r"{\1}", path))
+        for handler in PROTOCOL_HANDLERS
+        for method in handler.http_methods
+        for path in handler.paths
     }
     litestar: Any = app.litestar
     for path in litestar.routes:
@@ -1063,7 +1100,7 @@ class Site:
         body = case.body(world, who or world.owner, objects) if case.body else None
         return self.client.request(
             route.method,
-            route.path.format(**path, user_id=user),
+            route.path.format(**path, user_id=user, external_id=world.secrets["private"]),
             params=case.query(world),
             headers={**self.headers(who), **case.headers, **(headers or {})},
             **({"content": body} if isinstance(body, bytes) else {"json": body}),

@@ -550,6 +550,17 @@ def _(worker: Worker) -> Ask:
     return worker.send("POST", "/v1/turns", {**_turn(worker), "title": worker.text()})
 
 
+@action("PUT", "/v1/conversations/by-external-id/{}")
+def _(worker: Worker) -> Ask:
+    name = f"chat-{worker.random.randint(1, 5)}"
+    return worker.send("PUT", f"/v1/conversations/by-external-id/{name}", {"title": worker.text()})
+
+
+@action("GET", "/v1/messages")
+def _(worker: Worker) -> Ask:
+    return worker.send("GET", "/v1/messages?q=milk")
+
+
 @action("GET", "/v1/keys")
 def _(worker: Worker) -> Ask:
     return worker.send("GET", "/v1/keys")

@@ -110,7 +110,8 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
         connection.execute("UPDATE todos SET assigned_to = NULL WHERE user_id = %s AND id = %s", (owner.id, target))
         found = connection.execute(
             "WITH conversation AS ("
-            "    INSERT INTO conversations (user_id, title) VALUES (%(user)s, %(private)s) RETURNING id"
+            "    INSERT INTO conversations (user_id, title, external_id)"
+            "    VALUES (%(user)s, %(private)s::text, %(private)s::text) RETURNING id"
             "), keys AS ("
             "    INSERT INTO idempotency_keys (user_id, key, operation, request_hash, status, body, created_at)"
             "    SELECT %(user)s, %(private)s || age, 'POST /' || %(private)s, sha256('x'), 201, '{}',"
@@ -127,8 +128,9 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
         conversation = found[0][0]
         (link,) = (row[2] for row in found if row[1] == target)
         (message,) = connection.execute(
-            "INSERT INTO messages (user_id, conversation_id, sender_type, content)"
-            " VALUES (%(user)s, %(conversation)s, 'user', %(private)s) RETURNING id",
+            "INSERT INTO messages (user_id, conversation_id, sender_type, content, item, metadata)"
+            " VALUES (%(user)s, %(conversation)s, 'user', %(private)s::text, to_json(%(private)s::text),"
+            '     \'{"item_id": "msg_own"}\') RETURNING id',
             {"user": owner.id, "conversation": conversation, "private": private},
         ).fetchall()[0]
         connection.execute(
