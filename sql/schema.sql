@@ -6,6 +6,67 @@
 -- migrates. Characters that can't be seen are written as \XXXX. Roles and what databases grant: migrations/0001.
 
 
+-- api_keys
+
+CREATE TABLE public.api_keys (
+    user_id uuid NOT NULL,
+    id uuid DEFAULT public.uuid7() NOT NULL,
+    slot smallint NOT NULL,
+    name text NOT NULL,
+    scope text NOT NULL,
+    digest bytea NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    created_at public.moment DEFAULT now() NOT NULL,
+    CONSTRAINT api_keys_digest_check CHECK ((octet_length(digest) = 32)),
+    CONSTRAINT api_keys_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 100))),
+    CONSTRAINT api_keys_scope_check CHECK ((scope = ANY (ARRAY['read'::text, 'write'::text]))),
+    CONSTRAINT api_keys_slot_check CHECK (((slot >= 1) AND (slot <= 20)))
+);
+
+ALTER TABLE ONLY public.api_keys FORCE ROW LEVEL SECURITY;
+COMMENT ON TABLE public.api_keys IS 'Bearer tokens for agents and scripts. The text of a key is shown once, to whoever makes it; here is its digest.';
+COMMENT ON COLUMN public.api_keys.user_id IS 'Whom the key acts for; goes with the user.';
+COMMENT ON COLUMN public.api_keys.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.api_keys.slot IS '1 to 20, unique for the user: which is how no user has more than 20 keys, however many are made at once.';
+COMMENT ON COLUMN public.api_keys.name IS 'What its user calls it: 1 to 100 characters.';
+COMMENT ON COLUMN public.api_keys.scope IS 'read: it only reads. write: it may do all that a key may.';
+COMMENT ON COLUMN public.api_keys.digest IS 'SHA-256 of the key, of which 256 bits are random.';
+COMMENT ON COLUMN public.api_keys.expires_at IS 'It works until then; null: until it is deleted.';
+COMMENT ON COLUMN public.api_keys.last_used_at IS 'The hour in which it was last used; null: never.';
+COMMENT ON COLUMN public.api_keys.created_at IS 'When it was made; never changes.';
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_digest_key UNIQUE (user_id, digest);
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (user_id, id);
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_slot_key UNIQUE (user_id, slot);
+COMMENT ON INDEX public.api_keys_digest_key IS 'Serves authenticate_key() and the note of a use.';
+COMMENT ON INDEX public.api_keys_pkey IS 'Serves the list of a user''s keys and the cascade from users.';
+COMMENT ON INDEX public.api_keys_slot_key IS 'Serves the insert: it looks for a free slot.';
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE public.api_keys ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY api_keys_owner ON public.api_keys USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
+COMMENT ON POLICY api_keys_owner ON public.api_keys IS 'A transaction sees and writes rows of the user it is for.';
+
+GRANT SELECT,DELETE ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(user_id) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(id) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(slot) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(name) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(scope) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(digest) ON TABLE public.api_keys TO todochat_app;
+GRANT INSERT(expires_at) ON TABLE public.api_keys TO todochat_app;
+GRANT UPDATE(last_used_at) ON TABLE public.api_keys TO todochat_app;
+
+
 -- audit_log
 
 CREATE TABLE public.audit_log (
@@ -59,6 +120,7 @@ GRANT SELECT ON TABLE public.audit_log TO todochat_app;
 CREATE TABLE public.conversations (
     user_id uuid NOT NULL,
     id uuid DEFAULT public.uuid7() NOT NULL,
+    external_id text,
     title public.title,
     metadata public.metadata DEFAULT '{}'::jsonb NOT NULL,
     last_position integer DEFAULT 0 NOT NULL,
@@ -67,7 +129,8 @@ CREATE TABLE public.conversations (
     updated_at public.moment DEFAULT now() NOT NULL,
     version public.ordinal DEFAULT 1 NOT NULL,
     updated_hour timestamp with time zone GENERATED ALWAYS AS (date_bin('01:00:00'::interval, (updated_at)::timestamp with time zone, '1970-01-01 00:00:00+00'::timestamp with time zone)) STORED NOT NULL,
-    CONSTRAINT conversations_counters_check CHECK ((((message_count >= 0) AND (message_count <= last_position)) AND ((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone)))
+    CONSTRAINT conversations_counters_check CHECK ((((message_count >= 0) AND (message_count <= last_position)) AND ((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))),
+    CONSTRAINT conversations_external_id_check CHECK (((char_length(external_id) >= 1) AND (char_length(external_id) <= 255)))
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.05');
 
@@ -75,6 +138,7 @@ ALTER TABLE ONLY public.conversations FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.conversations IS 'Threads of messages between a user and an assistant.';
 COMMENT ON COLUMN public.conversations.user_id IS 'The owner.';
 COMMENT ON COLUMN public.conversations.id IS 'UUID version 7.';
+COMMENT ON COLUMN public.conversations.external_id IS 'What a client calls it: 1 to 255 characters, unique for the user; never changes.';
 COMMENT ON COLUMN public.conversations.title IS 'What it is about, or null.';
 COMMENT ON COLUMN public.conversations.metadata IS 'What a client keeps with it.';
 COMMENT ON COLUMN public.conversations.last_position IS 'The highest position a message here ever had, by trigger; 0 before the first.';
@@ -91,6 +155,12 @@ COMMENT ON INDEX public.conversations_pkey IS 'Serves one conversation by id, an
 ALTER TABLE ONLY public.conversations
     ADD CONSTRAINT conversations_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
 
+CREATE UNIQUE INDEX conversations_external_id_key ON public.conversations USING btree (user_id, external_id) WHERE (external_id IS NOT NULL);
+COMMENT ON INDEX public.conversations_external_id_key IS 'Serves the look-up by a client''s own id, and keeps one conversation for each.';
+
+CREATE INDEX conversations_user_id_created_at_idx ON public.conversations USING btree (user_id, created_at, id);
+COMMENT ON INDEX public.conversations_user_id_created_at_idx IS 'Serves the list of one''s own conversations in the order in which they were made, both ways.';
+
 CREATE INDEX conversations_user_id_updated_hour_idx ON public.conversations USING btree (user_id, updated_hour);
 COMMENT ON INDEX public.conversations_user_id_updated_hour_idx IS 'Serves the list of one''s own conversations, most recently active first (those of one hour are sorted), and the removal of those not touched for long.';
 
@@ -103,8 +173,8 @@ COMMENT ON TRIGGER conversations_audit_update ON public.conversations IS 'Every 
 CREATE TRIGGER conversations_counters BEFORE UPDATE OF last_position, message_count, updated_at ON public.conversations FOR EACH ROW WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION public.refuse_change('conversations');
 COMMENT ON TRIGGER conversations_counters ON public.conversations IS 'Refuses to set by hand what the triggers of messages keep.';
 
-CREATE TRIGGER conversations_immutable BEFORE UPDATE OF user_id, id, created_at ON public.conversations FOR EACH ROW WHEN ((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('conversations');
-COMMENT ON TRIGGER conversations_immutable ON public.conversations IS 'Refuses to change user_id, id and created_at.';
+CREATE TRIGGER conversations_immutable BEFORE UPDATE OF user_id, id, created_at, version ON public.conversations FOR EACH ROW WHEN (((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('conversations');
+COMMENT ON TRIGGER conversations_immutable ON public.conversations IS 'As users_immutable.';
 
 CREATE TRIGGER conversations_touch BEFORE UPDATE OF title, metadata ON public.conversations FOR EACH ROW WHEN ((((old.title)::text IS DISTINCT FROM (new.title)::text) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb))) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER conversations_touch ON public.conversations IS 'title and metadata count as a real change. (Named as columns, so that counting messages never looks at it.)';
@@ -117,6 +187,7 @@ COMMENT ON POLICY conversations_owner ON public.conversations IS 'A transaction 
 GRANT SELECT,DELETE ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(user_id) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(id) ON TABLE public.conversations TO todochat_app;
+GRANT INSERT(external_id) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(title),UPDATE(title) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(metadata),UPDATE(metadata) ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(last_position),UPDATE(last_position) ON TABLE public.conversations TO todochat_app;
@@ -246,8 +317,8 @@ COMMENT ON TRIGGER identities_audit ON public.identities IS 'Every insert and de
 CREATE CONSTRAINT TRIGGER identities_audit_update AFTER UPDATE ON public.identities DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('identities', '{}');
 COMMENT ON TRIGGER identities_audit_update ON public.identities IS 'Every real change.';
 
-CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at ON public.identities FOR EACH ROW WHEN ((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('identities');
-COMMENT ON TRIGGER identities_immutable ON public.identities IS 'Refuses to change user_id, id and created_at.';
+CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at, updated_at, version ON public.identities FOR EACH ROW WHEN ((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('identities');
+COMMENT ON TRIGGER identities_immutable ON public.identities IS 'As users_immutable.';
 
 CREATE TRIGGER identities_touch BEFORE UPDATE ON public.identities FOR EACH ROW WHEN ((old.* IS DISTINCT FROM new.*)) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER identities_touch ON public.identities IS 'Any column counts as a real change.';
@@ -284,9 +355,12 @@ END) STORED,
     content public.content NOT NULL,
     message_type public.message_type DEFAULT 'text'::text NOT NULL,
     metadata public.metadata DEFAULT '{}'::jsonb NOT NULL,
+    item public.item,
+    content_truncated boolean DEFAULT false NOT NULL,
     created_at public.moment NOT NULL,
     updated_at public.moment NOT NULL,
     version public.ordinal DEFAULT 1 NOT NULL,
+    CONSTRAINT messages_content_check CHECK ((((content)::text <> ''::text) OR (item IS NOT NULL))),
     CONSTRAINT messages_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
 );
 
@@ -299,9 +373,11 @@ COMMENT ON COLUMN public.messages.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.messages.sender_type IS 'Who said it.';
 COMMENT ON COLUMN public.messages.role IS 'sender_type as language models call it: user, assistant or system.';
 COMMENT ON COLUMN public.messages.sender_id IS 'The owner for a message of sender_type user, else null.';
-COMMENT ON COLUMN public.messages.content IS 'What was said.';
+COMMENT ON COLUMN public.messages.content IS 'What was said; empty only beside an item.';
 COMMENT ON COLUMN public.messages.message_type IS 'What kind of message it is.';
 COMMENT ON COLUMN public.messages.metadata IS 'What a client keeps with it.';
+COMMENT ON COLUMN public.messages.item IS 'What an agent''s framework needs back: a tool call, an output, an image; content is its readable text. Never changes.';
+COMMENT ON COLUMN public.messages.content_truncated IS 'Whether content is only the beginning of the item''s text.';
 COMMENT ON COLUMN public.messages.created_at IS 'When it was added, by trigger unless given; never goes backwards with position; never changes.';
 COMMENT ON COLUMN public.messages.updated_at IS 'When the row last really changed, by trigger.';
 COMMENT ON COLUMN public.messages.version IS '1, and one more with every real change, by trigger; the ETag.';
@@ -320,22 +396,22 @@ ALTER TABLE ONLY public.messages
 CREATE TRIGGER messages_after_delete AFTER DELETE ON public.messages REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION public.messages_after_delete();
 COMMENT ON TRIGGER messages_after_delete ON public.messages IS 'Counts deleted messages on their conversations.';
 
-CREATE TRIGGER messages_after_insert AFTER INSERT ON public.messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT WHEN (((current_setting('app.restoring'::text, true) = 'on'::text) OR ((COALESCE(NULLIF(current_setting('app.messages_counted'::text, true), ''::text), '0'::text))::integer >= 1000))) EXECUTE FUNCTION public.messages_after_insert();
+CREATE TRIGGER messages_after_insert AFTER INSERT ON public.messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT WHEN (((COALESCE(NULLIF(current_setting('app.messages_counted'::text, true), ''::text), '0'::text))::integer >= 1000)) EXECUTE FUNCTION public.messages_after_insert();
 COMMENT ON TRIGGER messages_after_insert ON public.messages IS 'Counts many added messages on their conversations.';
 
-CREATE CONSTRAINT TRIGGER messages_audit AFTER INSERT OR DELETE ON public.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('messages', '{role}');
+CREATE CONSTRAINT TRIGGER messages_audit AFTER INSERT OR DELETE ON public.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('messages', '{role,sender_id}');
 COMMENT ON TRIGGER messages_audit ON public.messages IS 'Every insert and delete.';
 
-CREATE CONSTRAINT TRIGGER messages_audit_update AFTER UPDATE ON public.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('messages', '{role}');
+CREATE CONSTRAINT TRIGGER messages_audit_update AFTER UPDATE ON public.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('messages', '{role,sender_id}');
 COMMENT ON TRIGGER messages_audit_update ON public.messages IS 'Every real change.';
 
 CREATE TRIGGER messages_before_insert BEFORE INSERT ON public.messages FOR EACH ROW EXECUTE FUNCTION public.messages_before_insert();
 COMMENT ON TRIGGER messages_before_insert ON public.messages IS 'Gives position and time, and counts one message.';
 
-CREATE TRIGGER messages_immutable BEFORE UPDATE OF user_id, conversation_id, "position", id, sender_type, created_at ON public.messages FOR EACH ROW WHEN (((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.conversation_id IS DISTINCT FROM new.conversation_id)) OR ((old."position")::integer IS DISTINCT FROM (new."position")::integer)) OR (old.id IS DISTINCT FROM new.id)) OR ((old.sender_type)::text IS DISTINCT FROM (new.sender_type)::text)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('messages');
-COMMENT ON TRIGGER messages_immutable ON public.messages IS 'Refuses to move a message to another place, sender or time.';
+CREATE TRIGGER messages_immutable BEFORE UPDATE OF user_id, conversation_id, "position", id, sender_type, created_at, updated_at, version ON public.messages FOR EACH ROW WHEN (((((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.conversation_id IS DISTINCT FROM new.conversation_id)) OR ((old."position")::integer IS DISTINCT FROM (new."position")::integer)) OR (old.id IS DISTINCT FROM new.id)) OR ((old.sender_type)::text IS DISTINCT FROM (new.sender_type)::text)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('messages');
+COMMENT ON TRIGGER messages_immutable ON public.messages IS 'As users_immutable.';
 
-CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages FOR EACH ROW WHEN (((((old.content)::text IS DISTINCT FROM (new.content)::text) OR ((old.message_type)::text IS DISTINCT FROM (new.message_type)::text)) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb))) EXECUTE FUNCTION public.touch();
+CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages FOR EACH ROW WHEN ((((((old.content)::text IS DISTINCT FROM (new.content)::text) OR ((old.message_type)::text IS DISTINCT FROM (new.message_type)::text)) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb)) OR (old.content_truncated IS DISTINCT FROM new.content_truncated))) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER messages_touch ON public.messages IS 'Every column that may change counts as a real change.';
 
 ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
@@ -352,6 +428,8 @@ GRANT INSERT(sender_type) ON TABLE public.messages TO todochat_app;
 GRANT INSERT(content),UPDATE(content) ON TABLE public.messages TO todochat_app;
 GRANT INSERT(message_type),UPDATE(message_type) ON TABLE public.messages TO todochat_app;
 GRANT INSERT(metadata),UPDATE(metadata) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(item) ON TABLE public.messages TO todochat_app;
+GRANT INSERT(content_truncated),UPDATE(content_truncated) ON TABLE public.messages TO todochat_app;
 GRANT INSERT(created_at) ON TABLE public.messages TO todochat_app;
 GRANT INSERT(updated_at) ON TABLE public.messages TO todochat_app;
 GRANT INSERT(version) ON TABLE public.messages TO todochat_app;
@@ -426,8 +504,8 @@ COMMENT ON TRIGGER todo_conversation_links_audit ON public.todo_conversation_lin
 CREATE CONSTRAINT TRIGGER todo_conversation_links_audit_update AFTER UPDATE ON public.todo_conversation_links DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('todo_conversation_links', '{}');
 COMMENT ON TRIGGER todo_conversation_links_audit_update ON public.todo_conversation_links IS 'Every real change.';
 
-CREATE TRIGGER todo_conversation_links_immutable BEFORE UPDATE OF user_id, id, todo_id, conversation_id, created_at ON public.todo_conversation_links FOR EACH ROW WHEN ((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR (old.todo_id IS DISTINCT FROM new.todo_id)) OR (old.conversation_id IS DISTINCT FROM new.conversation_id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('todo_conversation_links');
-COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS 'Refuses to make a link one between other rows.';
+CREATE TRIGGER todo_conversation_links_immutable BEFORE UPDATE OF user_id, id, todo_id, conversation_id, created_at, updated_at, version ON public.todo_conversation_links FOR EACH ROW WHEN ((((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR (old.todo_id IS DISTINCT FROM new.todo_id)) OR (old.conversation_id IS DISTINCT FROM new.conversation_id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('todo_conversation_links');
+COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS 'As users_immutable.';
 
 CREATE TRIGGER todo_conversation_links_touch BEFORE UPDATE ON public.todo_conversation_links FOR EACH ROW WHEN ((old.* IS DISTINCT FROM new.*)) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER todo_conversation_links_touch ON public.todo_conversation_links IS 'Any column counts as a real change.';
@@ -557,8 +635,8 @@ COMMENT ON TRIGGER todos_audit ON public.todos IS 'Every insert and delete.';
 CREATE CONSTRAINT TRIGGER todos_audit_update AFTER UPDATE ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('todos', '{completed,updated_hour}');
 COMMENT ON TRIGGER todos_audit_update ON public.todos IS 'Every real change.';
 
-CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at ON public.todos FOR EACH ROW WHEN (((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.number)::integer IS DISTINCT FROM (new.number)::integer)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('todos');
-COMMENT ON TRIGGER todos_immutable ON public.todos IS 'Refuses to change user_id, id, number and created_at.';
+CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at, updated_at, version ON public.todos FOR EACH ROW WHEN (((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.number)::integer IS DISTINCT FROM (new.number)::integer)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('todos');
+COMMENT ON TRIGGER todos_immutable ON public.todos IS 'As users_immutable.';
 
 CREATE TRIGGER todos_touch BEFORE UPDATE ON public.todos FOR EACH ROW WHEN ((((((((((old.title)::text IS DISTINCT FROM (new.title)::text) OR ((old.description)::text IS DISTINCT FROM (new.description)::text)) OR ((old.status)::text IS DISTINCT FROM (new.status)::text)) OR ((old.priority)::text IS DISTINCT FROM (new.priority)::text)) OR ((old.due_date)::timestamp with time zone IS DISTINCT FROM (new.due_date)::timestamp with time zone)) OR (old.assigned_to IS DISTINCT FROM new.assigned_to)) OR ((old.completed_at)::timestamp with time zone IS DISTINCT FROM (new.completed_at)::timestamp with time zone)) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb))) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER todos_touch ON public.todos IS 'Every column that may change counts as a real change. (Where columns are generated, OLD and NEW can''t be compared as a whole.)';
@@ -656,8 +734,8 @@ COMMENT ON TRIGGER users_audit_update ON public.users IS 'Every real change.';
 CREATE TRIGGER users_before_revocation BEFORE UPDATE OF is_active, token_version ON public.users FOR EACH ROW EXECUTE FUNCTION public.users_before_revocation();
 COMMENT ON TRIGGER users_before_revocation ON public.users IS 'Takes whoever is deactivated off open todos of others, and ends tokens.';
 
-CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at ON public.users FOR EACH ROW WHEN (((old.id IS DISTINCT FROM new.id) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone))) EXECUTE FUNCTION public.refuse_change('users');
-COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to change id and created_at.';
+CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at, updated_at, version ON public.users FOR EACH ROW WHEN (((((old.id IS DISTINCT FROM new.id) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('users');
+COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to set what never changes, or touch() alone may change.';
 
 CREATE TRIGGER users_touch BEFORE UPDATE ON public.users FOR EACH ROW WHEN ((old.* IS DISTINCT FROM new.*)) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER users_touch ON public.users IS 'Any column counts as a real change.';
@@ -684,12 +762,16 @@ CREATE DOMAIN public.action AS text
 COMMENT ON DOMAIN public.action IS 'insert, update or delete.';
 
 CREATE DOMAIN public.content AS text
-	CONSTRAINT content_check CHECK (((char_length(VALUE) >= 1) AND (char_length(VALUE) <= 10000)));
-COMMENT ON DOMAIN public.content IS '1 to 10,000 characters.';
+	CONSTRAINT content_check CHECK ((char_length(VALUE) <= 10000));
+COMMENT ON DOMAIN public.content IS 'At most 10,000 characters.';
 
 CREATE DOMAIN public.description AS text
 	CONSTRAINT description_check CHECK ((char_length(VALUE) <= 1000));
 COMMENT ON DOMAIN public.description IS 'At most 1000 characters.';
+
+CREATE DOMAIN public.item AS text
+	CONSTRAINT item_check CHECK (((VALUE IS NULL) OR ((octet_length(VALUE) <= 1048576) AND ((VALUE)::json IS NOT NULL))));
+COMMENT ON DOMAIN public.item IS 'Any JSON value of at most 1 MiB as text, as it was sent.';
 
 CREATE DOMAIN public.message_type AS text
 	CONSTRAINT message_type_check CHECK ((VALUE = ANY (ARRAY['text'::text, 'command'::text, 'response'::text, 'error'::text])));
@@ -813,6 +895,39 @@ COMMENT ON FUNCTION public.authenticate(user_id uuid, token_version integer, iss
 
 REVOKE ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) TO todochat_app;
+
+
+-- authenticate_key()
+
+CREATE FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    found_scope text;
+    found_end timestamptz;
+    found_active boolean;
+BEGIN
+    SELECT k.scope, k.expires_at, u.is_active INTO found_scope, found_end, found_active
+    FROM public.api_keys AS k
+    JOIN public.users AS u ON u.id = k.user_id
+    WHERE k.user_id = authenticate_key.user_id AND k.digest = authenticate_key.digest AND u.id = authenticate_key.user_id;
+
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no such key' USING ERRCODE = 'TC401';
+    ELSIF found_end <= now() THEN
+        RAISE EXCEPTION 'the key has expired' USING ERRCODE = 'TC404';
+    ELSIF NOT found_active THEN
+        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
+    ELSIF authenticate_key.scope <> 'read' AND found_scope <> authenticate_key.scope THEN
+        RAISE EXCEPTION 'the key may not do this' USING ERRCODE = 'TC405';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) IS 'authenticate() for a key: raises TC401 when the user has no such key, TC404 when it has expired, TC402 when the user is not active, TC405 when its scope is not the one needed (read, which every key has; write; or another, which none has).';
+
+REVOKE ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) TO todochat_app;
 
 
 -- erase_user()
@@ -1048,8 +1163,9 @@ CREATE FUNCTION public.messages_after_insert() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    -- The statement that reached a thousand has counted some of its messages already: there all are counted anew.
-    is_mixed constant boolean := coalesce(current_setting('app.messages_counted', true) = '1000', false);
+    -- The first statement that comes here may have counted some of its messages already: then all are counted anew.
+    is_mixed constant boolean := current_setting('app.messages_counted') = '1000'
+        AND current_setting('app.restoring', true) IS DISTINCT FROM 'on';
 BEGIN
     UPDATE public.conversations AS c
     SET last_position = greatest(c.last_position, a.last_position),
@@ -1067,9 +1183,7 @@ BEGIN
         GROUP BY i.user_id, i.conversation_id
     ) AS a
     WHERE c.user_id = a.user_id AND c.id = a.conversation_id;
-    IF is_mixed THEN
-        PERFORM set_config('app.messages_counted', '1001', true);
-    END IF;
+    PERFORM set_config('app.messages_counted', '1001', true);
     RETURN NULL;
 END
 $$;
@@ -1088,14 +1202,20 @@ DECLARE
     last_at timestamptz;
     counted constant integer := coalesce(nullif(current_setting('app.messages_counted', true), ''), '0');
 BEGIN
-    IF counted < 1000 AND current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
+    IF NEW.position IS NULL AND counted < 1000 AND current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
         UPDATE public.conversations AS c
-        SET last_position = greatest(c.last_position, coalesce(NEW.position, c.last_position + 1)),
+        SET last_position = c.last_position + 1,
             message_count = c.message_count + 1,
             updated_at = greatest(NEW.created_at, c.updated_at, clock_timestamp())
         WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
-        RETURNING coalesce(NEW.position, c.last_position), c.updated_at INTO NEW.position, last_at;
+        RETURNING c.last_position, c.updated_at INTO NEW.position, last_at;
         PERFORM set_config('app.messages_counted', (counted + 1)::text, true);
+        -- One that is there already fails, or is passed over by ON CONFLICT.
+        IF EXISTS (SELECT FROM public.messages AS m WHERE m.user_id = NEW.user_id AND m.id = NEW.id) THEN
+            UPDATE public.conversations AS c
+            SET message_count = c.message_count - 1
+            WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id;
+        END IF;
     ELSE
         -- The lock keeps other writers away; of messages only those matter that this very statement wrote before.
         SELECT coalesce(NEW.position, greatest(c.last_position, m.position) + 1),
@@ -1111,6 +1231,9 @@ BEGIN
         ) AS m ON true
         WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
         FOR NO KEY UPDATE OF c;
+        IF counted < 1000 THEN
+            PERFORM set_config('app.messages_counted', '1000', true);
+        END IF;
     END IF;
     IF last_at IS NULL THEN
         RAISE EXCEPTION 'there is no such conversation: "messages_conversation_id_fkey"'
