@@ -238,7 +238,7 @@ def answer_error(request: Request, error: Exception) -> Response:
     else:
         raise error
     handler = request.scope.get("route_handler")  # none where no route has the method
-    options = {} if handler is None else handler.opt
+    options: dict[str, Any] = {} if handler is None else handler.opt
     if problem.status == 401 and (path := options.get("resource_metadata")):
         # RFC 9728, section 5.1: where it says who issues tokens for it.
         problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'

@@ -9,17 +9,16 @@ from typing import Annotated, Any, cast
 import msgspec
 from msgspec import Meta
 
-from service.http.fields import MessageType
+from service.http.fields import ANY_JSON, MessageType
 
 ITEM_BYTES = 1024 * 1024
 CONTENT_LENGTH = 10_000
-_ANY_JSON = ["object", "array", "string", "number", "boolean", "null"]
 
 Item = Annotated[
     str,
     Meta(
         extra_json_schema={
-            "type": _ANY_JSON,
+            ANY_JSON: True,
             "description": "Any JSON value of at most 1 MiB, kept byte for byte: a tool call, its output, an image …",
             "examples": [{"type": "function_call", "call_id": "call_1", "name": "add_task", "arguments": "{}"}],
         }
@@ -28,7 +27,7 @@ Item = Annotated[
 """In a body: the text of any JSON value. A struct that has one names it in ``kept_as_sent``."""
 ItemText = Annotated[
     msgspec.Raw,
-    Meta(extra_json_schema={"type": _ANY_JSON, "description": "As it was sent; null for a message without one."}),
+    Meta(extra_json_schema={"description": "As it was sent; null for a message without one."}),
 ]
 """An item as it is answered."""
 

@@ -18,7 +18,7 @@ from service.audit import AuditFilters, Entry
 from service.contexts import ContextMessage, ContextSize
 from service.conversations import Conversation, ConversationCreate, ConversationFilters
 from service.db.queries import Versioned
-from service.http.fields import Metadata, Number, RelationshipType, Search, Title, TodoRef, check_search
+from service.http.fields import Metadata, Number, RelationshipType, Search, Title, TodoRef, check_search, free_any_json
 from service.http.paging import Cursor, Limit, Page
 from service.http.request import Request, decode_body
 from service.http.response import Answer
@@ -233,7 +233,11 @@ def _tool(
 
 def _schema(kind: Any) -> dict[str, Any]:
     """The JSON Schema of a struct, with the object itself at its root, as MCP wants it."""
-    (schema,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    (schema,), components = free_any_json(msgspec.json.schema_components([kind], ref_template="#/$defs/{name}"))
+    if "ContextMessage" in components:
+        components["ContextMessage"] = {
+            "description": "role and content; with format items the item, where there is one."
+        }
     root = components.pop(schema["$ref"].rpartition("/")[2])
     return {**root, **({"$defs": components} if components else {})}
 

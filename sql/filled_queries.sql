@@ -618,8 +618,8 @@ INSERT INTO messages (user_id, conversation_id, position, id, sender_type, conte
 SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version
 FROM (
-    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.created_at, r.updated_at,
-        r.version
+    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
+        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version
     FROM audit_log AS a
     CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
     WHERE a.user_id = $1
@@ -663,8 +663,8 @@ INSERT INTO messages (user_id, conversation_id, position, id, sender_type, conte
 SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version
 FROM (
-    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.created_at, r.updated_at,
-        r.version
+    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
+        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version
     FROM audit_log AS a
     INNER JOIN audit_log AS d
         ON d.user_id = $1
@@ -808,16 +808,11 @@ RETURNING id;
 -- list_conversations_by_updated_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
 -- conversations.sql, index conversations_user_id_updated_hour_idx
 SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM (
-    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-    FROM conversations
-    WHERE user_id = $1
-      AND updated_hour <= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) < ($2, $3)
-    ORDER BY updated_hour DESC, updated_at DESC, id DESC
-    OFFSET 0
-) AS conversations
-WHERE ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+FROM conversations
+WHERE user_id = $1
+    AND updated_hour <= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) < ($2, $3)
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($6 IS NULL OR metadata @> $6)
 ORDER BY updated_hour DESC, updated_at DESC, id DESC
@@ -826,16 +821,11 @@ LIMIT $4;
 -- list_conversations_by_updated_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
 -- conversations.sql, index conversations_user_id_updated_hour_idx
 SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM (
-    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-    FROM conversations
-    WHERE user_id = $1
-      AND updated_hour >= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) > ($2, $3)
-    ORDER BY updated_hour, updated_at, id
-    OFFSET 0
-) AS conversations
-WHERE ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+FROM conversations
+WHERE user_id = $1
+    AND updated_hour >= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) > ($2, $3)
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($6 IS NULL OR metadata @> $6)
 ORDER BY updated_hour, updated_at, id
@@ -844,16 +834,11 @@ LIMIT $4;
 -- list_conversations_by_created_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
 -- conversations.sql, index conversations_user_id_created_at_idx
 SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM (
-    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-    FROM conversations
-    WHERE user_id = $1
-      AND (created_at, id) < ($2, $3)
-    ORDER BY created_at DESC, id DESC
-    OFFSET 0
-) AS conversations
-WHERE ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+FROM conversations
+WHERE user_id = $1
+    AND (created_at, id) < ($2, $3)
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($6 IS NULL OR metadata @> $6)
 ORDER BY created_at DESC, id DESC
@@ -862,16 +847,11 @@ LIMIT $4;
 -- list_conversations_by_created_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
 -- conversations.sql, index conversations_user_id_created_at_idx
 SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM (
-    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-    FROM conversations
-    WHERE user_id = $1
-      AND (created_at, id) > ($2, $3)
-    ORDER BY created_at, id
-    OFFSET 0
-) AS conversations
-WHERE ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+FROM conversations
+WHERE user_id = $1
+    AND (created_at, id) > ($2, $3)
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($6 IS NULL OR metadata @> $6)
 ORDER BY created_at, id
@@ -880,19 +860,14 @@ LIMIT $4;
 -- list_conversations_by_external_id(user_id uuid, after text, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
 -- conversations.sql, index conversations_external_id_key
 SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM (
-    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-    FROM conversations
-    WHERE user_id = $1
-      AND external_id = $2 AND id < $3
-    ORDER BY id
-    OFFSET 0
-) AS conversations
-WHERE ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+FROM conversations
+WHERE user_id = $1
+    AND external_id = $2 AND id <> $3
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($6 IS NULL OR metadata @> $6)
-ORDER BY id
+ORDER BY external_id
 LIMIT $4;
 
 -- list_conversations_with_messages_by_updated_at_desc(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
@@ -928,16 +903,11 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM (
-                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-                FROM conversations
-                WHERE user_id = $1
-                  AND updated_hour <= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) < ($4, $5)
-                ORDER BY updated_hour DESC, updated_at DESC, id DESC
-                OFFSET 0
-            ) AS conversations
-            WHERE ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            FROM conversations
+            WHERE user_id = $1
+                AND updated_hour <= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) < ($4, $5)
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($8 IS NULL OR metadata @> $8)
             ORDER BY updated_hour DESC, updated_at DESC, id DESC
@@ -992,16 +962,11 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM (
-                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-                FROM conversations
-                WHERE user_id = $1
-                  AND updated_hour >= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) > ($4, $5)
-                ORDER BY updated_hour, updated_at, id
-                OFFSET 0
-            ) AS conversations
-            WHERE ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            FROM conversations
+            WHERE user_id = $1
+                AND updated_hour >= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) > ($4, $5)
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($8 IS NULL OR metadata @> $8)
             ORDER BY updated_hour, updated_at, id
@@ -1056,16 +1021,11 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM (
-                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-                FROM conversations
-                WHERE user_id = $1
-                  AND (created_at, id) < ($4, $5)
-                ORDER BY created_at DESC, id DESC
-                OFFSET 0
-            ) AS conversations
-            WHERE ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            FROM conversations
+            WHERE user_id = $1
+                AND (created_at, id) < ($4, $5)
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($8 IS NULL OR metadata @> $8)
             ORDER BY created_at DESC, id DESC
@@ -1120,16 +1080,11 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM (
-                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-                FROM conversations
-                WHERE user_id = $1
-                  AND (created_at, id) > ($4, $5)
-                ORDER BY created_at, id
-                OFFSET 0
-            ) AS conversations
-            WHERE ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            FROM conversations
+            WHERE user_id = $1
+                AND (created_at, id) > ($4, $5)
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($8 IS NULL OR metadata @> $8)
             ORDER BY created_at, id
@@ -1184,19 +1139,14 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM (
-                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-                FROM conversations
-                WHERE user_id = $1
-                  AND external_id = $4 AND id < $5
-                ORDER BY id
-                OFFSET 0
-            ) AS conversations
-            WHERE ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            FROM conversations
+            WHERE user_id = $1
+                AND external_id = $4 AND id <> $5
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
     AND ($8 IS NULL OR metadata @> $8)
-            ORDER BY id
+            ORDER BY external_id
             LIMIT $6
         ) AS conversations
     ) AS p
@@ -1834,7 +1784,7 @@ ORDER BY l.position;
 SELECT
     s.id, s.conversation_id, s.position, s.role, s.message_type,
     substring(
-        s.content FROM greatest(1, strpos(lower(s.content), lower(($2)[1])) - 40) FOR 200
+        s.content FROM greatest(1, strpos(lower(s.content), lower(($2::text[])[1])) - 40) FOR 200
     ) AS snippet,
     s.created_at
 FROM (
@@ -1846,7 +1796,7 @@ FROM (
     LIMIT $4
 ) AS s
 WHERE NOT EXISTS (
-    SELECT FROM unnest($2) AS w (word) WHERE strpos(lower(s.content), lower(w.word)) = 0
+    SELECT FROM unnest($2::text[]) AS w (word) WHERE strpos(lower(s.content), lower(w.word)) = 0
 )
 ORDER BY s.id DESC
 LIMIT $5;
@@ -2107,7 +2057,7 @@ WHERE user_id = $1
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11) AS w (word)
+        SELECT FROM unnest($11::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($12 IS NULL OR metadata @> $12)
@@ -2129,7 +2079,7 @@ WHERE user_id = $1
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11) AS w (word)
+        SELECT FROM unnest($11::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($12 IS NULL OR metadata @> $12)
@@ -2151,7 +2101,7 @@ WHERE user_id = $1
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11) AS w (word)
+        SELECT FROM unnest($11::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($12 IS NULL OR metadata @> $12)
@@ -2173,7 +2123,7 @@ WHERE user_id = $1
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11) AS w (word)
+        SELECT FROM unnest($11::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($12 IS NULL OR metadata @> $12)
@@ -2195,7 +2145,7 @@ WHERE user_id = $1
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11) AS w (word)
+        SELECT FROM unnest($11::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($12 IS NULL OR metadata @> $12)
@@ -2217,7 +2167,7 @@ WHERE user_id = $1
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11) AS w (word)
+        SELECT FROM unnest($11::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($12 IS NULL OR metadata @> $12)
@@ -2239,7 +2189,7 @@ WHERE user_id = $1
     AND ($9 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $9)
     AND ($10 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($10) AS w (word)
+        SELECT FROM unnest($10::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($11 IS NULL OR metadata @> $11)
@@ -2261,7 +2211,7 @@ WHERE user_id = $1
     AND ($9 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $9)
     AND ($10 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($10) AS w (word)
+        SELECT FROM unnest($10::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($11 IS NULL OR metadata @> $11)
@@ -2284,7 +2234,7 @@ LIMIT $3;
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($12) AS w (word)
+        SELECT FROM unnest($12::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13)
@@ -2307,7 +2257,7 @@ UNION ALL
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($12) AS w (word)
+        SELECT FROM unnest($12::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13)
@@ -2333,7 +2283,7 @@ LIMIT $5;
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($12) AS w (word)
+        SELECT FROM unnest($12::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13)
@@ -2356,7 +2306,7 @@ UNION ALL
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($12) AS w (word)
+        SELECT FROM unnest($12::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13)
@@ -2390,7 +2340,7 @@ FROM (
     AND ($12 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($13) AS w (word)
+        SELECT FROM unnest($13::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14)
@@ -2423,7 +2373,7 @@ FROM (
     AND ($12 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($13) AS w (word)
+        SELECT FROM unnest($13::text[]) AS w (word)
         WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14)

@@ -411,7 +411,7 @@ COMMENT ON TRIGGER messages_before_insert ON public.messages IS 'Gives position 
 CREATE TRIGGER messages_immutable BEFORE UPDATE OF user_id, conversation_id, "position", id, sender_type, created_at, updated_at, version ON public.messages FOR EACH ROW WHEN (((((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.conversation_id IS DISTINCT FROM new.conversation_id)) OR ((old."position")::integer IS DISTINCT FROM (new."position")::integer)) OR (old.id IS DISTINCT FROM new.id)) OR ((old.sender_type)::text IS DISTINCT FROM (new.sender_type)::text)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('messages');
 COMMENT ON TRIGGER messages_immutable ON public.messages IS 'As users_immutable.';
 
-CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages FOR EACH ROW WHEN (((((old.content)::text IS DISTINCT FROM (new.content)::text) OR ((old.message_type)::text IS DISTINCT FROM (new.message_type)::text)) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb))) EXECUTE FUNCTION public.touch();
+CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages FOR EACH ROW WHEN ((((((old.content)::text IS DISTINCT FROM (new.content)::text) OR ((old.message_type)::text IS DISTINCT FROM (new.message_type)::text)) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb)) OR (old.content_truncated IS DISTINCT FROM new.content_truncated))) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER messages_touch ON public.messages IS 'Every column that may change counts as a real change.';
 
 ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
@@ -922,6 +922,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) IS 'authenticate() for a key: raises TC401 when the user has no such key, TC404 when it has expired, TC402 when the user is not active, TC405 when its scope is not the one needed (read, which every key has; write; or another, which none has).';
+
+REVOKE ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) TO todochat_app;
 
 
 -- erase_user()

@@ -102,6 +102,22 @@ MetadataText = Annotated[msgspec.Raw, Meta(extra_json_schema=_METADATA_SCHEMA)]
 """A JSON object as the database keeps it."""
 
 
+ANY_JSON = "x-any-json"
+"""In a type's schema: its text stands for any JSON value, whatever msgspec says of the type."""
+
+
+def free_any_json(part: Any) -> Any:
+    """The schema, with nothing but their words left of those that are marked with ANY_JSON."""
+    if isinstance(part, list | tuple):
+        return [free_any_json(item) for item in cast("list[Any]", part)]
+    if not isinstance(part, dict):
+        return part
+    schema = cast("dict[str, Any]", part)
+    if ANY_JSON in schema:
+        return {name: schema[name] for name in ("description", "examples") if name in schema}
+    return {name: free_any_json(value) for name, value in schema.items()}
+
+
 def new_id() -> UUID:
     """A UUID version 7 (RFC 9562, section 5.7), as the tables' own default makes them."""
     bits = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))

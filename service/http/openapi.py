@@ -25,6 +25,7 @@ from litestar.typing import FieldDefinition
 
 from service.db.queries import Versioned
 from service.http.examples import example_of
+from service.http.fields import free_any_json
 from service.http.idempotency import KEY_LENGTH
 from service.http.paging import Page
 from service.http.request import JSON, body_type, path_names
@@ -128,7 +129,9 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             return dict(_LINES)
         if get_origin(kind) is Versioned:
             (kind,) = get_args(kind)
-        (schema,), components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+        (schema,), components = free_any_json(
+            msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+        )
         for name, component in components.items():
             component.pop("title", None)
             _tell_defaults(component)

@@ -286,8 +286,12 @@ def test_a_conversation_is_kept_linked_and_read_back(user: User):
     assert types == {"creation", "discussion"}
     context = call(user.client, "get_context", conversation_id=conversation, messages=1)
     assert context == {"context": [{"role": "assistant", "content": "add_task"}]}
+    item = {"type": "function_call", "call_id": "c", "name": "add", "arguments": "{}"}
+    more = {"messages": [{"sender_type": "ai", "item": item}], "context": {"messages": 1, "format": "items"}}
+    assert call(user.client, "append_turn", conversation_id=conversation, **more)["context"] == [item]
+    assert call(user.client, "get_context", conversation_id=conversation, format="items")["context"][-1] == item
     stale = call(user.client, "append_turn", conversation_id=conversation, messages=said, expected_position=1)
-    assert (stale["code"], stale["position"]) == ("stale_position", 2)
+    assert (stale["code"], stale["position"]) == ("stale_position", 3)
 
 
 def test_the_last_change_is_undone_or_the_one_named(user: User):

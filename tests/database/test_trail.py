@@ -1028,8 +1028,8 @@ WORDS = {
     "users": {"email", "username", "full_name"},
     "identities": {"issuer", "subject"},
     "todos": {"title", "description", "metadata"},
-    "conversations": {"title", "metadata"},
-    "messages": {"content", "metadata"},
+    "conversations": {"title", "metadata", "external_id"},
+    "messages": {"content", "metadata", "item"},
     "todo_conversation_links": set[str](),
     "idempotency_keys": {"key", "operation", "headers", "body"},
     "api_keys": {"name"},
@@ -1120,10 +1120,15 @@ def plant(server: Server, admin: Connection, new_user: Callable[..., User]) -> P
         user,
         "POST",
         "/v1/conversations",
-        {"title": words["conversations.title"], "metadata": {"a": words["conversations.metadata"]}},
+        {
+            "title": words["conversations.title"],
+            "metadata": {"a": words["conversations.metadata"]},
+            "external_id": words["conversations.external_id"],
+        },
         Idempotency_Key=words["idempotency_keys.headers"],
     )
     said = {"sender_type": "user", "content": words["old content"], "metadata": {"a": words["messages.metadata"]}}
+    said["item"] = words["messages.item"]
     messages = f"/v1/conversations/{conversation['id']}/messages"
     message = sent(user, "POST", messages, said, Idempotency_Key=words["idempotency_keys.body"])
     sent(user, "PATCH", f"{messages}/{message['id']}", {"content": words["messages.content"]})
