@@ -7,7 +7,7 @@ ARGS ?=
 .PHONY: run demo test bench bench-scale lint format migrate rollback status schema lock help clean runtime tools
 # A failed recipe says one line of its own: make need not say where it stands.
 MAKEFLAGS += --no-print-directory
-DROPS := ban-drop-table,ban-drop-column,ban-drop-function
+DROPS := ban-drop-table,ban-drop-column,ban-drop-function,ban-drop-domain
 SERVICE := .venv/bin/python -m service
 
 run: runtime       ## serve on HOST:PORT (127.0.0.1:8000), on the embedded PostgreSQL unless DATABASE_URL is set
@@ -49,8 +49,9 @@ rollback: runtime  ## take the latest migration back; says what is lost, and ask
 status: runtime    ## say which migrations are applied
 	@$(SERVICE) status
 
-schema: runtime    ## write sql/schema.sql anew from the migrations
+schema: runtime    ## write sql/schema.sql and sql/filled_queries.sql anew, from the migrations and sql/queries
 	@$(SERVICE) schema
+	@$(SERVICE) queries > sql/filled_queries.sql
 
 lock: tools        ## resolve the dependencies of pyproject.toml anew and write the lock files (ARGS="--upgrade")
 	@.venv/bin/python .ci/locks.py write $(ARGS)

@@ -1,16 +1,10 @@
 -- Make users, identities, ended_identities and sign_in_attempts: who signs in, and how.
---
--- What: the four tables with their row security.
 -- Why: everything else belongs to a user. Row security is enabled but not forced on users: it has no user_id, and the
 --   functions that must see other people's rows (sign-in by email, a name to assign a todo to, whether an assignee is
 --   active) run as the owner, each showing a few columns only.
--- Code: runs before the first release.
--- Locks: nothing that exists.
 -- Rollback loses: all accounts.
 -- depends: 0002_create_types
-
 SET LOCAL ROLE todochat_owner;
-
 CREATE TABLE public.users (
     id uuid NOT NULL DEFAULT public.uuid7(),
     email text,
@@ -35,10 +29,8 @@ CREATE TABLE public.users (
     CONSTRAINT users_password_hash_check CHECK (char_length(password_hash) BETWEEN 1 AND 255),
     CONSTRAINT users_times_check CHECK (updated_at >= created_at)
 );
-
 CREATE UNIQUE INDEX users_email_key ON public.users (lower(email COLLATE "C"));
 CREATE UNIQUE INDEX users_username_key ON public.users (lower(username COLLATE "C"));
-
 COMMENT ON TABLE public.users IS
     'People who can sign in. The only table of theirs without user_id: its id is everybody else''s user_id.';
 COMMENT ON COLUMN public.users.id IS 'UUID version 7.';
@@ -58,8 +50,6 @@ COMMENT ON COLUMN public.users.tokens_valid_from IS
 COMMENT ON COLUMN public.users.created_at IS 'When the account was made; never changes.';
 COMMENT ON COLUMN public.users.updated_at IS 'When the row last really changed, by trigger.';
 COMMENT ON COLUMN public.users.version IS '1, and one more with every real change, by trigger; the ETag.';
-COMMENT ON CONSTRAINT users_email_check ON public.users IS
-    'Valid e-mail address of the HTML standard, at most 255 characters.';
 COMMENT ON INDEX public.users_pkey IS
     'Serves authenticate(), every read of one''s own account and the foreign keys to users.';
 COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials() and keeps addresses unique regardless of case.';
@@ -72,25 +62,20 @@ GRANT
     INSERT (id, email, username, full_name, password_hash),
     UPDATE (username, full_name, password_hash, is_active, token_version)
 ON public.users TO todochat_app;
-
 ALTER TABLE public.users ENABLE ROW LEVEL SECURITY;
-
 CREATE POLICY users_self ON public.users TO todochat_app
 USING (id = nullif(current_setting('app.user_id', true), '')::uuid);
-
 COMMENT ON POLICY users_self ON public.users IS
     'The service reads and writes the account of the user a transaction is for, and no other.';
 
 CREATE TRIGGER users_touch BEFORE UPDATE ON public.users
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
-
 CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at, updated_at, version ON public.users
 FOR EACH ROW WHEN (
     (OLD.id, OLD.created_at, OLD.updated_at, OLD.version)
     IS DISTINCT FROM (NEW.id, NEW.created_at, NEW.updated_at, NEW.version)
 )
 EXECUTE FUNCTION public.refuse_change('users');
-
 COMMENT ON TRIGGER users_touch ON public.users IS 'Any column counts as a real change.';
 COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to set what never changes, or touch() alone may change.';
 
@@ -109,7 +94,6 @@ CREATE TABLE public.identities (
     CONSTRAINT identities_subject_check CHECK (char_length(subject) BETWEEN 1 AND 255),
     CONSTRAINT identities_times_check CHECK (updated_at >= created_at)
 );
-
 COMMENT ON TABLE public.identities IS 'Accounts at outside issuers through which a user signs in.';
 COMMENT ON COLUMN public.identities.user_id IS 'Whose account it is; goes with the user.';
 COMMENT ON COLUMN public.identities.id IS 'UUID version 7.';
@@ -121,32 +105,24 @@ COMMENT ON COLUMN public.identities.version IS '1, and one more with every real 
 COMMENT ON INDEX public.identities_pkey IS 'Serves the list of one user''s outside accounts and the cascade from users.';
 COMMENT ON INDEX public.identities_issuer_subject_key IS
     'Serves the sign-in by an outside token. Across users on purpose: an outside account is one person''s.';
-
 GRANT SELECT, INSERT, DELETE ON public.identities TO todochat_app;
-
-ALTER TABLE public.identities ENABLE ROW LEVEL SECURITY;
-ALTER TABLE public.identities FORCE ROW LEVEL SECURITY;
-
+ALTER TABLE public.identities ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY identities_owner ON public.identities
 USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-
 CREATE POLICY identities_resolve ON public.identities FOR SELECT TO todochat_owner
 USING (true);
-
-COMMENT ON POLICY identities_owner ON public.identities IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY identities_owner ON public.identities IS 'Rows of the user the transaction is for.';
 COMMENT ON POLICY identities_resolve ON public.identities IS
     'resolve_identity(), which runs as the owner, finds whose an outside account is.';
 
 CREATE TRIGGER identities_touch BEFORE UPDATE ON public.identities
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
-
 CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at, updated_at, version ON public.identities
 FOR EACH ROW WHEN (
     (OLD.user_id, OLD.id, OLD.created_at, OLD.updated_at, OLD.version)
     IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.created_at, NEW.updated_at, NEW.version)
 )
 EXECUTE FUNCTION public.refuse_change('identities');
-
 COMMENT ON TRIGGER identities_touch ON public.identities IS 'Any column counts as a real change.';
 COMMENT ON TRIGGER identities_immutable ON public.identities IS 'As users_immutable.';
 
@@ -207,9 +183,7 @@ CREATE TABLE public.ended_identities (
     CONSTRAINT ended_identities_pkey PRIMARY KEY (digest),
     CONSTRAINT ended_identities_digest_check CHECK (octet_length(digest) = 32)
 );
-
 CREATE INDEX ended_identities_ended_at_idx ON public.ended_identities (ended_at);
-
 COMMENT ON TABLE public.ended_identities IS
     'Outside accounts whose user was deleted, for as long as a token from before may live (31 days): such a token must '
     'not make the user anew. Belongs to no user; no role but the owner can touch it.';
@@ -217,7 +191,6 @@ COMMENT ON COLUMN public.ended_identities.digest IS 'SHA-256 of issuer and subje
 COMMENT ON COLUMN public.ended_identities.ended_at IS 'Tokens issued before are worthless.';
 COMMENT ON INDEX public.ended_identities_pkey IS 'Serves resolve_identity().';
 COMMENT ON INDEX public.ended_identities_ended_at_idx IS 'Serves the removal of spent rows in resolve_identity().';
-
 ALTER TABLE public.ended_identities ENABLE ROW LEVEL SECURITY;
 
 CREATE TABLE public.sign_in_attempts (
@@ -226,9 +199,7 @@ CREATE TABLE public.sign_in_attempts (
     CONSTRAINT sign_in_attempts_pkey PRIMARY KEY (key),
     CONSTRAINT sign_in_attempts_key_check CHECK (octet_length(key) BETWEEN 1 AND 64)
 );
-
 CREATE INDEX sign_in_attempts_allowed_at_idx ON public.sign_in_attempts (allowed_at);
-
 COMMENT ON TABLE public.sign_in_attempts IS
     'How far sign-in attempts have used up their allowance, a row for each account, network or pair of both seen lately. '
     'Belongs to no user; no role but the owner can touch it.';
@@ -238,5 +209,4 @@ COMMENT ON COLUMN public.sign_in_attempts.allowed_at IS
 COMMENT ON INDEX public.sign_in_attempts_pkey IS 'Serves take_sign_in_attempt() and forgive_sign_in_attempt().';
 COMMENT ON INDEX public.sign_in_attempts_allowed_at_idx IS
     'Serves the removal of spent rows in take_sign_in_attempt().';
-
 ALTER TABLE public.sign_in_attempts ENABLE ROW LEVEL SECURITY;

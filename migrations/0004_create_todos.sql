@@ -1,15 +1,10 @@
 -- Make todos and todo_counters, with the rules that hold for whoever writes, and the one on deactivating a user.
---
--- What: todo_counters, todos, their policies and triggers; users_before_revocation().
 -- Why: the rules of status, completed_at, due_date and assigned_to need the row as it was, or another user's row: no
 --   constraint can say them.
--- Code: runs before the first release.
 -- Locks: users, against writes, for a moment (foreign keys, trigger).
 -- Rollback loses: all todos, and which numbers were used.
 -- depends: 0003_create_users
-
 SET LOCAL ROLE todochat_owner;
-
 CREATE TABLE public.todo_counters (
     user_id uuid NOT NULL,
     last_number public.ordinal NOT NULL,
@@ -19,23 +14,16 @@ CREATE TABLE public.todo_counters (
 -- Room in each page, so that counting stays within it (HOT) and never touches the index; and spent versions, of which
 -- each todo leaves one, go before there are many.
 WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
-
 COMMENT ON TABLE public.todo_counters IS 'The last number given to a todo, for each user who ever had one.';
 COMMENT ON COLUMN public.todo_counters.user_id IS 'Whose todos are counted; goes with the user.';
 COMMENT ON COLUMN public.todo_counters.last_number IS
     'The highest number ever used: deleted todos keep theirs from being used again.';
 COMMENT ON INDEX public.todo_counters_pkey IS 'Serves todos_validate(), which takes the next number.';
-
 GRANT SELECT, INSERT, UPDATE (last_number) ON public.todo_counters TO todochat_app;
-
-ALTER TABLE public.todo_counters ENABLE ROW LEVEL SECURITY;
-ALTER TABLE public.todo_counters FORCE ROW LEVEL SECURITY;
-
+ALTER TABLE public.todo_counters ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY todo_counters_owner ON public.todo_counters
 USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-
-COMMENT ON POLICY todo_counters_owner ON public.todo_counters IS
-    'A transaction sees and writes the row of the user it is for.';
+COMMENT ON POLICY todo_counters_owner ON public.todo_counters IS 'Rows of the user the transaction is for.';
 
 CREATE TABLE public.todos (
     user_id uuid NOT NULL,
@@ -66,7 +54,6 @@ CREATE TABLE public.todos (
 )
 -- Room in each page, so that a change which moves no index stays within it (HOT).
 WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.05);
-
 CREATE INDEX todos_user_id_created_at_idx ON public.todos (user_id, created_at, id);
 CREATE INDEX todos_user_id_updated_hour_idx ON public.todos (user_id, updated_hour);
 CREATE INDEX todos_user_id_due_date_idx ON public.todos (user_id, due_date, id);
@@ -76,7 +63,6 @@ CREATE INDEX todos_user_id_priority_rank_idx ON public.todos (
 CREATE INDEX todos_user_id_status_created_at_idx ON public.todos (user_id, status, created_at, id);
 CREATE INDEX todos_assigned_to_idx ON public.todos (assigned_to, id)
 WHERE assigned_to IS NOT NULL;
-
 COMMENT ON TABLE public.todos IS 'Things to do.';
 COMMENT ON COLUMN public.todos.user_id IS 'The owner.';
 COMMENT ON COLUMN public.todos.id IS 'UUID version 7.';
@@ -113,7 +99,6 @@ COMMENT ON INDEX public.todos_user_id_status_created_at_idx IS
 COMMENT ON INDEX public.todos_assigned_to_idx IS
     'Serves one todo by id for its assignee, the lists of todos assigned to somebody (sorted), the check on deactivating '
     'them and the foreign key to users.';
-
 GRANT
     SELECT,
     INSERT (user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at,
@@ -121,27 +106,19 @@ GRANT
     UPDATE (title, description, status, priority, due_date, assigned_to, completed_at, metadata),
     DELETE
 ON public.todos TO todochat_app;
-
-ALTER TABLE public.todos ENABLE ROW LEVEL SECURITY;
-ALTER TABLE public.todos FORCE ROW LEVEL SECURITY;
-
+ALTER TABLE public.todos ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY todos_owner ON public.todos
 USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-
 CREATE POLICY todos_assignee_select ON public.todos FOR SELECT
 USING (assigned_to = nullif(current_setting('app.user_id', true), '')::uuid);
-
 CREATE POLICY todos_assignee_update ON public.todos FOR UPDATE
 USING (assigned_to = nullif(current_setting('app.user_id', true), '')::uuid);
-
 CREATE POLICY todos_check_deactivation ON public.todos FOR SELECT TO todochat_owner
 USING (assigned_to IS NOT NULL);
-
 CREATE POLICY todos_unassign ON public.todos FOR UPDATE TO todochat_owner
 USING (assigned_to IS NOT NULL)
 WITH CHECK (assigned_to IS NULL);
-
-COMMENT ON POLICY todos_owner ON public.todos IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY todos_owner ON public.todos IS 'Rows of the user the transaction is for.';
 COMMENT ON POLICY todos_assignee_select ON public.todos IS 'An assignee reads the todo.';
 COMMENT ON POLICY todos_assignee_update ON public.todos IS
     'An assignee updates the todo; todos_validate() lets only the status through.';
@@ -150,10 +127,11 @@ COMMENT ON POLICY todos_check_deactivation ON public.todos IS
 COMMENT ON POLICY todos_unassign ON public.todos IS
     'users_before_revocation() runs as the owner and takes an assignee off whoever''s todos. It can change nothing else.';
 
--- OLD is null in an insert. Fires behind touch(), whose time is the time of a completion.
+-- OLD is null in an insert. Fires behind touch(), whose time is the time of a completion. enable_seqscan: a plan that a
+-- session made while a table was small must not read all of it later.
 CREATE FUNCTION public.todos_validate() RETURNS trigger
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $body$
 BEGIN
     IF TG_OP = 'INSERT' THEN
@@ -189,7 +167,6 @@ BEGIN
     IF current_setting('app.restoring', true) = 'on' THEN
         RETURN NEW;
     END IF;
-
     IF NEW.status IS DISTINCT FROM OLD.status THEN
         IF OLD.status = 'archived' AND NEW.status IN ('in_progress', 'completed') THEN
             RAISE EXCEPTION 'an archived todo can only become pending'
@@ -215,7 +192,6 @@ BEGIN
     RETURN NEW;
 END
 $body$;
-
 COMMENT ON FUNCTION public.todos_validate() IS
     'Trigger: numbers a todo and holds the rules of a change: transitions (TC409), completed_at, due_date, and what an '
     'assignee may change (TC403). With app.restoring = ''on'' rows come back as they were: then transitions, completed_at '
@@ -246,7 +222,6 @@ BEGIN
     RETURN NEW;
 END
 $body$;
-
 COMMENT ON FUNCTION public.todos_validate_assignee() IS
     'Trigger: refuses an assignee who is unknown or inactive, and holds their being active until the transaction ends.';
 
@@ -293,7 +268,6 @@ BEGIN
     RETURN NEW;
 END
 $body$;
-
 COMMENT ON FUNCTION public.users_before_revocation() IS
     'Trigger: takes a user who is deactivated off pending and in_progress todos, and moves token_version and '
     'tokens_valid_from. Unless an operator does it, refuses who is assigned to such todos of their own (TC410): nobody '
@@ -303,7 +277,6 @@ REVOKE ALL ON FUNCTION
     public.todos_validate(), public.todos_validate_assignee(), public.users_before_revocation()
 FROM PUBLIC;
 
--- Triggers of one kind fire by name.
 CREATE TRIGGER todos_touch BEFORE UPDATE ON public.todos
 FOR EACH ROW WHEN (
     (OLD.title, OLD.description, OLD.status, OLD.priority, OLD.due_date, OLD.assigned_to, OLD.completed_at,
@@ -313,23 +286,18 @@ FOR EACH ROW WHEN (
         NEW.metadata)
 )
 EXECUTE FUNCTION public.touch();
-
 CREATE TRIGGER todos_validate BEFORE INSERT OR UPDATE ON public.todos
 FOR EACH ROW EXECUTE FUNCTION public.todos_validate();
-
 CREATE TRIGGER todos_validate_assignee BEFORE INSERT OR UPDATE ON public.todos
 FOR EACH ROW WHEN (NEW.assigned_to IS NOT NULL) EXECUTE FUNCTION public.todos_validate_assignee();
-
 CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at, updated_at, version ON public.todos
 FOR EACH ROW WHEN (
     (OLD.user_id, OLD.id, OLD.number, OLD.created_at, OLD.updated_at, OLD.version)
     IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.number, NEW.created_at, NEW.updated_at, NEW.version)
 )
 EXECUTE FUNCTION public.refuse_change('todos');
-
 CREATE TRIGGER users_before_revocation BEFORE UPDATE OF is_active, token_version ON public.users
 FOR EACH ROW EXECUTE FUNCTION public.users_before_revocation();
-
 COMMENT ON TRIGGER todos_validate ON public.todos IS 'Numbers a todo and holds the rules of a change.';
 COMMENT ON TRIGGER todos_validate_assignee ON public.todos IS 'An assignee must be an active user.';
 COMMENT ON TRIGGER todos_touch ON public.todos IS

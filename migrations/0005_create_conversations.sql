@@ -1,15 +1,10 @@
 -- Make conversations, messages and todo_conversation_links.
---
--- What: the three tables with their row security, and what numbers and counts messages.
 -- Why: a chatbot keeps its whole state here. A conversation's row counts its messages, so that appending needs no
 --   search, and puts their writers in a line.
--- Code: runs before the first release.
 -- Locks: users and todos, against writes, for a moment (foreign keys).
 -- Rollback loses: all conversations, messages and links.
 -- depends: 0004_create_todos
-
 SET LOCAL ROLE todochat_owner;
-
 CREATE TABLE public.conversations (
     user_id uuid NOT NULL,
     id uuid NOT NULL DEFAULT public.uuid7(),
@@ -32,7 +27,6 @@ CREATE TABLE public.conversations (
 -- Room in each page, so that counting a message stays within it (HOT) and touches no index; and spent versions, of which
 -- each message leaves one, go before there are many.
 WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
-
 CREATE INDEX conversations_user_id_updated_hour_idx ON public.conversations (user_id, updated_hour);
 
 CREATE INDEX conversations_user_id_created_at_idx ON public.conversations (user_id, created_at, id);
@@ -67,7 +61,6 @@ COMMENT ON INDEX public.conversations_external_id_key IS
 COMMENT ON INDEX public.conversations_user_id_updated_hour_idx IS
     'Serves the list of one''s own conversations, most recently active first (those of one hour are sorted), and the '
     'removal of those not touched for long.';
-
 GRANT
     SELECT,
     INSERT (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version),
@@ -75,30 +68,22 @@ GRANT
     UPDATE (title, metadata, last_position, message_count, updated_at),
     DELETE
 ON public.conversations TO todochat_app;
-
-ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY;
-ALTER TABLE public.conversations FORCE ROW LEVEL SECURITY;
-
+ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY conversations_owner ON public.conversations
 USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-
-COMMENT ON POLICY conversations_owner ON public.conversations IS
-    'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY conversations_owner ON public.conversations IS 'Rows of the user the transaction is for.';
 
 CREATE TRIGGER conversations_touch BEFORE UPDATE OF title, metadata ON public.conversations
 FOR EACH ROW WHEN ((OLD.title, OLD.metadata) IS DISTINCT FROM (NEW.title, NEW.metadata))
 EXECUTE FUNCTION public.touch();
-
 CREATE TRIGGER conversations_immutable BEFORE UPDATE OF user_id, id, created_at, version ON public.conversations
 FOR EACH ROW WHEN (
     (OLD.user_id, OLD.id, OLD.created_at, OLD.version)
     IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.created_at, NEW.version)
 )
 EXECUTE FUNCTION public.refuse_change('conversations');
-
 CREATE TRIGGER conversations_counters BEFORE UPDATE OF last_position, message_count, updated_at ON public.conversations
 FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION public.refuse_change('conversations');
-
 COMMENT ON TRIGGER conversations_touch ON public.conversations IS
     'title and metadata count as a real change. (Named as columns, so that counting messages never looks at it.)';
 COMMENT ON TRIGGER conversations_counters ON public.conversations IS
@@ -129,9 +114,7 @@ CREATE TABLE public.messages (
     CONSTRAINT messages_content_check CHECK (content <> '' OR item IS NOT NULL),
     CONSTRAINT messages_times_check CHECK (updated_at >= created_at)
 );
-
-COMMENT ON TABLE public.messages IS
-    'What was said in a conversation, tool calls and their outputs included.';
+COMMENT ON TABLE public.messages IS 'What was said in a conversation, tool calls and their outputs included.';
 COMMENT ON COLUMN public.messages.user_id IS 'The conversation''s owner.';
 COMMENT ON COLUMN public.messages.conversation_id IS 'The conversation; the messages go with it.';
 COMMENT ON COLUMN public.messages.position IS
@@ -153,7 +136,6 @@ COMMENT ON COLUMN public.messages.version IS '1, and one more with every real ch
 COMMENT ON INDEX public.messages_pkey IS
     'Serves the messages of a conversation in order, both ways, its last N, the rewind and the foreign key.';
 COMMENT ON INDEX public.messages_user_id_id_key IS 'Serves one message by id.';
-
 GRANT
     SELECT,
     INSERT (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item,
@@ -161,14 +143,10 @@ GRANT
     UPDATE (content, message_type, metadata, content_truncated),
     DELETE
 ON public.messages TO todochat_app;
-
-ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
-ALTER TABLE public.messages FORCE ROW LEVEL SECURITY;
-
+ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY messages_owner ON public.messages
 USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-
-COMMENT ON POLICY messages_owner ON public.messages IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY messages_owner ON public.messages IS 'Rows of the user the transaction is for.';
 
 CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages
 FOR EACH ROW WHEN (
@@ -177,7 +155,6 @@ FOR EACH ROW WHEN (
     (NEW.content, NEW.message_type, NEW.metadata, NEW.content_truncated)
 )
 EXECUTE FUNCTION public.touch();
-
 CREATE TRIGGER messages_immutable
 BEFORE UPDATE OF user_id, conversation_id, position, id, sender_type, created_at, updated_at, version ON public.messages
 FOR EACH ROW WHEN (
@@ -188,7 +165,6 @@ FOR EACH ROW WHEN (
         NEW.version)
 )
 EXECUTE FUNCTION public.refuse_change('messages');
-
 COMMENT ON TRIGGER messages_touch ON public.messages IS 'Every column that may change counts as a real change.';
 COMMENT ON TRIGGER messages_immutable ON public.messages IS 'As users_immutable.';
 
@@ -197,7 +173,7 @@ COMMENT ON TRIGGER messages_immutable ON public.messages IS 'As users_immutable.
 -- their positions, a statement counts all of its messages at once, behind them: app.messages_counted tells.
 CREATE FUNCTION public.messages_before_insert() RETURNS trigger
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $body$
 DECLARE
     last_at timestamptz;
@@ -246,7 +222,6 @@ BEGIN
     RETURN NEW;
 END
 $body$;
-
 COMMENT ON FUNCTION public.messages_before_insert() IS
     'Trigger: locks the conversation, gives a message its position and time, and counts it on the conversation, unless '
     'messages_after_insert() will.';
@@ -280,7 +255,6 @@ BEGIN
     RETURN NULL;
 END
 $body$;
-
 COMMENT ON FUNCTION public.messages_after_insert() IS
     'Trigger: counts the messages that a statement added on their conversations, once for each: linear for any number. '
     'With app.restoring = ''on'' the conversation''s updated_at stays where it was, unless a message is younger.';
@@ -302,7 +276,6 @@ BEGIN
     RETURN NULL;
 END
 $body$;
-
 COMMENT ON FUNCTION public.messages_after_delete() IS
     'Trigger: takes the messages a statement deleted off the count of their conversations; last_position stays.';
 
@@ -312,7 +285,6 @@ FROM PUBLIC;
 
 CREATE TRIGGER messages_before_insert BEFORE INSERT ON public.messages
 FOR EACH ROW EXECUTE FUNCTION public.messages_before_insert();
-
 CREATE TRIGGER messages_after_insert AFTER INSERT ON public.messages
 REFERENCING NEW TABLE AS inserted
 FOR EACH STATEMENT WHEN (coalesce(nullif(current_setting('app.messages_counted', true), ''), '0')::integer >= 1000)
@@ -323,7 +295,6 @@ CREATE TRIGGER messages_after_delete AFTER DELETE ON public.messages
 REFERENCING OLD TABLE AS deleted
 FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)
 EXECUTE FUNCTION public.messages_after_delete();
-
 COMMENT ON TRIGGER messages_before_insert ON public.messages IS 'Gives position and time, and counts one message.';
 COMMENT ON TRIGGER messages_after_insert ON public.messages IS 'Counts many added messages on their conversations.';
 COMMENT ON TRIGGER messages_after_delete ON public.messages IS 'Counts deleted messages on their conversations.';
@@ -345,10 +316,8 @@ CREATE TABLE public.todo_conversation_links (
         REFERENCES public.conversations (user_id, id) ON DELETE CASCADE,
     CONSTRAINT todo_conversation_links_times_check CHECK (updated_at >= created_at)
 );
-
 CREATE INDEX todo_conversation_links_conversation_id_idx
 ON public.todo_conversation_links (user_id, conversation_id, todo_id);
-
 COMMENT ON TABLE public.todo_conversation_links IS
     'Which todo a conversation made, changed or discussed. A link between two people''s rows cannot exist: both foreign '
     'keys carry user_id.';
@@ -367,21 +336,15 @@ COMMENT ON INDEX public.todo_conversation_links_key IS
     'Serves the conversations of a todo and the cascade from todos, and keeps one link a todo, conversation and type.';
 COMMENT ON INDEX public.todo_conversation_links_conversation_id_idx IS
     'Serves the todos of a conversation and the cascade from conversations.';
-
 GRANT SELECT, INSERT, UPDATE (relationship_type), DELETE ON public.todo_conversation_links TO todochat_app;
-
-ALTER TABLE public.todo_conversation_links ENABLE ROW LEVEL SECURITY;
-ALTER TABLE public.todo_conversation_links FORCE ROW LEVEL SECURITY;
-
+ALTER TABLE public.todo_conversation_links ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY todo_conversation_links_owner ON public.todo_conversation_links
 USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-
 COMMENT ON POLICY todo_conversation_links_owner ON public.todo_conversation_links IS
-    'A transaction sees and writes rows of the user it is for.';
+    'Rows of the user the transaction is for.';
 
 CREATE TRIGGER todo_conversation_links_touch BEFORE UPDATE ON public.todo_conversation_links
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
-
 CREATE TRIGGER todo_conversation_links_immutable
 BEFORE UPDATE OF user_id, id, todo_id, conversation_id, created_at, updated_at, version ON public.todo_conversation_links
 FOR EACH ROW WHEN (
@@ -390,7 +353,6 @@ FOR EACH ROW WHEN (
     (NEW.user_id, NEW.id, NEW.todo_id, NEW.conversation_id, NEW.created_at, NEW.updated_at, NEW.version)
 )
 EXECUTE FUNCTION public.refuse_change('todo_conversation_links');
-
 COMMENT ON TRIGGER todo_conversation_links_touch ON public.todo_conversation_links IS
     'Any column counts as a real change.';
 COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS 'As users_immutable.';
@@ -420,7 +382,6 @@ BEGIN
     END IF;
 END
 $body$;
-
 COMMENT ON FUNCTION public.expect_position(uuid, uuid, integer) IS
     'Locks a conversation against other writers; raises TC411, with the position of its last message (0 when there is '
     'none) as DETAIL, when that is not the expected one. A statement that raises keeps those behind it in the same round '

@@ -1,15 +1,10 @@
 -- Make the store of first answers to requests with an Idempotency-Key, with its row security.
---
--- What: idempotency_keys.
 -- Why: a client that got no answer asks again with the same key and gets the first answer, not a second
 --   effect. The row is written in the transaction of the effect.
--- Code: runs before the first release.
 -- Locks: users, against writes, for a moment (the foreign key).
 -- Rollback loses: the answers kept; a request that is repeated then takes effect again.
 -- depends: 0005_create_conversations
-
 SET LOCAL ROLE todochat_owner;
-
 CREATE TABLE public.idempotency_keys (
     user_id uuid NOT NULL,
     key text NOT NULL,
@@ -27,9 +22,7 @@ CREATE TABLE public.idempotency_keys (
     CONSTRAINT idempotency_keys_status_check CHECK (status BETWEEN 200 AND 599),
     CONSTRAINT idempotency_keys_headers_check CHECK (jsonb_typeof(headers) = 'object')
 )
--- Each key is written twice and goes after a day.
 WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.05);
-
 COMMENT ON TABLE public.idempotency_keys IS
     'The first answer to each request that carried an Idempotency-Key, kept for 24 hours.';
 COMMENT ON COLUMN public.idempotency_keys.user_id IS 'Who asked; the answers go with the user.';
@@ -46,21 +39,13 @@ COMMENT ON INDEX public.idempotency_keys_pkey IS
     'Serves the look-up and the insert of a key, and the cascade from users.';
 
 CREATE INDEX idempotency_keys_created_at_idx ON public.idempotency_keys (created_at);
-
 COMMENT ON INDEX public.idempotency_keys_created_at_idx IS 'Serves the removal of keys past their age, across users.';
-
 GRANT SELECT, INSERT, UPDATE (status, headers, body), DELETE ON public.idempotency_keys TO todochat_app;
-
-ALTER TABLE public.idempotency_keys ENABLE ROW LEVEL SECURITY;
-ALTER TABLE public.idempotency_keys FORCE ROW LEVEL SECURITY;
-
+ALTER TABLE public.idempotency_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY idempotency_keys_owner ON public.idempotency_keys
 USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-
 CREATE POLICY idempotency_keys_retention ON public.idempotency_keys TO todochat_owner
 USING (true);
-
-COMMENT ON POLICY idempotency_keys_owner ON public.idempotency_keys IS
-    'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY idempotency_keys_owner ON public.idempotency_keys IS 'Rows of the user the transaction is for.';
 COMMENT ON POLICY idempotency_keys_retention ON public.idempotency_keys IS
     'Erasure and retention, which run as the owner, remove anybody''s kept answers.';

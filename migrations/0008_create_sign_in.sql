@@ -1,15 +1,9 @@
 -- Make the functions through which the service signs people in and looks at its caller.
---
--- What: authenticate(), authenticate_key(), find_credentials(), find_user_by_username(), resolve_identity() with the trigger it relies on,
---   and what slows down guessing: sign_in_limits(), sign_in_wait(), take_sign_in_attempt(), forgive_sign_in_attempt().
 -- Why: other users are out of row security's sight. Each function shows a few columns only.
--- Code: runs before the first release.
 -- Locks: identities, against writes, for a moment (trigger).
 -- Rollback loses: nothing.
 -- depends: 0007_create_audit_log
-
 SET LOCAL ROLE todochat_owner;
-
 -- Runs with the rights of its caller, whom row security shows their own account.
 CREATE FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -33,7 +27,6 @@ BEGIN
     END IF;
 END
 $body$;
-
 COMMENT ON FUNCTION public.authenticate(uuid, integer, bigint) IS
     'Raises TC401 when there is no such user or the token was revoked, TC402 when the user is not active. A local token '
     'gives its token_version, one of an outside issuer the time it was issued (seconds since 1970); the other is null. '
@@ -80,7 +73,6 @@ AS $body$
     FROM public.users AS u
     WHERE lower(u.email COLLATE "C") = lower(find_credentials.email COLLATE "C")
 $body$;
-
 COMMENT ON FUNCTION public.find_credentials(text) IS
     'What sign-in needs of the account with this address, regardless of case: no row or one.';
 
@@ -93,7 +85,6 @@ AS $body$
     FROM public.users AS u
     WHERE lower(u.username COLLATE "C") = lower(find_user_by_username.username COLLATE "C") AND u.is_active
 $body$;
-
 COMMENT ON FUNCTION public.find_user_by_username(text) IS
     'The active user of exactly this name, regardless of case, to assign a todo to: no row or one.';
 
@@ -101,7 +92,6 @@ COMMENT ON FUNCTION public.find_user_by_username(text) IS
 CREATE FUNCTION public.identity_digest(issuer text, subject text) RETURNS bytea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN sha256(convert_to(length(issuer)::text || ':' || issuer || subject, 'UTF8'));
-
 COMMENT ON FUNCTION public.identity_digest(text, text) IS 'What ended_identities knows an outside account by.';
 
 CREATE FUNCTION public.identities_after_delete() RETURNS trigger
@@ -115,12 +105,10 @@ BEGIN
     RETURN NULL;
 END
 $body$;
-
 COMMENT ON FUNCTION public.identities_after_delete() IS 'Trigger: notes in ended_identities that the account ended.';
 
 CREATE TRIGGER identities_after_delete AFTER DELETE ON public.identities
 FOR EACH ROW EXECUTE FUNCTION public.identities_after_delete();
-
 COMMENT ON TRIGGER identities_after_delete ON public.identities IS
     'Keeps a token from before the deletion from making the user anew.';
 
@@ -141,7 +129,6 @@ BEGIN
     IF FOUND OR NOT creates THEN
         RETURN found_id;
     END IF;
-
     -- First calls of one account queue here; a statement behind the lock sees what the one before has committed.
     PERFORM pg_advisory_xact_lock(('x' || encode(substr(account, 1, 8), 'hex'))::bit(64)::bigint);
     SELECT i.user_id INTO found_id
@@ -150,7 +137,6 @@ BEGIN
     IF FOUND THEN
         RETURN found_id;
     END IF;
-
     SELECT e.ended_at INTO ended
     FROM public.ended_identities AS e
     WHERE e.digest = account;
@@ -167,7 +153,6 @@ BEGIN
         LIMIT 4
         FOR UPDATE SKIP LOCKED
     );
-
     -- Tokens from before the deletion stay worthless, now that there is a user again.
     ended := coalesce(ended, 'epoch');
     BEGIN
@@ -183,7 +168,6 @@ BEGIN
     RETURN resolve_identity.user_id;
 END
 $body$;
-
 COMMENT ON FUNCTION public.resolve_identity(uuid, text, text, bigint, text, text, boolean) IS
     'The user of an outside account. Where there is none and creates is true, makes one under user_id, which must be '
     'the user the transaction is for, with the e-mail address if it is valid and free; else null. Raises TC401 when '
@@ -204,7 +188,6 @@ AS $body$
         (sha256(n.network || account), 'guesses under attack', interval '15 minutes', 3)
     ) AS l (key, kind, step, burst)
 $body$;
-
 COMMENT ON FUNCTION public.sign_in_limits(bytea, bytea[]) IS
     'What an attempt to sign in to an account from these networks counts on: burst attempts at once, then one in a '
     'step. The account''s own limit refuses nobody: past it the account is under attack, and then "guesses under '
@@ -219,7 +202,6 @@ AS $body$
         FROM public.sign_in_limits(account, networks) AS l
         INNER JOIN public.sign_in_attempts AS a USING (key)
     )
-
     SELECT max(u.used + u.step - u.step * u.burst)
     FROM used AS u
     WHERE u.kind IN ('network', 'guesses')
@@ -228,7 +210,6 @@ AS $body$
             AND EXISTS (SELECT FROM used AS o WHERE o.kind = 'account' AND o.used > o.step * o.burst)
         )
 $body$;
-
 COMMENT ON FUNCTION public.sign_in_wait(bytea, bytea[]) IS
     'How long it is until the next attempt may be made: null, negative or 0 for now. The generic cell rate algorithm '
     '(ITU-T I.371).';
@@ -257,13 +238,11 @@ BEGIN
     IF wait > interval '0' THEN
         RETURN extract(epoch FROM wait);
     END IF;
-
     moment := clock_timestamp();
     UPDATE public.sign_in_attempts AS a
     SET allowed_at = least(greatest(a.allowed_at, moment) + l.step, moment + l.step * l.ceiling)
     FROM public.sign_in_limits(account, networks) AS l
     WHERE a.key = l.key;
-
     -- A handful at a time, and behind all waiting, so that tidying up makes nobody wait.
     DELETE FROM public.sign_in_attempts AS a
     WHERE a.key IN (
@@ -277,7 +256,6 @@ BEGIN
     RETURN 0;
 END
 $body$;
-
 COMMENT ON FUNCTION public.take_sign_in_attempt(bytea, bytea[]) IS
     'Counts an attempt to sign in to an account from these networks: 0 when it may go on, else the seconds to wait; a '
     'refused attempt is not counted. Call it in a transaction of its own, before the password is looked at, so that '
@@ -296,7 +274,6 @@ BEGIN
         ORDER BY a.key
         FOR UPDATE
     )
-
     UPDATE public.sign_in_attempts AS a
     SET allowed_at = CASE WHEN l.kind IN ('account', 'network') THEN a.allowed_at - l.step ELSE 'epoch' END
     FROM locked
@@ -304,7 +281,6 @@ BEGIN
     WHERE a.key = locked.key;
 END
 $body$;
-
 COMMENT ON FUNCTION public.forgive_sign_in_attempt(bytea, bytea[]) IS
     'After a sign-in that succeeded: forgets the guesses of these networks at the account, and takes back what the '
     'attempt itself counted.';

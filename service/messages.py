@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service.contexts import Context, ContextMessage, ContextSize, Role, TurnContext, ask_context, context_of
 from service.db.caller import Caller
-from service.db.queries import Count, Many, Maybe, Nothing, One, Statement, Versioned
+from service.db.queries import WRITE_ENTRIES, Count, Many, Maybe, Nothing, One, Statement, Versioned
 from service.http.fields import (
     Content,
     ContentOfItem,
@@ -181,6 +181,9 @@ class Rewind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     from_position: Annotated[int, Meta(ge=1, le=2_147_483_647)]
 
 
+REWIND_SECONDS = 60.0
+"""How long a rewind may take: as long as the deletion of a conversation."""
+
 _exists = Maybe("find_conversation", UUID)
 _open = Nothing("open_conversation")
 _expect = Nothing("expect_position")
@@ -311,7 +314,10 @@ async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> 
     """Delete the message at a position and all after it. What is appended later gets positions never used before."""
     query = request.filters(Rewind)
     rewind = _rewind(conversation_id=conversation_id, from_position=query.from_position)
-    return Rewound(await read(request.user, conversation_id, rewind))
+    statements: list[Statement[Any]] = [_exists(id=conversation_id), rewind, WRITE_ENTRIES()]
+    conversation, deleted, _ = await request.user.run_all(statements, seconds=REWIND_SECONDS)
+    found(conversation)
+    return Rewound(deleted)
 
 
 async def read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:

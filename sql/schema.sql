@@ -99,7 +99,7 @@ ALTER TABLE ONLY public.audit_log
 COMMENT ON INDEX public.audit_log_pkey IS 'Serves audit(), which takes the next number, one entry, the change feed, and the audit list, newest first.';
 
 CREATE INDEX audit_log_actor_id_idx ON public.audit_log USING btree (actor_id, user_id) WHERE (actor_id <> user_id);
-COMMENT ON INDEX public.audit_log_actor_id_idx IS 'Serves erase_user(), which takes request ids off entries that the user caused in other people''s trails.';
+COMMENT ON INDEX public.audit_log_actor_id_idx IS 'Serves erase_user(), which takes request ids off entries that the user caused in other people''s trails: few.';
 
 CREATE INDEX audit_log_user_id_row_id_idx ON public.audit_log USING btree (user_id, row_id, seq);
 COMMENT ON INDEX public.audit_log_user_id_row_id_idx IS 'Serves the new values of an entry, found in the next entry of its row, and the audit list of one row.';
@@ -182,7 +182,7 @@ COMMENT ON TRIGGER conversations_touch ON public.conversations IS 'title and met
 ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY conversations_owner ON public.conversations USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY conversations_owner ON public.conversations IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY conversations_owner ON public.conversations IS 'Rows of the user the transaction is for.';
 
 GRANT SELECT,DELETE ON TABLE public.conversations TO todochat_app;
 GRANT INSERT(user_id) ON TABLE public.conversations TO todochat_app;
@@ -261,7 +261,7 @@ COMMENT ON INDEX public.idempotency_keys_created_at_idx IS 'Serves the removal o
 ALTER TABLE public.idempotency_keys ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY idempotency_keys_owner ON public.idempotency_keys USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY idempotency_keys_owner ON public.idempotency_keys IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY idempotency_keys_owner ON public.idempotency_keys IS 'Rows of the user the transaction is for.';
 
 CREATE POLICY idempotency_keys_retention ON public.idempotency_keys TO todochat_owner USING (true);
 COMMENT ON POLICY idempotency_keys_retention ON public.idempotency_keys IS 'Erasure and retention, which run as the owner, remove anybody''s kept answers.';
@@ -326,7 +326,7 @@ COMMENT ON TRIGGER identities_touch ON public.identities IS 'Any column counts a
 ALTER TABLE public.identities ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY identities_owner ON public.identities USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY identities_owner ON public.identities IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY identities_owner ON public.identities IS 'Rows of the user the transaction is for.';
 
 CREATE POLICY identities_resolve ON public.identities FOR SELECT TO todochat_owner USING (true);
 COMMENT ON POLICY identities_resolve ON public.identities IS 'resolve_identity(), which runs as the owner, finds whose an outside account is.';
@@ -417,7 +417,7 @@ COMMENT ON TRIGGER messages_touch ON public.messages IS 'Every column that may c
 ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY messages_owner ON public.messages USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY messages_owner ON public.messages IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY messages_owner ON public.messages IS 'Rows of the user the transaction is for.';
 
 GRANT SELECT,DELETE ON TABLE public.messages TO todochat_app;
 GRANT INSERT(user_id) ON TABLE public.messages TO todochat_app;
@@ -513,7 +513,7 @@ COMMENT ON TRIGGER todo_conversation_links_touch ON public.todo_conversation_lin
 ALTER TABLE public.todo_conversation_links ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY todo_conversation_links_owner ON public.todo_conversation_links USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY todo_conversation_links_owner ON public.todo_conversation_links IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY todo_conversation_links_owner ON public.todo_conversation_links IS 'Rows of the user the transaction is for.';
 
 GRANT SELECT,INSERT,DELETE ON TABLE public.todo_conversation_links TO todochat_app;
 GRANT UPDATE(relationship_type) ON TABLE public.todo_conversation_links TO todochat_app;
@@ -542,7 +542,7 @@ ALTER TABLE ONLY public.todo_counters
 ALTER TABLE public.todo_counters ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY todo_counters_owner ON public.todo_counters USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY todo_counters_owner ON public.todo_counters IS 'A transaction sees and writes the row of the user it is for.';
+COMMENT ON POLICY todo_counters_owner ON public.todo_counters IS 'Rows of the user the transaction is for.';
 
 GRANT SELECT,INSERT ON TABLE public.todo_counters TO todochat_app;
 GRANT UPDATE(last_number) ON TABLE public.todo_counters TO todochat_app;
@@ -659,7 +659,7 @@ CREATE POLICY todos_check_deactivation ON public.todos FOR SELECT TO todochat_ow
 COMMENT ON POLICY todos_check_deactivation ON public.todos IS 'users_before_revocation() runs as the owner and must see whose todos a user has been assigned.';
 
 CREATE POLICY todos_owner ON public.todos USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY todos_owner ON public.todos IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY todos_owner ON public.todos IS 'Rows of the user the transaction is for.';
 
 CREATE POLICY todos_unassign ON public.todos FOR UPDATE TO todochat_owner USING ((assigned_to IS NOT NULL)) WITH CHECK ((assigned_to IS NULL));
 COMMENT ON POLICY todos_unassign ON public.todos IS 'users_before_revocation() runs as the owner and takes an assignee off whoever''s todos. It can change nothing else.';
@@ -713,7 +713,6 @@ COMMENT ON COLUMN public.users.tokens_valid_from IS 'When token_version last mov
 COMMENT ON COLUMN public.users.created_at IS 'When the account was made; never changes.';
 COMMENT ON COLUMN public.users.updated_at IS 'When the row last really changed, by trigger.';
 COMMENT ON COLUMN public.users.version IS '1, and one more with every real change, by trigger; the ETag.';
-COMMENT ON CONSTRAINT users_email_check ON public.users IS 'Valid e-mail address of the HTML standard, at most 255 characters.';
 
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
@@ -838,7 +837,6 @@ BEGIN
     IF TG_OP <> 'INSERT' AND NOT (TG_OP = 'DELETE' AND is_account) THEN
         old_row := to_jsonb(OLD) - TG_ARGV[1]::text[];
     END IF;
-
     IF actor IS DISTINCT FROM owner_id AND NOT pg_has_role(session_user, 'todochat_owner', 'MEMBER')
         AND NOT (TG_ARGV[0] = 'todos' AND coalesce(
             actor::text IN (old_row ->> 'assigned_to', to_jsonb(NEW) ->> 'assigned_to'), false
@@ -847,7 +845,6 @@ BEGIN
         RAISE EXCEPTION 'app.user_id was changed in the transaction that made this change'
             USING ERRCODE = 'insufficient_privilege', TABLE = 'audit_log', COLUMN = 'actor_id';
     END IF;
-
     -- Waits for the commit of whoever is ahead in the user's line; the statement behind it sees what that one wrote.
     PERFORM pg_advisory_xact_lock(uuid_hash_extended(owner_id, 0));
     INSERT INTO public.audit_log (user_id, seq, at, actor_id, row_id, action, table_name, before, request_id)
@@ -947,7 +944,6 @@ BEGIN
         RAISE EXCEPTION 'a transaction can erase the user it is for, and nobody else'
             USING ERRCODE = 'insufficient_privilege';
     END IF;
-
     -- This lock waits for whoever is adding something of the user's, and keeps others from beginning to.
     SELECT sha256(convert_to('account:' || lower(u.email COLLATE "C"), 'UTF8')) INTO sign_in_key
     FROM public.users AS u
@@ -956,7 +952,6 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-
     -- Row security is forced on the owner too. Where an operator erases, their own context comes back below,
     -- so that they, and not the user, are the actor in other people's trails.
     IF erase_user.records THEN
@@ -972,14 +967,12 @@ BEGIN
         WHERE c.user_id = erase_user.user_id;
         EXECUTE format('SET LOCAL app.user_id = %L', caller);
     END IF;
-
     -- Identities, kept answers and counters go with the user; other people's todos are unassigned. What the user still
     -- owns is refused here, by the foreign keys.
     DELETE FROM public.users AS u
     WHERE u.id = erase_user.user_id;
     DELETE FROM public.sign_in_attempts AS s
     WHERE s.key = sign_in_key;
-
     -- An assignee's batch is answered with the todos it changed, and that answer may be kept for a day. It can be
     -- dropped: asked for again, the batch fails as a whole, since a todo of it is gone.
     SELECT assignees || array_agg(DISTINCT (a.before ->> 'assigned_to')::uuid) INTO assignees
@@ -991,7 +984,6 @@ BEGIN
     DELETE FROM public.idempotency_keys AS k
     WHERE k.user_id = ANY (assignees)
         AND position(convert_to('"user_id":"' || erase_user.user_id || '"', 'UTF8') IN k.body) > 0;
-
     -- The lock of audit(): a commit of the user's that is on its way writes its entries before these go.
     PERFORM pg_advisory_xact_lock(uuid_hash_extended(erase_user.user_id, 0));
     DELETE FROM public.audit_log AS a
@@ -1090,7 +1082,6 @@ BEGIN
         ORDER BY a.key
         FOR UPDATE
     )
-
     UPDATE public.sign_in_attempts AS a
     SET allowed_at = CASE WHEN l.kind IN ('account', 'network') THEN a.allowed_at - l.step ELSE 'epoch' END
     FROM locked
@@ -1197,6 +1188,7 @@ REVOKE ALL ON FUNCTION public.messages_after_insert() FROM PUBLIC;
 CREATE FUNCTION public.messages_before_insert() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
 DECLARE
     last_at timestamptz;
@@ -1305,7 +1297,6 @@ BEGIN
     IF FOUND OR NOT creates THEN
         RETURN found_id;
     END IF;
-
     -- First calls of one account queue here; a statement behind the lock sees what the one before has committed.
     PERFORM pg_advisory_xact_lock(('x' || encode(substr(account, 1, 8), 'hex'))::bit(64)::bigint);
     SELECT i.user_id INTO found_id
@@ -1314,7 +1305,6 @@ BEGIN
     IF FOUND THEN
         RETURN found_id;
     END IF;
-
     SELECT e.ended_at INTO ended
     FROM public.ended_identities AS e
     WHERE e.digest = account;
@@ -1331,7 +1321,6 @@ BEGIN
         LIMIT 4
         FOR UPDATE SKIP LOCKED
     );
-
     -- Tokens from before the deletion stay worthless, now that there is a user again.
     ended := coalesce(ended, 'epoch');
     BEGIN
@@ -1385,7 +1374,6 @@ CREATE FUNCTION public.sign_in_wait(account bytea, networks bytea[]) RETURNS int
         FROM public.sign_in_limits(account, networks) AS l
         INNER JOIN public.sign_in_attempts AS a USING (key)
     )
-
     SELECT max(u.used + u.step - u.step * u.burst)
     FROM used AS u
     WHERE u.kind IN ('network', 'guesses')
@@ -1425,13 +1413,11 @@ BEGIN
     IF wait > interval '0' THEN
         RETURN extract(epoch FROM wait);
     END IF;
-
     moment := clock_timestamp();
     UPDATE public.sign_in_attempts AS a
     SET allowed_at = least(greatest(a.allowed_at, moment) + l.step, moment + l.step * l.ceiling)
     FROM public.sign_in_limits(account, networks) AS l
     WHERE a.key = l.key;
-
     -- A handful at a time, and behind all waiting, so that tidying up makes nobody wait.
     DELETE FROM public.sign_in_attempts AS a
     WHERE a.key IN (
@@ -1456,6 +1442,7 @@ GRANT ALL ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[
 CREATE FUNCTION public.todos_validate() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
@@ -1491,7 +1478,6 @@ BEGIN
     IF current_setting('app.restoring', true) = 'on' THEN
         RETURN NEW;
     END IF;
-
     IF NEW.status IS DISTINCT FROM OLD.status THEN
         IF OLD.status = 'archived' AND NEW.status IN ('in_progress', 'completed') THEN
             RAISE EXCEPTION 'an archived todo can only become pending'

@@ -796,7 +796,7 @@ def test_the_service_login_can_use_the_tables_and_nothing_more(migrated: Databas
     assert not verifies(verifier, password + "x")
     with psycopg.connect(url, autocommit=True) as conn:
         settings = [conn.execute(f"SHOW {name}".encode()).fetchone() for name in logins.ROLE_DEFAULTS]
-        assert settings == [("5s",), ("2s",), ("10s",)]
+        assert settings == [("5s",), ("2s",), ("10s",), ("off",), ("off",)]
         assert [entry.state for entry in status(url)] == ["applied"] * len(REAL)
         for forbidden in ("CREATE TABLE public.x ()", "CREATE TEMP TABLE x ()", "SET ROLE todochat_owner"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):

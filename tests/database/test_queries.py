@@ -24,7 +24,7 @@ from service.conversations import ConversationFilters, list_conversations, list_
 from service.db import loading, queries
 from service.db.caller import Caller
 from service.db.database import Database
-from service.db.loading import TEXTS, USER_TABLES, QueryError, QueryText
+from service.db.loading import TEXTS, USER_TABLES, QueryError, QueryText, show_queries
 from service.db.queries import DECLARED, Statement
 from service.db.statements import SESSION
 from service.http.paging import Page, PageQuery
@@ -184,6 +184,11 @@ def test_every_declared_query_is_used():
         for name, names in declarations(tree).items():
             used |= names if name in (here if name.startswith("_") else everywhere) else set()
     assert sorted(used) == sorted(TEXTS)
+
+
+def test_the_golden_file_shows_every_query_as_the_database_gets_it():
+    """What slots and tables are filled with is reviewed there: `make schema` writes it anew."""
+    assert (REPOSITORY / "sql" / "filled_queries.sql").read_text() == show_queries()
 
 
 # What PostgreSQL's grammar says

@@ -1,0 +1,1839 @@
+-- list_accounts(user_id uuid, limit integer) -> many Account
+-- admin.sql, index users_pkey
+SELECT u.id, u.email, u.username, u.is_active, u.created_at
+FROM users AS u
+WHERE u.id > $1
+ORDER BY u.id
+LIMIT $2;
+
+-- find_account(email text) -> maybe UUID
+-- admin.sql, index users_email_key
+SELECT f.id
+FROM find_credentials($1) AS f;
+
+-- find_account_by_id(user_id uuid) -> maybe UUID
+-- admin.sql, index users_pkey
+SELECT u.id
+FROM users AS u
+WHERE u.id = $1;
+
+-- update_account(user_id uuid, is_active boolean) -> count
+-- admin.sql, index users_pkey
+UPDATE users AS u
+SET is_active = $2
+WHERE u.id = $1;
+
+-- lock_account(user_id uuid) -> maybe UUID
+-- admin.sql, index users_pkey
+SELECT u.id
+FROM users AS u
+WHERE u.id = $1
+FOR NO KEY UPDATE;
+
+-- count_assigned(user_id uuid) -> maybe int
+-- admin.sql, index todos_assigned_to_idx
+SELECT count(*)
+FROM todos AS t
+WHERE t.assigned_to = $1
+  AND t.status IN ('pending', 'in_progress')
+HAVING count(*) > 0;
+
+-- erase_account(user_id uuid) -> one bool
+-- admin.sql, index users_pkey
+SELECT erase_user($1, NULL);
+
+-- find_prunable_user(user_id uuid, older_than timestamptz) -> maybe UUID
+-- admin.sql, index audit_log_pkey
+WITH RECURSIVE oldest AS (
+    (
+        SELECT a.user_id, a.seq, a.at, a.before IS NOT NULL OR a.request_id IS NOT NULL AS has_content
+        FROM audit_log AS a
+        WHERE a.user_id > $1
+        ORDER BY a.user_id, a.seq
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT n.user_id, n.seq, n.at, n.has_content
+    FROM oldest AS o
+    CROSS JOIN LATERAL (
+        SELECT a.user_id, a.seq, a.at, a.before IS NOT NULL OR a.request_id IS NOT NULL AS has_content
+        FROM audit_log AS a
+        WHERE a.user_id > o.user_id
+        ORDER BY a.user_id, a.seq
+        LIMIT 1
+    ) AS n
+)
+SELECT o.user_id
+FROM oldest AS o
+WHERE o.at < $2
+  AND (
+      o.has_content
+      OR EXISTS (SELECT FROM audit_log AS n WHERE n.user_id = o.user_id AND n.seq > o.seq)
+      OR (SELECT u.id FROM users AS u WHERE u.id = o.user_id) IS NULL
+  )
+LIMIT 1;
+
+-- count_prunable_entries(user_id uuid, older_than timestamptz) -> maybe int
+-- admin.sql, index audit_log_pkey
+SELECT count(*)
+FROM audit_log AS a
+WHERE a.user_id = $1
+  AND a.at < $2
+  AND a.seq < coalesce(
+      (
+          SELECT l.seq
+          FROM audit_log AS l
+          WHERE l.user_id = $1
+            AND EXISTS (SELECT FROM users AS u WHERE u.id = $1)
+          ORDER BY l.seq DESC
+          LIMIT 1
+      ),
+      9223372036854775807
+  )
+HAVING count(*) > 0;
+
+-- prune_audit_log(user_id uuid, older_than timestamptz, batch integer) -> count
+-- admin.sql, index audit_log_pkey
+DELETE FROM audit_log AS a
+WHERE a.user_id = $1
+  AND a.seq IN (
+    SELECT o.seq
+    FROM audit_log AS o
+    WHERE o.user_id = $1
+      AND o.at < $2
+      AND o.seq < coalesce(
+      (
+          SELECT l.seq
+          FROM audit_log AS l
+          WHERE l.user_id = $1
+            AND EXISTS (SELECT FROM users AS u WHERE u.id = $1)
+          ORDER BY l.seq DESC
+          LIMIT 1
+      ),
+      9223372036854775807
+  )
+    ORDER BY o.seq
+    LIMIT $3
+  );
+
+-- blank_last_entry(user_id uuid, older_than timestamptz) -> count
+-- admin.sql, index audit_log_pkey
+UPDATE audit_log AS a
+SET before = NULL,
+    request_id = NULL
+WHERE a.user_id = $1
+  AND a.at < $2
+  AND a.seq = coalesce(
+      (
+          SELECT l.seq
+          FROM audit_log AS l
+          WHERE l.user_id = $1
+            AND EXISTS (SELECT FROM users AS u WHERE u.id = $1)
+          ORDER BY l.seq DESC
+          LIMIT 1
+      ),
+      9223372036854775807
+  )
+  AND (a.before IS NOT NULL OR a.request_id IS NOT NULL);
+
+-- count_prunable_keys() -> maybe int
+-- admin.sql, index idempotency_keys_created_at_idx
+SELECT count(*)
+FROM idempotency_keys AS k
+WHERE k.created_at < now() - INTERVAL '24 hours'
+HAVING count(*) > 0;
+
+-- prune_idempotency_keys(batch integer) -> count
+-- admin.sql, index idempotency_keys_created_at_idx
+DELETE FROM idempotency_keys AS k
+USING (
+    SELECT o.user_id, o.key
+    FROM idempotency_keys AS o
+    WHERE o.created_at < now() - INTERVAL '24 hours'
+    ORDER BY o.created_at
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+) AS old
+WHERE k.user_id = old.user_id
+  AND k.key = old.key;
+
+-- count_untouched_conversations(user_id uuid, untouched_since timestamptz) -> maybe int
+-- admin.sql, index conversations_user_id_updated_hour_idx
+SELECT count(*)
+FROM conversations
+WHERE user_id = $1
+  AND updated_hour <= $2
+  AND updated_at < $2
+HAVING count(*) > 0;
+
+-- prune_conversation(user_id uuid, untouched_since timestamptz) -> count
+-- admin.sql, index conversations_user_id_updated_hour_idx
+DELETE FROM conversations
+WHERE user_id = $1
+  AND updated_at < $2
+  AND id = (
+    SELECT o.id
+    FROM conversations AS o
+    WHERE o.user_id = $1
+      AND o.updated_hour <= $2
+      AND o.updated_at < $2
+    ORDER BY o.updated_hour
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+  );
+
+-- get_trail(user_id uuid) -> maybe Trail
+-- audit.sql, index audit_log_pkey
+SELECT o.seq AS oldest, n.seq AS newest
+FROM (SELECT a.seq FROM audit_log AS a WHERE a.user_id = $1 ORDER BY a.seq LIMIT 1) AS o
+CROSS JOIN (SELECT a.seq FROM audit_log AS a WHERE a.user_id = $1 ORDER BY a.seq DESC LIMIT 1) AS n;
+
+-- find_audit_place(user_id uuid, at timestamptz) -> maybe int
+-- audit.sql, index audit_log_pkey
+WITH RECURSIVE halves AS (
+    SELECT b.low, b.high, (b.low + b.high) / 2 AS middle
+    FROM (
+        SELECT
+            (SELECT a.seq FROM audit_log AS a WHERE a.user_id = $1 ORDER BY a.seq LIMIT 1) AS low,
+            (SELECT a.seq FROM audit_log AS a WHERE a.user_id = $1 ORDER BY a.seq DESC LIMIT 1) + 1 AS high
+    ) AS b
+    UNION ALL
+    SELECT n.low, n.high, (n.low + n.high) / 2
+    FROM halves AS h
+    CROSS JOIN LATERAL (
+        SELECT
+            CASE WHEN m.at < $2 THEN m.seq + 1 ELSE h.low END AS low,
+            CASE WHEN m.at < $2 THEN h.high ELSE m.seq END AS high
+        FROM audit_log AS m
+        WHERE m.user_id = $1
+          AND m.seq = h.middle
+    ) AS n
+    WHERE h.low < h.high
+)
+SELECT h.low
+FROM halves AS h
+WHERE h.low >= h.high;
+
+-- list_audit(user_id uuid, table text, action text, first bigint, before bigint, row_limit integer) -> many EntryRow
+-- audit.sql, index audit_log_pkey
+SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+    CASE WHEN e.action <> 'delete' THEN coalesce(
+        (
+            SELECT n.before
+            FROM audit_log AS n
+            WHERE n.user_id = $1
+              AND n.row_id = e.row_id
+              AND n.seq > e.seq
+              AND n.table_name = e.table_name
+              AND n.before IS NOT NULL
+            ORDER BY n.seq
+            LIMIT 1
+        ),
+        CASE e.table_name
+            WHEN 'todos' THEN (
+                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
+                FROM todos AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'conversations' THEN (
+                SELECT to_jsonb(r) - 'updated_hour'
+                FROM conversations AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'messages' THEN (
+                SELECT to_jsonb(r) - 'role' - 'sender_id'
+                FROM messages AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'todo_conversation_links' THEN (
+                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'users' THEN (
+                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = $1
+            )
+            WHEN 'identities' THEN (
+                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+        END
+    ) END AS after,
+    e.request_id, e.at
+FROM audit_log AS e
+WHERE e.user_id = $1
+  AND e.seq >= $4
+  AND e.seq < $5
+  AND ($2 IS NULL OR e.table_name = $2)
+  AND ($3 IS NULL OR e.action = $3)
+ORDER BY e.seq DESC
+LIMIT $6;
+
+-- list_audit_of_row(user_id uuid, row_id uuid, table text, action text, first bigint, before bigint, looked_at integer, row_limit integer) -> many EntryRow
+-- audit.sql, index audit_log_user_id_row_id_idx
+SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+    CASE WHEN e.action <> 'delete' THEN coalesce(
+        (
+            SELECT n.before
+            FROM audit_log AS n
+            WHERE n.user_id = $1
+              AND n.row_id = e.row_id
+              AND n.seq > e.seq
+              AND n.table_name = e.table_name
+              AND n.before IS NOT NULL
+            ORDER BY n.seq
+            LIMIT 1
+        ),
+        CASE e.table_name
+            WHEN 'todos' THEN (
+                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
+                FROM todos AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'conversations' THEN (
+                SELECT to_jsonb(r) - 'updated_hour'
+                FROM conversations AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'messages' THEN (
+                SELECT to_jsonb(r) - 'role' - 'sender_id'
+                FROM messages AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'todo_conversation_links' THEN (
+                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'users' THEN (
+                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = $1
+            )
+            WHEN 'identities' THEN (
+                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+        END
+    ) END AS after,
+    e.request_id, e.at
+FROM (
+    SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
+    FROM audit_log AS a
+    WHERE a.user_id = $1
+      AND a.row_id = $2
+      AND a.seq >= $5
+      AND a.seq < $6
+    ORDER BY a.seq DESC
+    LIMIT $7
+) AS e
+WHERE ($3 IS NULL OR e.table_name = $3)
+  AND ($4 IS NULL OR e.action = $4)
+ORDER BY e.seq DESC
+LIMIT $8;
+
+-- find_audit_bound(user_id uuid, row_id uuid, first bigint, before bigint, looked_at integer) -> maybe int
+-- audit.sql, index audit_log_user_id_row_id_idx
+SELECT a.seq
+FROM audit_log AS a
+WHERE a.user_id = $1
+  AND a.row_id = $2
+  AND a.seq >= $3
+  AND a.seq < $4
+ORDER BY a.seq DESC
+OFFSET $5 - 1
+LIMIT 1;
+
+-- list_changes(user_id uuid, first bigint, row_limit integer) -> many EntryRow
+-- audit.sql, index audit_log_pkey
+SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+    CASE WHEN e.action <> 'delete' THEN coalesce(
+        (
+            SELECT n.before
+            FROM audit_log AS n
+            WHERE n.user_id = $1
+              AND n.row_id = e.row_id
+              AND n.seq > e.seq
+              AND n.table_name = e.table_name
+              AND n.before IS NOT NULL
+            ORDER BY n.seq
+            LIMIT 1
+        ),
+        CASE e.table_name
+            WHEN 'todos' THEN (
+                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
+                FROM todos AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'conversations' THEN (
+                SELECT to_jsonb(r) - 'updated_hour'
+                FROM conversations AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'messages' THEN (
+                SELECT to_jsonb(r) - 'role' - 'sender_id'
+                FROM messages AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'todo_conversation_links' THEN (
+                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'users' THEN (
+                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = $1
+            )
+            WHEN 'identities' THEN (
+                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+        END
+    ) END AS after,
+    e.request_id, e.at
+FROM audit_log AS e
+WHERE e.user_id = $1
+  AND e.seq >= $2
+ORDER BY e.seq
+LIMIT $3;
+
+-- get_change(user_id uuid, id bigint) -> maybe Change
+-- audit.sql, index audit_log_pkey
+SELECT e.action, e."table", e.row_id, e.before, e.after, NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  ) AS is_last
+FROM (
+    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+    CASE WHEN e.action <> 'delete' THEN coalesce(
+        (
+            SELECT n.before
+            FROM audit_log AS n
+            WHERE n.user_id = $1
+              AND n.row_id = e.row_id
+              AND n.seq > e.seq
+              AND n.table_name = e.table_name
+              AND n.before IS NOT NULL
+            ORDER BY n.seq
+            LIMIT 1
+        ),
+        CASE e.table_name
+            WHEN 'todos' THEN (
+                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
+                FROM todos AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'conversations' THEN (
+                SELECT to_jsonb(r) - 'updated_hour'
+                FROM conversations AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'messages' THEN (
+                SELECT to_jsonb(r) - 'role' - 'sender_id'
+                FROM messages AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'todo_conversation_links' THEN (
+                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'users' THEN (
+                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = $1
+            )
+            WHEN 'identities' THEN (
+                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+        END
+    ) END AS after,
+    e.request_id, e.at
+    FROM audit_log AS e
+    WHERE e.user_id = $1
+      AND e.seq = $2
+) AS e
+CROSS JOIN LATERAL (SELECT e.id AS seq, e.row_id, e."table" AS table_name) AS a;
+
+-- get_last_change(user_id uuid, row_id uuid, table text) -> one EntryRow
+-- audit.sql, index audit_log_user_id_row_id_idx
+SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+    CASE WHEN e.action <> 'delete' THEN coalesce(
+        (
+            SELECT n.before
+            FROM audit_log AS n
+            WHERE n.user_id = $1
+              AND n.row_id = e.row_id
+              AND n.seq > e.seq
+              AND n.table_name = e.table_name
+              AND n.before IS NOT NULL
+            ORDER BY n.seq
+            LIMIT 1
+        ),
+        CASE e.table_name
+            WHEN 'todos' THEN (
+                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
+                FROM todos AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'conversations' THEN (
+                SELECT to_jsonb(r) - 'updated_hour'
+                FROM conversations AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'messages' THEN (
+                SELECT to_jsonb(r) - 'role' - 'sender_id'
+                FROM messages AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'todo_conversation_links' THEN (
+                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'users' THEN (
+                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = $1
+            )
+            WHEN 'identities' THEN (
+                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+        END
+    ) END AS after,
+    e.request_id, e.at
+FROM audit_log AS e
+WHERE e.user_id = $1
+  AND e.row_id = $2
+  AND e.table_name = $3
+ORDER BY e.seq DESC
+LIMIT 1;
+
+-- undo_user_update(user_id uuid, id bigint) -> maybe UUID
+-- audit.sql, index users_pkey
+UPDATE users AS u
+SET username = r.username,
+    full_name = r.full_name
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::users, a.before) AS r
+WHERE a.user_id = $1
+  AND a.seq = $2
+  AND u.id = $1
+  AND u.version = r.version + 1
+RETURNING u.id;
+
+-- undo_todo_update(user_id uuid, id bigint) -> maybe UUID
+-- audit.sql, index todos_pkey
+UPDATE todos AS t
+SET title = r.title,
+    description = r.description,
+    status = r.status,
+    priority = r.priority,
+    due_date = r.due_date,
+    assigned_to = r.assigned_to,
+    completed_at = r.completed_at,
+    metadata = r.metadata
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
+WHERE a.user_id = $1
+  AND a.seq = $2
+  AND t.user_id = $1
+  AND t.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND t.version = r.version + 1
+RETURNING t.id;
+
+-- undo_conversation_update(user_id uuid, id bigint) -> maybe UUID
+-- audit.sql, index conversations_pkey
+UPDATE conversations AS c
+SET title = r.title,
+    metadata = r.metadata
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
+WHERE a.user_id = $1
+  AND a.seq = $2
+  AND c.user_id = $1
+  AND c.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND c.version = r.version + 1
+RETURNING c.id;
+
+-- undo_message_update(user_id uuid, id bigint) -> maybe UUID
+-- audit.sql, index messages_user_id_id_key
+UPDATE messages AS m
+SET content = r.content,
+    message_type = r.message_type,
+    metadata = r.metadata
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
+WHERE a.user_id = $1
+  AND a.seq = $2
+  AND m.user_id = $1
+  AND m.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND m.version = r.version + 1
+RETURNING m.id;
+
+-- undo_link_update(user_id uuid, id bigint) -> maybe UUID
+-- audit.sql, index todo_conversation_links_pkey
+UPDATE todo_conversation_links AS l
+SET relationship_type = r.relationship_type
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
+WHERE a.user_id = $1
+  AND a.seq = $2
+  AND l.user_id = $1
+  AND l.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND l.version = r.version + 1
+RETURNING l.id;
+
+-- undo_todo_delete(user_id uuid, id bigint) -> maybe UUID
+-- audit.sql, index todos_pkey
+INSERT INTO todos (
+    user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata,
+    created_at, updated_at, version
+)
+SELECT
+    $1, r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
+    r.metadata, r.created_at, r.updated_at, r.version
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
+WHERE a.user_id = $1
+  AND a.seq = $2
+  AND NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  )
+RETURNING id;
+
+-- undo_conversation_delete(user_id uuid, id bigint) -> maybe UUID
+-- audit.sql, index conversations_pkey
+INSERT INTO conversations (user_id, id, title, metadata, last_position, created_at, updated_at, version)
+SELECT $1, r.id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
+FROM audit_log AS a
+CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
+WHERE a.user_id = $1
+  AND a.seq = $2
+  AND NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  )
+RETURNING id;
+
+-- undo_message_delete(user_id uuid, id bigint) -> maybe UUID
+-- audit.sql, index messages_pkey
+INSERT INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version)
+SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version
+FROM (
+    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.created_at, r.updated_at,
+        r.version
+    FROM audit_log AS a
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
+    WHERE a.user_id = $1
+      AND a.seq = $2
+      AND NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  )
+) AS found
+RETURNING id;
+
+-- undo_link_delete(user_id uuid, id bigint) -> maybe UUID
+-- audit.sql, index todo_conversation_links_pkey
+INSERT INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
+SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+FROM (
+    SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
+    FROM audit_log AS a
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
+    WHERE a.user_id = $1
+      AND a.seq = $2
+      AND NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  )
+) AS found
+RETURNING id;
+
+-- restore_messages(user_id uuid, id bigint) -> count
+-- audit.sql, index messages_pkey
+INSERT INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version)
+SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version
+FROM (
+    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.created_at, r.updated_at,
+        r.version
+    FROM audit_log AS a
+    INNER JOIN audit_log AS d
+        ON d.user_id = $1
+        AND d.seq > $2
+        AND d.seq < (
+      SELECT coalesce(
+          (
+              SELECT n.seq
+              FROM audit_log AS n
+              WHERE n.user_id = $1
+                AND n.seq > $2
+                AND n.at > (SELECT b.at FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+              ORDER BY n.seq
+              LIMIT 1
+          ),
+          9223372036854775807
+      )
+  )
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, d.before) AS r
+    WHERE a.user_id = $1
+      AND a.seq = $2
+      AND d.action = 'delete'
+      AND d.table_name = 'messages'
+      AND r.conversation_id = a.row_id
+) AS found
+ORDER BY position;
+
+-- restore_conversation_links(user_id uuid, id bigint) -> count
+-- audit.sql, index todo_conversation_links_pkey
+INSERT INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
+SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+FROM (
+    SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
+    FROM audit_log AS a
+    INNER JOIN audit_log AS d
+        ON d.user_id = $1
+        AND d.seq > $2
+        AND d.seq < (
+      SELECT coalesce(
+          (
+              SELECT n.seq
+              FROM audit_log AS n
+              WHERE n.user_id = $1
+                AND n.seq > $2
+                AND n.at > (SELECT b.at FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+              ORDER BY n.seq
+              LIMIT 1
+          ),
+          9223372036854775807
+      )
+  )
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
+    WHERE a.user_id = $1
+      AND a.seq = $2
+      AND d.action = 'delete'
+      AND d.table_name = 'todo_conversation_links'
+      AND r.conversation_id = a.row_id
+    OFFSET 0
+) AS found
+WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = $1 AND o.id = found.todo_id);
+
+-- restore_todo_links(user_id uuid, id bigint) -> count
+-- audit.sql, index todo_conversation_links_pkey
+INSERT INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
+SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+FROM (
+    SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
+    FROM audit_log AS a
+    INNER JOIN audit_log AS d
+        ON d.user_id = $1
+        AND d.seq > $2
+        AND d.seq < (
+      SELECT coalesce(
+          (
+              SELECT n.seq
+              FROM audit_log AS n
+              WHERE n.user_id = $1
+                AND n.seq > $2
+                AND n.at > (SELECT b.at FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+              ORDER BY n.seq
+              LIMIT 1
+          ),
+          9223372036854775807
+      )
+  )
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
+    WHERE a.user_id = $1
+      AND a.seq = $2
+      AND d.action = 'delete'
+      AND d.table_name = 'todo_conversation_links'
+      AND r.todo_id = a.row_id
+    OFFSET 0
+) AS found
+WHERE EXISTS (SELECT FROM conversations AS o WHERE o.user_id = $1 AND o.id = found.conversation_id);
+
+-- get_conversation(user_id uuid, id uuid) -> maybe Conversation
+-- conversations.sql, index conversations_pkey
+SELECT id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+FROM conversations
+WHERE user_id = $1
+  AND id = $2;
+
+-- create_conversation(user_id uuid, id uuid, title text, metadata jsonb) -> one Conversation
+-- conversations.sql, index conversations_pkey
+INSERT INTO conversations (user_id, id, title, metadata)
+VALUES ($1, coalesce($2, uuid7()), $3, coalesce($4, '{}'))
+RETURNING id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at;
+
+-- update_conversation(user_id uuid, id uuid, set_title boolean, title text, metadata jsonb, version bigint) -> maybe Conversation
+-- conversations.sql, index conversations_pkey
+UPDATE conversations
+SET title = CASE WHEN $3 THEN $4 ELSE title END,
+    metadata = coalesce($5, metadata)
+WHERE user_id = $1
+  AND id = $2
+  AND ($6 IS NULL OR version + 2 * last_position::bigint - message_count = $6)
+RETURNING id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at;
+
+-- delete_conversation(user_id uuid, id uuid, version bigint) -> maybe UUID
+-- conversations.sql, index conversations_pkey
+DELETE FROM conversations
+WHERE user_id = $1
+  AND id = $2
+  AND ($3 IS NULL OR version + 2 * last_position::bigint - message_count = $3)
+RETURNING id;
+
+-- list_conversations(user_id uuid, after timestamptz, after_id uuid, row_limit integer) -> many Conversation
+-- conversations.sql, index conversations_user_id_updated_hour_idx
+SELECT id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+FROM conversations
+WHERE user_id = $1
+  AND updated_hour <= date_bin('1 hour', $2, 'epoch')
+  AND (updated_at, id) < ($2, $3)
+ORDER BY updated_hour DESC, updated_at DESC, id DESC
+LIMIT $4;
+
+-- list_conversations_with_messages(user_id uuid, messages integer, after timestamptz, after_id uuid, row_limit integer) -> many ListedConversation
+-- conversations.sql, index messages_pkey
+SELECT
+    c.id, c.user_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
+    coalesce(m.messages, '[]') AS messages
+FROM (
+    SELECT id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+    FROM conversations
+    WHERE user_id = $1
+      AND updated_hour <= date_bin('1 hour', $3, 'epoch')
+      AND (updated_at, id) < ($3, $4)
+    ORDER BY updated_hour DESC, updated_at DESC, id DESC
+    LIMIT $5
+) AS c
+LEFT JOIN LATERAL (
+    SELECT
+        json_agg(
+            json_build_object(
+                'id', l.id, 'conversation_id', l.conversation_id, 'user_id', l.user_id, 'position', l.position,
+                'sender_type', l.sender_type, 'role', l.role, 'sender_id', l.sender_id, 'content', l.content,
+                'message_type', l.message_type, 'metadata', l.metadata,
+                'created_at', replace(to_char(l.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
+                'updated_at', replace(to_char(l.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+            )
+            ORDER BY l.position
+        ) AS messages
+    FROM (
+        SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
+    updated_at
+        FROM messages
+        WHERE user_id = $1
+          AND conversation_id = c.id
+        ORDER BY position DESC
+        LIMIT $2
+    ) AS l
+) AS m ON TRUE
+ORDER BY c.updated_at DESC, c.id DESC;
+
+-- list_todo_conversations(user_id uuid, id uuid, number bigint, after_id uuid, row_limit integer) -> many Conversation
+-- conversations.sql, index todo_conversation_links_key
+SELECT id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+FROM conversations
+WHERE user_id = $1
+  AND id IN (
+    SELECT l.conversation_id
+    FROM todo_conversation_links AS l
+    WHERE l.user_id = $1
+      AND l.todo_id = CASE
+          WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
+          ELSE $2
+      END
+      AND l.conversation_id > $4
+    GROUP BY l.conversation_id
+    ORDER BY l.conversation_id
+    LIMIT $5
+  )
+ORDER BY id;
+
+-- get_exporter(user_id uuid) -> one Exporter
+-- export.sql, index users_pkey
+SELECT email
+FROM users
+WHERE id = $1;
+
+-- get_last_number(user_id uuid) -> maybe int
+-- export.sql, index todo_counters_pkey
+SELECT last_number
+FROM todo_counters
+WHERE user_id = $1;
+
+-- export_todos(user_id uuid, after integer, limit integer) -> many TodoLine
+-- export.sql, index todos_user_id_number_key
+SELECT
+    id, number, title, description, status, priority, due_date,
+    CASE WHEN assigned_to = $1 THEN 'me' ELSE assigned_to::text END AS assigned_to,
+    completed_at, metadata, created_at, updated_at, version
+FROM todos
+WHERE user_id = $1
+  AND number > $2
+ORDER BY number
+LIMIT $3;
+
+-- export_conversations(user_id uuid, after_id uuid, limit integer) -> many ConversationLine
+-- export.sql, index conversations_pkey
+SELECT id, title, metadata, last_position, message_count, created_at, updated_at, version
+FROM conversations
+WHERE user_id = $1
+  AND id >= coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+  AND id IS DISTINCT FROM $2
+ORDER BY id
+LIMIT $3;
+
+-- export_messages(user_id uuid, after_id uuid, after integer, last_id uuid, limit integer) -> many MessageLine
+-- export.sql, index messages_pkey
+SELECT
+    id, conversation_id, position, sender_type, content, message_type, metadata, created_at, updated_at, version
+FROM messages
+WHERE user_id = $1
+  AND (conversation_id, position) > ($2, $3)
+  AND conversation_id <= $4
+ORDER BY conversation_id, position
+LIMIT $5;
+
+-- export_links(user_id uuid, after_id uuid, limit integer) -> many LinkLine
+-- export.sql, index todo_conversation_links_pkey
+SELECT id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+FROM todo_conversation_links
+WHERE user_id = $1
+  AND id >= coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+  AND id IS DISTINCT FROM $2
+ORDER BY id
+LIMIT $3;
+
+-- check_login() -> one LoginCheck
+-- health.sql, index none
+SELECT
+    session_user::text AS login,
+    to_regclass('public.users') IS NOT NULL AS is_migrated,
+    current_setting('enable_sort') = 'off' AND current_setting('jit') = 'off' AS has_plan_settings,
+    EXISTS (
+        SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolsuper AND pg_has_role(session_user, r.oid, 'MEMBER')
+    ) AS is_superuser,
+    EXISTS (
+        SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolbypassrls AND pg_has_role(session_user, r.oid, 'MEMBER')
+    ) AS bypasses_row_security,
+    has_database_privilege(session_user, current_database(), 'TEMP') AS may_create_temporary_tables,
+    ARRAY(
+        SELECT c.relname::text
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'public'::regnamespace
+            AND c.relkind IN ('r', 'p', 'v', 'm')
+            AND pg_has_role(session_user, c.relowner, 'MEMBER')
+        ORDER BY c.relname
+    ) AS owned_tables,
+    ARRAY(
+        SELECT c.relname::text
+        FROM pg_catalog.pg_class AS c
+        INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped
+        WHERE c.relnamespace = 'public'::regnamespace
+            AND c.relkind IN ('r', 'p')
+            AND NOT (
+                c.relrowsecurity
+                AND c.relforcerowsecurity
+                AND EXISTS (SELECT FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid)
+            )
+        ORDER BY c.relname
+    ) AS unprotected_tables;
+
+-- list_applied_migrations() -> many str
+-- health.sql, index none
+SELECT migration_id
+FROM public._yoyo_migration
+ORDER BY migration_id;
+
+-- forget_idempotency_key(user_id uuid, key text) -> none
+-- idempotency.sql, index idempotency_keys_pkey
+DELETE FROM idempotency_keys
+WHERE user_id = $1
+  AND key = $2
+  AND created_at + INTERVAL '24 hours' < now();
+
+-- claim_idempotency_key(user_id uuid, key text, operation text, request_hash bytea) -> none
+-- idempotency.sql, index idempotency_keys_pkey
+INSERT INTO idempotency_keys (user_id, key, operation, request_hash)
+VALUES ($1, $2, $3, $4);
+
+-- keep_answer(user_id uuid, key text, status smallint, headers jsonb, body bytea) -> none
+-- idempotency.sql, index idempotency_keys_pkey
+UPDATE idempotency_keys
+SET status = $3,
+    headers = $4,
+    body = $5
+WHERE user_id = $1
+  AND key = $2;
+
+-- get_kept_answer(user_id uuid, key text) -> maybe KeptAnswer
+-- idempotency.sql, index idempotency_keys_pkey
+SELECT operation, request_hash, status, headers, body
+FROM idempotency_keys
+WHERE user_id = $1
+  AND key = $2
+  AND status IS NOT NULL;
+
+-- find_exporter(email text) -> maybe UUID
+-- imports.sql, index users_email_key
+SELECT f.id
+FROM find_credentials($1) AS f;
+
+-- reserve_numbers(user_id uuid, last_number integer) -> none
+-- imports.sql, index todo_counters_pkey
+INSERT INTO todo_counters AS c (user_id, last_number)
+VALUES ($1, $2)
+ON CONFLICT (user_id) DO UPDATE SET last_number = excluded.last_number
+WHERE c.last_number < excluded.last_number;
+
+-- begin_chunk() -> none
+-- imports.sql, index none
+SAVEPOINT chunk;
+
+-- keep_chunk() -> none
+-- imports.sql, index none
+RELEASE SAVEPOINT chunk;
+
+-- undo_chunk() -> none
+-- imports.sql, index none
+ROLLBACK TO SAVEPOINT chunk;
+
+-- import_todos(user_id uuid, rows json) -> count
+-- imports.sql, index todos_pkey
+WITH lines AS MATERIALIZED (
+    SELECT
+        r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
+        r.metadata, r.created_at, r.updated_at, r.version,
+        EXISTS (SELECT FROM todos AS n WHERE n.user_id = $1 AND n.number = r.number OFFSET 0) AS is_taken
+    FROM json_to_recordset($2) AS r (
+        id uuid, number integer, title text, description text, status text, priority text, due_date timestamptz,
+        assigned_to text, completed_at timestamptz, metadata jsonb, created_at timestamptz, updated_at timestamptz,
+        version integer
+    )
+    WHERE NOT EXISTS (SELECT FROM todos AS t WHERE t.user_id = $1 AND t.id = r.id OFFSET 0)
+), counter AS (
+    UPDATE todo_counters AS c
+    SET last_number = c.last_number + (SELECT count(*) FROM lines AS l WHERE l.is_taken)
+    WHERE c.user_id = $1
+    RETURNING c.last_number
+)
+INSERT INTO todos (
+    user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata,
+    created_at, updated_at, version
+)
+SELECT
+    $1, l.id,
+    CASE
+        WHEN l.is_taken THEN c.last_number + 1 - row_number() OVER (PARTITION BY l.is_taken ORDER BY l.number DESC)
+        ELSE l.number
+    END,
+    l.title, l.description, l.status, l.priority, l.due_date,
+    CASE WHEN l.assigned_to = 'me' THEN $1 ELSE l.assigned_to::uuid END,
+    l.completed_at, l.metadata, l.created_at, l.updated_at, l.version
+FROM counter AS c
+CROSS JOIN lines AS l
+ON CONFLICT (user_id, id) DO NOTHING;
+
+-- import_conversations(user_id uuid, rows json) -> count
+-- imports.sql, index conversations_pkey
+INSERT INTO conversations (user_id, id, title, metadata, last_position, created_at, updated_at, version)
+SELECT $1, r.id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
+FROM json_to_recordset($2) AS r (
+    id uuid, title text, metadata jsonb, last_position integer, created_at timestamptz, updated_at timestamptz,
+    version integer
+)
+ON CONFLICT (user_id, id) DO NOTHING;
+
+-- import_messages(user_id uuid, rows json) -> count
+-- imports.sql, index messages_pkey
+INSERT INTO messages (
+    user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at,
+    version
+)
+SELECT
+    $1, r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata,
+    r.created_at, r.updated_at, r.version
+FROM json_to_recordset($2) AS r (
+    id uuid, conversation_id uuid, position integer, sender_type text, content text, message_type text,
+    metadata jsonb, created_at timestamptz, updated_at timestamptz, version integer
+)
+WHERE NOT EXISTS (
+    SELECT
+    FROM messages AS m
+    WHERE m.user_id = $1
+      AND m.conversation_id = r.conversation_id
+      AND m.position = r.position
+      AND m.id = r.id
+    OFFSET 0
+);
+
+-- import_links(user_id uuid, rows json) -> count
+-- imports.sql, index todo_conversation_links_key
+INSERT INTO todo_conversation_links (
+    user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+)
+SELECT
+    $1, r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
+FROM json_to_recordset($2) AS r (
+    id uuid, todo_id uuid, conversation_id uuid, relationship_type text, created_at timestamptz,
+    updated_at timestamptz, version integer
+)
+ON CONFLICT DO NOTHING;
+
+-- get_link(user_id uuid, id uuid) -> maybe Link+version
+-- links.sql, index todo_conversation_links_pkey
+SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at, version
+FROM todo_conversation_links
+WHERE user_id = $1
+  AND id = $2;
+
+-- create_link(user_id uuid, todo_id uuid, conversation_id uuid, relationship_type text) -> one Link+version
+-- links.sql, index todo_conversation_links_key
+INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
+VALUES ($1, $2, $3, $4)
+RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, version;
+
+-- link_todo(user_id uuid, id uuid, number bigint, conversation_id uuid, relationship_type text) -> count
+-- links.sql, index todo_conversation_links_key
+INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
+SELECT $1, t.id, $4, $5
+FROM todos AS t
+WHERE t.user_id = $1
+  AND t.id = CASE
+          WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
+          ELSE $2
+      END
+ON CONFLICT (user_id, todo_id, conversation_id, relationship_type) DO NOTHING;
+
+-- update_link(user_id uuid, id uuid, relationship_type text, version integer) -> maybe Link+version
+-- links.sql, index todo_conversation_links_pkey
+UPDATE todo_conversation_links
+SET relationship_type = coalesce($3, relationship_type)
+WHERE user_id = $1
+  AND id = $2
+  AND ($4 IS NULL OR version = $4)
+RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, version;
+
+-- delete_link(user_id uuid, id uuid, version integer) -> maybe UUID
+-- links.sql, index todo_conversation_links_pkey
+DELETE FROM todo_conversation_links
+WHERE user_id = $1
+  AND id = $2
+  AND ($3 IS NULL OR version = $3)
+RETURNING id;
+
+-- list_links(user_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
+-- links.sql, index todo_conversation_links_pkey
+SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+FROM todo_conversation_links
+WHERE user_id = $1
+  AND id < $3
+  AND ($2 IS NULL OR relationship_type = $2)
+ORDER BY id DESC
+LIMIT $4;
+
+-- list_links_of_todo(user_id uuid, todo_id uuid, conversation_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
+-- links.sql, index todo_conversation_links_key
+SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+FROM (
+    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+    FROM todo_conversation_links
+    WHERE user_id = $1
+      AND todo_id = $2
+      AND id < $5
+      AND ($3 IS NULL OR conversation_id = $3)
+      AND ($4 IS NULL OR relationship_type = $4)
+    OFFSET 0
+) AS found
+ORDER BY id DESC
+LIMIT $6;
+
+-- list_links_of_conversation(user_id uuid, conversation_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
+-- links.sql, index todo_conversation_links_conversation_id_idx
+SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+FROM (
+    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+    FROM todo_conversation_links
+    WHERE user_id = $1
+      AND conversation_id = $2
+      AND id < $4
+      AND ($3 IS NULL OR relationship_type = $3)
+    OFFSET 0
+) AS found
+ORDER BY id DESC
+LIMIT $5;
+
+-- find_conversation(user_id uuid, id uuid) -> maybe UUID
+-- messages.sql, index conversations_pkey
+SELECT id
+FROM conversations
+WHERE user_id = $1
+  AND id = $2;
+
+-- open_conversation(user_id uuid, id uuid, title text) -> none
+-- messages.sql, index conversations_pkey
+INSERT INTO conversations (user_id, id, title)
+VALUES ($1, $2, $3);
+
+-- expect_position(user_id uuid, conversation_id uuid, expected integer) -> none
+-- messages.sql, index messages_pkey
+SELECT expect_position($1, $2, $3);
+
+-- create_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb) -> one Message
+-- messages.sql, index messages_pkey
+INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+VALUES (
+    $1, $2, $3, $4, $5, coalesce($6, '{}')
+)
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
+    updated_at;
+
+-- create_two_messages(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, second_sender_type text, second_content text, second_message_type text, second_metadata jsonb) -> many Message
+-- messages.sql, index messages_pkey
+INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+VALUES
+    (
+        $1, $2, $3, $4, $5,
+        coalesce($6, '{}')
+    ),
+    (
+        $1, $2, $7, $8, $9,
+        coalesce($10, '{}')
+    )
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
+    updated_at;
+
+-- create_tagged_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb) -> one Message+version
+-- messages.sql, index messages_pkey
+INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+VALUES (
+    $1, $2, $3, $4, $5, coalesce($6, '{}')
+)
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
+    updated_at, version;
+
+-- get_message(user_id uuid, conversation_id uuid, id uuid) -> maybe Message+version
+-- messages.sql, index messages_user_id_id_key
+SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
+    updated_at, version
+FROM messages
+WHERE user_id = $1
+  AND conversation_id = $2
+  AND id = $3;
+
+-- update_message(user_id uuid, conversation_id uuid, id uuid, content text, message_type text, metadata jsonb, version integer) -> maybe Message+version
+-- messages.sql, index messages_user_id_id_key
+UPDATE messages
+SET content = coalesce($4, content),
+    message_type = coalesce($5, message_type),
+    metadata = coalesce($6, metadata)
+WHERE user_id = $1
+  AND conversation_id = $2
+  AND id = $3
+  AND ($7 IS NULL OR version = $7)
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
+    updated_at, version;
+
+-- delete_message(user_id uuid, conversation_id uuid, id uuid, version integer) -> maybe UUID
+-- messages.sql, index messages_user_id_id_key
+DELETE FROM messages
+WHERE user_id = $1
+  AND conversation_id = $2
+  AND id = $3
+  AND ($4 IS NULL OR version = $4)
+RETURNING id;
+
+-- delete_messages_from(user_id uuid, conversation_id uuid, from_position integer) -> count
+-- messages.sql, index messages_pkey
+DELETE FROM messages
+WHERE user_id = $1
+  AND conversation_id = $2
+  AND position >= $3;
+
+-- list_messages(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many Message
+-- messages.sql, index messages_pkey
+SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
+    updated_at
+FROM messages
+WHERE user_id = $1
+  AND conversation_id = $2
+  AND position > $5
+  AND position < $6
+  AND ($3 IS NULL OR sender_type = $3)
+  AND ($4 IS NULL OR message_type = $4)
+ORDER BY position
+LIMIT $7;
+
+-- list_messages_desc(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many Message
+-- messages.sql, index messages_pkey
+SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
+    updated_at
+FROM messages
+WHERE user_id = $1
+  AND conversation_id = $2
+  AND position > $5
+  AND position < $6
+  AND ($3 IS NULL OR sender_type = $3)
+  AND ($4 IS NULL OR message_type = $4)
+ORDER BY position DESC
+LIMIT $7;
+
+-- list_context(user_id uuid, conversation_id uuid, messages integer) -> many ContextMessage
+-- messages.sql, index messages_pkey
+SELECT l.role, l.content
+FROM (
+    SELECT role, content, position
+    FROM messages
+    WHERE user_id = $1
+      AND conversation_id = $2
+    ORDER BY position DESC
+    LIMIT $3
+) AS l
+ORDER BY l.position;
+
+-- begin_restoring() -> none
+-- restoring.sql, index none
+SET LOCAL app.restoring = 'on';
+
+-- write_entries() -> none
+-- restoring.sql, index none
+SET CONSTRAINTS ALL IMMEDIATE;
+
+-- authenticate(user_id uuid, token_version integer, issued_at bigint) -> none
+-- sign_in.sql, index users_pkey
+SELECT authenticate($1, $2, $3);
+
+-- create_user(user_id uuid, email text, username text, full_name text, password_hash text) -> one User
+-- sign_in.sql, index users_pkey
+INSERT INTO users (id, email, username, full_name, password_hash)
+VALUES ($1, $2, $3, $4, $5)
+RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
+
+-- find_credentials(email text) -> maybe Credentials
+-- sign_in.sql, index users_email_key
+SELECT id, password_hash, is_active, token_version
+FROM find_credentials($1);
+
+-- get_own_credentials(user_id uuid) -> one OwnCredentials
+-- sign_in.sql, index users_pkey
+SELECT email, password_hash
+FROM users
+WHERE id = $1;
+
+-- take_sign_in_attempt(account bytea, networks bytea[]) -> one float
+-- sign_in.sql, index sign_in_attempts_pkey
+SELECT take_sign_in_attempt($1, $2);
+
+-- forgive_sign_in_attempt(account bytea, networks bytea[]) -> none
+-- sign_in.sql, index sign_in_attempts_pkey
+SELECT forgive_sign_in_attempt($1, $2);
+
+-- set_password(user_id uuid, password_hash text) -> none
+-- sign_in.sql, index users_pkey
+UPDATE users
+SET password_hash = $2,
+    token_version = token_version + 1
+WHERE id = $1;
+
+-- revoke_tokens(user_id uuid) -> none
+-- sign_in.sql, index users_pkey
+UPDATE users
+SET token_version = token_version + 1
+WHERE id = $1;
+
+-- resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) -> maybe UUID
+-- sign_in.sql, index identities_issuer_subject_key
+SELECT r.id
+FROM resolve_identity(
+    $1, $2, $3, $4, $5, $6, $7
+) AS r (id)
+WHERE r.id IS NOT NULL;
+
+-- get_task(user_id uuid, number bigint) -> maybe Task+version
+-- tasks.sql, index todos_user_id_number_key
+SELECT number AS id, user_id, title, description, completed, created_at, updated_at, version
+FROM todos
+WHERE user_id = $1
+  AND number = $2;
+
+-- create_task(user_id uuid, title text, description text, status text) -> one Task+version
+-- tasks.sql, index todos_pkey
+INSERT INTO todos (user_id, title, description, status)
+VALUES ($1, $2, $3, $4)
+RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
+
+-- update_task(user_id uuid, number bigint, title text, set_description boolean, description text, completed boolean, version integer) -> maybe Task+version
+-- tasks.sql, index todos_user_id_number_key
+UPDATE todos
+SET title = coalesce($3, title),
+    description = CASE WHEN $4 THEN $5 ELSE description END,
+    status = CASE
+        WHEN $6 THEN 'completed'
+        WHEN NOT $6 AND status = 'completed' THEN 'pending'
+        ELSE status
+    END
+WHERE user_id = $1
+  AND number = $2
+  AND ($7 IS NULL OR version = $7)
+RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
+
+-- complete_task(user_id uuid, number bigint, completed boolean, version integer) -> maybe Task+version
+-- tasks.sql, index todos_user_id_number_key
+UPDATE todos
+SET status = CASE
+        WHEN coalesce($3, status <> 'completed') THEN 'completed'
+        WHEN status = 'completed' THEN 'pending'
+        ELSE status
+    END
+WHERE user_id = $1
+  AND number = $2
+  AND ($4 IS NULL OR version = $4)
+RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
+
+-- delete_task(user_id uuid, number bigint, version integer) -> maybe int
+-- tasks.sql, index todos_user_id_number_key
+DELETE FROM todos
+WHERE user_id = $1
+  AND number = $2
+  AND ($3 IS NULL OR version = $3)
+RETURNING number;
+
+-- list_tasks_by_created(user_id uuid, completed boolean) -> many Task
+-- tasks.sql, index todos_user_id_created_at_idx
+SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+  AND status <> 'archived'
+  AND ($2 IS NULL OR completed = $2)
+ORDER BY created_at, todos.id;
+
+-- list_tasks_by_title(user_id uuid, completed boolean) -> many Task
+-- tasks.sql, index todos_user_id_created_at_idx
+SELECT id, user_id, title, description, completed, created_at, updated_at
+FROM (
+    SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+    FROM todos
+    WHERE user_id = $1
+      AND status <> 'archived'
+      AND ($2 IS NULL OR completed = $2)
+    ORDER BY created_at
+    OFFSET 0
+) AS found
+ORDER BY title, id;
+
+-- list_tasks_by_due_date(user_id uuid, completed boolean) -> many Task
+-- tasks.sql, index todos_user_id_due_date_idx
+SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+  AND status <> 'archived'
+  AND ($2 IS NULL OR completed = $2)
+ORDER BY due_date NULLS LAST, todos.id;
+
+-- get_todo(user_id uuid, id uuid) -> maybe Todo
+-- todos.sql, index todos_pkey
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+  AND id = $2
+UNION ALL
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE assigned_to = $1
+  AND user_id <> $1
+  AND id = $2
+LIMIT 1;
+
+-- get_todo_by_number(user_id uuid, number bigint) -> maybe Todo
+-- todos.sql, index todos_user_id_number_key
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+  AND number = $2;
+
+-- create_todo(user_id uuid, id uuid, title text, description text, status text, priority text, due_date timestamptz, assigned_to uuid, completed_at timestamptz, metadata jsonb) -> one Todo
+-- todos.sql, index todos_pkey
+INSERT INTO todos (user_id, id, title, description, status, priority, due_date, assigned_to, completed_at, metadata)
+VALUES (
+    $1, coalesce($2, uuid7()), $3, $4, $5, $6, $7, $8,
+    $9, coalesce($10, '{}')
+)
+RETURNING id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at;
+
+-- update_todo(user_id uuid, id uuid, number bigint, title text, set_description boolean, description text, status text, priority text, set_due_date boolean, due_date timestamptz, set_assigned_to boolean, assigned_to uuid, set_completed_at boolean, completed_at timestamptz, metadata jsonb, version integer) -> maybe Todo
+-- todos.sql, index todos_pkey
+UPDATE todos
+SET title = coalesce($4, title),
+    description = CASE WHEN $5 THEN $6 ELSE description END,
+    status = coalesce($7, status),
+    priority = coalesce($8, priority),
+    due_date = CASE WHEN $9 THEN $10 ELSE due_date END,
+    assigned_to = CASE WHEN $11 THEN $12 ELSE assigned_to END,
+    completed_at = CASE WHEN $13 THEN $14 ELSE completed_at END,
+    metadata = coalesce($15, metadata)
+WHERE (user_id = $1 OR assigned_to = $1)
+  -- An import keeps ids, so somebody else may have a todo of the same one: then one's own is meant, and never both.
+  AND (
+      user_id = $1
+      OR NOT EXISTS (SELECT FROM todos AS o WHERE o.user_id = $1 AND o.id = todos.id)
+  )
+  AND id = CASE
+          WHEN $2 IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = $1 AND t.number = $3)
+          ELSE $2
+      END
+  AND ($16 IS NULL OR version = $16)
+RETURNING id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at;
+
+-- delete_todo(user_id uuid, id uuid, number bigint, version integer) -> maybe UUID
+-- todos.sql, index todos_pkey
+DELETE FROM todos
+WHERE user_id = $1
+  AND id = CASE
+          WHEN $2 IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = $1 AND t.number = $3)
+          ELSE $2
+      END
+  AND ($4 IS NULL OR version = $4)
+RETURNING id;
+
+-- list_todos_by_status(user_id uuid, status text, after timestamptz, after_id uuid, row_limit integer) -> many Todo
+-- todos.sql, index todos_user_id_status_created_at_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+  AND status = $2
+  AND (created_at, id) < ($3, $4)
+ORDER BY created_at DESC, id DESC
+LIMIT $5;
+
+-- list_todos_by_created_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_created_at_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+    AND (created_at, id) > ($2, $3)
+    AND ($5 IS NULL OR status = ANY ($5))
+    AND ($6 IS NULL OR completed = $6)
+    AND ($7 IS NULL OR priority = ANY ($7))
+    AND ($8 IS NULL OR due_date < $8)
+    AND ($9 IS NULL OR due_date > $9)
+    AND ($10 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+ORDER BY created_at, id
+LIMIT $4;
+
+-- list_todos_by_created_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_created_at_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+    AND (created_at, id) < ($2, $3)
+    AND ($5 IS NULL OR status = ANY ($5))
+    AND ($6 IS NULL OR completed = $6)
+    AND ($7 IS NULL OR priority = ANY ($7))
+    AND ($8 IS NULL OR due_date < $8)
+    AND ($9 IS NULL OR due_date > $9)
+    AND ($10 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+ORDER BY created_at DESC, id DESC
+LIMIT $4;
+
+-- list_todos_by_priority(user_id uuid, after integer, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_priority_rank_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+    AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) > ($2, $3)
+    AND ($5 IS NULL OR status = ANY ($5))
+    AND ($6 IS NULL OR completed = $6)
+    AND ($7 IS NULL OR priority = ANY ($7))
+    AND ($8 IS NULL OR due_date < $8)
+    AND ($9 IS NULL OR due_date > $9)
+    AND ($10 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+ORDER BY (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id
+LIMIT $4;
+
+-- list_todos_by_priority_desc(user_id uuid, after integer, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_priority_rank_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+    AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) < ($2, $3)
+    AND ($5 IS NULL OR status = ANY ($5))
+    AND ($6 IS NULL OR completed = $6)
+    AND ($7 IS NULL OR priority = ANY ($7))
+    AND ($8 IS NULL OR due_date < $8)
+    AND ($9 IS NULL OR due_date > $9)
+    AND ($10 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+ORDER BY (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) DESC, id DESC
+LIMIT $4;
+
+-- list_todos_by_updated_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_updated_hour_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+    AND updated_hour >= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) > ($2, $3)
+    AND ($5 IS NULL OR status = ANY ($5))
+    AND ($6 IS NULL OR completed = $6)
+    AND ($7 IS NULL OR priority = ANY ($7))
+    AND ($8 IS NULL OR due_date < $8)
+    AND ($9 IS NULL OR due_date > $9)
+    AND ($10 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+ORDER BY updated_hour, updated_at, id
+LIMIT $4;
+
+-- list_todos_by_updated_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_updated_hour_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+    AND updated_hour <= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) < ($2, $3)
+    AND ($5 IS NULL OR status = ANY ($5))
+    AND ($6 IS NULL OR completed = $6)
+    AND ($7 IS NULL OR priority = ANY ($7))
+    AND ($8 IS NULL OR due_date < $8)
+    AND ($9 IS NULL OR due_date > $9)
+    AND ($10 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+ORDER BY updated_hour DESC, updated_at DESC, id DESC
+LIMIT $4;
+
+-- list_todos_by_number(user_id uuid, after bigint, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_number_key
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+    AND number > $2
+    AND ($4 IS NULL OR status = ANY ($4))
+    AND ($5 IS NULL OR completed = $5)
+    AND ($6 IS NULL OR priority = ANY ($6))
+    AND ($7 IS NULL OR due_date < $7)
+    AND ($8 IS NULL OR due_date > $8)
+    AND ($9 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $9)
+ORDER BY number
+LIMIT $3;
+
+-- list_todos_by_number_desc(user_id uuid, after bigint, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_number_key
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+    AND number < $2
+    AND ($4 IS NULL OR status = ANY ($4))
+    AND ($5 IS NULL OR completed = $5)
+    AND ($6 IS NULL OR priority = ANY ($6))
+    AND ($7 IS NULL OR due_date < $7)
+    AND ($8 IS NULL OR due_date > $8)
+    AND ($9 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $9)
+ORDER BY number DESC
+LIMIT $3;
+
+-- list_todos_by_due_date(user_id uuid, after timestamptz, after_id uuid, after_undated_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_due_date_idx
+(
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+    FROM todos
+    WHERE user_id = $1
+    AND (due_date, id) > ($2, $3)
+    AND ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    ORDER BY due_date ASC, id ASC
+    LIMIT $5
+)
+UNION ALL
+(
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+    FROM todos
+    WHERE user_id = $1
+    AND due_date IS NULL
+    AND id > $4
+    AND ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    ORDER BY due_date ASC, id ASC
+    LIMIT $5
+)
+ORDER BY due_date ASC NULLS LAST, id ASC
+LIMIT $5;
+
+-- list_todos_by_due_date_desc(user_id uuid, after timestamptz, after_id uuid, after_undated_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_user_id_due_date_idx
+(
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+    FROM todos
+    WHERE user_id = $1
+    AND (due_date, id) < ($2, $3)
+    AND ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    ORDER BY due_date DESC, id DESC
+    LIMIT $5
+)
+UNION ALL
+(
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+    FROM todos
+    WHERE user_id = $1
+    AND due_date IS NULL
+    AND id < $4
+    AND ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    ORDER BY due_date DESC, id DESC
+    LIMIT $5
+)
+ORDER BY due_date DESC NULLS LAST, id DESC
+LIMIT $5;
+
+-- list_assigned_todos(user_id uuid, sort text, direction integer, after bigint, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at,
+        coalesce(CASE $2
+                WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
+                WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
+                WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
+                WHEN 'priority' THEN (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END)
+                ELSE number
+            END * $3, 9223372036854775807) AS sort_key
+    FROM todos
+    WHERE assigned_to = $1
+      AND ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date > $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+) AS visible
+WHERE (sort_key, id) > ($4, $5)
+ORDER BY sort_key, id
+LIMIT $6;
+
+-- list_all_todos(user_id uuid, sort text, direction integer, after bigint, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at,
+        coalesce(CASE $2
+                WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
+                WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
+                WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
+                WHEN 'priority' THEN (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END)
+                ELSE number
+            END * $3, 9223372036854775807) AS sort_key
+    FROM todos
+    WHERE (user_id = $1 OR assigned_to = $1)
+      AND ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date > $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+) AS visible
+WHERE (sort_key, id) > ($4, $5)
+ORDER BY sort_key, id
+LIMIT $6;
+
+-- find_todo(user_id uuid, id uuid, number bigint) -> maybe UUID
+-- todos.sql, index todos_pkey
+SELECT t.id
+FROM todos AS t
+WHERE t.user_id = $1
+  AND t.id = CASE
+          WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
+          ELSE $2
+      END;
+
+-- list_conversation_todos(user_id uuid, conversation_id uuid, after_id uuid, row_limit integer) -> many Todo
+-- todos.sql, index todo_conversation_links_conversation_id_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at
+FROM todos
+WHERE user_id = $1
+  AND id IN (
+    SELECT l.todo_id
+    FROM todo_conversation_links AS l
+    WHERE l.user_id = $1
+      AND l.conversation_id = $2
+      AND l.todo_id > $3
+    GROUP BY l.todo_id
+    ORDER BY l.todo_id
+    LIMIT $4
+  )
+ORDER BY id;
+
+-- get_me(user_id uuid) -> one User
+-- users.sql, index users_pkey
+SELECT id, email, username, full_name, is_active, version, created_at, updated_at
+FROM users
+WHERE id = $1;
+
+-- update_me(user_id uuid, set_username boolean, username text, set_full_name boolean, full_name text, is_active boolean, version integer) -> maybe User
+-- users.sql, index users_pkey
+UPDATE users
+SET username = CASE WHEN $2 THEN $3 ELSE username END,
+    full_name = CASE WHEN $4 THEN $5 ELSE full_name END,
+    is_active = coalesce($6, is_active)
+WHERE id = $1
+  AND ($7 IS NULL OR version = $7)
+RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
+
+-- erase_me(user_id uuid, version integer, records boolean) -> one bool
+-- users.sql, index users_pkey
+SELECT erase_user($1, $2, $3);
+
+-- list_users(username text) -> many PublicUser
+-- users.sql, index users_username_key
+SELECT id, username, full_name
+FROM find_user_by_username($1);
