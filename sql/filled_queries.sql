@@ -544,6 +544,7 @@ RETURNING c.id;
 -- audit.sql, index messages_user_id_id_key
 UPDATE messages AS m
 SET content = r.content,
+    content_truncated = coalesce(r.content_truncated, FALSE),
     message_type = r.message_type,
     metadata = r.metadata
 FROM audit_log AS a
@@ -593,8 +594,9 @@ RETURNING id;
 
 -- undo_conversation_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index conversations_pkey
-INSERT INTO conversations (user_id, id, title, metadata, last_position, created_at, updated_at, version)
-SELECT $1, r.id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
+INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
+SELECT
+    $1, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
 FROM audit_log AS a
 CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
 WHERE a.user_id = $1
@@ -611,11 +613,13 @@ RETURNING id;
 
 -- undo_message_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version)
-SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version
+INSERT INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+    created_at, updated_at, version)
+SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+    created_at, updated_at, version
 FROM (
-    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.created_at, r.updated_at,
-        r.version
+    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
+        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version
     FROM audit_log AS a
     CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
     WHERE a.user_id = $1
@@ -654,11 +658,13 @@ RETURNING id;
 
 -- restore_messages(user_id uuid, id bigint) -> count
 -- audit.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version)
-SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at, version
+INSERT INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+    created_at, updated_at, version)
+SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+    created_at, updated_at, version
 FROM (
-    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.created_at, r.updated_at,
-        r.version
+    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
+        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version
     FROM audit_log AS a
     INNER JOIN audit_log AS d
         ON d.user_id = $1
@@ -756,16 +762,30 @@ WHERE EXISTS (SELECT FROM conversations AS o WHERE o.user_id = $1 AND o.id = fou
 
 -- get_conversation(user_id uuid, id uuid) -> maybe Conversation
 -- conversations.sql, index conversations_pkey
-SELECT id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
 FROM conversations
 WHERE user_id = $1
   AND id = $2;
 
--- create_conversation(user_id uuid, id uuid, title text, metadata jsonb) -> one Conversation
+-- create_conversation(user_id uuid, id uuid, external_id text, title text, metadata jsonb) -> one Conversation
 -- conversations.sql, index conversations_pkey
-INSERT INTO conversations (user_id, id, title, metadata)
-VALUES ($1, coalesce($2, uuid7()), $3, coalesce($4, '{}'))
-RETURNING id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at;
+INSERT INTO conversations (user_id, id, external_id, title, metadata)
+VALUES ($1, coalesce($2, uuid7()), $3, $4, coalesce($5, '{}'))
+RETURNING id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at;
+
+-- ensure_conversation(user_id uuid, external_id text, title text, metadata jsonb) -> maybe Conversation
+-- conversations.sql, index conversations_external_id_key
+INSERT INTO conversations (user_id, external_id, title, metadata)
+VALUES ($1, $2, $3, coalesce($4, '{}'))
+ON CONFLICT (user_id, external_id) WHERE external_id IS NOT NULL DO NOTHING
+RETURNING id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at;
+
+-- get_conversation_by_external_id(user_id uuid, external_id text) -> maybe Conversation
+-- conversations.sql, index conversations_external_id_key
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+FROM conversations
+WHERE user_id = $1
+  AND external_id = $2;
 
 -- update_conversation(user_id uuid, id uuid, set_title boolean, title text, metadata jsonb, version bigint) -> maybe Conversation
 -- conversations.sql, index conversations_pkey
@@ -775,7 +795,7 @@ SET title = CASE WHEN $3 THEN $4 ELSE title END,
 WHERE user_id = $1
   AND id = $2
   AND ($6 IS NULL OR version + 2 * last_position::bigint - message_count = $6)
-RETURNING id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at;
+RETURNING id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at;
 
 -- delete_conversation(user_id uuid, id uuid, version bigint) -> maybe UUID
 -- conversations.sql, index conversations_pkey
@@ -785,57 +805,369 @@ WHERE user_id = $1
   AND ($3 IS NULL OR version + 2 * last_position::bigint - message_count = $3)
 RETURNING id;
 
--- list_conversations(user_id uuid, after timestamptz, after_id uuid, row_limit integer) -> many Conversation
+-- list_conversations_by_updated_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
 -- conversations.sql, index conversations_user_id_updated_hour_idx
-SELECT id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
 FROM conversations
 WHERE user_id = $1
-  AND updated_hour <= date_bin('1 hour', $2, 'epoch')
-  AND (updated_at, id) < ($2, $3)
+    AND updated_hour <= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) < ($2, $3)
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($6 IS NULL OR metadata @> $6)
 ORDER BY updated_hour DESC, updated_at DESC, id DESC
 LIMIT $4;
 
--- list_conversations_with_messages(user_id uuid, messages integer, after timestamptz, after_id uuid, row_limit integer) -> many ListedConversation
+-- list_conversations_by_updated_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
+-- conversations.sql, index conversations_user_id_updated_hour_idx
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+FROM conversations
+WHERE user_id = $1
+    AND updated_hour >= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) > ($2, $3)
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($6 IS NULL OR metadata @> $6)
+ORDER BY updated_hour, updated_at, id
+LIMIT $4;
+
+-- list_conversations_by_created_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
+-- conversations.sql, index conversations_user_id_created_at_idx
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+FROM conversations
+WHERE user_id = $1
+    AND (created_at, id) < ($2, $3)
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($6 IS NULL OR metadata @> $6)
+ORDER BY created_at DESC, id DESC
+LIMIT $4;
+
+-- list_conversations_by_created_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
+-- conversations.sql, index conversations_user_id_created_at_idx
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+FROM conversations
+WHERE user_id = $1
+    AND (created_at, id) > ($2, $3)
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($6 IS NULL OR metadata @> $6)
+ORDER BY created_at, id
+LIMIT $4;
+
+-- list_conversations_by_external_id(user_id uuid, after text, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
+-- conversations.sql, index conversations_external_id_key
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+FROM conversations
+WHERE user_id = $1
+    AND external_id = $2 AND id <> $3
+    AND ($5 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($6 IS NULL OR metadata @> $6)
+ORDER BY external_id
+LIMIT $4;
+
+-- list_conversations_with_messages_by_updated_at_desc(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
 -- conversations.sql, index messages_pkey
 SELECT
-    c.id, c.user_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
-    coalesce(m.messages, '[]') AS messages
+    c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
+    CASE
+        WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
+            json_agg(
+                json_build_object(
+                    'id', c.message_id, 'conversation_id', c.id, 'user_id', c.user_id, 'position', c.position,
+                    'sender_type', c.sender_type, 'role', c.role, 'sender_id', c.sender_id, 'content', c.content,
+                    'message_type', c.message_type, 'metadata', c.message_metadata,
+                    'content_truncated', c.content_truncated,
+                    'created_at', replace(to_char(c.said_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
+                    'updated_at', replace(to_char(c.changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+                )
+                ORDER BY c.position
+            ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
+            '[]'
+        )
+    END AS messages
 FROM (
-    SELECT id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-    FROM conversations
-    WHERE user_id = $1
-      AND updated_hour <= date_bin('1 hour', $3, 'epoch')
-      AND (updated_at, id) < ($3, $4)
-    ORDER BY updated_hour DESC, updated_at DESC, id DESC
-    LIMIT $5
-) AS c
-LEFT JOIN LATERAL (
     SELECT
-        json_agg(
-            json_build_object(
-                'id', l.id, 'conversation_id', l.conversation_id, 'user_id', l.user_id, 'position', l.position,
-                'sender_type', l.sender_type, 'role', l.role, 'sender_id', l.sender_id, 'content', l.content,
-                'message_type', l.message_type, 'metadata', l.metadata,
-                'created_at', replace(to_char(l.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
-                'updated_at', replace(to_char(l.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
-            )
-            ORDER BY l.position
-        ) AS messages
+        p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
+        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
+        sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
+            ORDER BY p.place
+            GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS bytes_before
     FROM (
-        SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
-    updated_at
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        FROM (
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+            FROM conversations
+            WHERE user_id = $1
+                AND updated_hour <= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) < ($4, $5)
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($8 IS NULL OR metadata @> $8)
+            ORDER BY updated_hour DESC, updated_at DESC, id DESC
+            LIMIT $6
+        ) AS conversations
+    ) AS p
+    LEFT JOIN LATERAL (
+        SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at
         FROM messages
         WHERE user_id = $1
-          AND conversation_id = c.id
+          AND conversation_id = p.id
         ORDER BY position DESC
         LIMIT $2
-    ) AS l
-) AS m ON TRUE
-ORDER BY c.updated_at DESC, c.id DESC;
+    ) AS l ON TRUE
+) AS c
+GROUP BY
+    c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
+    c.updated_at, c.bytes_before
+ORDER BY c.place;
+
+-- list_conversations_with_messages_by_updated_at(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
+-- conversations.sql, index messages_pkey
+SELECT
+    c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
+    CASE
+        WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
+            json_agg(
+                json_build_object(
+                    'id', c.message_id, 'conversation_id', c.id, 'user_id', c.user_id, 'position', c.position,
+                    'sender_type', c.sender_type, 'role', c.role, 'sender_id', c.sender_id, 'content', c.content,
+                    'message_type', c.message_type, 'metadata', c.message_metadata,
+                    'content_truncated', c.content_truncated,
+                    'created_at', replace(to_char(c.said_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
+                    'updated_at', replace(to_char(c.changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+                )
+                ORDER BY c.position
+            ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
+            '[]'
+        )
+    END AS messages
+FROM (
+    SELECT
+        p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
+        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
+        sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
+            ORDER BY p.place
+            GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS bytes_before
+    FROM (
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        FROM (
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+            FROM conversations
+            WHERE user_id = $1
+                AND updated_hour >= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) > ($4, $5)
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($8 IS NULL OR metadata @> $8)
+            ORDER BY updated_hour, updated_at, id
+            LIMIT $6
+        ) AS conversations
+    ) AS p
+    LEFT JOIN LATERAL (
+        SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at
+        FROM messages
+        WHERE user_id = $1
+          AND conversation_id = p.id
+        ORDER BY position DESC
+        LIMIT $2
+    ) AS l ON TRUE
+) AS c
+GROUP BY
+    c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
+    c.updated_at, c.bytes_before
+ORDER BY c.place;
+
+-- list_conversations_with_messages_by_created_at_desc(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
+-- conversations.sql, index messages_pkey
+SELECT
+    c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
+    CASE
+        WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
+            json_agg(
+                json_build_object(
+                    'id', c.message_id, 'conversation_id', c.id, 'user_id', c.user_id, 'position', c.position,
+                    'sender_type', c.sender_type, 'role', c.role, 'sender_id', c.sender_id, 'content', c.content,
+                    'message_type', c.message_type, 'metadata', c.message_metadata,
+                    'content_truncated', c.content_truncated,
+                    'created_at', replace(to_char(c.said_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
+                    'updated_at', replace(to_char(c.changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+                )
+                ORDER BY c.position
+            ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
+            '[]'
+        )
+    END AS messages
+FROM (
+    SELECT
+        p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
+        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
+        sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
+            ORDER BY p.place
+            GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS bytes_before
+    FROM (
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        FROM (
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+            FROM conversations
+            WHERE user_id = $1
+                AND (created_at, id) < ($4, $5)
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($8 IS NULL OR metadata @> $8)
+            ORDER BY created_at DESC, id DESC
+            LIMIT $6
+        ) AS conversations
+    ) AS p
+    LEFT JOIN LATERAL (
+        SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at
+        FROM messages
+        WHERE user_id = $1
+          AND conversation_id = p.id
+        ORDER BY position DESC
+        LIMIT $2
+    ) AS l ON TRUE
+) AS c
+GROUP BY
+    c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
+    c.updated_at, c.bytes_before
+ORDER BY c.place;
+
+-- list_conversations_with_messages_by_created_at(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
+-- conversations.sql, index messages_pkey
+SELECT
+    c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
+    CASE
+        WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
+            json_agg(
+                json_build_object(
+                    'id', c.message_id, 'conversation_id', c.id, 'user_id', c.user_id, 'position', c.position,
+                    'sender_type', c.sender_type, 'role', c.role, 'sender_id', c.sender_id, 'content', c.content,
+                    'message_type', c.message_type, 'metadata', c.message_metadata,
+                    'content_truncated', c.content_truncated,
+                    'created_at', replace(to_char(c.said_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
+                    'updated_at', replace(to_char(c.changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+                )
+                ORDER BY c.position
+            ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
+            '[]'
+        )
+    END AS messages
+FROM (
+    SELECT
+        p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
+        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
+        sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
+            ORDER BY p.place
+            GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS bytes_before
+    FROM (
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        FROM (
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+            FROM conversations
+            WHERE user_id = $1
+                AND (created_at, id) > ($4, $5)
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($8 IS NULL OR metadata @> $8)
+            ORDER BY created_at, id
+            LIMIT $6
+        ) AS conversations
+    ) AS p
+    LEFT JOIN LATERAL (
+        SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at
+        FROM messages
+        WHERE user_id = $1
+          AND conversation_id = p.id
+        ORDER BY position DESC
+        LIMIT $2
+    ) AS l ON TRUE
+) AS c
+GROUP BY
+    c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
+    c.updated_at, c.bytes_before
+ORDER BY c.place;
+
+-- list_conversations_with_messages_by_external_id(user_id uuid, messages integer, message_bytes bigint, after text, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
+-- conversations.sql, index messages_pkey
+SELECT
+    c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
+    CASE
+        WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
+            json_agg(
+                json_build_object(
+                    'id', c.message_id, 'conversation_id', c.id, 'user_id', c.user_id, 'position', c.position,
+                    'sender_type', c.sender_type, 'role', c.role, 'sender_id', c.sender_id, 'content', c.content,
+                    'message_type', c.message_type, 'metadata', c.message_metadata,
+                    'content_truncated', c.content_truncated,
+                    'created_at', replace(to_char(c.said_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'),
+                    'updated_at', replace(to_char(c.changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+                )
+                ORDER BY c.position
+            ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
+            '[]'
+        )
+    END AS messages
+FROM (
+    SELECT
+        p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
+        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
+        sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
+            ORDER BY p.place
+            GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS bytes_before
+    FROM (
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        FROM (
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+            FROM conversations
+            WHERE user_id = $1
+                AND external_id = $4 AND id <> $5
+                AND ($7 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+    ))
+    AND ($8 IS NULL OR metadata @> $8)
+            ORDER BY external_id
+            LIMIT $6
+        ) AS conversations
+    ) AS p
+    LEFT JOIN LATERAL (
+        SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at
+        FROM messages
+        WHERE user_id = $1
+          AND conversation_id = p.id
+        ORDER BY position DESC
+        LIMIT $2
+    ) AS l ON TRUE
+) AS c
+GROUP BY
+    c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
+    c.updated_at, c.bytes_before
+ORDER BY c.place;
 
 -- list_todo_conversations(user_id uuid, id uuid, number bigint, after_id uuid, row_limit integer) -> many Conversation
 -- conversations.sql, index todo_conversation_links_key
-SELECT id, user_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
 FROM conversations
 WHERE user_id = $1
   AND id IN (
@@ -879,7 +1211,7 @@ LIMIT $3;
 
 -- export_conversations(user_id uuid, after_id uuid, limit integer) -> many ConversationLine
 -- export.sql, index conversations_pkey
-SELECT id, title, metadata, last_position, message_count, created_at, updated_at, version
+SELECT id, title, metadata, last_position, message_count, created_at, updated_at, version, external_id
 FROM conversations
 WHERE user_id = $1
   AND id >= coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
@@ -890,13 +1222,28 @@ LIMIT $3;
 -- export_messages(user_id uuid, after_id uuid, after integer, last_id uuid, limit integer) -> many MessageLine
 -- export.sql, index messages_pkey
 SELECT
-    id, conversation_id, position, sender_type, content, message_type, metadata, created_at, updated_at, version
-FROM messages
-WHERE user_id = $1
-  AND (conversation_id, position) > ($2, $3)
-  AND conversation_id <= $4
-ORDER BY conversation_id, position
-LIMIT $5;
+    l.id, l.conversation_id, l.position, l.sender_type, l.content, l.message_type, l.metadata, l.created_at,
+    l.updated_at, l.version, l.item, l.content_truncated
+FROM (
+    SELECT
+        p.id, p.conversation_id, p.position, p.sender_type, p.content, p.message_type, p.metadata, p.created_at,
+        p.updated_at, p.version, p.item, p.content_truncated,
+        sum(coalesce(octet_length(p.item), 0)) OVER (ORDER BY p.conversation_id, p.position)
+            - coalesce(octet_length(p.item), 0) AS bytes_before
+    FROM (
+        SELECT
+            id, conversation_id, position, sender_type, content, message_type, metadata, created_at, updated_at,
+            version, item, content_truncated
+        FROM messages
+        WHERE user_id = $1
+          AND (conversation_id, position) > ($2, $3)
+          AND conversation_id <= $4
+        ORDER BY conversation_id, position
+        LIMIT $5
+    ) AS p
+) AS l
+WHERE l.bytes_before < 4194304
+ORDER BY l.conversation_id, l.position;
 
 -- export_links(user_id uuid, after_id uuid, limit integer) -> many LinkLine
 -- export.sql, index todo_conversation_links_pkey
@@ -1040,10 +1387,11 @@ ON CONFLICT (user_id, id) DO NOTHING;
 
 -- import_conversations(user_id uuid, rows json) -> count
 -- imports.sql, index conversations_pkey
-INSERT INTO conversations (user_id, id, title, metadata, last_position, created_at, updated_at, version)
-SELECT $1, r.id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
+INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
+SELECT
+    $1, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
 FROM json_to_recordset($2) AS r (
-    id uuid, title text, metadata jsonb, last_position integer, created_at timestamptz, updated_at timestamptz,
+    id uuid, external_id text, title text, metadata jsonb, last_position integer, created_at timestamptz, updated_at timestamptz,
     version integer
 )
 ON CONFLICT (user_id, id) DO NOTHING;
@@ -1051,15 +1399,16 @@ ON CONFLICT (user_id, id) DO NOTHING;
 -- import_messages(user_id uuid, rows json) -> count
 -- imports.sql, index messages_pkey
 INSERT INTO messages (
-    user_id, conversation_id, position, id, sender_type, content, message_type, metadata, created_at, updated_at,
-    version
+    user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+    created_at, updated_at, version
 )
 SELECT
     $1, r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata,
-    r.created_at, r.updated_at, r.version
+    r.item, coalesce(r.content_truncated, FALSE), r.created_at, r.updated_at, r.version
 FROM json_to_recordset($2) AS r (
     id uuid, conversation_id uuid, position integer, sender_type text, content text, message_type text,
-    metadata jsonb, created_at timestamptz, updated_at timestamptz, version integer
+    metadata jsonb, item text, content_truncated boolean, created_at timestamptz, updated_at timestamptz,
+    version integer
 )
 WHERE NOT EXISTS (
     SELECT
@@ -1083,6 +1432,68 @@ FROM json_to_recordset($2) AS r (
     updated_at timestamptz, version integer
 )
 ON CONFLICT DO NOTHING;
+
+-- authenticate_key(user_id uuid, digest bytea, scope text) -> none
+-- keys.sql, index api_keys_digest_key
+SELECT authenticate_key($1, $2, $3);
+
+-- touch_key(user_id uuid, digest bytea) -> none
+-- keys.sql, index api_keys_digest_key
+UPDATE api_keys
+SET last_used_at = date_trunc('hour', now())
+WHERE user_id = $1
+  AND id IN (
+      SELECT k.id
+      FROM api_keys AS k
+      WHERE k.user_id = $1
+        AND k.digest = $2
+        AND coalesce(k.last_used_at, '-infinity') < date_trunc('hour', now())
+      FOR UPDATE SKIP LOCKED
+  );
+
+-- lock_keys(user_id uuid) -> maybe UUID
+-- keys.sql, index users_pkey
+SELECT id
+FROM users
+WHERE id = $1
+FOR NO KEY UPDATE;
+
+-- create_key(user_id uuid, name text, scope text, digest bytea, expires_at timestamptz) -> one Key
+-- keys.sql, index api_keys_slot_key
+INSERT INTO api_keys (user_id, slot, name, scope, digest, expires_at)
+VALUES (
+    $1,
+    (
+        SELECT coalesce(min(s.slot), 21)
+        FROM generate_series(1, 20) AS s (slot)
+        WHERE NOT EXISTS (SELECT FROM api_keys AS k WHERE k.user_id = $1 AND k.slot = s.slot)
+    ),
+    $2, $3, $4, $5
+)
+RETURNING id, name, scope, expires_at, last_used_at, created_at;
+
+-- list_keys(user_id uuid, before_id uuid, limit integer) -> many Key
+-- keys.sql, index api_keys_pkey
+SELECT id, name, scope, expires_at, last_used_at, created_at
+FROM api_keys
+WHERE user_id = $1
+  AND id < $2
+ORDER BY id DESC
+LIMIT $3;
+
+-- get_key(user_id uuid, id uuid) -> maybe Key
+-- keys.sql, index api_keys_pkey
+SELECT id, name, scope, expires_at, last_used_at, created_at
+FROM api_keys
+WHERE user_id = $1
+  AND id = $2;
+
+-- delete_key(user_id uuid, id uuid) -> maybe UUID
+-- keys.sql, index api_keys_pkey
+DELETE FROM api_keys
+WHERE user_id = $1
+  AND id = $2
+RETURNING id;
 
 -- get_link(user_id uuid, id uuid) -> maybe Link+version
 -- links.sql, index todo_conversation_links_pkey
@@ -1183,60 +1594,63 @@ VALUES ($1, $2, $3);
 -- messages.sql, index messages_pkey
 SELECT expect_position($1, $2, $3);
 
--- create_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb) -> one Message
+-- create_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one Message
 -- messages.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
 VALUES (
-    $1, $2, $3, $4, $5, coalesce($6, '{}')
+    $1, $2, $3, $4, $5, coalesce($6, '{}'),
+    $7, $8
 )
-RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
-    updated_at;
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at;
 
--- create_two_messages(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, second_sender_type text, second_content text, second_message_type text, second_metadata jsonb) -> many Message
+-- create_two_messages(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean, second_sender_type text, second_content text, second_message_type text, second_metadata jsonb, second_item text, second_content_truncated boolean) -> many Message
 -- messages.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
 VALUES
     (
         $1, $2, $3, $4, $5,
-        coalesce($6, '{}')
+        coalesce($6, '{}'), $7, $8
     ),
     (
-        $1, $2, $7, $8, $9,
-        coalesce($10, '{}')
+        $1, $2, $9, $10, $11,
+        coalesce($12, '{}'), $13, $14
     )
-RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
-    updated_at;
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at;
 
--- create_tagged_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb) -> one Message+version
+-- create_tagged_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one FullMessage+version
 -- messages.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata)
+INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
 VALUES (
-    $1, $2, $3, $4, $5, coalesce($6, '{}')
+    $1, $2, $3, $4, $5, coalesce($6, '{}'),
+    $7, $8
 )
-RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
-    updated_at, version;
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, item::json AS item, version;
 
--- get_message(user_id uuid, conversation_id uuid, id uuid) -> maybe Message+version
+-- get_message(user_id uuid, conversation_id uuid, id uuid) -> maybe FullMessage+version
 -- messages.sql, index messages_user_id_id_key
-SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
-    updated_at, version
+SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, item::json AS item, version
 FROM messages
 WHERE user_id = $1
   AND conversation_id = $2
   AND id = $3;
 
--- update_message(user_id uuid, conversation_id uuid, id uuid, content text, message_type text, metadata jsonb, version integer) -> maybe Message+version
+-- update_message(user_id uuid, conversation_id uuid, id uuid, content text, message_type text, metadata jsonb, version integer) -> maybe FullMessage+version
 -- messages.sql, index messages_user_id_id_key
 UPDATE messages
 SET content = coalesce($4, content),
+    content_truncated = content_truncated AND $4 IS NULL,
     message_type = coalesce($5, message_type),
     metadata = coalesce($6, metadata)
 WHERE user_id = $1
   AND conversation_id = $2
   AND id = $3
   AND ($7 IS NULL OR version = $7)
-RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
-    updated_at, version;
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, item::json AS item, version;
 
 -- delete_message(user_id uuid, conversation_id uuid, id uuid, version integer) -> maybe UUID
 -- messages.sql, index messages_user_id_id_key
@@ -1256,8 +1670,8 @@ WHERE user_id = $1
 
 -- list_messages(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many Message
 -- messages.sql, index messages_pkey
-SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
-    updated_at
+SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at
 FROM messages
 WHERE user_id = $1
   AND conversation_id = $2
@@ -1270,8 +1684,8 @@ LIMIT $7;
 
 -- list_messages_desc(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many Message
 -- messages.sql, index messages_pkey
-SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata, created_at,
-    updated_at
+SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at
 FROM messages
 WHERE user_id = $1
   AND conversation_id = $2
@@ -1282,11 +1696,63 @@ WHERE user_id = $1
 ORDER BY position DESC
 LIMIT $7;
 
--- list_context(user_id uuid, conversation_id uuid, messages integer) -> many ContextMessage
+-- list_messages_with_items(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many FullMessage
 -- messages.sql, index messages_pkey
-SELECT l.role, l.content
+SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, l.item::json AS item
 FROM (
-    SELECT role, content, position
+    SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, item,
+        sum(coalesce(octet_length(item), 0)) OVER (ORDER BY position ASC)
+            - coalesce(octet_length(item), 0) AS bytes_before
+    FROM (
+        SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, item
+        FROM messages
+        WHERE user_id = $1
+          AND conversation_id = $2
+          AND position > $5
+          AND position < $6
+          AND ($3 IS NULL OR sender_type = $3)
+          AND ($4 IS NULL OR message_type = $4)
+        ORDER BY position ASC
+        LIMIT $7
+    ) AS p
+) AS l
+WHERE l.bytes_before < 4194304
+ORDER BY l.position ASC;
+
+-- list_messages_with_items_desc(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many FullMessage
+-- messages.sql, index messages_pkey
+SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, l.item::json AS item
+FROM (
+    SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, item,
+        sum(coalesce(octet_length(item), 0)) OVER (ORDER BY position DESC)
+            - coalesce(octet_length(item), 0) AS bytes_before
+    FROM (
+        SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, item
+        FROM messages
+        WHERE user_id = $1
+          AND conversation_id = $2
+          AND position > $5
+          AND position < $6
+          AND ($3 IS NULL OR sender_type = $3)
+          AND ($4 IS NULL OR message_type = $4)
+        ORDER BY position DESC
+        LIMIT $7
+    ) AS p
+) AS l
+WHERE l.bytes_before < 4194304
+ORDER BY l.position DESC;
+
+-- list_context(user_id uuid, conversation_id uuid, messages integer) -> many ContextRow
+-- messages.sql, index messages_pkey
+SELECT l.role, l.content, l.message_type
+FROM (
+    SELECT role, content, message_type, position
     FROM messages
     WHERE user_id = $1
       AND conversation_id = $2
@@ -1294,6 +1760,67 @@ FROM (
     LIMIT $3
 ) AS l
 ORDER BY l.position;
+
+-- list_context_items(user_id uuid, conversation_id uuid, messages integer) -> many ContextItemRow
+-- messages.sql, index messages_pkey
+SELECT l.role, l.content, l.message_type, l.item::json AS item
+FROM (
+    SELECT p.role, p.content, p.message_type, p.item, p.position,
+        sum(octet_length(coalesce(p.item, p.content))) OVER (ORDER BY p.position DESC) AS bytes
+    FROM (
+        SELECT role, content, message_type, item, position
+        FROM messages
+        WHERE user_id = $1
+          AND conversation_id = $2
+        ORDER BY position DESC
+        LIMIT $3
+    ) AS p
+) AS l
+WHERE l.bytes <= 4194304
+ORDER BY l.position;
+
+-- search_messages(user_id uuid, words text[], before_id uuid, looked_at integer, row_limit integer) -> many FoundMessage
+-- messages.sql, index messages_user_id_id_key
+SELECT
+    s.id, s.conversation_id, s.position, s.role, s.message_type,
+    substring(
+        s.content FROM greatest(1, strpos(lower(s.content), lower(($2::text[])[1])) - 40) FOR 200
+    ) AS snippet,
+    s.created_at
+FROM (
+    SELECT id, conversation_id, position, role, message_type, content, created_at
+    FROM messages
+    WHERE user_id = $1
+      AND id < $3
+    ORDER BY id DESC
+    LIMIT $4
+) AS s
+WHERE NOT EXISTS (
+    SELECT FROM unnest($2::text[]) AS w (word) WHERE strpos(lower(s.content), lower(w.word)) = 0
+)
+ORDER BY s.id DESC
+LIMIT $5;
+
+-- find_search_bound(user_id uuid, before_id uuid, looked_at integer) -> maybe UUID
+-- messages.sql, index messages_user_id_id_key
+SELECT id
+FROM messages
+WHERE user_id = $1
+  AND id < $2
+ORDER BY id DESC
+OFFSET $3 - 1
+LIMIT 1;
+
+-- find_item(user_id uuid, conversation_id uuid, item_id text) -> maybe FullMessage
+-- messages.sql, index messages_pkey
+SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at, item::json AS item
+FROM messages
+WHERE user_id = $1
+  AND conversation_id = $2
+  AND metadata ->> 'item_id' = $3
+ORDER BY position DESC
+LIMIT 1;
 
 -- begin_restoring() -> none
 -- restoring.sql, index none
@@ -1515,7 +2042,7 @@ WHERE user_id = $1
 ORDER BY created_at DESC, id DESC
 LIMIT $5;
 
--- list_todos_by_created_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_created_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_created_at_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1529,10 +2056,15 @@ WHERE user_id = $1
     AND ($9 IS NULL OR due_date > $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+    AND ($11 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($11::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($12 IS NULL OR metadata @> $12)
 ORDER BY created_at, id
 LIMIT $4;
 
--- list_todos_by_created_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_created_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_created_at_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1546,10 +2078,15 @@ WHERE user_id = $1
     AND ($9 IS NULL OR due_date > $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+    AND ($11 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($11::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($12 IS NULL OR metadata @> $12)
 ORDER BY created_at DESC, id DESC
 LIMIT $4;
 
--- list_todos_by_priority(user_id uuid, after integer, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_priority(user_id uuid, after integer, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_priority_rank_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1563,10 +2100,15 @@ WHERE user_id = $1
     AND ($9 IS NULL OR due_date > $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+    AND ($11 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($11::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($12 IS NULL OR metadata @> $12)
 ORDER BY (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id
 LIMIT $4;
 
--- list_todos_by_priority_desc(user_id uuid, after integer, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_priority_desc(user_id uuid, after integer, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_priority_rank_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1580,10 +2122,15 @@ WHERE user_id = $1
     AND ($9 IS NULL OR due_date > $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+    AND ($11 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($11::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($12 IS NULL OR metadata @> $12)
 ORDER BY (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) DESC, id DESC
 LIMIT $4;
 
--- list_todos_by_updated_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_updated_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1597,10 +2144,15 @@ WHERE user_id = $1
     AND ($9 IS NULL OR due_date > $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+    AND ($11 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($11::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($12 IS NULL OR metadata @> $12)
 ORDER BY updated_hour, updated_at, id
 LIMIT $4;
 
--- list_todos_by_updated_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_updated_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1614,10 +2166,15 @@ WHERE user_id = $1
     AND ($9 IS NULL OR due_date > $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+    AND ($11 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($11::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($12 IS NULL OR metadata @> $12)
 ORDER BY updated_hour DESC, updated_at DESC, id DESC
 LIMIT $4;
 
--- list_todos_by_number(user_id uuid, after bigint, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_number(user_id uuid, after bigint, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_number_key
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1631,10 +2188,15 @@ WHERE user_id = $1
     AND ($8 IS NULL OR due_date > $8)
     AND ($9 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $9)
+    AND ($10 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($10::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($11 IS NULL OR metadata @> $11)
 ORDER BY number
 LIMIT $3;
 
--- list_todos_by_number_desc(user_id uuid, after bigint, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_number_desc(user_id uuid, after bigint, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_number_key
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1648,10 +2210,15 @@ WHERE user_id = $1
     AND ($8 IS NULL OR due_date > $8)
     AND ($9 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $9)
+    AND ($10 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($10::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($11 IS NULL OR metadata @> $11)
 ORDER BY number DESC
 LIMIT $3;
 
--- list_todos_by_due_date(user_id uuid, after timestamptz, after_id uuid, after_undated_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_due_date(user_id uuid, after timestamptz, after_id uuid, after_undated_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_due_date_idx
 (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -1666,6 +2233,11 @@ LIMIT $3;
     AND ($10 IS NULL OR due_date > $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($12::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13)
     ORDER BY due_date ASC, id ASC
     LIMIT $5
 )
@@ -1684,13 +2256,18 @@ UNION ALL
     AND ($10 IS NULL OR due_date > $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($12::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13)
     ORDER BY due_date ASC, id ASC
     LIMIT $5
 )
 ORDER BY due_date ASC NULLS LAST, id ASC
 LIMIT $5;
 
--- list_todos_by_due_date_desc(user_id uuid, after timestamptz, after_id uuid, after_undated_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_todos_by_due_date_desc(user_id uuid, after timestamptz, after_id uuid, after_undated_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_user_id_due_date_idx
 (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -1705,6 +2282,11 @@ LIMIT $5;
     AND ($10 IS NULL OR due_date > $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($12::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13)
     ORDER BY due_date DESC, id DESC
     LIMIT $5
 )
@@ -1723,13 +2305,18 @@ UNION ALL
     AND ($10 IS NULL OR due_date > $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($12::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13)
     ORDER BY due_date DESC, id DESC
     LIMIT $5
 )
 ORDER BY due_date DESC NULLS LAST, id DESC
 LIMIT $5;
 
--- list_assigned_todos(user_id uuid, sort text, direction integer, after bigint, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_assigned_todos(user_id uuid, sort text, direction integer, after bigint, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1752,12 +2339,17 @@ FROM (
     AND ($11 IS NULL OR due_date > $11)
     AND ($12 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($13::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14)
 ) AS visible
 WHERE (sort_key, id) > ($4, $5)
 ORDER BY sort_key, id
 LIMIT $6;
 
--- list_all_todos(user_id uuid, sort text, direction integer, after bigint, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean) -> many Todo
+-- list_all_todos(user_id uuid, sort text, direction integer, after bigint, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
@@ -1780,6 +2372,11 @@ FROM (
     AND ($11 IS NULL OR due_date > $11)
     AND ($12 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($13::text[]) AS w (word)
+        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14)
 ) AS visible
 WHERE (sort_key, id) > ($4, $5)
 ORDER BY sort_key, id
