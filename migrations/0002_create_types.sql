@@ -100,12 +100,14 @@ CONSTRAINT title_check CHECK (
     AND (char_length(VALUE) <= 200 OR (char_length(VALUE) <= 1000 AND public.visible_length(VALUE) <= 200))
 );
 CREATE DOMAIN public.description AS text CONSTRAINT description_check CHECK (char_length(VALUE) <= 1000);
+
 CREATE DOMAIN public.content AS text CONSTRAINT content_check CHECK (char_length(VALUE) <= 10000);
 
 -- Text and not json, which can't become part of the trail's jsonb where it holds NUL or half of a surrogate pair. The
 -- cast holds it to the grammar.
 CREATE DOMAIN public.item AS text
 CONSTRAINT item_check CHECK (VALUE IS NULL OR (octet_length(VALUE) <= 1048576 AND VALUE::json IS NOT NULL));
+
 CREATE DOMAIN public.metadata AS jsonb
 CONSTRAINT metadata_check CHECK (VALUE = '{}' OR public.metadata_is_valid(VALUE));
 CREATE DOMAIN public.status AS text

@@ -28,10 +28,12 @@ CREATE TABLE public.conversations (
 -- each message leaves one, go before there are many.
 WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX conversations_user_id_updated_hour_idx ON public.conversations (user_id, updated_hour);
+
 CREATE INDEX conversations_user_id_created_at_idx ON public.conversations (user_id, created_at, id);
 -- Partial, so that conversations without one cost nothing.
 CREATE UNIQUE INDEX conversations_external_id_key ON public.conversations (user_id, external_id)
 WHERE external_id IS NOT NULL;
+
 COMMENT ON TABLE public.conversations IS 'Threads of messages between a user and an assistant.';
 COMMENT ON COLUMN public.conversations.user_id IS 'The owner.';
 COMMENT ON COLUMN public.conversations.id IS 'UUID version 7.';
