@@ -20,6 +20,7 @@ from litestar import get, post
 from litestar.params import FromPath
 from msgspec import Meta
 
+from service.db.caller import Caller
 from service.db.queries import BEGIN_RESTORING, WRITE_ENTRIES, Count, Many, Maybe, One, Statement
 from service.http.fields import Number, Time, check_time
 from service.http.idempotency import idempotent
@@ -192,6 +193,16 @@ async def list_audit(request: Request) -> Page[Entry]:
     if page.next_cursor is None and bound is not None:
         page.next_cursor = encode_cursor(question, (bound,))
     return page
+
+
+async def last_change(caller: Caller, table: str) -> int | None:
+    """The id of the last change of a table's rows; None where there is none among the newest ``LOOKED_AT`` entries."""
+    trail = await caller.run(_get_trail())
+    if trail is None:
+        return None
+    bounds = {"first": max(trail.oldest, trail.newest + 1 - LOOKED_AT), "before": trail.newest + 1}
+    rows = await caller.run(_list(table=table, action=None, row_limit=1, **bounds))
+    return rows[0].id if rows else None
 
 
 @get("/v1/changes", query=PageQuery, scope="read")

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service import audit, conversations, links, messages, todo_lists, todos
 from service import search as search_of_messages
-from service.audit import AuditFilters, Entry
+from service.audit import Entry
 from service.contexts import ContextMessage, ContextSize
 from service.conversations import Conversation, ConversationCreate, ConversationFilters
 from service.db.queries import Versioned
@@ -369,12 +369,9 @@ async def undo_change(asked: Any, data: Undo) -> Any:
 
     It is the last one, or the one named by change_id; refused where something else has happened to the task since.
     """
-    change_id = data.change_id
+    change_id = await audit.last_change(asked.user, "todos") if data.change_id is None else data.change_id
     if change_id is None:
-        page = await audit.list_audit.fn(asked.asking(AuditFilters(table="todos", limit=1)))
-        if not page.items:
-            raise Problem("not_found", "No task has been changed yet.")
-        change_id = page.items[0].id
+        raise Problem("not_found", "No task has been changed yet.")
     return await audit.revert_change.fn(asked, change_id)
 
 

@@ -24,7 +24,7 @@ COMMANDS = {
     "export": ("data.export_account", "Write everything that an account owns, as lines of JSON."),
     "import": ("data.import_account", "Bring a file that an export wrote into an account."),
     "prune": ("database.prune", "Remove old audit entries and idempotency keys, and conversations if told so."),
-    "queries": ("database.queries", "List the named queries."),
+    "queries": ("database.queries", "Print the named queries."),
 }
 """Where each command stands, and the first sentence of its help; in the order in which a newcomer needs them."""
 

@@ -201,7 +201,7 @@ def test_the_login_that_create_login_makes_is_accepted(database: TestDatabase) -
     [
         ("ALTER ROLE unsafe_login SUPERUSER", "is a superuser"),
         ("ALTER ROLE unsafe_login BYPASSRLS", "bypasses row security"),
-        ("GRANT todochat_owner TO unsafe_login", "owns tables or belongs to their owner (audit_log,"),
+        ("GRANT todochat_owner TO unsafe_login", "owns tables or belongs to their owner (api_keys,"),
         ("CREATE ROLE unsafe_group SUPERUSER; GRANT unsafe_group TO unsafe_login", "may become one"),
         ("CREATE ROLE unsafe_group BYPASSRLS; GRANT unsafe_group TO unsafe_login", "may become a role that does"),
     ],

@@ -82,7 +82,8 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databas
 
 # Every POST under a user
 
-POSTS = [route for route in ROUTES if route.method == "POST" and not route.public]
+POSTS = [route for route in ROUTES if route.method == "POST" and not route.public and route.name != "create_key"]
+"""The first answer of create_key is not kept as a whole: see test_keys."""
 MESSAGE = {"sender_type": "user", "content": "hello"}
 BODIES: dict[str, Any] = {
     "logout_everywhere": None,

@@ -220,7 +220,7 @@ def wait_until_caught_up(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -
         psycopg.connect(primary.url(), autocommit=True) as there,
         psycopg.connect(standby.url(), autocommit=True) as here,
     ):
-        (reached,) = there.execute("SELECT pg_current_wal_flush_lsn()").fetchone() or ("",)
+        (reached,) = there.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or ("",)
         query = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
         wait_for(lambda: here.execute(query, (reached,)).fetchone() == (True,))
 
