@@ -1437,17 +1437,17 @@ ON CONFLICT DO NOTHING;
 -- keys.sql, index api_keys_digest_key
 SELECT authenticate_key($1, $2, $3);
 
--- touch_key(user_id uuid, digest bytea) -> none
+-- touch_key(user_id uuid, digest bytea, hour timestamptz) -> none
 -- keys.sql, index api_keys_digest_key
 UPDATE api_keys
-SET last_used_at = date_trunc('hour', now())
+SET last_used_at = $3
 WHERE user_id = $1
   AND id IN (
       SELECT k.id
       FROM api_keys AS k
       WHERE k.user_id = $1
         AND k.digest = $2
-        AND coalesce(k.last_used_at, '-infinity') < date_trunc('hour', now())
+        AND coalesce(k.last_used_at, '-infinity') < $3
       FOR UPDATE SKIP LOCKED
   );
 

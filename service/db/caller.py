@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar, overload
 from uuid import UUID
@@ -41,8 +42,9 @@ class ApiKey:
     def check(self, *, reads_only: bool) -> list[Statement[Any]]:
         """What a transaction of the key begins with; ``reads_only``: it could not note the use."""
         checks: list[Statement[Any]] = [_AUTHENTICATE_KEY(digest=self.digest, scope=self.scope)]
-        if not reads_only and self._noted.get(self.digest) != int(time.time()) // 3600:
-            checks.append(_TOUCH_KEY(digest=self.digest))
+        hour = int(time.time()) // 3600
+        if not reads_only and self._noted.get(self.digest) != hour:
+            checks.append(_TOUCH_KEY(digest=self.digest, hour=datetime.fromtimestamp(hour * 3600, UTC)))
         return checks
 
     def note(self) -> None:

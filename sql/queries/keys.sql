@@ -13,17 +13,18 @@ SELECT authenticate_key(%(user_id)s, %(digest)s, %(scope)s);
 -- Notes the hour. While another transaction does, this one goes on without.
 -- param user_id: uuid
 -- param digest: bytea
+-- param hour: timestamptz
 -- returns: none
 -- index: api_keys_digest_key
 UPDATE api_keys
-SET last_used_at = date_trunc('hour', now())
+SET last_used_at = %(hour)s
 WHERE user_id = %(user_id)s
   AND id IN (
       SELECT k.id
       FROM api_keys AS k
       WHERE k.user_id = %(user_id)s
         AND k.digest = %(digest)s
-        AND coalesce(k.last_used_at, '-infinity') < date_trunc('hour', now())
+        AND coalesce(k.last_used_at, '-infinity') < %(hour)s
       FOR UPDATE SKIP LOCKED
   );
 

@@ -229,6 +229,7 @@ BODIES: dict[str, Any] = {
     "create_todo": {"title": "New"},
     "batch_todos": {"create": [{"title": "New"}]},
     "create_conversation": {},
+    "ensure_conversation": {"title": "New"},
     "update_conversation": {"title": "New"},
     "create_message": {"sender_type": "user", "content": "Hello"},
     "update_message": {"content": "Changed"},

@@ -601,6 +601,7 @@ def example(query: QueryText, name: str, kind: str) -> Any:
         "after_undated_id": first,
         "digest": hashlib.sha256(f"{user_id(OWNER)}1".encode()).digest(),
         "scope": "write",
+        "hour": "2030-01-01T00:00:00Z",
         "sort": "created_at",
         "direction": -1,
         "username": "User77",

@@ -166,7 +166,7 @@ QUERY_CASES = {
         reaches=False,
         refused_to_others="invalid_token",
     ),
-    "touch_key": QueryCase(lambda world: {"digest": world.api_key_digest}),
+    "touch_key": QueryCase(lambda world: {"digest": world.api_key_digest, "hour": datetime(2030, 1, 1, tzinfo=UTC)}),
     "lock_keys": QueryCase(),
     "create_key": QueryCase(
         lambda _: {"name": "Planted", "scope": "write", "digest": secrets.token_bytes(32), "expires_at": None}
