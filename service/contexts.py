@@ -78,13 +78,19 @@ def context_of(rows: Sequence[ContextRow], size: ContextSize | TurnContext) -> C
     """The newest of the rows that fit, oldest first, without outputs whose call isn't among them."""
     if size.max_characters is not None:
         rows = _fitting(rows, size.max_characters)
-    if any(row.message_type != "text" for row in rows) or size.format == "items":
-        rows = rows[first_whole([_calls(row) for row in rows]) :]
+    if size.format == "messages":
+        if {row.message_type for row in rows} - {"text"}:
+            rows = _whole(rows)
+        return [ContextMessage(row.role, row.content) for row in rows]
     found: list[Any] = []
-    for row in rows:
+    for row in _whole(rows):
         item = row.item if isinstance(row, ContextItemRow) else None
         found.append(ContextMessage(row.role, row.content) if item is None else item)
     return found
+
+
+def _whole(rows: Sequence[ContextRow]) -> Sequence[ContextRow]:
+    return rows[first_whole([_calls(row) for row in rows]) :]
 
 
 def _fitting(rows: Sequence[ContextRow], characters: int) -> Sequence[ContextRow]:
