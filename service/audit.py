@@ -10,7 +10,7 @@ An undo goes around the rules of transitions and past due dates, since going bac
 around the rule that an assignee is active.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -91,6 +91,12 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     at: datetime
 
 
+class ListedEntryRow(EntryRow, frozen=True, gc=False):
+    """The same in a page; where it doesn't fit into an answer, its rows are left out."""
+
+    fits: bool
+
+
 class Trail(msgspec.Struct, frozen=True):
     """The numbers of the oldest and the newest entry that are kept."""
 
@@ -127,10 +133,10 @@ class Change(msgspec.Struct, frozen=True):
 
 _get_trail = Maybe("get_trail", Trail)
 _find_place = Maybe("find_audit_place", int)
-_list = Many("list_audit", EntryRow)
-_list_of_row = Many("list_audit_of_row", EntryRow)
+_list = Many("list_audit", ListedEntryRow)
+_list_of_row = Many("list_audit_of_row", ListedEntryRow)
 _find_bound = Maybe("find_audit_bound", int)
-_list_changes = Many("list_changes", EntryRow)
+_list_changes = Many("list_changes", ListedEntryRow)
 _get_change = Maybe("get_change", Change)
 _get_last = One("get_last_change", EntryRow)
 
@@ -189,7 +195,8 @@ async def list_audit(request: Request) -> Page[Entry]:
         bound = max(first, before - LOOKED_AT) if is_filtered else first
         rows = await request.user.run(_list(**filters, first=bound, before=before))
         bound = bound if bound > first else None
-    page = page_of([_entry(row) for row in rows], query.limit, question, lambda entry: (entry.id,))
+    limit = min(query.limit, _count_fitting(rows))
+    page = page_of([_entry(row) for row in rows], limit, question, lambda entry: (entry.id,))
     if page.next_cursor is None and bound is not None:
         page.next_cursor = encode_cursor(question, (bound,))
     return page
@@ -222,10 +229,14 @@ async def list_changes(request: Request) -> Page[Entry]:
     is_there = bool(rows) and (rows[0].id, rows[0].at) == (after, at)
     if query.cursor is not None and not is_there and (rows[0].id != after + 1 if rows else after):
         raise Problem("invalid_cursor", "What follows this cursor is not kept any more. Begin without one.")
-    entries = [_entry(row) for row in rows[is_there:][: query.limit]]
+    entries = [_entry(row) for row in rows[: _count_fitting(rows)][is_there:][: query.limit]]
     items, count = fitting(entries)
     place = (entries[count - 1].id, entries[count - 1].at) if entries else (after, at)
     return Page(items, encode_cursor("changes", place))
+
+
+def _count_fitting(rows: Sequence[ListedEntryRow]) -> int:
+    return sum(row.fits for row in rows)
 
 
 def _entry(row: EntryRow) -> Entry:

@@ -214,115 +214,133 @@ SELECT h.low
 FROM halves AS h
 WHERE h.low >= h.high;
 
--- list_audit(user_id uuid, table text, action text, first bigint, before bigint, row_limit integer) -> many EntryRow
+-- list_audit(user_id uuid, table text, action text, first bigint, before bigint, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_pkey
-SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
-        CASE e.table_name
-            WHEN 'todos' THEN (
-                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
-                FROM todos AS r
-                WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-            WHEN 'conversations' THEN (
-                SELECT to_jsonb(r) - 'updated_hour'
-                FROM conversations AS r
-                WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-            WHEN 'messages' THEN (
-                SELECT to_jsonb(r) - 'role' - 'sender_id'
-                FROM messages AS r
-                WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-            WHEN 'todo_conversation_links' THEN (
-                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-            WHEN 'users' THEN (
-                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = $1
-            )
-            WHEN 'identities' THEN (
-                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-        END
-    ) END AS after,
-    e.request_id, e.at
-FROM audit_log AS e
-WHERE e.user_id = $1
-  AND e.seq >= $4
-  AND e.seq < $5
-  AND ($2 IS NULL OR e.table_name = $2)
-  AND ($3 IS NULL OR e.action = $3)
-ORDER BY e.seq DESC
-LIMIT $6;
-
--- list_audit_of_row(user_id uuid, row_id uuid, table text, action text, first bigint, before bigint, looked_at integer, row_limit integer) -> many EntryRow
--- audit.sql, index audit_log_user_id_row_id_idx
-SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
-        CASE e.table_name
-            WHEN 'todos' THEN (
-                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
-                FROM todos AS r
-                WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-            WHEN 'conversations' THEN (
-                SELECT to_jsonb(r) - 'updated_hour'
-                FROM conversations AS r
-                WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-            WHEN 'messages' THEN (
-                SELECT to_jsonb(r) - 'role' - 'sender_id'
-                FROM messages AS r
-                WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-            WHEN 'todo_conversation_links' THEN (
-                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-            WHEN 'users' THEN (
-                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = $1
-            )
-            WHEN 'identities' THEN (
-                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
-            )
-        END
-    ) END AS after,
-    e.request_id, e.at
+SELECT l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
+    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
+    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
+    l.request_id, l.at,
+    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits
 FROM (
-    SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
-    FROM audit_log AS a
-    WHERE a.user_id = $1
-      AND a.row_id = $2
-      AND a.seq >= $5
-      AND a.seq < $6
-    ORDER BY a.seq DESC
-    LIMIT $7
-) AS e
-WHERE ($3 IS NULL OR e.table_name = $3)
-  AND ($4 IS NULL OR e.action = $4)
-ORDER BY e.seq DESC
-LIMIT $8;
+    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+    CASE WHEN e.action <> 'delete' THEN coalesce(
+        (
+            SELECT n.before
+            FROM audit_log AS n
+            WHERE n.user_id = $1
+              AND n.row_id = e.row_id
+              AND n.seq > e.seq
+              AND n.table_name = e.table_name
+              AND n.before IS NOT NULL
+            ORDER BY n.seq
+            LIMIT 1
+        ),
+        CASE e.table_name
+            WHEN 'todos' THEN (
+                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
+                FROM todos AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'conversations' THEN (
+                SELECT to_jsonb(r) - 'updated_hour'
+                FROM conversations AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'messages' THEN (
+                SELECT to_jsonb(r) - 'role' - 'sender_id'
+                FROM messages AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'todo_conversation_links' THEN (
+                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'users' THEN (
+                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = $1
+            )
+            WHEN 'identities' THEN (
+                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+        END
+    ) END AS after,
+    e.request_id, e.at
+    FROM audit_log AS e
+    WHERE e.user_id = $1
+      AND e.seq >= $4
+      AND e.seq < $5
+      AND ($2 IS NULL OR e.table_name = $2)
+      AND ($3 IS NULL OR e.action = $3)
+    ORDER BY e.seq DESC
+    LIMIT $6
+) AS l
+WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY l.id DESC;
+
+-- list_audit_of_row(user_id uuid, row_id uuid, table text, action text, first bigint, before bigint, looked_at integer, row_limit integer) -> many ListedEntryRow
+-- audit.sql, index audit_log_user_id_row_id_idx
+SELECT l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
+    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
+    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
+    l.request_id, l.at,
+    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits
+FROM (
+    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+    CASE WHEN e.action <> 'delete' THEN coalesce(
+        (
+            SELECT n.before
+            FROM audit_log AS n
+            WHERE n.user_id = $1
+              AND n.row_id = e.row_id
+              AND n.seq > e.seq
+              AND n.table_name = e.table_name
+              AND n.before IS NOT NULL
+            ORDER BY n.seq
+            LIMIT 1
+        ),
+        CASE e.table_name
+            WHEN 'todos' THEN (
+                SELECT to_jsonb(r) - 'completed' - 'updated_hour'
+                FROM todos AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'conversations' THEN (
+                SELECT to_jsonb(r) - 'updated_hour'
+                FROM conversations AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'messages' THEN (
+                SELECT to_jsonb(r) - 'role' - 'sender_id'
+                FROM messages AS r
+                WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'todo_conversation_links' THEN (
+                SELECT to_jsonb(r) FROM todo_conversation_links AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+            WHEN 'users' THEN (
+                SELECT to_jsonb(r) - 'password_hash' - 'tokens_valid_from' FROM users AS r WHERE r.id = $1
+            )
+            WHEN 'identities' THEN (
+                SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            )
+        END
+    ) END AS after,
+    e.request_id, e.at
+    FROM (
+        SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
+        FROM audit_log AS a
+        WHERE a.user_id = $1
+          AND a.row_id = $2
+          AND a.seq >= $5
+          AND a.seq < $6
+        ORDER BY a.seq DESC
+        LIMIT $7
+    ) AS e
+    WHERE ($3 IS NULL OR e.table_name = $3)
+      AND ($4 IS NULL OR e.action = $4)
+    ORDER BY e.seq DESC
+    LIMIT $8
+) AS l
+WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY l.id DESC;
 
 -- find_audit_bound(user_id uuid, row_id uuid, first bigint, before bigint, looked_at integer) -> maybe int
 -- audit.sql, index audit_log_user_id_row_id_idx
@@ -336,9 +354,15 @@ ORDER BY a.seq DESC
 OFFSET $5 - 1
 LIMIT 1;
 
--- list_changes(user_id uuid, first bigint, row_limit integer) -> many EntryRow
+-- list_changes(user_id uuid, first bigint, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_pkey
-SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+SELECT l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
+    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
+    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
+    l.request_id, l.at,
+    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits
+FROM (
+    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
     CASE WHEN e.action <> 'delete' THEN coalesce(
         (
             SELECT n.before
@@ -379,11 +403,14 @@ SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.
         END
     ) END AS after,
     e.request_id, e.at
-FROM audit_log AS e
-WHERE e.user_id = $1
-  AND e.seq >= $2
-ORDER BY e.seq
-LIMIT $3;
+    FROM audit_log AS e
+    WHERE e.user_id = $1
+      AND e.seq >= $2
+    ORDER BY e.seq
+    LIMIT $3
+) AS l
+WINDOW w AS (ORDER BY l.id ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
+ORDER BY l.id;
 
 -- get_change(user_id uuid, id bigint) -> maybe Change
 -- audit.sql, index audit_log_pkey

@@ -47,6 +47,14 @@ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
     ) END AS after,
     e.request_id, e.at;
 
+-- slot: bounded_entry_columns
+-- An entry of a page l, with its rows unless those of the entries before it have 4 MiB already.
+l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
+    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
+    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
+    l.request_id, l.at,
+    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits;
+
 -- name: get_trail
 -- The numbers of the oldest and the newest entry; no row where there is none.
 -- param user_id: uuid
@@ -95,17 +103,22 @@ WHERE h.low >= h.high;
 -- param first: bigint
 -- param before: bigint
 -- param row_limit: integer
--- returns: many EntryRow
+-- returns: many ListedEntryRow
 -- index: audit_log_pkey
-SELECT {entry_columns}
-FROM audit_log AS e
-WHERE e.user_id = %(user_id)s
-  AND e.seq >= %(first)s
-  AND e.seq < %(before)s
-  AND (%(table)s IS NULL OR e.table_name = %(table)s)
-  AND (%(action)s IS NULL OR e.action = %(action)s)
-ORDER BY e.seq DESC
-LIMIT %(row_limit)s;
+SELECT {bounded_entry_columns}
+FROM (
+    SELECT {entry_columns}
+    FROM audit_log AS e
+    WHERE e.user_id = %(user_id)s
+      AND e.seq >= %(first)s
+      AND e.seq < %(before)s
+      AND (%(table)s IS NULL OR e.table_name = %(table)s)
+      AND (%(action)s IS NULL OR e.action = %(action)s)
+    ORDER BY e.seq DESC
+    LIMIT %(row_limit)s
+) AS l
+WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY l.id DESC;
 
 -- name: list_audit_of_row
 -- The same for one row. Looks at so many of its entries at most.
@@ -117,23 +130,28 @@ LIMIT %(row_limit)s;
 -- param before: bigint
 -- param looked_at: integer
 -- param row_limit: integer
--- returns: many EntryRow
+-- returns: many ListedEntryRow
 -- index: audit_log_user_id_row_id_idx
-SELECT {entry_columns}
+SELECT {bounded_entry_columns}
 FROM (
-    SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
-    FROM audit_log AS a
-    WHERE a.user_id = %(user_id)s
-      AND a.row_id = %(row_id)s
-      AND a.seq >= %(first)s
-      AND a.seq < %(before)s
-    ORDER BY a.seq DESC
-    LIMIT %(looked_at)s
-) AS e
-WHERE (%(table)s IS NULL OR e.table_name = %(table)s)
-  AND (%(action)s IS NULL OR e.action = %(action)s)
-ORDER BY e.seq DESC
-LIMIT %(row_limit)s;
+    SELECT {entry_columns}
+    FROM (
+        SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
+        FROM audit_log AS a
+        WHERE a.user_id = %(user_id)s
+          AND a.row_id = %(row_id)s
+          AND a.seq >= %(first)s
+          AND a.seq < %(before)s
+        ORDER BY a.seq DESC
+        LIMIT %(looked_at)s
+    ) AS e
+    WHERE (%(table)s IS NULL OR e.table_name = %(table)s)
+      AND (%(action)s IS NULL OR e.action = %(action)s)
+    ORDER BY e.seq DESC
+    LIMIT %(row_limit)s
+) AS l
+WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY l.id DESC;
 
 -- name: find_audit_bound
 -- The last of the entries that list_audit_of_row looked at, if there were so many.
@@ -155,18 +173,23 @@ OFFSET %(looked_at)s - 1
 LIMIT 1;
 
 -- name: list_changes
--- Entries from a number on, in order.
+-- Entries from a number on, in order. (The first may be the cursor's own, so the first two are given whatever they have.)
 -- param user_id: uuid
 -- param first: bigint
 -- param row_limit: integer
--- returns: many EntryRow
+-- returns: many ListedEntryRow
 -- index: audit_log_pkey
-SELECT {entry_columns}
-FROM audit_log AS e
-WHERE e.user_id = %(user_id)s
-  AND e.seq >= %(first)s
-ORDER BY e.seq
-LIMIT %(row_limit)s;
+SELECT {bounded_entry_columns}
+FROM (
+    SELECT {entry_columns}
+    FROM audit_log AS e
+    WHERE e.user_id = %(user_id)s
+      AND e.seq >= %(first)s
+    ORDER BY e.seq
+    LIMIT %(row_limit)s
+) AS l
+WINDOW w AS (ORDER BY l.id ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
+ORDER BY l.id;
 
 -- The way back. Each undo of an update checks in its WHERE that the row is still what the entry made it, each undo of a
 -- delete that nothing came after; app.restoring is on, so that the rules of transitions and due dates don't bind it.

@@ -125,3 +125,20 @@ def test_the_largest_answers_keep_nobody_waiting_and_take_little_memory(service:
     assert memory(service.pid) < MEMORY
     # A busy machine may hold up one of them.
     assert min(waits) < 0.3, waits
+
+
+def test_pages_of_large_items_end_early_and_take_little_memory(service: Server) -> None:
+    with user_factory(service) as make:
+        grace = make()
+        grace.client.timeout = httpx.Timeout(60)
+        conversation = grace.client.post("/v1/conversations", json={}).json()["id"]
+        at = f"/v1/conversations/{conversation}/messages"
+        for number in range(40):
+            item = {"type": "function_call_output", "call_id": str(number), "output": "x" * 1_000_000}
+            assert grace.client.post(at, json={"sender_type": "ai", "item": item}).status_code == 201
+        items: dict[str, Any] = {"items": "true"}
+        for path, parameters, entries in ((at, items, 40), ("/v1/audit", {}, 42), ("/v1/changes", {}, 42)):
+            pages = walk(grace.client, path, limit=200, **parameters)
+            assert len(pages) > 8
+            assert len({item["id"] for page in pages for item in page}) == entries
+    assert memory(service.pid) < MEMORY
