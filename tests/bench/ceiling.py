@@ -76,7 +76,7 @@ def statements(operation: Operation, asked: Pick) -> list[str]:
         told = {"title": TITLE, "description": DESCRIPTION, "status": "pending", "priority": "high"}
         return [_query("create_todo", user_id=user_id, **told)]
     where = {"user_id": user_id, "conversation_id": asked.id}
-    said = {**where, "sender_type": "user", "content": SAID, "message_type": "text"}
+    said = {**where, "sender_type": "user", "content": SAID, "message_type": "text", "content_truncated": False}
     if operation == "append":
         return [_query("create_tagged_message", **said)]
     if operation == "last":

@@ -14,7 +14,6 @@ from typing import cast
 import msgspec
 import pytest
 
-from service.db.statements import SESSION
 from tests.bench import __main__ as command_line
 from tests.bench import bench as bench_module
 from tests.bench import report
@@ -260,7 +259,6 @@ def test_the_database_is_asked_what_the_service_asks(home: Path) -> None:
         for text in statements(operation, asked):
             assert "%(" not in text
             assert asked.user_id in text
-    assert SESSION["enable_sort"] == "off"
 
 
 # The load

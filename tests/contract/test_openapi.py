@@ -248,7 +248,7 @@ def test_the_document_has_the_package_s_version(document: Any) -> None:
 EXCLUDED = (
     "positive_data_acceptance",  # some rules bind several fields, or the state of the database: no schema can say them
 )
-EXAMPLES = 10
+EXAMPLES = 6
 
 
 def test_whatever_is_sent_to_the_service_is_answered_as_the_document_says(server: Server) -> None:

@@ -90,14 +90,17 @@ class Writer(threading.Thread):
                 else:
                     connection.execute("INSERT INTO todos (user_id, title) VALUES (%s, %s)", (self.user.id, marks[-1]))
                 time.sleep(self.random.random() / 50)
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable):  # the counter or the conversation
+            if self.random.random() < 0.25:
+                connection.rollback()
+            else:
+                connection.commit()
+                self.written += marks
+        except (
+            psycopg.errors.DeadlockDetected,  # the counter and the conversation
+            psycopg.errors.LockNotAvailable,
+            psycopg.errors.QueryCanceled,  # after others, each of which waited for less than lock_timeout
+        ):
             connection.rollback()
-            return
-        if self.random.random() < 0.25:
-            connection.rollback()
-        else:
-            connection.commit()
-            self.written += marks
 
 
 class Assignee(threading.Thread):
