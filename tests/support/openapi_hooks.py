@@ -8,6 +8,7 @@ import collections
 import copy
 import json
 import os
+import secrets
 from typing import Any
 from uuid import UUID
 
@@ -120,6 +121,8 @@ def _fill(body: Any, ids: dict[str, str]) -> None:
     for name, value in body.items():
         if name in FIELDS and value is not None:
             body[name] = ids[FIELDS[name]]
+        elif name == "external_id" and value is not None:
+            body[name] = secrets.token_hex(8)  # each can be given once
         elif name == "delete" and value:
             body[name] = [ids["todo_id"]]
         elif isinstance(value, list):
