@@ -64,18 +64,6 @@ class ListedConversation(Conversation, frozen=True, gc=False):
     ) = UNSET
 
 
-class ConversationCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A conversation to be opened; a title can wait until there is something to name."""
-
-    external_id: ExternalId | None = None
-    title: Title | None = None
-    metadata: Metadata | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        check_title(self.title)
-        check_metadata(self.metadata)
-
-
 class NamedConversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a conversation is to begin with, unless it is there already."""
 
@@ -85,6 +73,12 @@ class NamedConversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     def __post_init__(self) -> None:
         check_title(self.title)
         check_metadata(self.metadata)
+
+
+class ConversationCreate(NamedConversation, frozen=True, forbid_unknown_fields=True):
+    """A conversation to be opened; a title can wait until there is something to name."""
+
+    external_id: ExternalId | None = None
 
 
 class ConversationPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,7 +111,7 @@ class ConversationFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 DELETE_SECONDS = 60.0
-"""How long a deletion may take: 100,000 messages, each with its entry in the trail, take three or four."""
+"""How long a deletion may take: 100,000 messages, each with its entry in the trail, take about ten."""
 
 GET = Maybe("get_conversation", Conversation)
 CREATE = One("create_conversation", Conversation)

@@ -39,18 +39,12 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     created_at: Time
 
 
-class NewKey(msgspec.Struct, frozen=True):
+class NewKey(Key, frozen=True, gc=False):
     """A key that was just made. ``key``, the bearer token, is shown here and never again.
 
     It is absent where the answer is given again for an Idempotency-Key: then delete this one and make another.
     """
 
-    id: UUID
-    name: str
-    scope: Scope
-    expires_at: Time | None
-    last_used_at: Time | None
-    created_at: Time
     key: str | UnsetType = UNSET
 
     def to_keep(self) -> "NewKey":
