@@ -29,7 +29,7 @@ from service.http.fields import (
 )
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
-from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
+from service.http.paging import ANSWER_BYTES, Cursor, Limit, Page, decode_cursor, page_of
 from service.http.request import Request
 from service.http.strict_json import Paths
 from service.items import CONTENT_LENGTH, Item, ItemText, check_item, read_item
@@ -38,8 +38,6 @@ from service.problems import Problem, invalid
 TURN_MESSAGES = 100
 TURN_BYTES = 8 * 1024 * 1024
 MESSAGE_BYTES = 2 * 1024 * 1024
-ITEMS_BYTES = 4 * 1024 * 1024
-"""How much of items a list or a context answers with, about; the queries hold it, too."""
 
 Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 
@@ -225,7 +223,7 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
     )
     rows: list[Message] = await read(request.user, conversation_id, listed)
     limit = query.limit
-    if query.items and sum(len(row.item or b"") for row in cast("list[FullMessage]", rows)) >= ITEMS_BYTES:
+    if query.items and sum(len(row.item or b"") for row in cast("list[FullMessage]", rows)) >= ANSWER_BYTES:
         limit = max(1, min(limit, len(rows) - 1))  # the query ended early, behind the row that made it too much
     return page_of(rows, limit, question, lambda message: (message.position,))
 

@@ -23,9 +23,10 @@ from service.http import strict_json
 from service.http.fields import Metadata, check_metadata, given, new_id
 from service.http.idempotency import idempotent
 from service.http.missing import found
+from service.http.paging import ANSWER_BYTES
 from service.http.request import Request
 from service.http.strict_json import Paths
-from service.messages import ITEMS_BYTES, TURN_BYTES, FullMessage, MessageCreate, Turn
+from service.messages import TURN_BYTES, FullMessage, MessageCreate, Turn
 from service.problems import Problem, invalid
 
 ITEMS = 20
@@ -396,7 +397,7 @@ def _list(items: Sequence[tuple[str, msgspec.Raw]], limit: int) -> ItemList:
     size = 0
     for _, item in items[:limit]:
         size += len(bytes(item))
-        if data and size > ITEMS_BYTES:
+        if data and size > ANSWER_BYTES:
             break
         data.append(item)
     ids = [own for own, _ in items]

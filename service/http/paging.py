@@ -12,7 +12,7 @@ from service.problems import Problem, html_escaped, html_safe
 T = TypeVar("T")
 
 ANSWER_BYTES = 4 * 1024 * 1024
-"""What a page may have, about: it ends early where its rows are large."""
+"""What a page may have, about: it ends early where its rows are large. Queries whose rows may be large hold it, too."""
 SMALL_BYTES = 4096
 """Items below this are counted as they are, however much escaping would add to them."""
 ESCAPED = 6
