@@ -406,7 +406,7 @@ def test_every_route_that_writes_took_effect(story: Story) -> None:
 
 def test_there_are_as_many_entries_as_rows_changed(story: Story, admin: Connection) -> None:
     kept = recorded(admin, story.users)
-    assert len(kept) > 500
+    assert len(kept) > 250  # The story is a random one: about 500. What each route must have done is asked above.
     assert_counted(story.happened, kept)
 
 
