@@ -4,7 +4,9 @@ Triggers write it, when the transaction of the change commits. An entry holds th
 together when it is read: the next entry of the same row has it in its old row, or else the row has it still.
 
 A user's entries are numbered 1, 2, 3 … in the order of their commits, without holes. So a feed that goes on from a
-number misses nothing, and what is not kept any more, or was lost with an older state of the database, shows.
+number misses nothing, and what is not kept any more, or was lost with an older state of the database, shows; it needs
+nothing after a restore or a failover. A user's transactions stand in a line while they commit: the price is that one
+user gets about 170 writes a second where a commit takes 5 ms.
 
 An undo goes around the rules of transitions and past due dates, since going back to what was is no transition, but not
 around the rule that an assignee is active.

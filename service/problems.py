@@ -86,7 +86,7 @@ CODES: dict[str, Code] = {
     "timeout": Code(503, "It took too long"),
     "internal": Code(500, "Internal error"),
 }
-"""Code → (status, title). The README's table is held against this one by a test."""
+"""Code → (status, title). The README's list is held against this table by a test."""
 
 
 class Problem(Exception):

@@ -1,7 +1,11 @@
 """Sign-in with local accounts: register, token, refresh, and ending sessions.
 
 Attempts are counted for each network, for each network's guesses at an account, and for the account itself, whose
-failures slow guesses down and lock nobody out: ``sign_in_limits()`` in the database says how many there may be.
+failures slow guesses down and lock nobody out: ``sign_in_limits()`` in the database says how many there may be. A
+network (an IPv4 address, an IPv6 /64 or /56) has 10 attempts at an account at once, then 2 a minute, and 50, then 20 a
+minute, in all. After 20 failures beyond 2 a minute, from anywhere, each network has 3 attempts at that account, then 4
+an hour, for up to an hour: N networks can try 3 N passwords there, then 4 N an hour. The right password from a network
+that doesn't guess gets in.
 """
 
 import hashlib

@@ -4,7 +4,8 @@ Judged by RFC 8725 and RFC 9068. PyJWT proves the signature; the form and the cl
 here, for every token alike. ``ver`` in a local account's token is the user's ``token_version``: raising it in the
 database revokes every token at once.
 
-A refresh token may be used more than once: to tell a second use from the first, sessions would have to be kept.
+A refresh token can be used until it expires, more than once: to tell a second use from the first, sessions would have
+to be kept. Logging out everywhere or a new password ends a stolen one at once.
 """
 
 import re

@@ -76,26 +76,29 @@ def rows(title: str) -> list[list[str]]:
     return [line.split(" | ") for line in lines[2:]]
 
 
-def test_the_settings_table_says_each_setting_with_its_default_and_meaning() -> None:
+def test_the_settings_table_says_each_setting_but_an_issuers_with_its_default_and_meaning() -> None:
     told = [tuple(cell.replace("`", "") for cell in row) for row in rows("Settings")]
-    assert told == describe_settings()
+    assert told == [setting for setting in describe_settings() if not setting[0].startswith("ISSUER")]
+
+
+def test_users_from_outside_tells_each_setting_of_an_issuer_and_no_other() -> None:
+    told = {name for name in re.findall(r"\bISSUER\w*", section("Users from outside")) if not re.search(r"\d", name)}
+    assert told == {name for name, _, _ in describe_settings() if name.startswith("ISSUER")}
 
 
 def test_the_routes_table_is_what_the_application_serves() -> None:
     told: list[tuple[str, str]] = []
-    for cell, _ in rows("Routes"):
+    for cell, _ in rows("Routes and errors"):
         for methods, path in re.findall(r"((?:`[A-Z]+` )+)`(/[^`]*)`", cell):
             told += [(method, path) for method in re.findall(r"\w+", methods)]
     assert sorted(told) == sorted([*((route.method, route.path) for route in ROUTES), ("GET", "/metrics")])
 
 
-def test_the_error_table_is_the_table_of_the_code() -> None:
-    """A row holds one status and all its codes, or several and one code each."""
+def test_the_codes_of_errors_are_the_table_of_the_code() -> None:
+    """Each status is followed by its codes, with commas between them."""
     told: list[tuple[str, int]] = []
-    for statuses, codes in rows("Errors"):
-        numbers = [int(status) for status in statuses.split(", ")]
-        names = re.findall(r"`(\w+)`", codes)
-        told += zip(names, numbers * len(names) if len(numbers) == 1 else numbers, strict=True)
+    for status, codes in re.findall(r"\b(\d{3}) ((?:`\w+`,?\s?)+)", section("Routes and errors")):
+        told += [(code, int(status)) for code in re.findall(r"\w+", codes)]
     assert sorted(told) == sorted((code, known.status) for code, known in CODES.items())
 
 
