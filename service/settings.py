@@ -6,8 +6,9 @@ read, and in one line what it means. `todochat --help` shows that table, by `des
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,8 +19,6 @@ SECRET_MIN_BYTES = 32
 """RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash."""
 LOCAL_ISSUER = "todochat"
 """The ``iss`` and ``aud`` of the tokens of local accounts."""
-ISSUERS = 9
-"""How many outside issuers there may be: ISSUER, and ISSUER_2 to ISSUER_9."""
 DEFAULT_ALGORITHMS = ("EdDSA", "ES256", "RS256")
 KEY_SET_ALGORITHMS = (*DEFAULT_ALGORITHMS, "ES384", "ES512", "RS384", "RS512", "PS256", "PS384", "PS512")
 """Asymmetric ones only: what is public must not be what signs."""
@@ -57,8 +56,6 @@ class Secret:
 
 
 # How a variable's text is read: the message of a ValueError follows the variable's name.
-
-
 def _fail(message: str) -> NoReturn:
     raise ValueError(message)
 
@@ -87,8 +84,7 @@ def _number(what: str, kind: Callable[[str], float], low: int, high: int) -> Cal
     return read
 
 
-def _whole(low: int, high: int) -> Callable[[str], Any]:
-    return _number("whole number", int, low, high)
+_whole = partial(_number, "whole number", int)
 
 
 def _one_of(form: str, values: Mapping[str, Any]) -> Callable[[str], Any]:
@@ -145,9 +141,6 @@ _seconds = _number("number of seconds", float, 0, 300)
 _YES, _NO = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
 _switch = _one_of("true or false", {word: word in _YES for word in (*_YES, *_NO)})
 _level = _one_of("debug, info, warning or error", {name: name for name in ("debug", "info", "warning", "error")})
-
-
-# The table
 
 
 class Setting(NamedTuple):
@@ -285,17 +278,11 @@ def describe_settings() -> list[tuple[str, str, str]]:
 
 
 def _shown(default: Any) -> str:
-    match default:
-        case None:
-            return "none"
-        case bool():
-            return str(default).lower()
-        case float():
-            return f"{default:g}"
-        case tuple():
-            return ",".join(default)  # pyright: ignore[reportUnknownArgumentType]
-        case _:
-            return str(default)
+    if default is None or isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(cast("tuple[str, ...]", default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _variables(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str, Any, Setting]]:
@@ -321,7 +308,7 @@ def _read(struct: type[msgspec.Struct], environ: Mapping[str, str], prefix: str,
 def _issuers(environ: Mapping[str, str], mistakes: list[str]) -> tuple[IssuerSettings, ...]:
     """ISSUER and ISSUER_2 to ISSUER_9, each with its own variables; ``mistakes`` gets a line for each reason."""
     found: dict[str, IssuerSettings] = {}
-    for variable in ("ISSUER", *(f"ISSUER_{number}" for number in range(2, ISSUERS + 1))):
+    for variable in ("ISSUER", *(f"ISSUER_{number}" for number in range(2, 10))):
         issuer = _issuer(environ, variable, mistakes)
         if issuer is None:
             continue

@@ -35,20 +35,17 @@ from service.problems import CODES, ProblemDetails
 _ALWAYS = ("not_acceptable", "headers_too_large", "overloaded", "database_unavailable", "timeout", "internal")
 _SIGNED_IN = ("unauthenticated", "invalid_token", "token_expired", "account_inactive")
 _WITH_BODY = ("payload_too_large", "unsupported_media_type")
-# An unknown query parameter is refused everywhere.
-_READ = ("validation_failed", "malformed_request")
+_READ = ("validation_failed", "malformed_request")  # an unknown query parameter is refused everywhere
 
 _DESCRIPTION = """\
 The memory of a todo chatbot: users, todos, conversations and messages, each user's for that user alone.
 
-{sign_in}, or a key from `POST /v1/keys`,
+Get a token {sign_in}, or a key from `POST /v1/keys`,
 and send it as `Authorization: Bearer …`. Errors are problem details (RFC 9457);
 their `code` is stable: `x-problem-codes` of an operation names those that it may answer with. Every answer carries
 `X-Request-ID`. Strings come back as they were sent; on the wire `<`, `>` and `&` are written as JSON escapes, and
 `?escape=html` on any GET answers them HTML-escaped.
 """
-_LOCAL_SIGN_IN = "Get a token from `POST /v1/auth/token`"
-_OUTSIDE_SIGN_IN = "Get a token where you sign in"
 
 _LINES: dict[str, Any] = {"type": "string", "format": "binary"}
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -88,7 +85,7 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
     def __init__(
         self, version: str, render_plugins: Sequence[OpenAPIRenderPlugin], *, has_local_accounts: bool
     ) -> None:
-        sign_in = _LOCAL_SIGN_IN if has_local_accounts else _OUTSIDE_SIGN_IN
+        sign_in = "from `POST /v1/auth/token`" if has_local_accounts else "where you sign in"
         self._registry: Any = None
         self.config = OpenAPIConfig(
             title="todochat",
