@@ -26,8 +26,8 @@ VALUES = 200_000
 """The most values that a text may have in all: 500 todos with 400 each, and a tenth of a second in the pass."""
 COMMAS = 1_000_000
 """A text with more is refused unread: the texts that fields can keep have fewer, and each may part two values."""
-SHORT = 64 * 1024
-"""Bytes of a text that is checked within some 20 ms, whatever is in it; a longer one is to be checked in a thread."""
+SHORT = 16 * 1024
+"""Bytes of a text that is checked within some 5 ms, whatever is in it; a longer one is to be checked in a thread."""
 
 WINDOW = 64 * 1024
 """Characters that a regular expression may look at in one go."""

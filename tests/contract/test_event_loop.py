@@ -71,26 +71,31 @@ def test_the_largest_batch_keeps_nobody_waiting(watched: Watched, ada: User) -> 
 def many_todos(ada: User, many: int, metadata: bytes) -> bytes:
     """A file to import, whose todos have this metadata."""
     ada.client.post("/v1/todos", json={"title": "x"})
-    header, todo, *_ = ada.client.get("/v1/export").content.splitlines(keepends=True)
+    header, todo, *_, end = ada.client.get("/v1/export").content.splitlines(keepends=True)
     assert b'"metadata":{}' in todo
     todo = todo.replace(b'"metadata":{}', b'"metadata":' + metadata)
     mine = json.loads(todo)["id"].encode()
     assert b'"last_number":1' in header
-    return header.replace(b'"last_number":1', b'"last_number":%d' % (many + 1)) + b"".join(
+    assert b'"todos":1' in end
+    todos = [
         todo.replace(b'"number":1,', b'"number":%d,' % (number + 1)).replace(mine, str(uuid4()).encode())
         for number in range(many)
-    )
+    ]
+    header = header.replace(b'"last_number":1', b'"last_number":%d' % many)
+    return b"".join((header, *todos, end.replace(b'"todos":1', b'"todos":%d' % many)))
 
 
-@pytest.mark.parametrize(("lines", "size"), [(8, 510_000), (40, 65_000), (500, 5_000)])
-def test_long_lines_of_an_import_keep_nobody_waiting(watched: Watched, ada: User, lines: int, size: int) -> None:
+@pytest.mark.parametrize(("lines", "size", "status"), [(3, 510_000, 422), (10, 65_000, 422), (100, 5_000, 200)])
+def test_long_lines_of_an_import_keep_nobody_waiting(
+    watched: Watched, ada: User, lines: int, size: int, status: int
+) -> None:
     file = many_todos(ada, lines, b'{"a":[%b[]]}' % (b"[]," * (size // 3)))
     headers = {"Content-Type": "application/x-ndjson"}
-    assert stood_still(watched, lambda: ada.client.post("/v1/import", content=file, headers=headers), 422) < STILL
+    assert stood_still(watched, lambda: ada.client.post("/v1/import", content=file, headers=headers), status) < STILL
 
 
 def test_a_long_import_and_its_export_keep_nobody_waiting(watched: Watched, ada: User) -> None:
-    file = many_todos(ada, 3000, b"{}")
+    file = many_todos(ada, 1500, b"{}")
     headers = {"Content-Type": "application/x-ndjson"}
     assert stood_still(watched, lambda: ada.client.post("/v1/import", content=file, headers=headers), 200) < STILL
     assert stood_still(watched, lambda: ada.client.get("/v1/export"), 200) < STILL
