@@ -343,7 +343,8 @@ async def update_task(asked: Any, data: TaskChange) -> Todo:
 async def search(asked: Any, data: SearchFor) -> Found:
     """Find tasks, conversations and messages that hold all of the words, newest first, when you don't know where.
 
-    Each list may go on: look through tasks with list_tasks, through a conversation with get_context.
+    It looks at the newest 5000 tasks, 5000 conversations and 2000 messages, and each list may go on: look through tasks
+    with list_tasks, through a conversation with get_context.
     """
     limit = data.limit
     async with asked.user.transaction():

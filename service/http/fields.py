@@ -165,8 +165,8 @@ def check_search(q: str | None) -> None:
 
 
 def words_of(q: str | None) -> list[str] | None:
-    """The words to be looked for."""
-    return None if q is None else q.split()
+    """The words to be looked for, each once."""
+    return None if q is None else list(dict.fromkeys(q.split()))
 
 
 def check_contained(metadata: str | None) -> None:
