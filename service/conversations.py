@@ -208,7 +208,7 @@ async def create_conversation(request: Request, data: JSONBody[ConversationCreat
 
 
 @put(
-    "/v1/conversations/by-external-id/{external_id:str}",
+    "/v1/conversations/by-external-id/{external_id:path}",
     location="/v1/conversations/{id}",
     creates=True,
     status_code=200,
@@ -219,7 +219,8 @@ async def ensure_conversation(
 ) -> Conversation:
     """The conversation that a client calls so: 201 where it is made now, 200 where it was there, left as it is.
 
-    Ask with as many clients at once as you like: there is one. In the path, a slash can't stand in the name.
+    Ask with as many clients at once as you like: there is one. A slash in the name is
+    `%2F`; a name of nothing but slashes can't be asked for so.
     """
     make = _ensure(external_id=external_id, **values(data))
     made, there = await request.user.run(make, _get_named(external_id=external_id))
