@@ -12,10 +12,10 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from service import audit, conversations, links, messages, todo_lists, todos
+from service import audit, contexts, conversations, links, messages, todo_lists, todos
 from service import search as search_of_messages
 from service.audit import Entry
-from service.contexts import ContextMessage, ContextSize
+from service.contexts import ContextSize
 from service.conversations import Conversation, ConversationCreate, ConversationFilters
 from service.db.queries import Versioned
 from service.http.fields import Metadata, Number, RelationshipType, Search, Title, TodoRef, check_search, free_any_json
@@ -141,7 +141,7 @@ class Found(msgspec.Struct, frozen=True):
 class Context(msgspec.Struct, frozen=True):
     """A conversation's last messages, oldest first."""
 
-    context: list[ContextMessage]
+    context: contexts.Context
 
 
 class TextContent(msgspec.Struct, frozen=True):
@@ -234,10 +234,6 @@ def _tool(
 def _schema(kind: Any) -> dict[str, Any]:
     """The JSON Schema of a struct, with the object itself at its root, as MCP wants it."""
     (schema,), components = free_any_json(msgspec.json.schema_components([kind], ref_template="#/$defs/{name}"))
-    if "ContextMessage" in components:
-        components["ContextMessage"] = {
-            "description": "role and content; with format items the item, where there is one."
-        }
     root = components.pop(schema["$ref"].rpartition("/")[2])
     return {**root, **({"$defs": components} if components else {})}
 

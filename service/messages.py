@@ -9,7 +9,7 @@ from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.contexts import Context, ContextMessage, ContextSize, Role, TurnContext, ask_context, context_of
+from service.contexts import Context, ContextSize, Role, TurnContext, ask_context, context_of
 from service.db.caller import Caller
 from service.db.queries import WRITE_ENTRIES, Count, Many, Maybe, Nothing, One, Statement, Versioned
 from service.http.fields import (
@@ -229,7 +229,7 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
 
 
 @get("/v1/conversations/{conversation_id:str}/context", query=ContextSize, scope="read")
-async def get_context(request: Request, conversation_id: FromPath[UUID]) -> list[ContextMessage]:
+async def get_context(request: Request, conversation_id: FromPath[UUID]) -> Context:
     """A conversation's last messages as a language model takes them, oldest first.
 
     A tool's output never comes without its call: what would begin with such an output begins behind it.
