@@ -20,10 +20,11 @@ from msgspec import UNSET, UnsetType
 from service.http.request import Request
 from service.http.response import Answer, answer
 from service.http.strict_json import Paths
-from service.mcp_tools import TOOLS, ToolResult, run_tool
-from service.messages import TURN_BYTES
+from service.mcp_calls import ToolResult, run_tool
+from service.mcp_tools import TOOLS
 from service.problems import Problem
 from service.settings import Settings, is_loopback
+from service.turns import TURN_BYTES
 
 NEWEST = "2026-07-28"
 WITH_HANDSHAKE = ("2025-11-25", "2025-06-18")

@@ -29,25 +29,19 @@ from psycopg.conninfo import conninfo_to_dict
 
 from service.app import create_app
 from service.commands.demo import Size, fill_many
+from service.contexts import TurnContext
 from service.db.caller import Caller
 from service.db.connection import Connection
 from service.db.database import Database
 from service.identity import tokens as auth
 from service.identity.tokens import Tokens
 from service.mcp import NEWEST
-from service.messages import (
-    MessageCreate,
-    MessageFilters,
-    Turn,
-    TurnContext,
-    create_message,
-    create_turn,
-    list_messages,
-)
+from service.messages import MessageCreate, MessageFilters, create_message, list_messages
 from service.serving.log import JsonFormatter, PipeHandler
 from service.settings import Secret, Settings
 from service.todo_lists import TodoFilters, list_todos
 from service.todos import TodoCreate, create_todo, get_todo
+from service.turns import Turn, create_turn
 from tests.conftest import Server, TestDatabase, _server_factory, user_factory
 from tests.support.asking import asking
 
