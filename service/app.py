@@ -24,11 +24,13 @@ from service import (
     mcp,
     messages,
     openai,
+    openai_shapes,
     search,
     sign_in,
     tasks,
     todo_lists,
     todos,
+    turns,
     users,
 )
 from service.db.caller import Caller
@@ -61,8 +63,8 @@ HANDLERS: list[HTTPRouteHandler] = [
     conversations.delete_conversation,
     todo_lists.list_conversation_todos,
     messages.list_messages, messages.create_message, messages.rewind_messages, messages.get_message,
-    messages.update_message, messages.delete_message, messages.get_context, messages.create_turn,
-    messages.create_first_turn,
+    messages.update_message, messages.delete_message, messages.get_context, turns.create_turn,
+    turns.create_first_turn,
     search.search_messages,
     links.list_links, links.create_link, links.get_link, links.update_link, links.delete_link,
     audit.list_audit, audit.list_changes, audit.revert_change,
@@ -243,7 +245,7 @@ def answer_error(request: Request, error: Exception) -> Response:
         # RFC 9728, section 5.1: where it says who issues tokens for it.
         problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'
     if "errors" in options:
-        return Response(problem_answer(problem, request.id, body=openai.error_body(problem)))
+        return Response(problem_answer(problem, request.id, body=openai_shapes.error_body(problem)))
     return Response(problem_answer(problem, request.id, escape="escape" in request.scope["state"]))
 
 

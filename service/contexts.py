@@ -35,8 +35,11 @@ class ContextItemRow(ContextRow, frozen=True, gc=False):
     item: ItemText | None
 
 
-Context = list[ContextMessage]
-"""With ``format=items`` an item stands in the place of role and content, where a message has one."""
+ContextItem = Annotated[
+    msgspec.Raw,
+    Meta(extra_json_schema={"description": "With `format=items`: the item of a message that has one, as it was sent."}),
+]
+Context = list[ContextMessage | ContextItem]
 
 ContextFormat = Annotated[
     Literal["messages", "items"],
@@ -82,7 +85,7 @@ def context_of(rows: Sequence[ContextRow], size: ContextSize | TurnContext) -> C
         if {row.message_type for row in rows} - {"text"}:
             rows = _whole(rows)
         return [ContextMessage(row.role, row.content) for row in rows]
-    found: list[Any] = []
+    found: Context = []
     for row in _whole(rows):
         item = row.item if isinstance(row, ContextItemRow) else None
         found.append(ContextMessage(row.role, row.content) if item is None else item)

@@ -1,7 +1,6 @@
 """Conversations: threads of messages between a user and an assistant."""
 
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
@@ -10,7 +9,7 @@ from litestar import delete, get, patch, post, put
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import WRITE_ENTRIES, Many, Maybe, One
+from service.db.queries import WRITE_ENTRIES, Looked, Many, Maybe, One, Some
 from service.http.fields import (
     Contained,
     ExternalId,
@@ -32,7 +31,7 @@ from service.http.fields import (
 )
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
-from service.http.paging import ANSWER_BYTES, Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.http.paging import ANSWER_BYTES, LOOKED_AT, Cursor, Limit, Page, PageQuery, decode_cursor, page_of
 from service.http.recency import LAST_ID, LAST_TIME, newest_first
 from service.http.request import Request
 from service.http.response import answer
@@ -120,18 +119,18 @@ _delete = Maybe("delete_conversation", UUID)
 _ensure = Maybe("ensure_conversation", Conversation)
 _get_named = Maybe("get_conversation_by_external_id", Conversation)
 _list = {
-    "updated_at": Many("list_conversations_by_updated_at", Conversation),
-    "-updated_at": Many("list_conversations_by_updated_at_desc", Conversation),
-    "created_at": Many("list_conversations_by_created_at", Conversation),
-    "-created_at": Many("list_conversations_by_created_at_desc", Conversation),
-    "external_id": Many("list_conversations_by_external_id", Conversation),
+    "updated_at": Some("list_conversations_by_updated_at", Conversation),
+    "-updated_at": Some("list_conversations_by_updated_at_desc", Conversation),
+    "created_at": Some("list_conversations_by_created_at", Conversation),
+    "-created_at": Some("list_conversations_by_created_at_desc", Conversation),
+    "external_id": Some("list_conversations_by_external_id", Conversation),
 }
 _list_with_messages = {
-    "updated_at": Many("list_conversations_with_messages_by_updated_at", ListedConversation),
-    "-updated_at": Many("list_conversations_with_messages_by_updated_at_desc", ListedConversation),
-    "created_at": Many("list_conversations_with_messages_by_created_at", ListedConversation),
-    "-created_at": Many("list_conversations_with_messages_by_created_at_desc", ListedConversation),
-    "external_id": Many("list_conversations_with_messages_by_external_id", ListedConversation),
+    "updated_at": Some("list_conversations_with_messages_by_updated_at", ListedConversation),
+    "-updated_at": Some("list_conversations_with_messages_by_updated_at_desc", ListedConversation),
+    "created_at": Some("list_conversations_with_messages_by_created_at", ListedConversation),
+    "-created_at": Some("list_conversations_with_messages_by_created_at_desc", ListedConversation),
+    "external_id": Some("list_conversations_with_messages_by_external_id", ListedConversation),
 }
 
 _find_todo = Maybe("find_todo", UUID)
@@ -144,30 +143,41 @@ _FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 async def list_conversations(request: Request) -> Page[ListedConversation]:
     """The caller's conversations, most recently active first unless another order is asked for.
 
-    By `-updated_at`, those that become active while the list is walked come at its end, some of them again.
+    Each page looks at 5000 conversations at most, so it may be short, or empty, while `next_cursor` leads on. By
+    `-updated_at`, those that become active while the list is walked come at its end, some of them again.
     """
     query = request.filters(ConversationFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
-    filters: dict[str, Any] = {"words": words_of(query.q), "contains": contained(query.metadata)}
-    queries: dict[str, Many[Any]] = _list
+    filters: dict[str, Any] = {
+        "words": words_of(query.q),
+        "contains": contained(query.metadata),
+        "looked_at": LOOKED_AT,
+        "row_limit": query.limit + 1,
+    }
+    queries: dict[str, Some[Any]] = _list
     if query.messages:
         queries = _list_with_messages
         filters |= {"messages": query.messages, "message_bytes": ANSWER_BYTES}
+
+    async def ask(*places: tuple[str, Any, UUID]) -> list[Looked[Any]]:
+        return await request.user.run_all(
+            [queries[order](after=after, after_id=after_id, **filters) for order, after, after_id in places]
+        )
+
     if query.external_id is not None:
         if query.cursor is not None:
             raise Problem("invalid_cursor", "A list of at most one has no next page.")
-        one = queries["external_id"](after=query.external_id, after_id=_FIRST[1], row_limit=1, **filters)
-        return Page(await request.user.run(one), None)
+        (found,) = await ask(("external_id", query.external_id, _FIRST[1]))
+        return Page(found.rows, None)
     if query.order == "-updated_at":
-        down, up = (partial(queries[order], **filters) for order in ("-updated_at", "updated_at"))
-        return await newest_first(request.user, query.cursor, query.limit, question, down, up, _complete)
+        return await newest_first(ask, query.cursor, query.limit, question, _complete)
     column = query.order.removeprefix("-")
     after, after_id = (LAST_TIME, LAST_ID) if query.order.startswith("-") else _FIRST
     if query.cursor is not None:
         after, after_id = decode_cursor(query.cursor, question, tuple[Time, UUID])
-    page = queries[query.order](after=after, after_id=after_id, row_limit=query.limit + 1, **filters)
-    rows = await request.user.run(page)
-    return page_of(rows, min(query.limit, _complete(rows)), question, lambda row: (getattr(row, column), row.id))
+    (found,) = await ask((query.order, after, after_id))
+    limit = min(query.limit, _complete(found.rows))
+    return page_of(found.rows, limit, question, lambda row: (getattr(row, column), row.id), found.last)
 
 
 def _complete(rows: list[Any]) -> int:
@@ -198,7 +208,7 @@ async def create_conversation(request: Request, data: JSONBody[ConversationCreat
 
 
 @put(
-    "/v1/conversations/by-external-id/{external_id:str}",
+    "/v1/conversations/by-external-id/{external_id:path}",
     location="/v1/conversations/{id}",
     creates=True,
     status_code=200,
@@ -209,7 +219,8 @@ async def ensure_conversation(
 ) -> Conversation:
     """The conversation that a client calls so: 201 where it is made now, 200 where it was there, left as it is.
 
-    Ask with as many clients at once as you like: there is one. In the path, a slash can't stand in the name.
+    Ask with as many clients at once as you like: there is one. A slash in the name is
+    `%2F`; a name of nothing but slashes can't be asked for so.
     """
     make = _ensure(external_id=external_id, **values(data))
     made, there = await request.user.run(make, _get_named(external_id=external_id))

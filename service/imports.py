@@ -5,10 +5,8 @@ by chunks, each behind a savepoint: a chunk that the database refuses is taken b
 every refusal names its line.
 """
 
-import asyncio
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable
+from typing import IO, Any
 from uuid import UUID
 
 import msgspec
@@ -17,39 +15,25 @@ from litestar import post
 from service.db.caller import Caller
 from service.db.queries import BEGIN_RESTORING, WRITE_ENTRIES, Count, Maybe, Nothing, Statement
 from service.exports import (
-    CLOCK_DIFFERENCE,
-    LINE_BYTES,
-    AnyLine,
     ConversationLine,
-    ExportEnd,
     ExportHeader,
     LinkLine,
     MessageLine,
     Row,
     TodoLine,
-    encode_line,
 )
 from service.http.bulk import Bulk, spool_body
-from service.http.fields import check_time, check_title
 from service.http.idempotency import answer_once
-from service.http.request import Request, decode_body, read_aside
+from service.http.request import Request
 from service.http.response import LINES
-from service.http.strict_json import SHORT
-from service.items import check_item, check_json
-from service.problems import Problem, invalid
+from service.import_files import Line, bad_line, check_file, chunks, reason_of, row_kind
+from service.problems import Problem
 
 IMPORT_BYTES = 128 * 1024 * 1024
 """The largest file over HTTP; the command line takes any."""
 IMPORT_SECONDS = 120.0
 """How long the transaction of an import over HTTP may take."""
 BODY_TYPES = (LINES, "application/jsonl", "application/json")
-CHUNK_LINES = 500
-CHUNK_BYTES = 1024 * 1024
-"""So much goes into the database at a time."""
-
-BYTES_A_TURN = 16 * 1024
-"""After so much was checked, others get their turn: that is a millisecond or two, and ten for the worst of lines."""
-
 _REFUSALS = frozenset({"validation_failed", "not_found", "link_exists", "external_id_taken", "version_mismatch"})
 """The codes with which the database says that a line is wrong, and not that it can't answer."""
 
@@ -70,11 +54,6 @@ class ImportResult(msgspec.Struct, frozen=True):
     links: Imported
 
 
-class _Numbered(NamedTuple):
-    number: int
-    text: bytes
-
-
 _find_exporter = Maybe("find_exporter", UUID)
 _reserve_numbers = Nothing("reserve_numbers")
 _begin_chunk = Nothing("begin_chunk")
@@ -92,8 +71,6 @@ _IMPORT: dict[type[Row], Count] = {
     LinkLine: _import_links,
 }
 """In the order in which rows need each other."""
-
-_decode = msgspec.json.Decoder(AnyLine).decode
 
 
 @post(
@@ -128,12 +105,12 @@ async def import_file(
 
     Raises ``validation_failed`` about the first line that is wrong.
     """
-    header = await _check(file)
+    header = await check_file(file)
     file.seek(0)
     async with caller.transaction():
         await _begin(caller, header)
         inserter = _Inserter(caller)
-        for chunk in _chunks(file):
+        for chunk in chunks(file):
             await inserter.insert(chunk)
             progress(sum(len(line.text) + 1 for line in chunk), len(chunk))
         await caller.run(WRITE_ENTRIES())
@@ -148,7 +125,7 @@ async def _begin(caller: Caller, header: ExportHeader) -> None:
         statements.append(_find_exporter(email=header.email))
     exporter = (await caller.run_all(statements))[-1]
     if header.email is not None and exporter not in (None, caller.user_id):
-        raise _bad(1, "email: is the address of another account")
+        raise bad_line(1, "email: is the address of another account")
 
 
 class _Inserter:
@@ -163,11 +140,11 @@ class _Inserter:
         results = [Imported(added, self._lines[kind] - added) for kind, added in self._added.items()]
         return ImportResult(*results)
 
-    async def insert(self, chunk: list[_Numbered]) -> None:
+    async def insert(self, chunk: list[Line]) -> None:
         """Insert them all, in the order of the kinds. Raises ``validation_failed`` about the first that is refused."""
         texts: dict[type[Row], list[bytes]] = {kind: [] for kind in _IMPORT}
         for line in chunk:
-            if (kind := _kind(line)) is not None:
+            if (kind := row_kind(line)) is not None:
                 texts[kind].append(line.text)
         try:
             await self._caller.run(_begin_chunk())
@@ -190,210 +167,20 @@ class _Inserter:
             self._added[kind] += number
 
 
-async def _find_culprit(caller: Caller, chunk: list[_Numbered]) -> None:
+async def _find_culprit(caller: Caller, chunk: list[Line]) -> None:
     """Insert the lines one by one, to raise for the one that the database refuses."""
     for line in chunk:
-        if (kind := _kind(line)) is None:
+        if (kind := row_kind(line)) is None:
             continue
         try:
             await caller.run(_IMPORT[kind](rows=_array([line.text])))
         except Problem as problem:
             if problem.code == "not_found":
-                raise _bad(line.number, "names a todo or a conversation that is not there") from problem
+                raise bad_line(line.number, "names a todo or a conversation that is not there") from problem
             if problem.code in _REFUSALS:
-                raise _bad(line.number, _reason(problem)) from problem
+                raise bad_line(line.number, reason_of(problem)) from problem
             raise
-
-
-def _kind(line: _Numbered) -> type[Row] | None:
-    """What kind of row the line is, if it is one."""
-    found: AnyLine = _decode(line.text)
-    return None if isinstance(found, ExportHeader | ExportEnd) else type(found)
 
 
 def _array(texts: list[bytes]) -> bytes:
     return b"[" + b",".join(texts) + b"]"
-
-
-# Reading
-
-
-def _chunks(file: IO[bytes]) -> Iterator[list[_Numbered]]:
-    """The lines, some at a time. Raises ``validation_failed`` for one that is too long."""
-    chunk: list[_Numbered] = []
-    size = 0
-    number = 0
-    while text := file.readline(LINE_BYTES + 1):
-        number += 1
-        if len(text) > LINE_BYTES:
-            raise _bad(number, f"has more than {LINE_BYTES} bytes")
-        chunk.append(_Numbered(number, text.rstrip(b"\r\n")))
-        size += len(text)
-        if len(chunk) >= CHUNK_LINES or size >= CHUNK_BYTES:
-            yield chunk
-            chunk = []
-            size = 0
-    if chunk:
-        yield chunk
-
-
-def _bad(number: int, reason: str) -> Problem:
-    return invalid(f"line {number}", reason)
-
-
-def _reason(problem: Problem) -> str:
-    """What is wrong with a line, from a problem about an object by itself."""
-    if not problem.errors:
-        return problem.detail.rstrip(".")
-    error = problem.errors[0]
-    return error.message if error.field == "body" else f"{error.field}: {error.message}"
-
-
-def _read_line(line: _Numbered) -> AnyLine:
-    """The line, read as strictly as any body; one that looks exactly as an export writes it needs half the work."""
-    try:
-        found = _decode(line.text)
-        plain = getattr(found, "metadata", _NOTHING) == _NOTHING and b"\\u0000" not in line.text
-        if plain and encode_line(found) == line.text:
-            return found
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        pass
-    try:
-        return decode_body(line.text, AnyLine)
-    except Problem as problem:
-        reason = _reason(problem) if problem.errors else "is not JSON in UTF-8"
-        raise _bad(line.number, reason) from None
-
-
-_NOTHING = msgspec.Raw(b"{}")
-
-
-# What a file must be
-
-
-async def _check(file: IO[bytes]) -> ExportHeader:
-    """Read all of the file; its header. Raises ``validation_failed`` about the first line that is wrong."""
-    checker = _Checker()
-    number = unseen = 0
-    for chunk in _chunks(file):
-        for line in chunk:
-            is_long = len(line.text) > SHORT
-            found = await read_aside(_read_line, line) if is_long else _read_line(line)
-            try:
-                checker.take(found)
-            except ValueError as error:
-                raise _bad(line.number, str(error)) from None
-            unseen += len(line.text)
-            if unseen > BYTES_A_TURN:
-                unseen = 0
-                await asyncio.sleep(0)
-        number = chunk[-1].number
-    if checker.header is None or not checker.ended:
-        raise _bad(number + 1, "is missing: the file was cut off, its last line is of type end")
-    return checker.header
-
-
-class _Checker:
-    """What the lines of a file must be beside each other."""
-
-    def __init__(self) -> None:
-        self.header: ExportHeader | None = None
-        self.ended = False
-        self._latest = datetime.now(UTC) + CLOCK_DIFFERENCE
-        self._stage = 0
-        self._counts = dict.fromkeys(_IMPORT, 0)
-        self._number = 0
-        self._conversation: ConversationLine | None = None
-        self._position = 0
-        self._messages = 0
-
-    def take(self, line: AnyLine) -> None:
-        """Raises ValueError when the line is wrong where it stands."""
-        if self.ended:
-            raise ValueError("stands behind the end")
-        if isinstance(line, ExportHeader):
-            if self.header is not None:
-                raise ValueError("is a second header")
-            self.header = line
-            return
-        if self.header is None:
-            raise ValueError("type: must be export on the first line")
-        stage = _STAGES[type(line)]
-        if stage < self._stage:
-            raise ValueError("type: the order is todo, conversation with its messages, link, end")
-        self._stage = stage
-        if not isinstance(line, MessageLine):
-            self._close_conversation()
-        if isinstance(line, ExportEnd):
-            self._end(line)
-            return
-        self._counts[type(line)] += 1
-        check_time("created_at", line.created_at)
-        check_time("updated_at", line.updated_at)
-        if line.updated_at < line.created_at:
-            raise ValueError("updated_at: is before created_at")
-        if line.updated_at > self._latest:
-            raise ValueError("updated_at: can't be in the future")
-        if isinstance(line, TodoLine):
-            self._take_todo(line, self.header.last_number)
-        elif isinstance(line, ConversationLine):
-            self._take_conversation(line)
-        elif isinstance(line, MessageLine):
-            self._take_message(line)
-
-    def _take_todo(self, line: TodoLine, last_number: int) -> None:
-        if not self._number < line.number <= last_number:
-            raise ValueError("number: must ascend, up to last_number of the first line")
-        self._number = line.number
-        check_title(line.title)
-        check_time("due_date", line.due_date)
-        check_time("completed_at", line.completed_at)
-        if line.status != "archived" and (line.status == "completed") != (line.completed_at is not None):
-            raise ValueError("completed_at: goes with status completed, or archived")
-        if line.completed_at is not None and line.completed_at > datetime.now(UTC):
-            raise ValueError("completed_at: can't be in the future")
-
-    def _take_conversation(self, line: ConversationLine) -> None:
-        check_title(line.title)
-        if line.message_count > line.last_position:
-            raise ValueError("last_position: is less than message_count")
-        self._conversation = line
-        self._position = 0
-        self._messages = 0
-
-    def _take_message(self, line: MessageLine) -> None:
-        if self._conversation is None or line.conversation_id != self._conversation.id:
-            raise ValueError("conversation_id: must be the one of the conversation above")
-        if not self._position < line.position <= self._conversation.last_position:
-            raise ValueError("position: must ascend, up to last_position of the conversation")
-        if line.item is None and not line.content:
-            raise ValueError("content: must have at least 1 character where there is no item")
-        if line.item is not None:
-            check_item(line.item)
-            check_json(line.item)
-        self._position = line.position
-        self._messages += 1
-
-    def _close_conversation(self) -> None:
-        if self._conversation is not None and self._messages != self._conversation.message_count:
-            raise ValueError(
-                f"comes too early or too late: the conversation above has {self._conversation.message_count} "
-                f"messages, and {self._messages} are there"
-            )
-        self._conversation = None
-
-    def _end(self, line: ExportEnd) -> None:
-        counted = ExportEnd(*self._counts.values())
-        if line != counted:
-            raise ValueError(f"counts other lines than are there: {encode_line(counted).decode()}")
-        self.ended = True
-
-
-_STAGES: dict[type[AnyLine], int] = {
-    ExportHeader: 0,
-    TodoLine: 1,
-    ConversationLine: 2,
-    MessageLine: 2,
-    LinkLine: 3,
-    ExportEnd: 4,
-}

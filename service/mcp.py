@@ -18,12 +18,13 @@ from litestar.params import JSONBody
 from msgspec import UNSET, UnsetType
 
 from service.http.kept_json import Paths
-from service.http.request import Request, decode_body
+from service.http.request import Request
 from service.http.response import Answer, answer
-from service.mcp_tools import TOOLS, ToolResult, run_tool
-from service.messages import TURN_BYTES
+from service.mcp_calls import ToolResult, run_tool
+from service.mcp_tools import TOOLS
 from service.problems import Problem
 from service.settings import Settings, is_loopback
+from service.turns import TURN_BYTES
 
 NEWEST = "2026-07-28"
 WITH_HANDSHAKE = ("2025-11-25", "2025-06-18")
@@ -50,27 +51,25 @@ _HEADER_MISMATCH = -32020
 _UNSUPPORTED_REVISION = -32022
 
 
+class Params(msgspec.Struct, frozen=True):
+    """What of a request's ``params`` is looked at."""
+
+    meta: Any = msgspec.field(name="_meta", default_factory=dict[str, Any])
+    protocol_version: Any = msgspec.field(name="protocolVersion", default="")
+    name: Any = ""
+    arguments: str = "{}"
+    """As JSON: what is in it, the tools read."""
+
+
 class Message(msgspec.Struct, frozen=True):
     """A request, or without ``id`` a notification, of JSON-RPC 2.0."""
 
-    kept_as_sent: ClassVar[Paths] = frozenset({("params",)})
+    kept_as_sent: ClassVar[Paths] = frozenset({("params", "arguments")})
 
     jsonrpc: Literal["2.0"]
     method: str
     id: str | int | UnsetType = UNSET
-    params: str = "{}"
-    """As JSON: what is in it, the tools read."""
-
-
-class Params(msgspec.Struct, frozen=True):
-    """What of a request's ``params`` is looked at."""
-
-    kept_as_sent: ClassVar[Paths] = frozenset({("arguments",)})
-
-    meta: dict[str, Any] = msgspec.field(name="_meta", default_factory=dict[str, Any])
-    protocol_version: str = msgspec.field(name="protocolVersion", default="")
-    name: str = ""
-    arguments: str = "{}"
+    params: Params | list[Any] | str | float | None = msgspec.field(default_factory=Params)
 
 
 class _Refused(Exception):
@@ -153,10 +152,9 @@ def _check_origin(request: Request) -> None:
 
 
 async def _result(request: Request, data: Message) -> Any:
-    try:
-        params = decode_body(data.params.encode(), Params)
-    except Problem as problem:
-        raise _Refused(_INVALID_PARAMS, f"params can't be read: {problem.detail}") from None
+    params = data.params
+    if not isinstance(params, Params) or not isinstance(params.meta, dict) or not isinstance(params.name, str):
+        raise _Refused(_INVALID_PARAMS, "params must be an object, its _meta an object, its name a string.")
     _check_revision(request, data, params)
     method = _METHODS.get(data.method)
     if method is None:

@@ -1,6 +1,5 @@
-"""Messages: what was said, in order; and the stateless turn, which appends and reads back in one round trip."""
+"""Messages: what was said, in order, in a conversation of its user."""
 
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 from uuid import UUID
 
@@ -9,9 +8,9 @@ from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.contexts import Context, ContextMessage, ContextSize, Role, TurnContext, ask_context, context_of
+from service.contexts import Context, ContextSize, Role, ask_context, context_of
 from service.db.caller import Caller
-from service.db.queries import WRITE_ENTRIES, Count, Many, Maybe, Nothing, One, Statement, Versioned
+from service.db.queries import WRITE_ENTRIES, Count, Many, Maybe, One, Statement, Versioned
 from service.http.fields import (
     Content,
     ContentOfItem,
@@ -20,12 +19,9 @@ from service.http.fields import (
     MetadataText,
     SenderType,
     Time,
-    Title,
     changes,
     check_metadata,
-    check_title,
     given,
-    new_id,
 )
 from service.http.idempotency import idempotent
 from service.http.kept_json import Paths
@@ -33,10 +29,8 @@ from service.http.missing import changed, found
 from service.http.paging import ANSWER_BYTES, Cursor, Limit, Page, decode_cursor, page_of
 from service.http.request import Request
 from service.items import CONTENT_LENGTH, Item, ItemText, check_item, read_item
-from service.problems import Problem, invalid
+from service.problems import invalid
 
-TURN_MESSAGES = 100
-TURN_BYTES = 8 * 1024 * 1024
 MESSAGE_BYTES = 2 * 1024 * 1024
 
 Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]
@@ -115,46 +109,6 @@ class MessagePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_metadata(self.metadata)
 
 
-class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """1 to 100 messages to be appended in order, all or none; and how many of the last are wanted back as context.
-
-    With ``expected_position`` the turn is refused when the last message so far is at another position (0: no message).
-    """
-
-    kept_as_sent: ClassVar[Paths] = frozenset({("messages", "*", "item")})
-
-    messages: Annotated[list[MessageCreate], Meta(min_length=1, max_length=TURN_MESSAGES)]
-    expected_position: Position | None = None
-    context: TurnContext | None = None
-
-
-class FirstTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A turn that opens its conversation."""
-
-    kept_as_sent: ClassVar[Paths] = frozenset({("messages", "*", "item")})
-
-    messages: Annotated[list[MessageCreate], Meta(min_length=1, max_length=TURN_MESSAGES)]
-    title: Title | None = None
-    expected_position: Annotated[int, Meta(ge=0, le=0)] | None = None
-    context: TurnContext | None = None
-
-    def __post_init__(self) -> None:
-        check_title(self.title)
-
-
-class TurnResult(msgspec.Struct, frozen=True):
-    """What was appended, without items; the context asked for (oldest first); and the position of the last message."""
-
-    messages: list[Message]
-    context: Context
-    position: int
-
-    @property
-    def id(self) -> UUID:
-        """The conversation, for the Location header."""
-        return self.messages[0].conversation_id
-
-
 class Rewound(msgspec.Struct, frozen=True):
     """How many messages a rewind deleted."""
 
@@ -184,10 +138,6 @@ REWIND_SECONDS = 60.0
 """How long a rewind may take: as long as the deletion of a conversation."""
 
 _exists = Maybe("find_conversation", UUID)
-_open = Nothing("open_conversation")
-_expect = Nothing("expect_position")
-_create = One("create_message", Message)
-_create_two = Many("create_two_messages", Message)
 _create_tagged = One("create_tagged_message", Versioned[FullMessage])
 GET = Maybe("get_message", Versioned[FullMessage])
 _update = Maybe("update_message", Versioned[FullMessage])
@@ -229,7 +179,7 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
 
 
 @get("/v1/conversations/{conversation_id:str}/context", query=ContextSize, scope="read")
-async def get_context(request: Request, conversation_id: FromPath[UUID]) -> list[ContextMessage]:
+async def get_context(request: Request, conversation_id: FromPath[UUID]) -> Context:
     """A conversation's last messages as a language model takes them, oldest first.
 
     A tool's output never comes without its call: what would begin with such an output begins behind it.
@@ -249,32 +199,7 @@ async def create_message(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[MessageCreate]
 ) -> Versioned[FullMessage]:
     """Append a message."""
-    return await request.user.run(_create_tagged(**_values(request.user, conversation_id, data)))
-
-
-@post(
-    "/v1/conversations/{conversation_id:str}/turns",
-    location="/v1/conversations/{id}",
-    request_max_body_size=TURN_BYTES,
-    problems=("stale_position",),
-    scope="write",
-)
-@idempotent
-async def create_turn(request: Request, conversation_id: FromPath[UUID], data: JSONBody[Turn]) -> TurnResult:
-    """Append a turn's messages and get the context for the next one, in one round trip."""
-    if data.expected_position is None:
-        # The first insert locks the conversation by itself, or finds that there is none.
-        return await append(request.user, conversation_id, [], data)
-    expect = _expect(conversation_id=conversation_id, expected=data.expected_position)
-    return await append(request.user, conversation_id, [expect], data)
-
-
-@post("/v1/turns", location="/v1/conversations/{id}", request_max_body_size=TURN_BYTES, scope="write")
-@idempotent
-async def create_first_turn(request: Request, data: JSONBody[FirstTurn]) -> TurnResult:
-    """Open a conversation with its first turn."""
-    conversation_id = new_id()
-    return await append(request.user, conversation_id, [_open(id=conversation_id, title=data.title)], data)
+    return await request.user.run(_create_tagged(**insert_values(request.user, conversation_id, data)))
 
 
 @get("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", scope="read")
@@ -320,59 +245,8 @@ async def read(caller: Caller, conversation_id: UUID, statement: Statement[Any])
     return result
 
 
-async def append(
-    caller: Caller, conversation_id: UUID, first: Sequence[Statement[None]], turn: Turn | FirstTurn
-) -> TurnResult:
-    """Append a turn's messages, behind other statements. Raises Problem, of a message with its place in the turn."""
-    statements: list[Statement[Any]] = list(first)
-    to_blame: dict[int, int] = {}
-    following = 0
-    for pair in _pairs(turn.messages):
-        values: list[dict[str, Any]] = []
-        # The database refuses nothing of a message but its metadata: the message that has some is to blame.
-        to_blame[len(statements)] = following + (len(pair) == 2 and pair[1].metadata is not UNSET)
-        for message in pair:
-            try:
-                values.append(_values(caller, conversation_id, message))
-            except Problem as problem:
-                raise problem.place("messages", following) from None
-            following += 1
-        if len(pair) == 1:
-            statements.append(_create(**values[0]))
-        else:
-            second = {f"second_{name}": value for name, value in values[1].items() if name != "conversation_id"}
-            statements.append(_create_two(**values[0], **second))
-    if turn.context is not None and turn.context.messages:
-        statements.append(ask_context(conversation_id, turn.context))
-    try:
-        results = await caller.run_all(statements)
-    except Problem as problem:
-        if problem.errors and problem.statement in to_blame:
-            raise problem.place("messages", to_blame[problem.statement]) from problem.__cause__
-        raise
-    appended: list[Message] = []
-    for place in to_blame:
-        appended += results[place] if isinstance(results[place], list) else [results[place]]
-    asked = turn.context if len(statements) - 1 not in to_blame else None
-    return TurnResult(appended, [] if asked is None else context_of(results[-1], asked), appended[-1].position)
-
-
-def _pairs(messages: Sequence[MessageCreate]) -> Iterator[Sequence[MessageCreate]]:
-    """The messages in pairs, and one by one where both of a pair have metadata.
-
-    One statement for two messages changes their conversation once, and that is half of what a message costs. But the
-    database may refuse metadata, and the answer must say whose metadata it was.
-    """
-    start = 0
-    while start < len(messages):
-        pair = messages[start : start + 2]
-        if all(message.metadata is not UNSET for message in pair):
-            pair = pair[:1]
-        yield pair
-        start += len(pair)
-
-
-def _values(caller: Caller, conversation_id: UUID, data: MessageCreate) -> dict[str, Any]:
+def insert_values(caller: Caller, conversation_id: UUID, data: MessageCreate) -> dict[str, Any]:
+    """What the queries that append it take. Raises ``validation_failed`` for another sender than the caller."""
     if data.sender_id is not None and data.sender_id != caller.user_id:
         raise invalid("sender_id", "must be the caller")
     content = cast("str", data.content)

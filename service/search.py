@@ -10,9 +10,9 @@ import msgspec
 from litestar import get
 
 from service.contexts import Role
-from service.db.queries import Many, Maybe
+from service.db.queries import Some
 from service.http.fields import MessageType, Search, Time, check_search, words_of
-from service.http.paging import Cursor, Limit, Page, decode_cursor, encode_cursor
+from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
 from service.http.recency import LAST_ID
 from service.http.request import Request
 
@@ -43,8 +43,7 @@ class MessageSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_search(self.q)
 
 
-_search = Many("search_messages", FoundMessage)
-_find_bound = Maybe("find_search_bound", UUID)
+_search = Some("search_messages", FoundMessage)
 
 
 @get("/v1/messages", query=MessageSearch, scope="read")
@@ -56,11 +55,7 @@ async def search_messages(request: Request) -> Page[FoundMessage]:
     query = request.filters(MessageSearch)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
     (before_id,) = (LAST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
-    key = {"before_id": before_id, "looked_at": LOOKED_AT}
-    rows, bound = await request.user.run(
-        _search(words=words_of(query.q), row_limit=query.limit + 1, **key), _find_bound(**key)
+    found = await request.user.run(
+        _search(words=words_of(query.q), before_id=before_id, looked_at=LOOKED_AT, row_limit=query.limit + 1)
     )
-    if len(rows) > query.limit:
-        rows.pop()
-        bound = rows[-1].id
-    return Page(rows, None if bound is None else encode_cursor(question, (bound,)))
+    return page_of(found.rows, query.limit, question, lambda message: (message.id,), found.last)

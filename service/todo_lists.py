@@ -1,8 +1,8 @@
 """Lists of todos: the caller's own in ten orders, those assigned to them, and those of a conversation."""
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from litestar.params import FromPath
 from msgspec import Meta
 
 from service.db.caller import Caller
-from service.db.queries import Many, Maybe
+from service.db.queries import Looked, Many, Maybe, Some, Statement
 from service.http.fields import (
     Contained,
     Priority,
@@ -26,10 +26,18 @@ from service.http.fields import (
     words_of,
 )
 from service.http.missing import found
-from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, page_of
-from service.http.recency import newest_first
+from service.http.paging import (
+    LOOKED_AT,
+    Cursor,
+    Limit,
+    Page,
+    PageQuery,
+    decode_cursor,
+    one_behind_the_other,
+    page_of,
+)
+from service.http.recency import LAST_ID, LAST_TIME, newest_first
 from service.http.request import Request
-from service.problems import Problem
 from service.todos import Todo
 
 Order = Annotated[
@@ -39,6 +47,7 @@ Order = Annotated[
     ],
     Meta(title="TodoOrder"),
 ]  # fmt: skip
+_LAST_NUMBER = (1 << 63) - 1
 _RANKS = {"low": 1, "medium": 2, "high": 3, "urgent": 4}
 
 
@@ -68,20 +77,35 @@ class TodoFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _find_conversation = Maybe("find_conversation", UUID)
 _list_of_conversation = Many("list_conversation_todos", Todo)
 _list_by_status = Many("list_todos_by_status", Todo)
-_list_owned: dict[str, Many[Todo]] = {
-    "created_at": Many("list_todos_by_created_at", Todo),
-    "-created_at": Many("list_todos_by_created_at_desc", Todo),
-    "updated_at": Many("list_todos_by_updated_at", Todo),
-    "-updated_at": Many("list_todos_by_updated_at_desc", Todo),
-    "due_date": Many("list_todos_by_due_date", Todo),
-    "-due_date": Many("list_todos_by_due_date_desc", Todo),
-    "priority": Many("list_todos_by_priority", Todo),
-    "-priority": Many("list_todos_by_priority_desc", Todo),
-    "number": Many("list_todos_by_number", Todo),
-    "-number": Many("list_todos_by_number_desc", Todo),
+_list_owned = {
+    "created_at": Some("list_todos_by_created_at", Todo),
+    "-created_at": Some("list_todos_by_created_at_desc", Todo),
+    "updated_at": Some("list_todos_by_updated_at", Todo),
+    "-updated_at": Some("list_todos_by_updated_at_desc", Todo),
+    "due_date": Some("list_todos_by_due_date", Todo),
+    "-due_date": Some("list_todos_by_due_date_desc", Todo),
+    "no_due_date": Some("list_todos_by_no_due_date", Todo),
+    "-no_due_date": Some("list_todos_by_no_due_date_desc", Todo),
+    "priority": Some("list_todos_by_priority", Todo),
+    "-priority": Some("list_todos_by_priority_desc", Todo),
+    "number": Some("list_todos_by_number", Todo),
+    "-number": Some("list_todos_by_number_desc", Todo),
 }
-_list_assigned = Many("list_assigned_todos", Todo)
-_list_all = Many("list_all_todos", Todo)
+_list_assigned = {
+    "created_at": Some("list_assigned_todos_by_created_at", Todo),
+    "-created_at": Some("list_assigned_todos_by_created_at_desc", Todo),
+    "updated_at": Some("list_assigned_todos_by_updated_at", Todo),
+    "-updated_at": Some("list_assigned_todos_by_updated_at_desc", Todo),
+    "due_date": Some("list_assigned_todos_by_due_date", Todo),
+    "-due_date": Some("list_assigned_todos_by_due_date_desc", Todo),
+    "no_due_date": Some("list_assigned_todos_by_no_due_date", Todo),
+    "-no_due_date": Some("list_assigned_todos_by_no_due_date_desc", Todo),
+    "priority": Some("list_assigned_todos_by_priority", Todo),
+    "-priority": Some("list_assigned_todos_by_priority_desc", Todo),
+    "number": Some("list_assigned_todos_by_number", Todo),
+    "-number": Some("list_assigned_todos_by_number_desc", Todo),
+}
+_LISTS = {"owned": (_list_owned,), "assigned": (_list_assigned,), "all": (_list_owned, _list_assigned)}
 
 
 @get("/v1/conversations/{conversation_id:str}/todos", query=PageQuery, scope="read")
@@ -89,7 +113,7 @@ async def list_conversation_todos(request: Request, conversation_id: FromPath[UU
     """The todos that a conversation is linked with, oldest first."""
     query = request.filters(PageQuery)
     question = ("conversation", str(conversation_id))
-    (after_id,) = (_NO_UUID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    (after_id,) = (_FIRST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     owned, rows = await request.user.run(
         _find_conversation(id=conversation_id),
         _list_of_conversation(conversation_id=conversation_id, after_id=after_id, row_limit=query.limit + 1),
@@ -100,45 +124,47 @@ async def list_conversation_todos(request: Request, conversation_id: FromPath[UU
 
 @get("/v1/todos", query=TodoFilters, scope="read")
 async def list_todos(request: Request) -> Page[Todo]:
-    """The caller's todos, those assigned to them, or both."""
+    """The caller's todos, those assigned to them, or both.
+
+    Each page looks at 5000 todos of each kind at most, so it may be short, or empty, while `next_cursor` leads on.
+    """
     query = request.filters(TodoFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
-    if query.scope != "owned":
-        return await _list_visible(request.user, query, question)
     order = query.order
-    row_limit = query.limit + 1
+    limit = query.limit
+
+    async def ask(*places: tuple[str, Any, UUID]) -> list[Looked[Todo]]:
+        return await _ask(request.user, query, places)
+
     if order == "-updated_at":
-        down, up = (partial(_list_owned[name], **_filters(query)) for name in (order, "updated_at"))
-        return await newest_first(request.user, query.cursor, query.limit, question, down, up)
-    after = _read_cursor(query, question)
-    if order == "-created_at" and query.status and len(query.status) == 1 and query == _only_status(query):
-        rows = await request.user.run(_list_by_status(status=query.status[0], row_limit=row_limit, **after))
+        return await newest_first(ask, query.cursor, limit, question)
+    key, kind, first, last = _KEYS[order.removeprefix("-")]
+    begin, end = (first, _FIRST_ID), (last, LAST_ID)
+    if order.startswith("-"):
+        begin, end = end, begin
+    after, after_id = begin if query.cursor is None else decode_cursor(query.cursor, question, tuple[kind, UUID])
+    statuses = query.status
+    if order == "-created_at" and statuses and len(statuses) == 1 and query == _only(statuses, query):
+        key_of_row = {"after": after, "after_id": after_id, "row_limit": limit + 1}
+        rows = await request.user.run(_list_by_status(status=statuses[0], **key_of_row))
+        return page_of(rows, limit, question, key)
+    undated = order.replace("due", "no_due")
+    if undated == order:
+        (found,) = await ask((order, after, after_id))
+    elif after is None:  # behind a todo without a due date no dated one comes any more
+        (found,) = await ask((undated, None, after_id))
     else:
-        rows = await request.user.run(_list_owned[order](row_limit=row_limit, **_filters(query), **after))
-    return page_of(rows, query.limit, question, _KEYS[order.removeprefix("-")])
+        found = one_behind_the_other(*await ask((order, after, after_id), (undated, None, begin[1])))
+    return page_of(found.rows, limit, question, key, found.last)
 
 
-# Lists
-
-_NO_UUID = UUID(int=0)
-_LAST_UUID = UUID(int=(1 << 128) - 1)
-_FIRST_TIME = datetime.min.replace(tzinfo=UTC)
-_LAST_TIME = datetime.max.replace(tzinfo=UTC)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_BIGINT = (1 << 63) - 1
-_BigInt = Annotated[int, Meta(ge=-_LAST_BIGINT, le=_LAST_BIGINT)]
-
-_KEYS: dict[str, Callable[[Todo], tuple[Any, ...]]] = {
-    "created_at": lambda todo: (todo.created_at, todo.id),
-    "updated_at": lambda todo: (todo.updated_at, todo.id),
-    "due_date": lambda todo: (todo.due_date, todo.id),
-    "priority": lambda todo: (_RANKS[todo.priority], todo.id),
-    "number": lambda todo: (todo.number,),
-}
+def _only(statuses: list[Status], query: TodoFilters) -> TodoFilters:
+    return TodoFilters(status=statuses, limit=query.limit, cursor=query.cursor)
 
 
-def _filters(query: TodoFilters) -> dict[str, Any]:
-    return {
+async def _ask(caller: Caller, query: TodoFilters, places: Sequence[tuple[str, Any, UUID]]) -> list[Looked[Todo]]:
+    """What is found behind each of the places, an order and a key, in the lists that are in the query's scope."""
+    filters = {
         "status": query.status,
         "completed": query.completed,
         "priority": query.priority,
@@ -147,67 +173,39 @@ def _filters(query: TodoFilters) -> dict[str, Any]:
         "overdue": query.overdue,
         "words": words_of(query.q),
         "contains": contained(query.metadata),
+        "looked_at": LOOKED_AT,
+        "row_limit": query.limit + 1,
     }
+    lists = _LISTS[query.scope]
+    statements: list[Statement[Looked[Todo]]] = []
+    for order, after, after_id in places:
+        key = {"after_id": after_id} if "no_due" in order else {"after": after, "after_id": after_id}
+        statements += [queries[order](**key, **filters) for queries in lists]
+    found: list[Looked[Todo]] = await caller.run_all(statements)
+    if len(lists) == 1:
+        return found
+    return [_merged(found[2 * index : 2 * index + 2], order) for index, (order, _, _) in enumerate(places)]
 
 
-def _only_status(query: TodoFilters) -> TodoFilters:
-    return TodoFilters(status=query.status, limit=query.limit, cursor=query.cursor)
+def _merged(lists: Sequence[Looked[Todo]], order: str) -> Looked[Todo]:
+    """What was found in lists of one order, in that order and each once, as far as none of them ended its search."""
+    key = _KEYS[order.removeprefix("-").removeprefix("no_")][0]
+    is_descending = order.startswith("-")
+    rows = list(heapq.merge(*(found.rows for found in lists), key=key, reverse=is_descending))
+    ends = sorted((found.last for found in lists if found.last is not None), key=key, reverse=is_descending)
+    if ends:
+        rows = [row for row in rows if (key(row) >= key(ends[0]) if is_descending else key(row) <= key(ends[0]))]
+    return Looked(list({(row.user_id, row.id): row for row in rows}.values()), ends[0] if ends else None)
 
 
-def _read_cursor(query: TodoFilters, question: TodoFilters) -> dict[str, Any]:
-    """The key of the row before the page, as the order's query takes it."""
-    order = query.order.removeprefix("-")
-    descending = query.order.startswith("-")
-    end = _LAST_UUID if descending else _NO_UUID
-    if order == "number":
-        if query.cursor is None:
-            return {"after": _LAST_BIGINT if descending else 0}
-        return {"after": decode_cursor(query.cursor, question, tuple[_BigInt])[0]}
-    if order == "priority":
-        if query.cursor is None:
-            return {"after": 5 if descending else 0, "after_id": end}
-        rank, after_id = decode_cursor(query.cursor, question, tuple[Annotated[int, Meta(ge=0, le=5)], UUID])
-        return {"after": rank, "after_id": after_id}
-    after: datetime | None = _LAST_TIME if descending else _FIRST_TIME
-    after_id = end
-    if query.cursor is not None:
-        after, after_id = decode_cursor(query.cursor, question, tuple[Time | None, UUID])
-    if order != "due_date":
-        if after is None:
-            raise Problem("invalid_cursor")
-        return {"after": after, "after_id": after_id}
-    if after is None:
-        # Behind an undated row no dated one comes any more.
-        beyond = (_FIRST_TIME, _NO_UUID) if descending else (_LAST_TIME, _LAST_UUID)
-        return {"after": beyond[0], "after_id": beyond[1], "after_undated_id": after_id}
-    return {"after": after, "after_id": after_id, "after_undated_id": end}
-
-
-async def _list_visible(caller: Caller, query: TodoFilters, question: TodoFilters) -> Page[Todo]:
-    """The lists that reach beyond what the caller owns: sorted by a computed key, see the query."""
-    sort = query.order.removeprefix("-")
-    direction = -1 if query.order.startswith("-") else 1
-    after, after_id = -_LAST_BIGINT, _NO_UUID
-    if query.cursor is not None:
-        after, after_id = decode_cursor(query.cursor, question, tuple[_BigInt, UUID])
-    run = _list_assigned if query.scope == "assigned" else _list_all
-    rows = await caller.run(
-        run(
-            **_filters(query),
-            sort=sort,
-            direction=direction,
-            after=after,
-            after_id=after_id,
-            row_limit=query.limit + 1,
-        )
-    )
-
-    def key(todo: Todo) -> tuple[int, UUID]:
-        value = _KEYS[sort](todo)[0]
-        if value is None:
-            return _LAST_BIGINT, todo.id
-        if isinstance(value, datetime):
-            value = (value - _EPOCH) // (datetime.resolution)
-        return value * direction, todo.id
-
-    return page_of(rows, query.limit, question, key)
+_FIRST_ID = UUID(int=0)
+_DueDate = Time | None
+_FIRST_TIME = datetime.min.replace(tzinfo=UTC)
+_KEYS: dict[str, tuple[Callable[[Todo], tuple[Any, ...]], Any, Any, Any]] = {
+    "created_at": (lambda todo: (todo.created_at, todo.id), Time, _FIRST_TIME, LAST_TIME),
+    "updated_at": (lambda todo: (todo.updated_at, todo.id), Time, _FIRST_TIME, LAST_TIME),
+    "due_date": (lambda todo: (todo.due_date, todo.id), _DueDate, _FIRST_TIME, LAST_TIME),
+    "priority": (lambda todo: (_RANKS[todo.priority], todo.id), Annotated[int, Meta(ge=0, le=5)], 0, 5),
+    "number": (lambda todo: (todo.number, todo.id), Annotated[int, Meta(ge=0, le=_LAST_NUMBER)], 0, _LAST_NUMBER),
+}
+"""Order → what its keyset is, of which type the first part is, and what lies before and behind all there can be."""

@@ -832,72 +832,117 @@ WHERE user_id = $1
   AND ($3 IS NULL OR version + 2 * last_position::bigint - message_count = $3)
 RETURNING id;
 
--- list_conversations_by_updated_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
+-- list_conversations_by_updated_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_user_id_updated_hour_idx
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM conversations
-WHERE user_id = $1
-    AND updated_hour <= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) < ($2, $3)
-    AND ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($6 IS NULL OR metadata @> $6)
+    AND ($7 IS NULL OR metadata @> $7) AS matches,
+        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+        FROM conversations
+        WHERE user_id = $1
+          AND updated_hour <= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) < ($2, $3)
+        ORDER BY updated_hour DESC, updated_at DESC, id DESC
+        LIMIT $5
+    ) AS conversations
+) AS conversations
+WHERE matches OR is_last
 ORDER BY updated_hour DESC, updated_at DESC, id DESC
 LIMIT $4;
 
--- list_conversations_by_updated_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
+-- list_conversations_by_updated_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_user_id_updated_hour_idx
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM conversations
-WHERE user_id = $1
-    AND updated_hour >= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) > ($2, $3)
-    AND ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($6 IS NULL OR metadata @> $6)
+    AND ($7 IS NULL OR metadata @> $7) AS matches,
+        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $5 AS is_last
+    FROM (
+        SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+        FROM conversations
+        WHERE user_id = $1
+          AND updated_hour >= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) > ($2, $3)
+        ORDER BY updated_hour, updated_at, id
+        LIMIT $5
+    ) AS conversations
+) AS conversations
+WHERE matches OR is_last
 ORDER BY updated_hour, updated_at, id
 LIMIT $4;
 
--- list_conversations_by_created_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
+-- list_conversations_by_created_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_user_id_created_at_idx
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM conversations
-WHERE user_id = $1
-    AND (created_at, id) < ($2, $3)
-    AND ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($6 IS NULL OR metadata @> $6)
+    AND ($7 IS NULL OR metadata @> $7) AS matches,
+        row_number() OVER (ORDER BY created_at DESC, id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+        FROM conversations
+        WHERE user_id = $1
+          AND (created_at, id) < ($2, $3)
+        ORDER BY created_at DESC, id DESC
+        LIMIT $5
+    ) AS conversations
+) AS conversations
+WHERE matches OR is_last
 ORDER BY created_at DESC, id DESC
 LIMIT $4;
 
--- list_conversations_by_created_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
+-- list_conversations_by_created_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_user_id_created_at_idx
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM conversations
-WHERE user_id = $1
-    AND (created_at, id) > ($2, $3)
-    AND ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($6 IS NULL OR metadata @> $6)
+    AND ($7 IS NULL OR metadata @> $7) AS matches,
+        row_number() OVER (ORDER BY created_at, id) = $5 AS is_last
+    FROM (
+        SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+        FROM conversations
+        WHERE user_id = $1
+          AND (created_at, id) > ($2, $3)
+        ORDER BY created_at, id
+        LIMIT $5
+    ) AS conversations
+) AS conversations
+WHERE matches OR is_last
 ORDER BY created_at, id
 LIMIT $4;
 
--- list_conversations_by_external_id(user_id uuid, after text, after_id uuid, row_limit integer, words text[], contains jsonb) -> many Conversation
+-- list_conversations_by_external_id(user_id uuid, after text, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_external_id_key
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
-FROM conversations
-WHERE user_id = $1
-    AND external_id = $2 AND id <> $3
-    AND ($5 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($5::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($6 IS NULL OR metadata @> $6)
+    AND ($7 IS NULL OR metadata @> $7) AS matches,
+        row_number() OVER (ORDER BY external_id) = $5 AS is_last
+    FROM (
+        SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
+        FROM conversations
+        WHERE user_id = $1
+          AND external_id = $2 AND id <> $3
+        ORDER BY external_id
+        LIMIT $5
+    ) AS conversations
+) AS conversations
+WHERE matches OR is_last
 ORDER BY external_id
 LIMIT $4;
 
--- list_conversations_with_messages_by_updated_at_desc(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
+-- list_conversations_with_messages_by_updated_at_desc(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
 SELECT
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
@@ -916,30 +961,36 @@ SELECT
             ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
             '[]'
         )
-    END AS messages
+    END AS messages,
+    c.matches, c.is_last
 FROM (
     SELECT
         p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
-        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        p.place, p.matches, p.is_last, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
         l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
         sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
             ORDER BY p.place
             GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS bytes_before
     FROM (
-        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
-            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM conversations
-            WHERE user_id = $1
-                AND updated_hour <= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) < ($4, $5)
-                AND ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($8 IS NULL OR metadata @> $8)
-            ORDER BY updated_hour DESC, updated_at DESC, id DESC
-            LIMIT $6
+    AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
+            FROM (
+                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) AS place
+                FROM conversations
+                WHERE user_id = $1
+                  AND updated_hour <= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) < ($4, $5)
+                ORDER BY updated_hour DESC, updated_at DESC, id DESC
+                LIMIT $7
+            ) AS conversations
         ) AS conversations
+        WHERE matches OR is_last
+        ORDER BY updated_hour DESC, updated_at DESC, id DESC
+        LIMIT $6
     ) AS p
     LEFT JOIN LATERAL (
         SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
@@ -947,16 +998,17 @@ FROM (
         FROM messages
         WHERE user_id = $1
           AND conversation_id = p.id
+          AND p.matches
         ORDER BY position DESC
         LIMIT $2
     ) AS l ON TRUE
 ) AS c
 GROUP BY
     c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
-    c.updated_at, c.bytes_before
+    c.updated_at, c.bytes_before, c.matches, c.is_last
 ORDER BY c.place;
 
--- list_conversations_with_messages_by_updated_at(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
+-- list_conversations_with_messages_by_updated_at(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
 SELECT
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
@@ -975,30 +1027,36 @@ SELECT
             ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
             '[]'
         )
-    END AS messages
+    END AS messages,
+    c.matches, c.is_last
 FROM (
     SELECT
         p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
-        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        p.place, p.matches, p.is_last, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
         l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
         sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
             ORDER BY p.place
             GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS bytes_before
     FROM (
-        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
-            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM conversations
-            WHERE user_id = $1
-                AND updated_hour >= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) > ($4, $5)
-                AND ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($8 IS NULL OR metadata @> $8)
-            ORDER BY updated_hour, updated_at, id
-            LIMIT $6
+    AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
+            FROM (
+                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, row_number() OVER (ORDER BY updated_hour, updated_at, id) AS place
+                FROM conversations
+                WHERE user_id = $1
+                  AND updated_hour >= date_bin('1 hour', $4, 'epoch') AND (updated_at, id) > ($4, $5)
+                ORDER BY updated_hour, updated_at, id
+                LIMIT $7
+            ) AS conversations
         ) AS conversations
+        WHERE matches OR is_last
+        ORDER BY updated_hour, updated_at, id
+        LIMIT $6
     ) AS p
     LEFT JOIN LATERAL (
         SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
@@ -1006,16 +1064,17 @@ FROM (
         FROM messages
         WHERE user_id = $1
           AND conversation_id = p.id
+          AND p.matches
         ORDER BY position DESC
         LIMIT $2
     ) AS l ON TRUE
 ) AS c
 GROUP BY
     c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
-    c.updated_at, c.bytes_before
+    c.updated_at, c.bytes_before, c.matches, c.is_last
 ORDER BY c.place;
 
--- list_conversations_with_messages_by_created_at_desc(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
+-- list_conversations_with_messages_by_created_at_desc(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
 SELECT
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
@@ -1034,30 +1093,36 @@ SELECT
             ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
             '[]'
         )
-    END AS messages
+    END AS messages,
+    c.matches, c.is_last
 FROM (
     SELECT
         p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
-        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        p.place, p.matches, p.is_last, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
         l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
         sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
             ORDER BY p.place
             GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS bytes_before
     FROM (
-        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
-            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM conversations
-            WHERE user_id = $1
-                AND (created_at, id) < ($4, $5)
-                AND ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($8 IS NULL OR metadata @> $8)
-            ORDER BY created_at DESC, id DESC
-            LIMIT $6
+    AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
+            FROM (
+                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, row_number() OVER (ORDER BY created_at DESC, id DESC) AS place
+                FROM conversations
+                WHERE user_id = $1
+                  AND (created_at, id) < ($4, $5)
+                ORDER BY created_at DESC, id DESC
+                LIMIT $7
+            ) AS conversations
         ) AS conversations
+        WHERE matches OR is_last
+        ORDER BY created_at DESC, id DESC
+        LIMIT $6
     ) AS p
     LEFT JOIN LATERAL (
         SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
@@ -1065,16 +1130,17 @@ FROM (
         FROM messages
         WHERE user_id = $1
           AND conversation_id = p.id
+          AND p.matches
         ORDER BY position DESC
         LIMIT $2
     ) AS l ON TRUE
 ) AS c
 GROUP BY
     c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
-    c.updated_at, c.bytes_before
+    c.updated_at, c.bytes_before, c.matches, c.is_last
 ORDER BY c.place;
 
--- list_conversations_with_messages_by_created_at(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
+-- list_conversations_with_messages_by_created_at(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
 SELECT
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
@@ -1093,30 +1159,36 @@ SELECT
             ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
             '[]'
         )
-    END AS messages
+    END AS messages,
+    c.matches, c.is_last
 FROM (
     SELECT
         p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
-        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        p.place, p.matches, p.is_last, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
         l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
         sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
             ORDER BY p.place
             GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS bytes_before
     FROM (
-        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
-            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM conversations
-            WHERE user_id = $1
-                AND (created_at, id) > ($4, $5)
-                AND ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($8 IS NULL OR metadata @> $8)
-            ORDER BY created_at, id
-            LIMIT $6
+    AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
+            FROM (
+                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, row_number() OVER (ORDER BY created_at, id) AS place
+                FROM conversations
+                WHERE user_id = $1
+                  AND (created_at, id) > ($4, $5)
+                ORDER BY created_at, id
+                LIMIT $7
+            ) AS conversations
         ) AS conversations
+        WHERE matches OR is_last
+        ORDER BY created_at, id
+        LIMIT $6
     ) AS p
     LEFT JOIN LATERAL (
         SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
@@ -1124,16 +1196,17 @@ FROM (
         FROM messages
         WHERE user_id = $1
           AND conversation_id = p.id
+          AND p.matches
         ORDER BY position DESC
         LIMIT $2
     ) AS l ON TRUE
 ) AS c
 GROUP BY
     c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
-    c.updated_at, c.bytes_before
+    c.updated_at, c.bytes_before, c.matches, c.is_last
 ORDER BY c.place;
 
--- list_conversations_with_messages_by_external_id(user_id uuid, messages integer, message_bytes bigint, after text, after_id uuid, row_limit integer, words text[], contains jsonb) -> many ListedConversation
+-- list_conversations_with_messages_by_external_id(user_id uuid, messages integer, message_bytes bigint, after text, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
 SELECT
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
@@ -1152,30 +1225,36 @@ SELECT
             ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < $3),
             '[]'
         )
-    END AS messages
+    END AS messages,
+    c.matches, c.is_last
 FROM (
     SELECT
         p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
-        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        p.place, p.matches, p.is_last, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
         l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
         sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
             ORDER BY p.place
             GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS bytes_before
     FROM (
-        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, row_number() OVER () AS place
+        SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
-            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour
-            FROM conversations
-            WHERE user_id = $1
-                AND external_id = $4 AND id <> $5
-                AND ($7 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($7::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+            SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
+        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
     ))
-    AND ($8 IS NULL OR metadata @> $8)
-            ORDER BY external_id
-            LIMIT $6
+    AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
+            FROM (
+                SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, row_number() OVER (ORDER BY external_id) AS place
+                FROM conversations
+                WHERE user_id = $1
+                  AND external_id = $4 AND id <> $5
+                ORDER BY external_id
+                LIMIT $7
+            ) AS conversations
         ) AS conversations
+        WHERE matches OR is_last
+        ORDER BY external_id
+        LIMIT $6
     ) AS p
     LEFT JOIN LATERAL (
         SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
@@ -1183,13 +1262,14 @@ FROM (
         FROM messages
         WHERE user_id = $1
           AND conversation_id = p.id
+          AND p.matches
         ORDER BY position DESC
         LIMIT $2
     ) AS l ON TRUE
 ) AS c
 GROUP BY
     c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
-    c.updated_at, c.bytes_before
+    c.updated_at, c.bytes_before, c.matches, c.is_last
 ORDER BY c.place;
 
 -- list_todo_conversations(user_id uuid, id uuid, number bigint, after_id uuid, row_limit integer) -> many Conversation
@@ -1806,37 +1886,31 @@ FROM (
 WHERE l.bytes <= 4194304
 ORDER BY l.position;
 
--- search_messages(user_id uuid, words text[], before_id uuid, looked_at integer, row_limit integer) -> many FoundMessage
+-- search_messages(user_id uuid, words text[], before_id uuid, looked_at integer, row_limit integer) -> some FoundMessage
 -- messages.sql, index messages_user_id_id_key
 SELECT
     s.id, s.conversation_id, s.position, s.role, s.message_type,
-    substring(
-        s.content FROM greatest(1, strpos(lower(s.content), lower(($2::text[])[1])) - 40) FOR 200
-    ) AS snippet,
-    s.created_at
+    substring(s.content FROM greatest(1, strpos(s.lowered, lower(($2::text[])[1])) - 40) FOR 200) AS snippet,
+    s.created_at, s.matches, s.is_last
 FROM (
-    SELECT id, conversation_id, position, role, message_type, content, created_at
-    FROM messages
-    WHERE user_id = $1
-      AND id < $3
-    ORDER BY id DESC
-    LIMIT $4
+    SELECT
+        l.id, l.conversation_id, l.position, l.role, l.message_type, l.content, l.lowered, l.created_at,
+        NOT EXISTS (
+            SELECT FROM unnest($2::text[]) AS w (word) WHERE strpos(l.lowered, lower(w.word)) = 0
+        ) AS matches,
+        row_number() OVER (ORDER BY l.id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, conversation_id, position, role, message_type, content, lower(content) AS lowered, created_at
+        FROM messages
+        WHERE user_id = $1
+          AND id < $3
+        ORDER BY id DESC
+        LIMIT $4
+    ) AS l
 ) AS s
-WHERE NOT EXISTS (
-    SELECT FROM unnest($2::text[]) AS w (word) WHERE strpos(lower(s.content), lower(w.word)) = 0
-)
+WHERE s.matches OR s.is_last
 ORDER BY s.id DESC
 LIMIT $5;
-
--- find_search_bound(user_id uuid, before_id uuid, looked_at integer) -> maybe UUID
--- messages.sql, index messages_user_id_id_key
-SELECT id
-FROM messages
-WHERE user_id = $1
-  AND id < $2
-ORDER BY id DESC
-OFFSET $3 - 1
-LIMIT 1;
 
 -- find_item(user_id uuid, conversation_id uuid, item_id text) -> maybe FullMessage
 -- messages.sql, index messages_pkey
@@ -2069,124 +2143,217 @@ WHERE user_id = $1
 ORDER BY created_at DESC, id DESC
 LIMIT $5;
 
--- list_todos_by_created_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
+-- list_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_created_at_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-    AND (created_at, id) > ($2, $3)
-    AND ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date > $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($12 IS NULL OR metadata @> $12)
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY created_at, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (created_at, id) > ($1, $3)
+        ORDER BY created_at, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
 ORDER BY created_at, id
-LIMIT $4;
+LIMIT $5;
 
--- list_todos_by_created_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
+-- list_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_created_at_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-    AND (created_at, id) < ($2, $3)
-    AND ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date > $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($12 IS NULL OR metadata @> $12)
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY created_at DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (created_at, id) < ($1, $3)
+        ORDER BY created_at DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
 ORDER BY created_at DESC, id DESC
-LIMIT $4;
+LIMIT $5;
 
--- list_todos_by_priority(user_id uuid, after integer, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
--- todos.sql, index todos_user_id_priority_rank_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-    AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) > ($2, $3)
-    AND ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date > $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
-    ))
-    AND ($12 IS NULL OR metadata @> $12)
-ORDER BY (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id
-LIMIT $4;
-
--- list_todos_by_priority_desc(user_id uuid, after integer, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
--- todos.sql, index todos_user_id_priority_rank_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-    AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) < ($2, $3)
-    AND ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date > $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
-    ))
-    AND ($12 IS NULL OR metadata @> $12)
-ORDER BY (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) DESC, id DESC
-LIMIT $4;
-
--- list_todos_by_updated_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
+-- list_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-    AND updated_hour >= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) > ($2, $3)
-    AND ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date > $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($12 IS NULL OR metadata @> $12)
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) > ($1, $3)
+        ORDER BY updated_hour, updated_at, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
 ORDER BY updated_hour, updated_at, id
-LIMIT $4;
+LIMIT $5;
 
--- list_todos_by_updated_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
+-- list_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-    AND updated_hour <= date_bin('1 hour', $2, 'epoch') AND (updated_at, id) < ($2, $3)
-    AND ($5 IS NULL OR status = ANY ($5))
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) < ($1, $3)
+        ORDER BY updated_hour DESC, updated_at DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY updated_hour DESC, updated_at DESC, id DESC
+LIMIT $5;
+
+-- list_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_due_date_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY due_date, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (due_date, id) > ($1, $3)
+        ORDER BY due_date, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date, id
+LIMIT $5;
+
+-- list_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_due_date_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (due_date, id) < ($1, $3)
+        ORDER BY due_date DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date DESC, id DESC
+LIMIT $5;
+
+-- list_todos_by_no_due_date(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_due_date_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
     AND ($6 IS NULL OR completed = $6)
     AND ($7 IS NULL OR priority = ANY ($7))
     AND ($8 IS NULL OR due_date < $8)
@@ -2194,220 +2361,603 @@ WHERE user_id = $1
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($11::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($12 IS NULL OR metadata @> $12)
-ORDER BY updated_hour DESC, updated_at DESC, id DESC
+    AND ($12 IS NULL OR metadata @> $12) AS matches,
+        row_number() OVER (ORDER BY due_date, id) = $3 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $1
+          AND due_date IS NULL AND id > $2
+        ORDER BY due_date, id
+        LIMIT $3
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date, id
 LIMIT $4;
 
--- list_todos_by_number(user_id uuid, after bigint, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
--- todos.sql, index todos_user_id_number_key
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-    AND number > $2
-    AND ($4 IS NULL OR status = ANY ($4))
-    AND ($5 IS NULL OR completed = $5)
-    AND ($6 IS NULL OR priority = ANY ($6))
-    AND ($7 IS NULL OR due_date < $7)
-    AND ($8 IS NULL OR due_date > $8)
-    AND ($9 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $9)
-    AND ($10 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($10::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
-    ))
-    AND ($11 IS NULL OR metadata @> $11)
-ORDER BY number
-LIMIT $3;
-
--- list_todos_by_number_desc(user_id uuid, after bigint, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
--- todos.sql, index todos_user_id_number_key
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-    AND number < $2
-    AND ($4 IS NULL OR status = ANY ($4))
-    AND ($5 IS NULL OR completed = $5)
-    AND ($6 IS NULL OR priority = ANY ($6))
-    AND ($7 IS NULL OR due_date < $7)
-    AND ($8 IS NULL OR due_date > $8)
-    AND ($9 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $9)
-    AND ($10 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($10::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
-    ))
-    AND ($11 IS NULL OR metadata @> $11)
-ORDER BY number DESC
-LIMIT $3;
-
--- list_todos_by_due_date(user_id uuid, after timestamptz, after_id uuid, after_undated_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
+-- list_todos_by_no_due_date_desc(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
-(
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-    FROM todos
-    WHERE user_id = $1
-    AND (due_date, id) > ($2, $3)
-    AND ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($12::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13)
-    ORDER BY due_date ASC, id ASC
-    LIMIT $5
-)
-UNION ALL
-(
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-    FROM todos
-    WHERE user_id = $1
-    AND due_date IS NULL
-    AND id > $4
-    AND ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($12::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13)
-    ORDER BY due_date ASC, id ASC
-    LIMIT $5
-)
-ORDER BY due_date ASC NULLS LAST, id ASC
-LIMIT $5;
-
--- list_todos_by_due_date_desc(user_id uuid, after timestamptz, after_id uuid, after_undated_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
--- todos.sql, index todos_user_id_due_date_idx
-(
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-    FROM todos
-    WHERE user_id = $1
-    AND (due_date, id) < ($2, $3)
-    AND ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($12::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13)
-    ORDER BY due_date DESC, id DESC
-    LIMIT $5
-)
-UNION ALL
-(
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
-    FROM todos
-    WHERE user_id = $1
-    AND due_date IS NULL
-    AND id < $4
-    AND ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($12::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13)
-    ORDER BY due_date DESC, id DESC
-    LIMIT $5
-)
-ORDER BY due_date DESC NULLS LAST, id DESC
-LIMIT $5;
-
--- list_assigned_todos(user_id uuid, sort text, direction integer, after bigint, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
--- todos.sql, index todos_assigned_to_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at,
-        coalesce(CASE $2
-                WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
-                WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
-                WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
-                WHEN 'priority' THEN (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END)
-                ELSE number
-            END * $3, 9223372036854775807) AS sort_key
-    FROM todos
-    WHERE assigned_to = $1
-      AND ($7 IS NULL OR status = ANY ($7))
-    AND ($8 IS NULL OR completed = $8)
-    AND ($9 IS NULL OR priority = ANY ($9))
-    AND ($10 IS NULL OR due_date < $10)
-    AND ($11 IS NULL OR due_date > $11)
-    AND ($12 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
-    AND ($13 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($13::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
+    AND ($6 IS NULL OR completed = $6)
+    AND ($7 IS NULL OR priority = ANY ($7))
+    AND ($8 IS NULL OR due_date < $8)
+    AND ($9 IS NULL OR due_date > $9)
+    AND ($10 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+    AND ($11 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($14 IS NULL OR metadata @> $14)
-) AS visible
-WHERE (sort_key, id) > ($4, $5)
-ORDER BY sort_key, id
-LIMIT $6;
+    AND ($12 IS NULL OR metadata @> $12) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC) = $3 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $1
+          AND due_date IS NULL AND id < $2
+        ORDER BY due_date DESC, id DESC
+        LIMIT $3
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date DESC, id DESC
+LIMIT $4;
 
--- list_all_todos(user_id uuid, sort text, direction integer, after bigint, after_id uuid, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> many Todo
--- todos.sql, index todos_assigned_to_idx
+-- list_todos_by_priority(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_priority_rank_idx
 SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at,
-        coalesce(CASE $2
-                WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
-                WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
-                WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
-                WHEN 'priority' THEN (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END)
-                ELSE number
-            END * $3, 9223372036854775807) AS sort_key
-    FROM todos
-    WHERE (user_id = $1 OR assigned_to = $1)
-      AND ($7 IS NULL OR status = ANY ($7))
-    AND ($8 IS NULL OR completed = $8)
-    AND ($9 IS NULL OR priority = ANY ($9))
-    AND ($10 IS NULL OR due_date < $10)
-    AND ($11 IS NULL OR due_date > $11)
-    AND ($12 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
-    AND ($13 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($13::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($14 IS NULL OR metadata @> $14)
-) AS visible
-WHERE (sort_key, id) > ($4, $5)
-ORDER BY sort_key, id
-LIMIT $6;
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY priority_rank, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) > ($1, $3)
+        ORDER BY priority_rank, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY priority_rank, id
+LIMIT $5;
+
+-- list_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_priority_rank_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY priority_rank DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) < ($1, $3)
+        ORDER BY priority_rank DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY priority_rank DESC, id DESC
+LIMIT $5;
+
+-- list_todos_by_number(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_number_key
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY number, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (number, id) > ($1, $3)
+        ORDER BY number, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY number, id
+LIMIT $5;
+
+-- list_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_number_key
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY number DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (number, id) < ($1, $3)
+        ORDER BY number DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY number DESC, id DESC
+LIMIT $5;
+
+-- list_assigned_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY created_at, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (created_at, id) > ($1, $3)
+        ORDER BY created_at, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY created_at, id
+LIMIT $5;
+
+-- list_assigned_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY created_at DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (created_at, id) < ($1, $3)
+        ORDER BY created_at DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY created_at DESC, id DESC
+LIMIT $5;
+
+-- list_assigned_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) > ($1, $3)
+        ORDER BY updated_hour, updated_at, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY updated_hour, updated_at, id
+LIMIT $5;
+
+-- list_assigned_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) < ($1, $3)
+        ORDER BY updated_hour DESC, updated_at DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY updated_hour DESC, updated_at DESC, id DESC
+LIMIT $5;
+
+-- list_assigned_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY due_date, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (due_date, id) > ($1, $3)
+        ORDER BY due_date, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date, id
+LIMIT $5;
+
+-- list_assigned_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (due_date, id) < ($1, $3)
+        ORDER BY due_date DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date DESC, id DESC
+LIMIT $5;
+
+-- list_assigned_todos_by_no_due_date(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
+    AND ($6 IS NULL OR completed = $6)
+    AND ($7 IS NULL OR priority = ANY ($7))
+    AND ($8 IS NULL OR due_date < $8)
+    AND ($9 IS NULL OR due_date > $9)
+    AND ($10 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+    AND ($11 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($12 IS NULL OR metadata @> $12) AS matches,
+        row_number() OVER (ORDER BY due_date, id) = $3 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $1
+          AND due_date IS NULL AND id > $2
+        ORDER BY due_date, id
+        LIMIT $3
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date, id
+LIMIT $4;
+
+-- list_assigned_todos_by_no_due_date_desc(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
+    AND ($6 IS NULL OR completed = $6)
+    AND ($7 IS NULL OR priority = ANY ($7))
+    AND ($8 IS NULL OR due_date < $8)
+    AND ($9 IS NULL OR due_date > $9)
+    AND ($10 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
+    AND ($11 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($12 IS NULL OR metadata @> $12) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC) = $3 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $1
+          AND due_date IS NULL AND id < $2
+        ORDER BY due_date DESC, id DESC
+        LIMIT $3
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date DESC, id DESC
+LIMIT $4;
+
+-- list_assigned_todos_by_priority(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY priority_rank, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) > ($1, $3)
+        ORDER BY priority_rank, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY priority_rank, id
+LIMIT $5;
+
+-- list_assigned_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY priority_rank DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) < ($1, $3)
+        ORDER BY priority_rank DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY priority_rank DESC, id DESC
+LIMIT $5;
+
+-- list_assigned_todos_by_number(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY number, id) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (number, id) > ($1, $3)
+        ORDER BY number, id
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY number, id
+LIMIT $5;
+
+-- list_assigned_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date > $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY number DESC, id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (number, id) < ($1, $3)
+        ORDER BY number DESC, id DESC
+        LIMIT $4
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY number DESC, id DESC
+LIMIT $5;
 
 -- find_todo(user_id uuid, id uuid, number bigint) -> maybe UUID
 -- todos.sql, index todos_pkey

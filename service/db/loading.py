@@ -9,8 +9,9 @@ A query in a file is the text the driver gets, below a header::
     -- returns: maybe Todo
     -- index: todos_pkey
 
-``returns`` is one, maybe, many, count or none, with the struct (or scalar) of a row; ``writes: yes`` marks a SELECT
-that changes something, ``users: all`` a query of the operator's that is about everybody.
+``returns`` is one, maybe, many, some, count or none, with the struct (or scalar) of a row; those of ``some`` end with
+two more columns, see `queries.Some`. ``writes: yes`` marks a SELECT that changes something, ``users: all`` a query of
+the operator's that is about everybody.
 
 What several queries share is a slot, which stands for its text, and for the parameters that this needs::
 
@@ -118,7 +119,7 @@ _FILL = re.compile(r"-- (fill|with): ?(.*)")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%|%")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TABLE = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?:ONLY\s+)?(?:\w+\.)?(\w+)")
-_CARDINALITIES = ("one", "maybe", "many", "count", "none")
+_CARDINALITIES = ("one", "maybe", "many", "some", "count", "none")
 
 
 class _Block(msgspec.Struct, frozen=True):
@@ -245,7 +246,7 @@ def _parse_query(block: _Block, slots: _Slots) -> QueryText:
     cardinality, _, row = fields["returns"].partition(" ")
     if cardinality not in _CARDINALITIES or (row == "") != (cardinality in ("count", "none")):
         raise QueryError(
-            f"{where}: {name} returns {fields['returns']!r}: say one, maybe or many and the row, or count or none"
+            f"{where}: {name} returns {fields['returns']!r}: say one, maybe, many or some and the row, or count or none"
         )
     if ";" in text:
         raise QueryError(f"{where}: {name} has a semicolon inside: one statement, and none in its comments")

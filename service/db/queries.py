@@ -134,6 +134,31 @@ class Many(Query[list[R]]):
         return [row[0] for row in result.rows]
 
 
+class Looked(msgspec.Struct, Generic[R], frozen=True, gc=False):
+    """What was found among the rows that a query looked at, and the last of these where it might have looked on."""
+
+    rows: list[R]
+    last: R | None
+
+
+class Some(Query[Looked[R]]):
+    """Those of a bounded number of rows that match.
+
+    Each row ends with ``matches`` and ``is_last``, and the last one that was looked at comes even if it doesn't match.
+    """
+
+    cardinality = "some"
+
+    def __init__(self, name: str, row: type[R]) -> None:
+        super().__init__(name, row)
+
+    def read(self, result: Result) -> Looked[R]:
+        make = self._row
+        found = [make(*row[:-2]) for row in result.rows if row[-2]]
+        last = result.rows[-1] if result.rows and result.rows[-1][-1] else None
+        return Looked(found, None if last is None else make(*last[:-2]))
+
+
 class Count(Query[int]):
     """The number of rows that were changed."""
 

@@ -107,9 +107,13 @@ ANY_JSON = "x-any-json"
 
 
 def free_any_json(part: Any) -> Any:
-    """The schema, with nothing but their words left of those that are marked with ANY_JSON."""
+    """The schema, with nothing but their words left of those that are marked with ANY_JSON.
+
+    What takes any JSON comes last in a union, so that generated clients try the others before it.
+    """
     if isinstance(part, list | tuple):
-        return [free_any_json(item) for item in cast("list[Any]", part)]
+        found = [free_any_json(item) for item in cast("list[Any]", part)]
+        return sorted(found, key=lambda item: isinstance(item, dict) and item.keys() == {"description"})
     if not isinstance(part, dict):
         return part
     schema = cast("dict[str, Any]", part)
@@ -165,8 +169,8 @@ def check_search(q: str | None) -> None:
 
 
 def words_of(q: str | None) -> list[str] | None:
-    """The words to be looked for."""
-    return None if q is None else q.split()
+    """The words to be looked for, each once."""
+    return None if q is None else list(dict.fromkeys(q.split()))
 
 
 def check_contained(metadata: str | None) -> None:

@@ -7,12 +7,15 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
+from service.db.queries import Looked
 from service.problems import Problem, html_escaped, html_safe
 
 T = TypeVar("T")
 
 ANSWER_BYTES = 4 * 1024 * 1024
 """What a page may have, about: it ends early where its rows are large. Queries whose rows may be large hold it, too."""
+LOOKED_AT = 5000
+"""How many rows of a list a page looks at, whatever its filters: a list of few that match ends early, and leads on."""
 SMALL_BYTES = 4096
 """Items below this are counted as they are, however much escaping would add to them."""
 ESCAPED = 6
@@ -86,9 +89,19 @@ def fitting(rows: Sequence[Any]) -> tuple[Any, int]:
     return items, len(items)
 
 
-def page_of(rows: Sequence[T], limit: int, question: Any, key: Callable[[T], tuple[Any, ...]]) -> Page[T]:
-    """The page of a query that was asked for ``limit + 1`` rows; ``key`` gives a row's keyset."""
+def one_behind_the_other(first: Looked[T], second: Looked[T]) -> Looked[T]:
+    """What was found in two lists of which the second goes on where the first ends."""
+    return first if first.last is not None else Looked([*first.rows, *second.rows], second.last)
+
+
+def page_of(
+    rows: Sequence[T], limit: int, question: Any, key: Callable[[T], tuple[Any, ...]], last: T | None = None
+) -> Page[T]:
+    """The page of a query that was asked for ``limit + 1`` rows; ``key`` gives a row's keyset.
+
+    ``last`` is the row where the query ended its search, if it might have looked on: the cursor then leads on from it.
+    """
     items, count = fitting(rows[:limit])
-    if count == len(rows):
-        return Page(items, None)
-    return Page(items, encode_cursor(question, key(rows[count - 1])))
+    if count < len(rows):
+        last = rows[count - 1]
+    return Page(items, None if last is None else encode_cursor(question, key(last)))

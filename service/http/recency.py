@@ -1,51 +1,45 @@
 """Pages of what was changed last, which moves while a list is walked."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from service.db.caller import Caller
-from service.db.queries import Statement
+from service.db.queries import Looked
 from service.http.fields import Time
-from service.http.paging import Page, decode_cursor, page_of
+from service.http.paging import Page, decode_cursor, one_behind_the_other, page_of
 
 LAST_TIME = datetime.max.replace(tzinfo=UTC)
 LAST_ID = UUID(int=(1 << 128) - 1)
 
 
 async def newest_first(
-    caller: Caller,
+    ask: Callable[..., Awaitable[list[Looked[Any]]]],
     cursor: str | None,
     limit: int,
     question: Any,
-    down: Callable[..., Statement[list[Any]]],
-    up: Callable[..., Statement[list[Any]]],
     complete: Callable[[list[Any]], int] = len,
 ) -> Page[Any]:
     """A page by ``updated_at``, the newest first, of rows that have it and an ``id``.
 
     A row that is changed while the list is walked jumps to its top, past which the walk has come. So behind the oldest
     rows come those that were changed since the first page was read, some of them again: no row that stays is missed.
-    ``down`` and ``up`` make the query of each direction, from ``after``, ``after_id`` and ``row_limit``; ``complete``
-    says how many of the first rows can be answered.
+    ``ask`` gets ``limit + 1`` rows behind each of some places, an order and a key; ``complete`` says how many of the
+    first rows can be answered.
     """
-    row_limit = limit + 1
     if cursor is None:
-        rows = await caller.run(down(after=LAST_TIME, after_id=LAST_ID, row_limit=row_limit))
-        since = rows[0].updated_at if rows else LAST_TIME
+        (found,) = await ask(("-updated_at", LAST_TIME, LAST_ID))
+        newest = found.rows[0] if found.rows else found.last
+        since = LAST_TIME if newest is None else newest.updated_at
     else:
         is_up, after, after_id, since = decode_cursor(cursor, question, tuple[bool, Time, UUID, Time])
         if is_up:
-            rows = await caller.run(up(after=after, after_id=after_id, row_limit=row_limit))
+            (found,) = await ask(("updated_at", after, after_id))
         else:
-            older, changed = await caller.run(
-                down(after=after, after_id=after_id, row_limit=row_limit),
-                up(after=since, after_id=LAST_ID, row_limit=row_limit),
-            )
-            rows = [*older, *changed][:row_limit]
+            found = one_behind_the_other(*await ask(("-updated_at", after, after_id), ("updated_at", since, LAST_ID)))
 
     def place(row: Any) -> tuple[bool, datetime, UUID, datetime]:
         return row.updated_at > since, row.updated_at, row.id, since
 
-    return page_of(rows, min(limit, complete(rows)), question, place)
+    rows = found.rows[: limit + 1]
+    return page_of(rows, min(limit, complete(rows)), question, place, found.last)

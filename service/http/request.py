@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import Any, TypeVar, get_args
+from urllib.parse import unquote
 
 import litestar
 import msgspec
@@ -95,7 +96,7 @@ class Request(litestar.Request[Caller, Any, State]):
             raise Problem("not_acceptable", f"Answers are {media_type}.")
         if readers := _path_readers(handler):
             # A new dictionary: Litestar remembers the one it made.
-            texts = scope["path_params"]
+            texts = scope["path_params"] if not (slashes := _slashes_before_rest(handler)) else _rest(scope, slashes)
             scope["path_params"] = {name: read(texts[name]) for name, read in readers}
         values = self._values = read_pairs(query) if (query := scope["query_string"]) else {}
         if "escape" in values and scope["method"] == "GET":
@@ -198,6 +199,25 @@ def _path_readers(handler: Any) -> list[tuple[str, Any]]:
     """For each parameter of the path, what reads it: by the type that the handler declares."""
     fields = handler.parsed_fn_signature.parameters
     return [(name, path_reader(fields[name].raw)) for name in path_names(handler)]
+
+
+@cache
+def _slashes_before_rest(handler: Any) -> int:
+    """How many slashes stand before a parameter that takes the rest of the path, ``{name:path}``; 0: there is none."""
+    before, rest, _ = next(iter(handler.paths)).partition(":path}")
+    return before.count("/") if rest else 0
+
+
+def _rest(scope: Any, slashes: int) -> dict[str, str]:
+    """The rest of the path as it was sent: in what the server decodes, ``%2F`` is no different from ``/``.
+
+    Raises ``malformed_request`` for what isn't UTF-8.
+    """
+    (name,) = scope["path_params"]
+    try:
+        return {name: unquote(scope["raw_path"].split(b"/", slashes)[slashes].decode("ascii"), errors="strict")}
+    except ValueError:
+        raise Problem("malformed_request", "The path must be UTF-8, percent-encoded.") from None
 
 
 @cache

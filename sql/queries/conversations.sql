@@ -97,7 +97,7 @@ WHERE user_id = %(user_id)s
   AND (%(version)s IS NULL OR {conversation_version} = %(version)s)
 RETURNING id;
 
--- Lists, a keyset page at a time, as those of todos.
+-- Lists, a keyset page at a time, as those of todos: each looks at so many conversations in its order.
 
 -- name: list_conversations_by_{order}
 -- fill: order | type | beyond | by | index
@@ -110,13 +110,23 @@ RETURNING id;
 -- param after: {type}
 -- param after_id: uuid
 -- param row_limit: integer
--- returns: many Conversation
+-- param looked_at: integer
+-- returns: some Conversation
 -- index: conversations_{index}
-SELECT {conversation_columns}
-FROM conversations
-WHERE user_id = %(user_id)s
-    AND {beyond}
-    AND {conversation_filters}
+SELECT {conversation_columns}, matches, is_last
+FROM (
+    SELECT {conversation_row}, {conversation_filters} AS matches,
+        row_number() OVER (ORDER BY {by}) = %(looked_at)s AS is_last
+    FROM (
+        SELECT {conversation_row}
+        FROM conversations
+        WHERE user_id = %(user_id)s
+          AND {beyond}
+        ORDER BY {by}
+        LIMIT %(looked_at)s
+    ) AS conversations
+) AS conversations
+WHERE matches OR is_last
 ORDER BY {by}
 LIMIT %(row_limit)s;
 
@@ -135,7 +145,8 @@ LIMIT %(row_limit)s;
 -- param after: {type}
 -- param after_id: uuid
 -- param row_limit: integer
--- returns: many ListedConversation
+-- param looked_at: integer
+-- returns: some ListedConversation
 -- index: messages_pkey
 SELECT
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
@@ -154,40 +165,47 @@ SELECT
             ) FILTER (WHERE c.message_id IS NOT NULL AND coalesce(c.bytes_before, 0) < %(message_bytes)s),
             '[]'
         )
-    END AS messages
+    END AS messages,
+    c.matches, c.is_last
 FROM (
     SELECT
         p.id, p.user_id, p.external_id, p.title, p.metadata, p.message_count, p.version, p.created_at, p.updated_at,
-        p.place, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
+        p.place, p.matches, p.is_last, l.id AS message_id, l.position, l.sender_type, l.role, l.sender_id, l.content, l.message_type,
         l.metadata AS message_metadata, l.content_truncated, l.created_at AS said_at, l.updated_at AS changed_at,
         sum(octet_length(l.content) + pg_column_size(l.metadata)) OVER (
             ORDER BY p.place
             GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS bytes_before
     FROM (
-        SELECT {conversation_columns}, row_number() OVER () AS place
+        SELECT {conversation_columns}, place, matches, is_last
         FROM (
-            SELECT {conversation_row}
-            FROM conversations
-            WHERE user_id = %(user_id)s
-                AND {beyond}
-                AND {conversation_filters}
-            ORDER BY {by}
-            LIMIT %(row_limit)s
+            SELECT {conversation_row}, place, {conversation_filters} AS matches, place = %(looked_at)s AS is_last
+            FROM (
+                SELECT {conversation_row}, row_number() OVER (ORDER BY {by}) AS place
+                FROM conversations
+                WHERE user_id = %(user_id)s
+                  AND {beyond}
+                ORDER BY {by}
+                LIMIT %(looked_at)s
+            ) AS conversations
         ) AS conversations
+        WHERE matches OR is_last
+        ORDER BY {by}
+        LIMIT %(row_limit)s
     ) AS p
     LEFT JOIN LATERAL (
         SELECT {message_columns}
         FROM messages
         WHERE user_id = %(user_id)s
           AND conversation_id = p.id
+          AND p.matches
         ORDER BY position DESC
         LIMIT %(messages)s
     ) AS l ON TRUE
 ) AS c
 GROUP BY
     c.place, c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at,
-    c.updated_at, c.bytes_before
+    c.updated_at, c.bytes_before, c.matches, c.is_last
 ORDER BY c.place;
 
 -- name: list_todo_conversations

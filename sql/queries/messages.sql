@@ -295,42 +295,31 @@ ORDER BY l.position;
 -- param before_id: uuid
 -- param looked_at: integer
 -- param row_limit: integer
--- returns: many FoundMessage
+-- returns: some FoundMessage
 -- index: messages_user_id_id_key
 SELECT
     s.id, s.conversation_id, s.position, s.role, s.message_type,
-    substring(
-        s.content FROM greatest(1, strpos(lower(s.content), lower((%(words)s::text[])[1])) - 40) FOR 200
-    ) AS snippet,
-    s.created_at
+    substring(s.content FROM greatest(1, strpos(s.lowered, lower((%(words)s::text[])[1])) - 40) FOR 200) AS snippet,
+    s.created_at, s.matches, s.is_last
 FROM (
-    SELECT id, conversation_id, position, role, message_type, content, created_at
-    FROM messages
-    WHERE user_id = %(user_id)s
-      AND id < %(before_id)s
-    ORDER BY id DESC
-    LIMIT %(looked_at)s
+    SELECT
+        l.id, l.conversation_id, l.position, l.role, l.message_type, l.content, l.lowered, l.created_at,
+        NOT EXISTS (
+            SELECT FROM unnest(%(words)s::text[]) AS w (word) WHERE strpos(l.lowered, lower(w.word)) = 0
+        ) AS matches,
+        row_number() OVER (ORDER BY l.id DESC) = %(looked_at)s AS is_last
+    FROM (
+        SELECT id, conversation_id, position, role, message_type, content, lower(content) AS lowered, created_at
+        FROM messages
+        WHERE user_id = %(user_id)s
+          AND id < %(before_id)s
+        ORDER BY id DESC
+        LIMIT %(looked_at)s
+    ) AS l
 ) AS s
-WHERE NOT EXISTS (
-    SELECT FROM unnest(%(words)s::text[]) AS w (word) WHERE strpos(lower(s.content), lower(w.word)) = 0
-)
+WHERE s.matches OR s.is_last
 ORDER BY s.id DESC
 LIMIT %(row_limit)s;
-
--- name: find_search_bound
--- The last of the messages that search_messages looked at, if there were so many.
--- param user_id: uuid
--- param before_id: uuid
--- param looked_at: integer
--- returns: maybe UUID
--- index: messages_user_id_id_key
-SELECT id
-FROM messages
-WHERE user_id = %(user_id)s
-  AND id < %(before_id)s
-ORDER BY id DESC
-OFFSET %(looked_at)s - 1
-LIMIT 1;
 
 -- name: find_item
 -- The message whose item has this id of its own, which its metadata says: looked for from the newest on.

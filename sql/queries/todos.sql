@@ -27,8 +27,9 @@ id, number, user_id, title, description, status, completed, priority, due_date, 
     AND (%(overdue)s IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
     AND (%(words)s IS NULL OR NOT EXISTS (
-        SELECT FROM unnest(%(words)s::text[]) AS w (word)
-        WHERE strpos(lower(concat_ws(' ', title, description)), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest(%(words)s::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND (%(contains)s IS NULL OR metadata @> %(contains)s);
 
@@ -165,135 +166,57 @@ WHERE user_id = %(user_id)s
 ORDER BY created_at DESC, id DESC
 LIMIT %(row_limit)s;
 
--- name: list_todos_by_{order}
--- fill: order | type | beyond | by | index
--- with: created_at | timestamptz | (created_at, id) > (%(after)s, %(after_id)s) | created_at, id | created_at
--- with: created_at_desc | timestamptz | (created_at, id) < (%(after)s, %(after_id)s) | created_at DESC, id DESC | created_at
--- with: priority | integer | ({priority_rank}, id) > (%(after)s, %(after_id)s) | {priority_rank}, id | priority_rank
--- with: priority_desc | integer | ({priority_rank}, id) < (%(after)s, %(after_id)s) | {priority_rank} DESC, id DESC | priority_rank
--- with: updated_at | timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) > (%(after)s, %(after_id)s) | updated_hour, updated_at, id | updated_hour
--- with: updated_at_desc | timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) < (%(after)s, %(after_id)s) | updated_hour DESC, updated_at DESC, id DESC | updated_hour
+-- name: list_{todos}_by_{order}
+-- Those that match among so many of the caller's own todos, or of those assigned to them, in the list's order. Todos
+-- without a due date are a list of their own, behind the others. What is assigned to a user is few beside what they own:
+-- it is read and sorted for each page.
+-- fill: todos | order | owner | after | beyond | by | index
+-- with: todos | created_at | user_id | param after: timestamptz | (created_at, id) > (%(after)s, %(after_id)s) | created_at, id | todos_user_id_created_at_idx
+-- with: todos | created_at_desc | user_id | param after: timestamptz | (created_at, id) < (%(after)s, %(after_id)s) | created_at DESC, id DESC | todos_user_id_created_at_idx
+-- with: todos | updated_at | user_id | param after: timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) > (%(after)s, %(after_id)s) | updated_hour, updated_at, id | todos_user_id_updated_hour_idx
+-- with: todos | updated_at_desc | user_id | param after: timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) < (%(after)s, %(after_id)s) | updated_hour DESC, updated_at DESC, id DESC | todos_user_id_updated_hour_idx
+-- with: todos | due_date | user_id | param after: timestamptz | (due_date, id) > (%(after)s, %(after_id)s) | due_date, id | todos_user_id_due_date_idx
+-- with: todos | due_date_desc | user_id | param after: timestamptz | (due_date, id) < (%(after)s, %(after_id)s) | due_date DESC, id DESC | todos_user_id_due_date_idx
+-- with: todos | no_due_date | user_id | | due_date IS NULL AND id > %(after_id)s | due_date, id | todos_user_id_due_date_idx
+-- with: todos | no_due_date_desc | user_id | | due_date IS NULL AND id < %(after_id)s | due_date DESC, id DESC | todos_user_id_due_date_idx
+-- with: todos | priority | user_id | param after: integer | ({priority_rank}, id) > (%(after)s, %(after_id)s) | priority_rank, id | todos_user_id_priority_rank_idx
+-- with: todos | priority_desc | user_id | param after: integer | ({priority_rank}, id) < (%(after)s, %(after_id)s) | priority_rank DESC, id DESC | todos_user_id_priority_rank_idx
+-- with: todos | number | user_id | param after: bigint | (number, id) > (%(after)s, %(after_id)s) | number, id | todos_user_id_number_key
+-- with: todos | number_desc | user_id | param after: bigint | (number, id) < (%(after)s, %(after_id)s) | number DESC, id DESC | todos_user_id_number_key
+-- with: assigned_todos | created_at | assigned_to | param after: timestamptz | (created_at, id) > (%(after)s, %(after_id)s) | created_at, id | todos_assigned_to_idx
+-- with: assigned_todos | created_at_desc | assigned_to | param after: timestamptz | (created_at, id) < (%(after)s, %(after_id)s) | created_at DESC, id DESC | todos_assigned_to_idx
+-- with: assigned_todos | updated_at | assigned_to | param after: timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) > (%(after)s, %(after_id)s) | updated_hour, updated_at, id | todos_assigned_to_idx
+-- with: assigned_todos | updated_at_desc | assigned_to | param after: timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) < (%(after)s, %(after_id)s) | updated_hour DESC, updated_at DESC, id DESC | todos_assigned_to_idx
+-- with: assigned_todos | due_date | assigned_to | param after: timestamptz | (due_date, id) > (%(after)s, %(after_id)s) | due_date, id | todos_assigned_to_idx
+-- with: assigned_todos | due_date_desc | assigned_to | param after: timestamptz | (due_date, id) < (%(after)s, %(after_id)s) | due_date DESC, id DESC | todos_assigned_to_idx
+-- with: assigned_todos | no_due_date | assigned_to | | due_date IS NULL AND id > %(after_id)s | due_date, id | todos_assigned_to_idx
+-- with: assigned_todos | no_due_date_desc | assigned_to | | due_date IS NULL AND id < %(after_id)s | due_date DESC, id DESC | todos_assigned_to_idx
+-- with: assigned_todos | priority | assigned_to | param after: integer | ({priority_rank}, id) > (%(after)s, %(after_id)s) | priority_rank, id | todos_assigned_to_idx
+-- with: assigned_todos | priority_desc | assigned_to | param after: integer | ({priority_rank}, id) < (%(after)s, %(after_id)s) | priority_rank DESC, id DESC | todos_assigned_to_idx
+-- with: assigned_todos | number | assigned_to | param after: bigint | (number, id) > (%(after)s, %(after_id)s) | number, id | todos_assigned_to_idx
+-- with: assigned_todos | number_desc | assigned_to | param after: bigint | (number, id) < (%(after)s, %(after_id)s) | number DESC, id DESC | todos_assigned_to_idx
+-- {after}
 -- param user_id: uuid
--- param after: {type}
 -- param after_id: uuid
+-- param looked_at: integer
 -- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_{index}_idx
-SELECT {todo_columns}
-FROM todos
-WHERE user_id = %(user_id)s
-    AND {beyond}
-    AND {todo_filters}
-ORDER BY {by}
-LIMIT %(row_limit)s;
-
--- name: list_todos_by_{order}
--- fill: order | beyond | by
--- with: number | number > %(after)s | number
--- with: number_desc | number < %(after)s | number DESC
--- param user_id: uuid
--- param after: bigint
--- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_number_key
-SELECT {todo_columns}
-FROM todos
-WHERE user_id = %(user_id)s
-    AND {beyond}
-    AND {todo_filters}
-ORDER BY {by}
-LIMIT %(row_limit)s;
-
--- name: list_todos_by_{order}
--- Those with a due date, then those without, which come last in both directions.
--- fill: order | after | direction
--- with: due_date | > | ASC
--- with: due_date_desc | < | DESC
--- param user_id: uuid
--- param after: timestamptz
--- param after_id: uuid
--- param after_undated_id: uuid
--- param row_limit: integer
--- returns: many Todo
--- index: todos_user_id_due_date_idx
-(
-    SELECT {todo_columns}
-    FROM todos
-    WHERE user_id = %(user_id)s
-    AND (due_date, id) {after} (%(after)s, %(after_id)s)
-    AND {todo_filters}
-    ORDER BY due_date {direction}, id {direction}
-    LIMIT %(row_limit)s
-)
-UNION ALL
-(
-    SELECT {todo_columns}
-    FROM todos
-    WHERE user_id = %(user_id)s
-    AND due_date IS NULL
-    AND id {after} %(after_undated_id)s
-    AND {todo_filters}
-    ORDER BY due_date {direction}, id {direction}
-    LIMIT %(row_limit)s
-)
-ORDER BY due_date {direction} NULLS LAST, id {direction}
-LIMIT %(row_limit)s;
-
--- name: list_assigned_todos
--- What is assigned to the caller, in any order: the key is computed and sorted, since assigned todos are few beside owned
--- ones. Direction is 1 or -1; todos without a due date come last in both.
--- param user_id: uuid
--- param sort: text
--- param direction: integer
--- param after: bigint
--- param after_id: uuid
--- param row_limit: integer
--- returns: many Todo
--- index: todos_assigned_to_idx
-SELECT {todo_columns}
+-- returns: some Todo
+-- index: {index}
+SELECT {todo_columns}, matches, is_last
 FROM (
-    SELECT {todo_columns},
-        coalesce(CASE %(sort)s
-                WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
-                WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
-                WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
-                WHEN 'priority' THEN {priority_rank}
-                ELSE number
-            END * %(direction)s, 9223372036854775807) AS sort_key
-    FROM todos
-    WHERE assigned_to = %(user_id)s
-      AND {todo_filters}
-) AS visible
-WHERE (sort_key, id) > (%(after)s, %(after_id)s)
-ORDER BY sort_key, id
-LIMIT %(row_limit)s;
-
--- name: list_all_todos
--- What the caller owns or is assigned, in any order, as list_assigned_todos.
--- param user_id: uuid
--- param sort: text
--- param direction: integer
--- param after: bigint
--- param after_id: uuid
--- param row_limit: integer
--- returns: many Todo
--- index: todos_assigned_to_idx
-SELECT {todo_columns}
-FROM (
-    SELECT {todo_columns},
-        coalesce(CASE %(sort)s
-                WHEN 'created_at' THEN (extract(EPOCH FROM created_at) * 1000000)::bigint
-                WHEN 'updated_at' THEN (extract(EPOCH FROM updated_at) * 1000000)::bigint
-                WHEN 'due_date' THEN (extract(EPOCH FROM due_date) * 1000000)::bigint
-                WHEN 'priority' THEN {priority_rank}
-                ELSE number
-            END * %(direction)s, 9223372036854775807) AS sort_key
-    FROM todos
-    WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
-      AND {todo_filters}
-) AS visible
-WHERE (sort_key, id) > (%(after)s, %(after_id)s)
-ORDER BY sort_key, id
+    SELECT {todo_columns}, updated_hour, priority_rank, {todo_filters} AS matches,
+        row_number() OVER (ORDER BY {by}) = %(looked_at)s AS is_last
+    FROM (
+        SELECT {todo_columns}, updated_hour, {priority_rank} AS priority_rank
+        FROM todos
+        WHERE {owner} = %(user_id)s
+          AND {beyond}
+        ORDER BY {by}
+        LIMIT %(looked_at)s
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY {by}
 LIMIT %(row_limit)s;
 
 -- name: find_todo

@@ -15,7 +15,8 @@ import psycopg
 import pytest
 
 from service.exports import LARGEST, LINE_BYTES
-from service.imports import CHUNK_LINES, IMPORT_BYTES, import_file
+from service.import_files import CHUNK_LINES
+from service.imports import IMPORT_BYTES, import_file
 from service.problems import Problem
 from tests.conftest import Server, User, user_factory
 from tests.support import exports

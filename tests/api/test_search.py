@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psycopg
@@ -162,7 +163,7 @@ def test_nobody_finds_what_another_said(user: User, new_user: Callable[..., User
 
 
 def put(user: User, name: str, **body: Any) -> httpx.Response:
-    return user.client.put(f"/v1/conversations/by-external-id/{name}", json=body)
+    return user.client.put(f"/v1/conversations/by-external-id/{quote(name, safe='')}", json=body)
 
 
 def test_a_conversation_is_made_once_under_its_own_name(user: User):
@@ -199,6 +200,33 @@ def test_a_name_has_1_to_255_characters(user: User, name: str):
     if name:
         problem(put(user, name), 422, "validation_failed", field="external_id")
     assert put(user, "é" * 255).status_code == 201
+
+
+NAMES = {
+    "a slash": "tenant/7/chat",
+    "slashes at its ends": "/chat/",
+    "what means something in a URL": "100%2F ?q=1&a=b#c;d+e:@",
+    "white space": " a\tb\r\nc ",
+    "dots": "../..",
+    "control characters": "\x01\x1f\x7f",
+    "characters of four bytes": "🙂" * 255,
+    "255 characters": "x" + "/" * 254,
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_name_may_hold_any_characters(user: User, name: str):
+    made = put(user, name)
+    assert (made.status_code, made.json()["external_id"]) == (201, name)
+    assert put(user, name).json() == made.json()
+    (found,) = listed(user.client, "/v1/conversations", external_id=name)
+    assert found["id"] == made.json()["id"]
+
+
+def test_a_name_that_is_no_text_is_refused(user: User):
+    path = "/v1/conversations/by-external-id/"
+    problem(user.client.put(f"{path}%ff", json={}), 400, "malformed_request")
+    problem(user.client.put(f"{path}a%00b", json={}), 422, "validation_failed", field="body")
 
 
 def test_a_name_travels_with_its_conversation(user: User, new_user: Callable[..., User]):

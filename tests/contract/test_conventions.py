@@ -22,10 +22,11 @@ from service import health
 from service.app import create_app
 from service.http.fields import TITLE_LENGTH
 from service.http.request import BODY_BYTES
-from service.messages import MESSAGE_BYTES, TURN_BYTES
+from service.messages import MESSAGE_BYTES
 from service.problems import CODES, Problem
 from service.settings import Secret, Settings
 from service.todos import BATCH_BYTES
+from service.turns import TURN_BYTES
 from tests.support.problems import problem
 from tests.support.routes import ROUTES, Route
 

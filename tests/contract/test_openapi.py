@@ -150,8 +150,15 @@ def test_lists_without_pages_are_bare_arrays(document: Any) -> None:
         answer = operation(document, route)["responses"].get(str(route.status), {})
         schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
         if schema.get("type") == "array":
-            arrays[route.name] = schema["items"]["$ref"].rpartition("/")[2]
-    assert arrays == {"get_context": "ContextMessage", "list_tasks": "Task"}
+            arrays[route.name] = schema["items"]
+    assert arrays["list_tasks"] == {"$ref": "#/components/schemas/Task"}
+    message, item = arrays["get_context"]["anyOf"]
+    assert message == {"$ref": "#/components/schemas/ContextMessage"}
+    assert item.keys() == {"description"}  # any JSON there is
+    assert document["components"]["schemas"]["TurnResult"]["properties"]["context"]["items"] == {
+        "anyOf": [message, item]
+    }
+    assert len(arrays) == 2
 
 
 def test_the_messages_of_a_listed_conversation_are_messages_and_may_be_absent(document: Any) -> None:

@@ -5,16 +5,16 @@ import asyncio
 import dataclasses
 import hashlib
 import types
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, LiteralString, Union, cast, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
 import msgspec
 import psycopg
 import pytest
-from psycopg import pq, sql
+from psycopg import pq
 
 import service.app
 import service.commands.retention  # noqa: F401 - between them, these declare every query
@@ -37,6 +37,7 @@ from service.todos import Todo
 from tests.conftest import REPOSITORY, TestDatabase
 from tests.support import grammar
 from tests.support.asking import asking
+from tests.support.plans import Recorder, buffers, execute, nodes, plan, prepare
 from tests.support.worlds import Connection
 
 EVERY_QUERY = pytest.mark.parametrize("query", TEXTS.values(), ids=TEXTS)
@@ -159,7 +160,7 @@ def test_every_query_is_declared_in_python():
 
 def declarations(tree: ast.Module) -> dict[str, set[str]]:
     """Name of a module's variable → the queries it holds."""
-    kinds = {"One", "Maybe", "Many", "Count", "Nothing"}
+    kinds = {"One", "Maybe", "Many", "Some", "Count", "Nothing"}
     found: dict[str, set[str]] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
@@ -537,6 +538,9 @@ def assert_columns(query: QueryText, connection: Connection, superuser: Connecti
         assert kind in OIDS[row]
         return
     fields = msgspec.structs.fields(row)
+    if query.cardinality == "some":
+        assert [column[:2] for column in columns[-2:]] == [("matches", 16), ("is_last", 16)]
+        del columns[-2:]
     if DECLARED[query.name].is_tagged:
         (name, kind, table, column) = columns.pop()
         assert (name, kind) == ("version", 23)
@@ -623,44 +627,10 @@ def example(query: QueryText, name: str, kind: str) -> Any:
     return None if f"%({name})s IS NULL OR" in query.text else values.get(name)
 
 
-def prepare(connection: Connection, query: QueryText) -> None:
-    kinds = f" ({', '.join(query.parameters.values())})" if query.parameters else ""
-    connection.execute(f"PREPARE planned{kinds} AS ".encode() + query.prepared.text)
-
-
-def execute(query: QueryText, values: dict[str, Any]) -> sql.Composable:
-    arguments = [
-        sql.SQL("{}::{}").format(values[name], sql.SQL(cast("LiteralString", kind)))
-        for name, kind in query.parameters.items()
-    ]
-    if not arguments:
-        return sql.SQL("EXECUTE planned")
-    return sql.SQL("EXECUTE planned ({})").format(sql.SQL(", ").join(arguments))
-
-
 def run(connection: Connection, query: QueryText, values: dict[str, Any]) -> None:
     prepare(connection, query)
     connection.execute(execute(query, values))
     connection.execute("DEALLOCATE planned")
-
-
-def plan(
-    connection: Connection, query: QueryText, values: dict[str, Any], options: LiteralString = ""
-) -> dict[str, Any]:
-    """What EXPLAIN says of the query with these values."""
-    prepare(connection, query)
-    row = connection.execute(
-        sql.SQL("EXPLAIN (FORMAT JSON {}) {}").format(sql.SQL(options), execute(query, values))
-    ).fetchone()
-    connection.execute("DEALLOCATE planned")
-    assert row
-    return row[0][0]
-
-
-def nodes(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield found
-    for child in found.get("Plans", ()):
-        yield from nodes(child)
 
 
 def scans(connection: Connection, index: str) -> int:
@@ -718,23 +688,6 @@ def assert_index(query: QueryText, connection: Connection) -> None:
 PAGE = 50
 ORDERS = [*get_args(get_args(Order)[0])]
 CONVERSATION_ORDERS = ("updated_at", "-updated_at", "created_at", "-created_at")
-
-
-class Recorder(Caller):
-    """A caller that keeps what it ran."""
-
-    def __init__(self, database: Database, user: UUID) -> None:
-        super().__init__(database, "test", user)
-        self.statements: list[Statement[Any]] = []
-
-    async def run_all(
-        self,
-        statements: Sequence[Statement[Any]],
-        accept: Callable[[list[Any]], None] | None = None,
-        **options: Any,
-    ) -> list[Any]:
-        self.statements += statements
-        return await super().run_all(statements, accept, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -814,12 +767,17 @@ async def list_changes_so_far(caller: Caller, cursor: str | None) -> Page[Any]:
 
 LISTS = [
     *(
-        dataclasses.replace(todo_list(f"todos by {order}", order=order), query=f"list_todos_by_{named(order)}")
+        dataclasses.replace(
+            todo_list(f"{scope} todos by {order}{' without one' if undated else ''}", order=order, scope=scope),
+            query=f"list_{'' if scope == 'owned' else 'assigned_'}todos_by_{undated}{named(order)}",
+            is_sorted=scope == "assigned",
+        )
         for order in ORDERS
+        for scope in ("owned", "assigned")
+        for undated in (("", "no_") if order.endswith("due_date") else ("",))
     ),
     todo_list("todos by status", status=["pending"]),
-    todo_list("assigned todos", scope="assigned", is_sorted=True),
-    todo_list("all todos", scope="all", is_sorted=True),
+    dataclasses.replace(todo_list("all todos", scope="all"), query="list_todos_by_created_at_desc"),
     *(conversation_list(messages, order=order) for order in CONVERSATION_ORDERS for messages in (0, 3)),
     message_list("position", items=True),
     message_list("-position", items=True),
@@ -887,18 +845,6 @@ def walked(database: TestDatabase) -> dict[str, tuple[list[Any], list[Statement[
     return asyncio.run(walk(database.service_url))
 
 
-def buffers(connection: Connection, statement: Statement[Any]) -> int:
-    """Pages of 8 KiB that a page of the list touches, on the second run."""
-    query = statement.query.source
-    values = {**statement.values, "user_id": OWNER_ID, "row_limit": PAGE + 1}
-    with connection.transaction(force_rollback=True):
-        connection.execute(f"SET LOCAL app.user_id = '{OWNER_ID}'")
-        connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-        plan(connection, query, values, ", ANALYZE, BUFFERS")
-        found = plan(connection, query, values, ", ANALYZE, BUFFERS")["Plan"]
-    return found["Shared Hit Blocks"] + found["Shared Read Blocks"]
-
-
 def test_every_query_that_gets_a_page_is_walked(walked: dict[str, tuple[list[Any], list[Statement[Any]]]]):
     names = {statement.query.source.name for _, statements in walked.values() for statement in statements}
     at_most_one = {name for name in TEXTS if name.endswith("_by_external_id") and "list" in name}
@@ -910,7 +856,10 @@ def test_the_last_page_of_a_list_costs_what_the_first_costs(
     wanted: Listed, walked: dict[str, tuple[list[Any], list[Statement[Any]]]], service_connection: Connection
 ):
     items, statements = walked[wanted.label]
-    first, last = [buffers(service_connection, statement) for statement in (statements[0], statements[-1])]
+    first, last = [
+        buffers(service_connection, OWNER_ID, statement, row_limit=PAGE + 1)
+        for statement in (statements[0], statements[-1])
+    ]
     assert len(items) == len({item["id"] for item in items}) > 2 * PAGE
     assert last <= max(1.25 * first + 10, wanted.looked_at)
     if not wanted.is_sorted:

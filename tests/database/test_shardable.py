@@ -36,8 +36,7 @@ TRANSITION_TABLES = {
 ASSIGNEES = {
     "get_todo",
     "update_todo",
-    "list_assigned_todos",
-    "list_all_todos",
+    *(name for name in TEXTS if name.startswith("list_assigned_todos_by_")),
     "count_assigned",
 }
 """Queries that look at other people's todos: they ask all shards."""

@@ -61,12 +61,12 @@ FIRST_TIME, LAST_TIME = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tz
 ROW_LIMIT = 1_000_000
 
 
-def todo_list(**first: Any) -> QueryCase:
+def todo_list(*, reaches: bool, **first: Any) -> QueryCase:
     """A list from its start, without filters."""
     filters = dict.fromkeys(
         ("status", "completed", "priority", "due_before", "due_after", "overdue", "words", "contains")
     )
-    return QueryCase(lambda _: {**filters, "row_limit": ROW_LIMIT, **first})
+    return QueryCase(lambda _: {**filters, "looked_at": ROW_LIMIT, "row_limit": ROW_LIMIT, **first}, reaches=reaches)
 
 
 def nothing_set(name: str) -> dict[str, Any]:
@@ -206,21 +206,24 @@ QUERY_CASES = {
     "list_todos_by_status": QueryCase(
         lambda _: {"status": "pending", "after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}
     ),
-    "list_todos_by_created_at": todo_list(after=FIRST_TIME, after_id=FIRST_ID),
-    "list_todos_by_created_at_desc": todo_list(after=LAST_TIME, after_id=LAST_ID),
-    "list_todos_by_updated_at": todo_list(after=FIRST_TIME, after_id=FIRST_ID),
-    "list_todos_by_updated_at_desc": todo_list(after=LAST_TIME, after_id=LAST_ID),
-    "list_todos_by_due_date": todo_list(after=FIRST_TIME, after_id=FIRST_ID, after_undated_id=FIRST_ID),
-    "list_todos_by_due_date_desc": todo_list(after=LAST_TIME, after_id=LAST_ID, after_undated_id=LAST_ID),
-    "list_todos_by_priority": todo_list(after=0, after_id=FIRST_ID),
-    "list_todos_by_priority_desc": todo_list(after=5, after_id=LAST_ID),
-    "list_todos_by_number": todo_list(after=0),
-    "list_todos_by_number_desc": todo_list(after=2**31 - 1),
-    "list_assigned_todos": dataclasses.replace(
-        todo_list(sort="created_at", direction=1, after=0, after_id=FIRST_ID),
-        reaches=False,  # the owner has given all theirs away
-    ),
-    "list_all_todos": todo_list(sort="created_at", direction=1, after=0, after_id=FIRST_ID),
+    **{
+        f"list_{todos}_by_{order}": todo_list(reaches=todos == "todos", **first)
+        for todos in ("todos", "assigned_todos")  # the owner has given all theirs away, and is assigned none
+        for order, first in {
+            "created_at": {"after": FIRST_TIME, "after_id": FIRST_ID},
+            "created_at_desc": {"after": LAST_TIME, "after_id": LAST_ID},
+            "updated_at": {"after": FIRST_TIME, "after_id": FIRST_ID},
+            "updated_at_desc": {"after": LAST_TIME, "after_id": LAST_ID},
+            "due_date": {"after": FIRST_TIME, "after_id": FIRST_ID},
+            "due_date_desc": {"after": LAST_TIME, "after_id": LAST_ID},
+            "no_due_date": {"after_id": FIRST_ID},
+            "no_due_date_desc": {"after_id": LAST_ID},
+            "priority": {"after": 0, "after_id": FIRST_ID},
+            "priority_desc": {"after": 5, "after_id": LAST_ID},
+            "number": {"after": 0, "after_id": FIRST_ID},
+            "number_desc": {"after": 2**31 - 1, "after_id": LAST_ID},
+        }.items()
+    },
     "find_todo": QueryCase(lambda world: {"id": world.target, "number": None}),
     "list_conversation_todos": QueryCase(
         lambda world: {"conversation_id": world.conversation, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}
@@ -244,6 +247,7 @@ QUERY_CASES = {
             lambda world, first=first, more=more: {
                 "words": None,
                 "contains": None,
+                "looked_at": ROW_LIMIT,
                 "row_limit": ROW_LIMIT,
                 "after": first[0] or world.secrets["private"],
                 "after_id": first[1],
@@ -310,7 +314,6 @@ QUERY_CASES = {
             "row_limit": ROW_LIMIT,
         }
     ),
-    "find_search_bound": QueryCase(lambda _: {"before_id": LAST_ID, "looked_at": 1}),
     "find_item": QueryCase(lambda world: {"conversation_id": world.conversation, "item_id": "msg_own"}),
     "list_context": QueryCase(lambda world: {"conversation_id": world.conversation, "messages": 200}),
     # links.sql

@@ -97,11 +97,11 @@ def make_world(connection: Connection, password_hash: str = "") -> World:
         with connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO todos (user_id, title, description, status, due_date, assigned_to)"
-                " VALUES (%s, %s, %s, %s, now() + interval '1 day', %s) RETURNING id, number",
+                " VALUES (%s, %s, %s, %s, now() + %s * interval '1 day', %s) RETURNING id, number",
                 [
-                    (owner.id, target_title, private, "pending", former.id),
-                    (owner.id, assigned_title, None, "completed", assignee.id),
-                    (owner.id, private, private, "pending", None),
+                    (owner.id, target_title, private, "pending", 1, former.id),
+                    (owner.id, assigned_title, None, "completed", 1, assignee.id),
+                    (owner.id, private, private, "pending", None, None),
                 ],
                 returning=True,
             )

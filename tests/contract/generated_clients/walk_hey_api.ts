@@ -65,7 +65,7 @@ const { data: turn } = await createTurn({
 });
 equal(turn.position, 2);
 const { data: context } = await getContext({ path, query: { messages: 1 }, throwOnError: true });
-equal(context.map((message) => message.content), ["create_todo"]);
+equal(context, [{ role: "assistant", content: "create_todo" }]);
 
 const { data: trail } = await listAudit({ query: { row_id: todo.id, action: "update" }, throwOnError: true });
 const before: unknown = trail.items[0]?.changes["status"]?.[0];

@@ -69,7 +69,7 @@ equal(turn.position, 2);
 const context = body(
   await client.GET("/v1/conversations/{conversation_id}/context", { params: { path, query: { messages: 1 } } }),
 );
-equal(context.map((message) => message.content), ["create_todo"]);
+equal(context, [{ role: "assistant", content: "create_todo" }]);
 
 const trail = body(await client.GET("/v1/audit", { params: { query: { row_id: todo.id, action: "update" } } }));
 const before: unknown = trail.items[0]?.changes["status"]?.[0];

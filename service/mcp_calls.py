@@ -1,0 +1,151 @@
+"""What a tool of MCP is, what ``tools/list`` says of it, and what a call of one answers.
+
+Errors are answers with ``isError``, the problem's ``code``, and what to do about it.
+"""
+
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, Literal, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from service.db.queries import Versioned
+from service.http.fields import free_any_json
+from service.http.request import Request, decode_body
+from service.http.response import Answer
+from service.problems import Problem, html_safe
+
+
+class TextContent(msgspec.Struct, frozen=True):
+    """A result as text, for whoever reads no structured one."""
+
+    text: str
+    type: Literal["text"] = "text"
+
+
+class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What ``tools/call`` answers; the names are the protocol's."""
+
+    content: list[TextContent]
+    structured_content: msgspec.Raw | UnsetType = msgspec.field(name="structuredContent", default=UNSET)
+    is_error: bool = msgspec.field(name="isError", default=False)
+    result_type: str = msgspec.field(name="resultType", default="")
+
+
+class Asked(SimpleNamespace):
+    """What the functions of handlers need to know of a request, where a tool is what is asked for."""
+
+    def __init__(self, request: Request, tool: str, arguments: str, key: str | UnsetType) -> None:
+        sent = {} if key is UNSET else {b"idempotency-key": key.encode("utf-8", "replace")}
+        super().__init__(user=request.user, id=request.id, app=request.app, sent=sent, if_match=None)
+        self._arguments = arguments.encode()
+        self._query: Any = None
+        self.route_handler = SimpleNamespace(status_code=200, opt={})
+        self.scope: dict[str, Any] = {
+            "method": "CALL",
+            "path": tool,
+            "state": {},
+            "route_handler": self.route_handler,
+        }
+
+    async def body(self) -> bytes:
+        return self._arguments
+
+    def filters(self, _: Any) -> Any:
+        return self._query
+
+    def asking(self, query: Any) -> Any:
+        self._query = query
+        return self
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A tool; ``described`` is what ``tools/list`` says of it."""
+
+    name: str
+    arguments: type[msgspec.Struct]
+    run: Callable[[Any, Any], Awaitable[Any]]
+    scope: str
+    described: dict[str, Any]
+
+
+def tool(
+    arguments: type[msgspec.Struct], returns: Any, *, reads: bool = False, destroys: bool = False, repeats: bool = False
+) -> Callable[[Callable[[Any, Any], Awaitable[Any]]], Tool]:
+    """Make a tool of a function, whose docstring tells the model when to use it.
+
+    ``reads``: it changes nothing; ``destroys``: something may be lost; ``repeats``: twice does what once does.
+    """
+
+    def made(run: Callable[[Any, Any], Awaitable[Any]]) -> Tool:
+        name = run.__name__
+        described = {
+            "name": name,
+            "title": name.replace("_", " ").capitalize(),
+            "description": " ".join((run.__doc__ or "").split()),
+            "inputSchema": _schema(arguments),
+            "outputSchema": _schema(returns),
+            "annotations": {
+                "readOnlyHint": reads,
+                "destructiveHint": destroys,
+                "idempotentHint": reads or repeats,
+                "openWorldHint": False,
+            },
+        }
+        return Tool(name, arguments, run, "read" if reads else "write", described)
+
+    return made
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    """The JSON Schema of a struct, with the object itself at its root, as MCP wants it."""
+    (schema,), components = free_any_json(msgspec.json.schema_components([kind], ref_template="#/$defs/{name}"))
+    root = components.pop(schema["$ref"].rpartition("/")[2])
+    return {**root, **({"$defs": components} if components else {})}
+
+
+async def run_tool(request: Request, called: Tool, arguments: str) -> ToolResult:
+    """Call a tool. Raises Problem only where the request itself isn't allowed: 401."""
+    if request.user.key is not None:
+        request.user.key.scope = called.scope
+    try:
+        given = decode_body(arguments.encode(), called.arguments)
+        asked = Asked(request, called.name, arguments, getattr(given, "idempotency_key", UNSET))
+        result = await called.run(asked, given)
+    except Problem as problem:
+        if problem.status == 401:
+            raise
+        return ToolResult([TextContent(_told(problem))], is_error=True)
+    body = html_safe(result.body if isinstance(result, Answer) else msgspec.json.encode(_value(result)))
+    return ToolResult([TextContent(body.decode())], msgspec.Raw(body))
+
+
+def _value(result: Any) -> Any:
+    """What is answered: without the version that an ETag would have told."""
+    return cast("Versioned[Any]", result).value if isinstance(result, Versioned) else result
+
+
+_ADVICE = {
+    "not_found": "This user has no such task, conversation or change: list_tasks and search show what there is.",
+    "validation_failed": "Correct the arguments and call again.",
+    "forbidden": "It isn't allowed to this key or user: tell the user, and don't try again.",
+    "stale_position": "Somebody wrote in between: read get_context, then append with the position told here.",
+    "invalid_transition": "Set the status to one that can follow; an archived task can only become pending.",
+    "version_mismatch": "It has changed since: look at it anew.",
+    "link_exists": "Nothing is left to do: they are linked.",
+    "idempotency_key_reused": "Use another idempotency_key for another call.",
+}
+_AGAIN = "Call again in a moment, with the same idempotency_key if there was one."
+
+
+def _told(problem: Problem) -> str:
+    """The problem for a model: its code, what is wrong, and what to do."""
+    told: dict[str, Any] = {
+        "code": problem.code,
+        "message": problem.detail,
+        **({"errors": problem.errors} if problem.errors else {}),
+        **problem.members,
+        "advice": _ADVICE.get(problem.code, _AGAIN),
+    }
+    return msgspec.json.encode(told).decode()

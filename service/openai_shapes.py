@@ -1,0 +1,213 @@
+"""OpenAI's shapes: what its clients send as messages of ours, and what they are answered, by the SDK's types.
+
+A conversation's id is ``conv_`` and the hexadecimal digits of its UUID. An item is a message. Its id is the one that it
+came with, or a prefix for its type (``msg_``, ``fc_`` …) and the digits of the message's UUID. What a client sends is
+kept byte for byte; what is answered is that, with what the SDK's types need besides: an id, and for a message its type,
+its status and a list of contents.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET
+
+from service.conversations import Conversation
+from service.http import kept_json
+from service.http.paging import ANSWER_BYTES
+from service.messages import FullMessage, MessageCreate
+from service.problems import Problem, invalid
+
+ITEMS = 20
+"""The most items that a request may bring."""
+OWN_ID_LENGTH = 255
+_ROLES = {"user": "user", "system": "system", "developer": "system"}
+_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+    "web_search_call": "ws",
+    "file_search_call": "fs",
+    "computer_call": "cu",
+    "computer_call_output": "cuo",
+    "image_generation_call": "ig",
+    "code_interpreter_call": "ci",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "local_shell_call": "lsh",
+    "mcp_call": "mcp",
+    "mcp_list_tools": "mcpl",
+    "mcp_approval_request": "mcpr",
+}
+
+_WITH_STATUS = ("message", "function_call", "function_call_output", "computer_call_output")
+"""Types that may come without a status, and have one in answers."""
+
+
+class OpenAIConversation(msgspec.Struct, frozen=True):
+    """OpenAI's ``Conversation``; ``created_at`` in seconds since 1970."""
+
+    id: str
+    created_at: int
+    metadata: msgspec.Raw
+    object: Literal["conversation"] = "conversation"
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """OpenAI's ``ConversationDeletedResource``."""
+
+    id: str
+    deleted: bool = True
+    object: Literal["conversation.deleted"] = "conversation.deleted"
+
+
+class ItemList(msgspec.Struct, frozen=True):
+    """OpenAI's ``ConversationItemList``."""
+
+    data: list[msgspec.Raw]
+    first_id: str
+    last_id: str
+    has_more: bool
+    object: Literal["list"] = "list"
+
+
+# What comes in
+
+
+def conversation_uuid(conversation_id: str) -> UUID:
+    """The id of ours. Raises ``not_found`` for what can be none of OpenAI's."""
+    try:
+        prefix, _, digits = conversation_id.rpartition("_")
+        if prefix == "conv" and len(digits) == 32:
+            return UUID(hex=digits)
+    except ValueError:
+        pass
+    raise Problem("not_found")
+
+
+def read_items(text: str) -> list[MessageCreate]:
+    """The items of a body as messages. Raises ``validation_failed``."""
+    try:
+        texts = kept_json.split(text)
+    except ValueError as error:
+        raise invalid("items", str(error)) from None
+    if len(texts) > ITEMS:
+        raise invalid("items", f"must have at most {ITEMS} items")
+    return [_message(item, index) for index, item in enumerate(texts)]
+
+
+def _message(text: str, index: int) -> MessageCreate:
+    if not text.startswith("{"):
+        raise invalid(f"items[{index}]", "must be an object")
+    head = _head(text)
+    own = head.id if isinstance(head.id, str) and 0 < len(head.id) <= OWN_ID_LENGTH else None
+    metadata = UNSET if own is None else msgspec.Raw(msgspec.json.encode({"item_id": own}))
+    try:
+        sender: Any = _ROLES.get(head.role, "ai") if isinstance(head.role, str) else "ai"
+        return MessageCreate(sender_type=sender, item=text, metadata=metadata)
+    except ValueError as error:
+        raise invalid(f"items[{index}]", str(error)) from None
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """What of an item says how it is answered."""
+
+    type: Any = None
+    id: Any = None
+    role: Any = None
+    status: Any = None
+    content: Any = None
+
+
+def _head(text: str) -> _Head:
+    try:
+        return msgspec.json.decode(text, type=_Head)
+    except msgspec.DecodeError:  # half of a surrogate pair, which the standard library reads
+        import json
+
+        value = json.loads(text)
+        return _Head(*(value.get(name) for name in _Head.__struct_fields__))
+
+
+# What goes out
+
+
+def conversation_of(row: Conversation) -> OpenAIConversation:
+    """A conversation, as the SDK's types want it."""
+    return OpenAIConversation(f"conv_{row.id.hex}", int(row.created_at.timestamp()), row.metadata)
+
+
+def item_of(row: FullMessage) -> tuple[str, msgspec.Raw]:
+    """A message as an item, behind its id."""
+    return item_shape(row.id, row.role, row.content, None if row.item is None else bytes(row.item).decode())
+
+
+def item_shape(message_id: UUID, role: str, content: str, text: str | None) -> tuple[str, msgspec.Raw]:
+    """An item's id and itself, as the SDK's types want it."""
+    if text is None or not text.startswith("{"):
+        own = f"msg_{message_id.hex}"
+        return own, _plain_message(own, role, content)
+    head = _head(text)
+    kind = head.type if isinstance(head.type, str) else "message" if isinstance(head.role, str) else ""
+    own = head.id if isinstance(head.id, str) and head.id else f"{_PREFIXES.get(kind, 'item')}_{message_id.hex}"
+    if kind == "message" and isinstance(head.content, str):
+        return own, _plain_message(own, str(head.role or role), head.content)
+    missing = {
+        **({} if isinstance(head.id, str) and head.id else {"id": own}),
+        **({} if isinstance(head.type, str) or not kind else {"type": kind}),
+        **({"status": "completed"} if kind in _WITH_STATUS and head.status is None else {}),
+    }
+    if not missing:
+        return own, msgspec.Raw(text.encode())
+    rest = text[1:].lstrip()
+    more = "" if rest.startswith("}") else ","
+    return own, msgspec.Raw(msgspec.json.encode(missing)[:-1] + more.encode() + rest.encode())
+
+
+def _plain_message(own: str, role: str, content: str) -> msgspec.Raw:
+    part: dict[str, Any] = {"type": "input_text", "text": content}
+    if role == "assistant":
+        part = {"type": "output_text", "text": content, "annotations": []}
+    whole = {"id": own, "type": "message", "role": role, "status": "completed", "content": [part]}
+    return msgspec.Raw(msgspec.json.encode(whole))
+
+
+def item_list(items: Sequence[tuple[str, msgspec.Raw]], limit: int) -> ItemList:
+    """As many of the items as were asked for, and an answer takes."""
+    data: list[msgspec.Raw] = []
+    size = 0
+    for _, item in items[:limit]:
+        size += len(bytes(item))
+        if data and size > ANSWER_BYTES:
+            break
+        data.append(item)
+    ids = [own for own, _ in items]
+    return ItemList(data, ids[0] if ids else "", ids[len(data) - 1] if ids else "", len(data) < len(items))
+
+
+# Errors
+
+
+class OpenAIError(msgspec.Struct, frozen=True):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIErrorBody(msgspec.Struct, frozen=True):
+    """The body of an answer that is an error, in OpenAI's shape."""
+
+    error: OpenAIError
+
+
+def error_body(problem: Problem) -> OpenAIErrorBody:
+    """A problem in OpenAI's shape; ``code`` stays ours."""
+    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kind = kinds.get(problem.status, "server_error" if problem.status >= 500 else "invalid_request_error")
+    param = problem.errors[0].field if problem.errors else None
+    return OpenAIErrorBody(OpenAIError(problem.detail, kind, param, problem.code))

@@ -1,0 +1,206 @@
+"""What a request may look at, whatever it asks for and however much the user has."""
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, get_args
+from uuid import UUID
+
+import msgspec
+import psycopg
+import pytest
+
+from service.contexts import ContextSize
+from service.conversations import ConversationFilters, list_conversations
+from service.db.caller import Caller
+from service.db.statements import SESSION
+from service.http.paging import LOOKED_AT, Page
+from service.messages import MessageFilters, get_context, list_messages
+from service.search import LOOKED_AT as MESSAGES_LOOKED_AT
+from service.search import MessageSearch, search_messages
+from service.todo_lists import Order, TodoFilters, list_todos
+from tests.conftest import TestDatabase
+from tests.support.asking import asking, in_process
+from tests.support.plans import Recorder, buffers
+from tests.support.worlds import Connection
+
+ADA = UUID("00000000-0000-7000-8000-000000000001")
+EVE = UUID("00000000-0000-7000-8000-000000000002")
+LONGEST = UUID("00000000-0000-7000-9000-000000000001")
+"""Ada's conversation of LONGEST_MESSAGES."""
+CONVERSATIONS = 20_000
+MESSAGES = 100_000
+LONGEST_MESSAGES = MESSAGES - 3 * (CONVERSATIONS - 1)
+TODOS = 30_000
+NEEDLES = "-50, 15003, 15004"
+"""The numbers of todos that are looked for: in the middle of every order; the first is Eve's, Ada's to do."""
+
+SEED = f"""
+SET session_replication_role = replica;  -- no triggers: they would take longer than all the tests
+INSERT INTO users (id, email) VALUES ('{ADA}', 'ada@example.com'), ('{EVE}', 'eve@example.com');
+INSERT INTO todos (user_id, number, title, priority, due_date, assigned_to, metadata, created_at, updated_at)
+SELECT
+    CASE WHEN n > 0 THEN '{ADA}' ELSE '{EVE}' END::uuid,
+    abs(n),
+    CASE WHEN n IN ({NEEDLES}) THEN 'A needle' ELSE 'Hay ' || n END,
+    (ARRAY['low', 'medium', 'high', 'urgent'])[1 + abs(n) / 3 % 4],
+    CASE WHEN n % 2 = 0 THEN '2026-01-01Z'::timestamptz + n * 7919 % 10007 * interval '1 hour' END,
+    CASE WHEN n < 0 THEN '{ADA}'::uuid END,
+    CASE WHEN n IN ({NEEDLES}) THEN '{{"needle": [1, 2]}}' ELSE '{{}}' END::jsonb,
+    '2026-01-01Z'::timestamptz + n * interval '1 minute',
+    '2026-06-01Z'::timestamptz + n * 7919 % 10007 * interval '1 minute'
+FROM generate_series(-100, {TODOS}) AS n
+WHERE n <> 0
+ORDER BY md5(n::text);  -- rows that belong together lie all over the table, as they do in the end
+INSERT INTO conversations (user_id, id, title, message_count, last_position, created_at, updated_at)
+SELECT
+    '{ADA}',
+    ('00000000-0000-7000-9000-' || lpad(n::text, 12, '0'))::uuid,
+    CASE n WHEN {CONVERSATIONS // 2} THEN 'A needle' ELSE 'Hay ' || n END,
+    CASE n WHEN 1 THEN {LONGEST_MESSAGES} ELSE 3 END,
+    CASE n WHEN 1 THEN {LONGEST_MESSAGES} ELSE 3 END,
+    '2026-01-01Z'::timestamptz + n * interval '1 minute',
+    '2026-06-01Z'::timestamptz + n * 7919 % 10007 * interval '1 minute'
+FROM generate_series(1, {CONVERSATIONS}) AS n
+ORDER BY md5(n::text);
+INSERT INTO messages (user_id, conversation_id, position, sender_type, content, created_at, updated_at)
+SELECT
+    '{ADA}', id, p, 'ai', CASE WHEN p = 3 AND title = 'A needle' THEN 'A needle' ELSE 'Hay ' || p END,
+    created_at, updated_at
+FROM conversations, generate_series(1, last_position) AS p
+ORDER BY md5(p || title);
+RESET session_replication_role;
+"""
+
+
+@pytest.fixture(scope="module")
+def database(make_module_database: Callable[[], TestDatabase]) -> TestDatabase:
+    made = make_module_database()
+    with psycopg.connect(made.superuser_url, autocommit=True) as connection:
+        connection.execute(SEED)
+        connection.execute("VACUUM (ANALYZE)")
+    return made
+
+
+@pytest.fixture(scope="module")
+def service_connection(database: TestDatabase) -> Iterator[Connection]:
+    with psycopg.connect(database.service_url, autocommit=True) as connection:
+        for name, value in SESSION.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        yield connection
+
+
+# Lists of which few rows match
+
+
+@dataclasses.dataclass(frozen=True)
+class Sought:
+    """A list with a filter, asked for a page at a time."""
+
+    label: str
+    ask: Callable[[Caller, str | None], Awaitable[Page[Any]]]
+    needles: int
+    """How many match, in the middle of all that the user has."""
+    looked_at: int = LOOKED_AT
+    """How many rows a statement of a page may look at."""
+
+
+def todos(filters: dict[str, Any], scope: str, needles: int) -> Iterator[Sought]:
+    for order in get_args(get_args(Order)[0]):
+        yield Sought(
+            f"{scope} todos by {order} with {', '.join(filters)}",
+            lambda caller, cursor, order=order: list_todos.fn(
+                asking(caller, TodoFilters(**filters, scope=scope, order=order, cursor=cursor))  # pyright: ignore[reportArgumentType]
+            ),
+            needles,
+        )
+
+
+def conversations(messages: int) -> Iterator[Sought]:
+    for order in ("updated_at", "-updated_at", "created_at", "-created_at"):
+        yield Sought(
+            f"conversations by {order} with {messages} messages",
+            lambda caller, cursor, order=order: list_conversations.fn(
+                asking(caller, ConversationFilters(q="needle", messages=messages, order=order, cursor=cursor))  # pyright: ignore[reportArgumentType]
+            ),
+            1,
+        )
+
+
+SOUGHT = [
+    *todos({"q": "needle"}, "owned", 2),
+    *todos({"q": "needle"}, "all", 3),
+    *todos({"metadata": '{"needle":[2]}', "completed": False}, "owned", 2),
+    *conversations(0),
+    *conversations(3),
+    Sought(
+        "messages",
+        lambda caller, cursor: search_messages.fn(asking(caller, MessageSearch(q="needle", cursor=cursor))),
+        1,
+        MESSAGES_LOOKED_AT,
+    ),
+]
+
+
+@pytest.mark.parametrize("sought", SOUGHT, ids=lambda sought: sought.label)
+def test_a_page_looks_at_so_many_rows_and_its_cursor_leads_on(
+    sought: Sought, database: TestDatabase, service_connection: Connection
+):
+    async def walk(user: Callable[[UUID], Caller]) -> tuple[Recorder, list[list[Any]]]:
+        caller = Recorder(user(ADA).database, ADA)
+        pages: list[list[Any]] = []
+        cursor = None
+        while True:
+            page = await sought.ask(caller, cursor)
+            pages.append(msgspec.json.decode(msgspec.json.encode(page.items)))
+            cursor = page.next_cursor
+            if cursor is None:
+                return caller, pages
+
+    recorder, pages = in_process(database.service_url, walk)
+    found = [item["id"] for page in pages for item in page]
+    assert len(found) == len(set(found)) == sought.needles
+    assert len(pages) > 2
+    assert pages[0] == [] or "all" in sought.label
+    for statement in recorder.statements[:2]:
+        assert buffers(service_connection, ADA, statement) < 1.05 * sought.looked_at + 100
+
+
+# What a conversation of very many messages costs
+
+
+READS: dict[str, tuple[Callable[[Caller], Awaitable[Any]], int]] = {
+    "context": (lambda caller: get_context.fn(asking(caller, ContextSize(20)), LONGEST), 25),
+    "context of items": (lambda caller: get_context.fn(asking(caller, ContextSize(20, format="items")), LONGEST), 25),
+    "last messages": (
+        lambda caller: list_messages.fn(asking(caller, MessageFilters(order="-position", limit=20)), LONGEST),
+        25,
+    ),
+    "messages in the middle": (
+        lambda caller: list_messages.fn(
+            asking(caller, MessageFilters(after_position=LONGEST_MESSAGES // 2, limit=20, items=True)), LONGEST
+        ),
+        40,
+    ),
+    "conversations with messages": (
+        lambda caller: list_conversations.fn(asking(caller, ConversationFilters(messages=3, limit=20))),
+        220,
+    ),
+    "todos": (lambda caller: list_todos.fn(asking(caller, TodoFilters(limit=20))), 30),
+}
+"""Each read, and the buffers that its dearest statement may take."""
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_read_costs_what_it_answers_however_much_there_is(
+    name: str, database: TestDatabase, service_connection: Connection
+):
+    read, limit = READS[name]
+
+    async def record(user: Callable[[UUID], Caller]) -> Recorder:
+        caller = Recorder(user(ADA).database, ADA)
+        await read(caller)
+        return caller
+
+    statements = in_process(database.service_url, record).statements
+    found = max(buffers(service_connection, ADA, statement) for statement in statements)
+    assert found <= limit
