@@ -7,3 +7,4 @@ DROP DOMAIN
     public.metadata, public.item, public.content, public.description, public.title, public.ordinal, public.moment;
 DROP FUNCTION
     public.refuse_change(), public.touch(), public.metadata_is_valid(jsonb), public.visible_length(text), public.uuid7();
+ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC;

@@ -33,10 +33,9 @@ CREATE UNIQUE INDEX users_email_key ON public.users (lower(email COLLATE "C"));
 CREATE UNIQUE INDEX users_username_key ON public.users (lower(username COLLATE "C"));
 COMMENT ON TABLE public.users IS
     'People who can sign in. The only table of theirs without user_id: its id is everybody else''s user_id.';
-COMMENT ON COLUMN public.users.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.users.email IS
-    'As it was typed; at most 255 ASCII characters. Null for who came from an outside issuer without one, or with one '
-    'that was taken.';
+    'As it was typed; at most 255 ASCII characters. Null for who came from an outside issuer without one, or with a '
+    'taken one.';
 COMMENT ON COLUMN public.users.username IS 'As it was typed: 3 to 50 of A-Z a-z 0-9 _ -, or null.';
 COMMENT ON COLUMN public.users.full_name IS 'At most 200 characters, or null.';
 COMMENT ON COLUMN public.users.password_hash IS
@@ -45,16 +44,11 @@ COMMENT ON COLUMN public.users.is_active IS 'False: no token works and nobody ca
 COMMENT ON COLUMN public.users.token_version IS
     'Tokens carry it; raising it makes every token issued before worthless. Never goes back.';
 COMMENT ON COLUMN public.users.tokens_valid_from IS
-    'When token_version last moved, by trigger: tokens of outside issuers from before then are worthless. For who comes '
-    'back after a deletion set by resolve_identity().';
-COMMENT ON COLUMN public.users.created_at IS 'When the account was made; never changes.';
-COMMENT ON COLUMN public.users.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.users.version IS '1, and one more with every real change, by trigger; the ETag.';
-COMMENT ON INDEX public.users_pkey IS
-    'Serves authenticate(), every read of one''s own account and the foreign keys to users.';
-COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials() and keeps addresses unique regardless of case.';
-COMMENT ON INDEX public.users_username_key IS
-    'Serves find_user_by_username() and keeps names unique regardless of case.';
+    'When token_version last moved, by trigger: tokens of outside issuers from before are worthless. After a '
+    'deletion, resolve_identity() sets it.';
+COMMENT ON INDEX public.users_pkey IS 'Serves authenticate(), one''s own account and the foreign keys to users.';
+COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials(); keeps addresses unique regardless of case.';
+COMMENT ON INDEX public.users_username_key IS 'Serves find_user_by_username(); keeps names unique regardless of case.';
 
 -- Accounts end by erase_user() alone, which sees to what other tables hold of them.
 GRANT
@@ -70,14 +64,7 @@ COMMENT ON POLICY users_self ON public.users IS
 
 CREATE TRIGGER users_touch BEFORE UPDATE ON public.users
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
-CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at, updated_at, version ON public.users
-FOR EACH ROW WHEN (
-    (OLD.id, OLD.created_at, OLD.updated_at, OLD.version)
-    IS DISTINCT FROM (NEW.id, NEW.created_at, NEW.updated_at, NEW.version)
-)
-EXECUTE FUNCTION public.refuse_change('users');
 COMMENT ON TRIGGER users_touch ON public.users IS 'Any column counts as a real change.';
-COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to set what never changes, or touch() alone may change.';
 
 CREATE TABLE public.identities (
     user_id uuid NOT NULL,
@@ -96,35 +83,20 @@ CREATE TABLE public.identities (
 );
 COMMENT ON TABLE public.identities IS 'Accounts at outside issuers through which a user signs in.';
 COMMENT ON COLUMN public.identities.user_id IS 'Whose account it is; goes with the user.';
-COMMENT ON COLUMN public.identities.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.identities.issuer IS 'The iss of its tokens, at most 255 characters.';
 COMMENT ON COLUMN public.identities.subject IS 'The sub of its tokens: any text of at most 255 characters.';
-COMMENT ON COLUMN public.identities.created_at IS 'When it was linked; never changes.';
-COMMENT ON COLUMN public.identities.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.identities.version IS '1, and one more with every real change, by trigger.';
 COMMENT ON INDEX public.identities_pkey IS 'Serves the list of one user''s outside accounts and the cascade from users.';
 COMMENT ON INDEX public.identities_issuer_subject_key IS
     'Serves the sign-in by an outside token. Across users on purpose: an outside account is one person''s.';
 GRANT SELECT, INSERT, DELETE ON public.identities TO todochat_app;
-ALTER TABLE public.identities ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-CREATE POLICY identities_owner ON public.identities
-USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
 CREATE POLICY identities_resolve ON public.identities FOR SELECT TO todochat_owner
 USING (true);
-COMMENT ON POLICY identities_owner ON public.identities IS 'Rows of the user the transaction is for.';
 COMMENT ON POLICY identities_resolve ON public.identities IS
     'resolve_identity(), which runs as the owner, finds whose an outside account is.';
 
 CREATE TRIGGER identities_touch BEFORE UPDATE ON public.identities
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
-CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at, updated_at, version ON public.identities
-FOR EACH ROW WHEN (
-    (OLD.user_id, OLD.id, OLD.created_at, OLD.updated_at, OLD.version)
-    IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.created_at, NEW.updated_at, NEW.version)
-)
-EXECUTE FUNCTION public.refuse_change('identities');
 COMMENT ON TRIGGER identities_touch ON public.identities IS 'Any column counts as a real change.';
-COMMENT ON TRIGGER identities_immutable ON public.identities IS 'As users_immutable.';
 
 CREATE TABLE public.api_keys (
     user_id uuid NOT NULL,
@@ -145,11 +117,9 @@ CREATE TABLE public.api_keys (
     CONSTRAINT api_keys_scope_check CHECK (scope IN ('read', 'write')),
     CONSTRAINT api_keys_digest_check CHECK (octet_length(digest) = 32)
 );
-
 COMMENT ON TABLE public.api_keys IS
     'Bearer tokens for agents and scripts. The text of a key is shown once, to whoever makes it; here is its digest.';
 COMMENT ON COLUMN public.api_keys.user_id IS 'Whom the key acts for; goes with the user.';
-COMMENT ON COLUMN public.api_keys.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.api_keys.slot IS
     '1 to 20, unique for the user: which is how no user has more than 20 keys, however many are made at once.';
 COMMENT ON COLUMN public.api_keys.name IS 'What its user calls it: 1 to 100 characters.';
@@ -157,25 +127,15 @@ COMMENT ON COLUMN public.api_keys.scope IS 'read: it only reads. write: it may d
 COMMENT ON COLUMN public.api_keys.digest IS 'SHA-256 of the key, of which 256 bits are random.';
 COMMENT ON COLUMN public.api_keys.expires_at IS 'It works until then; null: until it is deleted.';
 COMMENT ON COLUMN public.api_keys.last_used_at IS 'The hour in which it was last used; null: never.';
-COMMENT ON COLUMN public.api_keys.created_at IS 'When it was made; never changes.';
 COMMENT ON INDEX public.api_keys_pkey IS 'Serves the list of a user''s keys and the cascade from users.';
 COMMENT ON INDEX public.api_keys_digest_key IS 'Serves authenticate_key() and the note of a use.';
 COMMENT ON INDEX public.api_keys_slot_key IS 'Serves the insert: it looks for a free slot.';
-
 GRANT
     SELECT,
     INSERT (user_id, id, slot, name, scope, digest, expires_at),
     UPDATE (last_used_at),
     DELETE
 ON public.api_keys TO todochat_app;
-
-ALTER TABLE public.api_keys ENABLE ROW LEVEL SECURITY;
-ALTER TABLE public.api_keys FORCE ROW LEVEL SECURITY;
-
-CREATE POLICY api_keys_owner ON public.api_keys
-USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-
-COMMENT ON POLICY api_keys_owner ON public.api_keys IS 'A transaction sees and writes rows of the user it is for.';
 
 CREATE TABLE public.ended_identities (
     digest bytea NOT NULL,
@@ -185,8 +145,8 @@ CREATE TABLE public.ended_identities (
 );
 CREATE INDEX ended_identities_ended_at_idx ON public.ended_identities (ended_at);
 COMMENT ON TABLE public.ended_identities IS
-    'Outside accounts whose user was deleted, for as long as a token from before may live (31 days): such a token must '
-    'not make the user anew. Belongs to no user; no role but the owner can touch it.';
+    'Outside accounts whose user was deleted, as long as a token from before may live (31 days): it must not make '
+    'the user anew. No role but the owner can touch it.';
 COMMENT ON COLUMN public.ended_identities.digest IS 'SHA-256 of issuer and subject, never the names.';
 COMMENT ON COLUMN public.ended_identities.ended_at IS 'Tokens issued before are worthless.';
 COMMENT ON INDEX public.ended_identities_pkey IS 'Serves resolve_identity().';
@@ -201,12 +161,11 @@ CREATE TABLE public.sign_in_attempts (
 );
 CREATE INDEX sign_in_attempts_allowed_at_idx ON public.sign_in_attempts (allowed_at);
 COMMENT ON TABLE public.sign_in_attempts IS
-    'How far sign-in attempts have used up their allowance, a row for each account, network or pair of both seen lately. '
-    'Belongs to no user; no role but the owner can touch it.';
+    'How far sign-in attempts have used up their allowance, for each account, network or pair of both seen lately. '
+    'No role but the owner can touch it.';
 COMMENT ON COLUMN public.sign_in_attempts.key IS 'A digest of names, never the names: see sign_in_limits().';
 COMMENT ON COLUMN public.sign_in_attempts.allowed_at IS
     'When the allowance will be whole again; one attempt moves it on by one step. In the past: as if there were no row.';
 COMMENT ON INDEX public.sign_in_attempts_pkey IS 'Serves take_sign_in_attempt() and forgive_sign_in_attempt().';
-COMMENT ON INDEX public.sign_in_attempts_allowed_at_idx IS
-    'Serves the removal of spent rows in take_sign_in_attempt().';
+COMMENT ON INDEX public.sign_in_attempts_allowed_at_idx IS 'Serves removing spent rows in take_sign_in_attempt().';
 ALTER TABLE public.sign_in_attempts ENABLE ROW LEVEL SECURITY;

@@ -28,38 +28,33 @@ CREATE TABLE public.conversations (
 -- each message leaves one, go before there are many.
 WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX conversations_user_id_updated_hour_idx ON public.conversations (user_id, updated_hour);
-
 CREATE INDEX conversations_user_id_created_at_idx ON public.conversations (user_id, created_at, id);
 -- Partial, so that conversations without one cost nothing.
 CREATE UNIQUE INDEX conversations_external_id_key ON public.conversations (user_id, external_id)
 WHERE external_id IS NOT NULL;
-
 COMMENT ON TABLE public.conversations IS 'Threads of messages between a user and an assistant.';
 COMMENT ON COLUMN public.conversations.user_id IS 'The owner.';
-COMMENT ON COLUMN public.conversations.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.conversations.external_id IS
     'What a client calls it: 1 to 255 characters, unique for the user; never changes.';
 COMMENT ON COLUMN public.conversations.title IS 'What it is about, or null.';
 COMMENT ON COLUMN public.conversations.metadata IS 'What a client keeps with it.';
-COMMENT ON COLUMN public.conversations.last_position IS
-    'The highest position a message here ever had, by trigger; 0 before the first.';
+COMMENT ON COLUMN public.conversations.last_position IS 'The highest position ever given here, by trigger; 0 before.';
 COMMENT ON COLUMN public.conversations.message_count IS 'How many messages there are, by trigger.';
-COMMENT ON COLUMN public.conversations.created_at IS 'When it was made; never changes.';
 COMMENT ON COLUMN public.conversations.updated_at IS
     'When the row last really changed or a message was added or deleted, by trigger.';
 COMMENT ON COLUMN public.conversations.version IS
     '1, and one more with every change of title or metadata, by trigger. The version that clients see, the ETag, is this '
     'with 2 * last_position - message_count: it moves with each message that is added or deleted, too.';
 COMMENT ON COLUMN public.conversations.updated_hour IS
-    'The hour of updated_at, to be indexed in its place: most messages leave it as it is.';
+    'The hour of updated_at, indexed in its place: most messages leave it.';
 COMMENT ON INDEX public.conversations_pkey IS 'Serves one conversation by id, and the foreign keys to conversations.';
 COMMENT ON INDEX public.conversations_user_id_created_at_idx IS
     'Serves the list of one''s own conversations in the order in which they were made, both ways.';
 COMMENT ON INDEX public.conversations_external_id_key IS
     'Serves the look-up by a client''s own id, and keeps one conversation for each.';
 COMMENT ON INDEX public.conversations_user_id_updated_hour_idx IS
-    'Serves the list of one''s own conversations, most recently active first (those of one hour are sorted), and the '
-    'removal of those not touched for long.';
+    'Serves the list of one''s own conversations, most recently active first, and the removal of those not touched '
+    'for long.';
 GRANT
     SELECT,
     INSERT (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version),
@@ -67,27 +62,16 @@ GRANT
     UPDATE (title, metadata, last_position, message_count, updated_at),
     DELETE
 ON public.conversations TO todochat_app;
-ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-CREATE POLICY conversations_owner ON public.conversations
-USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-COMMENT ON POLICY conversations_owner ON public.conversations IS 'Rows of the user the transaction is for.';
 
 CREATE TRIGGER conversations_touch BEFORE UPDATE OF title, metadata ON public.conversations
 FOR EACH ROW WHEN ((OLD.title, OLD.metadata) IS DISTINCT FROM (NEW.title, NEW.metadata))
 EXECUTE FUNCTION public.touch();
-CREATE TRIGGER conversations_immutable BEFORE UPDATE OF user_id, id, created_at, version ON public.conversations
-FOR EACH ROW WHEN (
-    (OLD.user_id, OLD.id, OLD.created_at, OLD.version)
-    IS DISTINCT FROM (NEW.user_id, NEW.id, NEW.created_at, NEW.version)
-)
-EXECUTE FUNCTION public.refuse_change('conversations');
 CREATE TRIGGER conversations_counters BEFORE UPDATE OF last_position, message_count, updated_at ON public.conversations
 FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION public.refuse_change('conversations');
 COMMENT ON TRIGGER conversations_touch ON public.conversations IS
     'title and metadata count as a real change. (Named as columns, so that counting messages never looks at it.)';
 COMMENT ON TRIGGER conversations_counters ON public.conversations IS
-    'Refuses to set by hand what the triggers of messages keep.';
-COMMENT ON TRIGGER conversations_immutable ON public.conversations IS 'As users_immutable.';
+    'Refuses to set by hand what messages'' triggers keep.';
 
 CREATE TABLE public.messages (
     user_id uuid NOT NULL,
@@ -118,7 +102,6 @@ COMMENT ON COLUMN public.messages.user_id IS 'The conversation''s owner.';
 COMMENT ON COLUMN public.messages.conversation_id IS 'The conversation; the messages go with it.';
 COMMENT ON COLUMN public.messages.position IS
     '1, 2, 3 ... within the conversation, by trigger unless given: the order. Never used twice.';
-COMMENT ON COLUMN public.messages.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.messages.sender_type IS 'Who said it.';
 COMMENT ON COLUMN public.messages.role IS 'sender_type as language models call it: user, assistant or system.';
 COMMENT ON COLUMN public.messages.sender_id IS 'The owner for a message of sender_type user, else null.';
@@ -130,8 +113,6 @@ COMMENT ON COLUMN public.messages.item IS
 COMMENT ON COLUMN public.messages.content_truncated IS 'Whether content is only the beginning of the item''s text.';
 COMMENT ON COLUMN public.messages.created_at IS
     'When it was added, by trigger unless given; never goes backwards with position; never changes.';
-COMMENT ON COLUMN public.messages.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.messages.version IS '1, and one more with every real change, by trigger; the ETag.';
 COMMENT ON INDEX public.messages_pkey IS
     'Serves the messages of a conversation in order, both ways, its last N, the rewind and the foreign key.';
 COMMENT ON INDEX public.messages_user_id_id_key IS 'Serves one message by id.';
@@ -142,56 +123,41 @@ GRANT
     UPDATE (content, message_type, metadata, content_truncated),
     DELETE
 ON public.messages TO todochat_app;
-ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-CREATE POLICY messages_owner ON public.messages
-USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-COMMENT ON POLICY messages_owner ON public.messages IS 'Rows of the user the transaction is for.';
 
 CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages
-FOR EACH ROW WHEN (
-    (OLD.content, OLD.message_type, OLD.metadata, OLD.content_truncated)
-    IS DISTINCT FROM
-    (NEW.content, NEW.message_type, NEW.metadata, NEW.content_truncated)
-)
+FOR EACH ROW WHEN (record_ne(
+    ROW(OLD.content, OLD.message_type, OLD.metadata, OLD.content_truncated),
+    ROW(NEW.content, NEW.message_type, NEW.metadata, NEW.content_truncated)
+))
 EXECUTE FUNCTION public.touch();
-CREATE TRIGGER messages_immutable
-BEFORE UPDATE OF user_id, conversation_id, position, id, sender_type, created_at, updated_at, version ON public.messages
-FOR EACH ROW WHEN (
-    (OLD.user_id, OLD.conversation_id, OLD.position, OLD.id, OLD.sender_type, OLD.created_at, OLD.updated_at,
-        OLD.version)
-    IS DISTINCT FROM
-    (NEW.user_id, NEW.conversation_id, NEW.position, NEW.id, NEW.sender_type, NEW.created_at, NEW.updated_at,
-        NEW.version)
-)
-EXECUTE FUNCTION public.refuse_change('messages');
 COMMENT ON TRIGGER messages_touch ON public.messages IS 'Every column that may change counts as a real change.';
-COMMENT ON TRIGGER messages_immutable ON public.messages IS 'As users_immutable.';
 
 -- A message is counted where it is numbered: one update, in place. Each leaves a spent version of the conversation
--- behind, which the next one of the same transaction has to pass. So from the thousandth on, and where messages come with
--- their positions, a statement counts all of its messages at once, behind them: app.messages_counted tells.
+-- behind, which the next one of the same transaction has to pass. So from the thousandth on (app.messages_counted), and
+-- where messages come with their positions, a statement counts all of its messages at once, behind them
+-- (app.messages_bulk).
 CREATE FUNCTION public.messages_before_insert() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $body$
 DECLARE
     last_at timestamptz;
-    counted constant integer := coalesce(nullif(current_setting('app.messages_counted', true), ''), '0');
+    counted text := coalesce(nullif(current_setting('app.messages_counted', true), ''), '0');
 BEGIN
-    IF NEW.position IS NULL AND counted < 1000 AND current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
+    IF NEW.position IS NULL AND counted::integer < 1000
+        AND current_setting('app.restoring', true) IS DISTINCT FROM 'on'
+    THEN
         UPDATE public.conversations AS c
         SET last_position = c.last_position + 1,
-            message_count = c.message_count + 1,
+            -- One that is there already fails, or is passed over by ON CONFLICT.
+            message_count = c.message_count + CASE
+                WHEN EXISTS (SELECT FROM public.messages AS m WHERE m.user_id = NEW.user_id AND m.id = NEW.id) THEN 0
+                ELSE 1
+            END,
             updated_at = greatest(NEW.created_at, c.updated_at, clock_timestamp())
         WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
         RETURNING c.last_position, c.updated_at INTO NEW.position, last_at;
-        PERFORM set_config('app.messages_counted', (counted + 1)::text, true);
-        -- One that is there already fails, or is passed over by ON CONFLICT.
-        IF EXISTS (SELECT FROM public.messages AS m WHERE m.user_id = NEW.user_id AND m.id = NEW.id) THEN
-            UPDATE public.conversations AS c
-            SET message_count = c.message_count - 1
-            WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id;
-        END IF;
+        counted := set_config('app.messages_counted', (counted::integer + 1)::text, true);
     ELSE
         -- The lock keeps other writers away; of messages only those matter that this very statement wrote before.
         SELECT coalesce(NEW.position, greatest(c.last_position, m.position) + 1),
@@ -207,8 +173,8 @@ BEGIN
         ) AS m ON true
         WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
         FOR NO KEY UPDATE OF c;
-        IF counted < 1000 THEN
-            PERFORM set_config('app.messages_counted', '1000', true);
+        IF coalesce(current_setting('app.messages_bulk', true), '') = '' THEN
+            PERFORM set_config('app.messages_bulk', 'mixed', true), set_config('app.messages_counted', '1000', true);
         END IF;
     END IF;
     IF last_at IS NULL THEN
@@ -222,7 +188,7 @@ BEGIN
 END
 $body$;
 COMMENT ON FUNCTION public.messages_before_insert() IS
-    'Trigger: locks the conversation, gives a message its position and time, and counts it on the conversation, unless '
+    'Trigger: locks the conversation, gives a message position and time, and counts it, unless '
     'messages_after_insert() will.';
 
 CREATE FUNCTION public.messages_after_insert() RETURNS trigger
@@ -231,7 +197,7 @@ SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     -- The first statement that comes here may have counted some of its messages already: then all are counted anew.
-    is_mixed constant boolean := current_setting('app.messages_counted') = '1000'
+    is_mixed constant boolean := current_setting('app.messages_bulk') = 'mixed'
         AND current_setting('app.restoring', true) IS DISTINCT FROM 'on';
 BEGIN
     UPDATE public.conversations AS c
@@ -250,7 +216,7 @@ BEGIN
         GROUP BY i.user_id, i.conversation_id
     ) AS a
     WHERE c.user_id = a.user_id AND c.id = a.conversation_id;
-    PERFORM set_config('app.messages_counted', '1001', true);
+    PERFORM set_config('app.messages_bulk', 'on', true);
     RETURN NULL;
 END
 $body$;
@@ -278,15 +244,11 @@ $body$;
 COMMENT ON FUNCTION public.messages_after_delete() IS
     'Trigger: takes the messages a statement deleted off the count of their conversations; last_position stays.';
 
-REVOKE ALL ON FUNCTION
-    public.messages_before_insert(), public.messages_after_insert(), public.messages_after_delete()
-FROM PUBLIC;
-
 CREATE TRIGGER messages_before_insert BEFORE INSERT ON public.messages
 FOR EACH ROW EXECUTE FUNCTION public.messages_before_insert();
 CREATE TRIGGER messages_after_insert AFTER INSERT ON public.messages
 REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT WHEN (coalesce(nullif(current_setting('app.messages_counted', true), ''), '0')::integer >= 1000)
+FOR EACH STATEMENT WHEN (current_setting('app.messages_bulk', true) <> '')
 EXECUTE FUNCTION public.messages_after_insert();
 
 -- Deeper than nothing it is the cascade from a conversation that goes itself: there is no row left to count on.
@@ -318,43 +280,21 @@ CREATE TABLE public.todo_conversation_links (
 CREATE INDEX todo_conversation_links_conversation_id_idx
 ON public.todo_conversation_links (user_id, conversation_id, todo_id);
 COMMENT ON TABLE public.todo_conversation_links IS
-    'Which todo a conversation made, changed or discussed. A link between two people''s rows cannot exist: both foreign '
-    'keys carry user_id.';
+    'Which todo a conversation made, changed or discussed, both of one user: both foreign keys carry user_id.';
 COMMENT ON COLUMN public.todo_conversation_links.user_id IS 'The owner of both the todo and the conversation.';
-COMMENT ON COLUMN public.todo_conversation_links.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.todo_conversation_links.todo_id IS 'The todo; the link goes with it.';
 COMMENT ON COLUMN public.todo_conversation_links.conversation_id IS 'The conversation; the link goes with it.';
 COMMENT ON COLUMN public.todo_conversation_links.relationship_type IS 'What the conversation has to do with the todo.';
-COMMENT ON COLUMN public.todo_conversation_links.created_at IS 'When it was made; never changes.';
-COMMENT ON COLUMN public.todo_conversation_links.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.todo_conversation_links.version IS
-    '1, and one more with every real change, by trigger; the ETag.';
-COMMENT ON INDEX public.todo_conversation_links_pkey IS
-    'Serves one link by id, and the list of one''s own links by id.';
+COMMENT ON INDEX public.todo_conversation_links_pkey IS 'Serves one link by id, and one''s own links by id.';
 COMMENT ON INDEX public.todo_conversation_links_key IS
     'Serves the conversations of a todo and the cascade from todos, and keeps one link a todo, conversation and type.';
 COMMENT ON INDEX public.todo_conversation_links_conversation_id_idx IS
     'Serves the todos of a conversation and the cascade from conversations.';
 GRANT SELECT, INSERT, UPDATE (relationship_type), DELETE ON public.todo_conversation_links TO todochat_app;
-ALTER TABLE public.todo_conversation_links ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-CREATE POLICY todo_conversation_links_owner ON public.todo_conversation_links
-USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
-COMMENT ON POLICY todo_conversation_links_owner ON public.todo_conversation_links IS
-    'Rows of the user the transaction is for.';
 
 CREATE TRIGGER todo_conversation_links_touch BEFORE UPDATE ON public.todo_conversation_links
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION public.touch();
-CREATE TRIGGER todo_conversation_links_immutable
-BEFORE UPDATE OF user_id, id, todo_id, conversation_id, created_at, updated_at, version ON public.todo_conversation_links
-FOR EACH ROW WHEN (
-    (OLD.user_id, OLD.id, OLD.todo_id, OLD.conversation_id, OLD.created_at, OLD.updated_at, OLD.version)
-    IS DISTINCT FROM
-    (NEW.user_id, NEW.id, NEW.todo_id, NEW.conversation_id, NEW.created_at, NEW.updated_at, NEW.version)
-)
-EXECUTE FUNCTION public.refuse_change('todo_conversation_links');
-COMMENT ON TRIGGER todo_conversation_links_touch ON public.todo_conversation_links IS
-    'Any column counts as a real change.';
-COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS 'As users_immutable.';
+COMMENT ON TRIGGER todo_conversation_links_touch ON public.todo_conversation_links IS 'Any column is a real change.';
 
 CREATE FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) RETURNS void
 LANGUAGE plpgsql
@@ -382,9 +322,7 @@ BEGIN
 END
 $body$;
 COMMENT ON FUNCTION public.expect_position(uuid, uuid, integer) IS
-    'Locks a conversation against other writers; raises TC411, with the position of its last message (0 when there is '
-    'none) as DETAIL, when that is not the expected one. A statement that raises keeps those behind it in the same round '
-    'trip from running.';
+    'Locks a conversation against other writers; raises TC411, with the position of its last message (0: there is '
+    'none) as DETAIL, unless that is the expected one. Statements behind it in the round trip then don''t run.';
 
-REVOKE ALL ON FUNCTION public.expect_position(uuid, uuid, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION public.expect_position(uuid, uuid, integer) TO todochat_app;

@@ -24,28 +24,21 @@ CREATE TABLE public.idempotency_keys (
 )
 WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE public.idempotency_keys IS
-    'The first answer to each request that carried an Idempotency-Key, kept for 24 hours.';
+    'The first answer to each request with an Idempotency-Key, kept for 24 hours.';
 COMMENT ON COLUMN public.idempotency_keys.user_id IS 'Who asked; the answers go with the user.';
 COMMENT ON COLUMN public.idempotency_keys.key IS 'The header''s value: 1 to 255 printable ASCII characters.';
 COMMENT ON COLUMN public.idempotency_keys.operation IS 'Method and path of the request.';
-COMMENT ON COLUMN public.idempotency_keys.request_hash IS
-    'SHA-256 of the body: the same key with another body is refused.';
-COMMENT ON COLUMN public.idempotency_keys.status IS
-    'Status of the answer; null only within the transaction that makes it.';
+COMMENT ON COLUMN public.idempotency_keys.request_hash IS 'SHA-256 of the body: a key with another body is refused.';
+COMMENT ON COLUMN public.idempotency_keys.status IS 'Status of the answer; null only in the transaction that makes it.';
 COMMENT ON COLUMN public.idempotency_keys.headers IS 'Headers of the answer that are given again: Location, ETag.';
 COMMENT ON COLUMN public.idempotency_keys.body IS 'Body of the answer, byte for byte; null where it had none.';
 COMMENT ON COLUMN public.idempotency_keys.created_at IS 'When the first request came.';
-COMMENT ON INDEX public.idempotency_keys_pkey IS
-    'Serves the look-up and the insert of a key, and the cascade from users.';
+COMMENT ON INDEX public.idempotency_keys_pkey IS 'Serves look-up and insert of a key, and the cascade from users.';
 
 CREATE INDEX idempotency_keys_created_at_idx ON public.idempotency_keys (created_at);
 COMMENT ON INDEX public.idempotency_keys_created_at_idx IS 'Serves the removal of keys past their age, across users.';
 GRANT SELECT, INSERT, UPDATE (status, headers, body), DELETE ON public.idempotency_keys TO todochat_app;
-ALTER TABLE public.idempotency_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-CREATE POLICY idempotency_keys_owner ON public.idempotency_keys
-USING (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
 CREATE POLICY idempotency_keys_retention ON public.idempotency_keys TO todochat_owner
 USING (true);
-COMMENT ON POLICY idempotency_keys_owner ON public.idempotency_keys IS 'Rows of the user the transaction is for.';
 COMMENT ON POLICY idempotency_keys_retention ON public.idempotency_keys IS
     'Erasure and retention, which run as the owner, remove anybody''s kept answers.';

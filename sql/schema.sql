@@ -54,7 +54,7 @@ ALTER TABLE ONLY public.api_keys
 ALTER TABLE public.api_keys ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY api_keys_owner ON public.api_keys USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY api_keys_owner ON public.api_keys IS 'A transaction sees and writes rows of the user it is for.';
+COMMENT ON POLICY api_keys_owner ON public.api_keys IS 'Rows of the user the transaction is for.';
 
 GRANT SELECT,DELETE ON TABLE public.api_keys TO todochat_app;
 GRANT INSERT(user_id) ON TABLE public.api_keys TO todochat_app;
@@ -83,15 +83,15 @@ CREATE TABLE public.audit_log (
 WITH (autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
 
 ALTER TABLE ONLY public.audit_log FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.audit_log IS 'One entry for every insert, update and delete of a user''s data, written by triggers. Append-only: the service reads its user''s entries and can do nothing else. No foreign key: entries outlive what they tell of. What only follows from other rows, a conversation''s counters and updated_at from its messages, has no entry of its own.';
+COMMENT ON TABLE public.audit_log IS 'One entry for every insert, update and delete of a user''s data, by triggers. Append-only: the service can only read its user''s. No foreign key: entries outlive what they tell of. What only follows from other rows, as a conversation''s counters from its messages, has no entry.';
 COMMENT ON COLUMN public.audit_log.user_id IS 'Whose data changed.';
-COMMENT ON COLUMN public.audit_log.seq IS '1, 2, 3 ... for each user, without holes, in the order in which their transactions were committed. A user''s last entry is never removed while there is the user: the next one counts on from it.';
+COMMENT ON COLUMN public.audit_log.seq IS '1, 2, 3 ... for each user, without holes, in the order of their commits. A user''s last entry is never removed while there is the user: the next one counts on from it.';
 COMMENT ON COLUMN public.audit_log.at IS 'When the transaction began, but never before the entry ahead: the same for all that one transaction did.';
 COMMENT ON COLUMN public.audit_log.actor_id IS 'Who made the change: app.user_id of the transaction at its commit; null for work by hand.';
 COMMENT ON COLUMN public.audit_log.row_id IS 'id of the changed row.';
 COMMENT ON COLUMN public.audit_log.action IS 'What was done.';
 COMMENT ON COLUMN public.audit_log.table_name IS 'The table''s name as the trigger''s argument gives it (a shard is called otherwise).';
-COMMENT ON COLUMN public.audit_log.before IS 'The old row; null for an insert. Never password hashes, never generated columns.';
+COMMENT ON COLUMN public.audit_log.before IS 'The old row; null for an insert. No password hashes, no generated columns.';
 COMMENT ON COLUMN public.audit_log.request_id IS 'app.request_id of the transaction: the X-Request-ID of the request.';
 
 ALTER TABLE ONLY public.audit_log
@@ -141,12 +141,12 @@ COMMENT ON COLUMN public.conversations.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.conversations.external_id IS 'What a client calls it: 1 to 255 characters, unique for the user; never changes.';
 COMMENT ON COLUMN public.conversations.title IS 'What it is about, or null.';
 COMMENT ON COLUMN public.conversations.metadata IS 'What a client keeps with it.';
-COMMENT ON COLUMN public.conversations.last_position IS 'The highest position a message here ever had, by trigger; 0 before the first.';
+COMMENT ON COLUMN public.conversations.last_position IS 'The highest position ever given here, by trigger; 0 before.';
 COMMENT ON COLUMN public.conversations.message_count IS 'How many messages there are, by trigger.';
 COMMENT ON COLUMN public.conversations.created_at IS 'When it was made; never changes.';
 COMMENT ON COLUMN public.conversations.updated_at IS 'When the row last really changed or a message was added or deleted, by trigger.';
 COMMENT ON COLUMN public.conversations.version IS '1, and one more with every change of title or metadata, by trigger. The version that clients see, the ETag, is this with 2 * last_position - message_count: it moves with each message that is added or deleted, too.';
-COMMENT ON COLUMN public.conversations.updated_hour IS 'The hour of updated_at, to be indexed in its place: most messages leave it as it is.';
+COMMENT ON COLUMN public.conversations.updated_hour IS 'The hour of updated_at, indexed in its place: most messages leave it.';
 
 ALTER TABLE ONLY public.conversations
     ADD CONSTRAINT conversations_pkey PRIMARY KEY (user_id, id);
@@ -162,19 +162,19 @@ CREATE INDEX conversations_user_id_created_at_idx ON public.conversations USING 
 COMMENT ON INDEX public.conversations_user_id_created_at_idx IS 'Serves the list of one''s own conversations in the order in which they were made, both ways.';
 
 CREATE INDEX conversations_user_id_updated_hour_idx ON public.conversations USING btree (user_id, updated_hour);
-COMMENT ON INDEX public.conversations_user_id_updated_hour_idx IS 'Serves the list of one''s own conversations, most recently active first (those of one hour are sorted), and the removal of those not touched for long.';
+COMMENT ON INDEX public.conversations_user_id_updated_hour_idx IS 'Serves the list of one''s own conversations, most recently active first, and the removal of those not touched for long.';
 
 CREATE CONSTRAINT TRIGGER conversations_audit AFTER INSERT OR DELETE ON public.conversations DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('conversations', '{updated_hour}');
-COMMENT ON TRIGGER conversations_audit ON public.conversations IS 'Every insert and delete.';
+COMMENT ON TRIGGER conversations_audit ON public.conversations IS 'Every insert and delete; of a user, the end without content.';
 
 CREATE CONSTRAINT TRIGGER conversations_audit_update AFTER UPDATE OF title, metadata ON public.conversations DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('conversations', '{updated_hour,last_position,message_count,updated_at}');
-COMMENT ON TRIGGER conversations_audit_update ON public.conversations IS 'Every real change, which counting messages is not.';
+COMMENT ON TRIGGER conversations_audit_update ON public.conversations IS 'Every real change.';
 
 CREATE TRIGGER conversations_counters BEFORE UPDATE OF last_position, message_count, updated_at ON public.conversations FOR EACH ROW WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION public.refuse_change('conversations');
-COMMENT ON TRIGGER conversations_counters ON public.conversations IS 'Refuses to set by hand what the triggers of messages keep.';
+COMMENT ON TRIGGER conversations_counters ON public.conversations IS 'Refuses to set by hand what messages'' triggers keep.';
 
 CREATE TRIGGER conversations_immutable BEFORE UPDATE OF user_id, id, created_at, version ON public.conversations FOR EACH ROW WHEN (((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('conversations');
-COMMENT ON TRIGGER conversations_immutable ON public.conversations IS 'As users_immutable.';
+COMMENT ON TRIGGER conversations_immutable ON public.conversations IS 'Refuses to set what never changes, or touch() alone may change.';
 
 CREATE TRIGGER conversations_touch BEFORE UPDATE OF title, metadata ON public.conversations FOR EACH ROW WHEN ((((old.title)::text IS DISTINCT FROM (new.title)::text) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb))) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER conversations_touch ON public.conversations IS 'title and metadata count as a real change. (Named as columns, so that counting messages never looks at it.)';
@@ -204,7 +204,7 @@ CREATE TABLE public.ended_identities (
     ended_at timestamp with time zone NOT NULL,
     CONSTRAINT ended_identities_digest_check CHECK ((octet_length(digest) = 32))
 );
-COMMENT ON TABLE public.ended_identities IS 'Outside accounts whose user was deleted, for as long as a token from before may live (31 days): such a token must not make the user anew. Belongs to no user; no role but the owner can touch it.';
+COMMENT ON TABLE public.ended_identities IS 'Outside accounts whose user was deleted, as long as a token from before may live (31 days): it must not make the user anew. No role but the owner can touch it.';
 COMMENT ON COLUMN public.ended_identities.digest IS 'SHA-256 of issuer and subject, never the names.';
 COMMENT ON COLUMN public.ended_identities.ended_at IS 'Tokens issued before are worthless.';
 
@@ -238,19 +238,19 @@ CREATE TABLE public.idempotency_keys (
 WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.05');
 
 ALTER TABLE ONLY public.idempotency_keys FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.idempotency_keys IS 'The first answer to each request that carried an Idempotency-Key, kept for 24 hours.';
+COMMENT ON TABLE public.idempotency_keys IS 'The first answer to each request with an Idempotency-Key, kept for 24 hours.';
 COMMENT ON COLUMN public.idempotency_keys.user_id IS 'Who asked; the answers go with the user.';
 COMMENT ON COLUMN public.idempotency_keys.key IS 'The header''s value: 1 to 255 printable ASCII characters.';
 COMMENT ON COLUMN public.idempotency_keys.operation IS 'Method and path of the request.';
-COMMENT ON COLUMN public.idempotency_keys.request_hash IS 'SHA-256 of the body: the same key with another body is refused.';
-COMMENT ON COLUMN public.idempotency_keys.status IS 'Status of the answer; null only within the transaction that makes it.';
+COMMENT ON COLUMN public.idempotency_keys.request_hash IS 'SHA-256 of the body: a key with another body is refused.';
+COMMENT ON COLUMN public.idempotency_keys.status IS 'Status of the answer; null only in the transaction that makes it.';
 COMMENT ON COLUMN public.idempotency_keys.headers IS 'Headers of the answer that are given again: Location, ETag.';
 COMMENT ON COLUMN public.idempotency_keys.body IS 'Body of the answer, byte for byte; null where it had none.';
 COMMENT ON COLUMN public.idempotency_keys.created_at IS 'When the first request came.';
 
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (user_id, key);
-COMMENT ON INDEX public.idempotency_keys_pkey IS 'Serves the look-up and the insert of a key, and the cascade from users.';
+COMMENT ON INDEX public.idempotency_keys_pkey IS 'Serves look-up and insert of a key, and the cascade from users.';
 
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
@@ -293,9 +293,9 @@ COMMENT ON COLUMN public.identities.user_id IS 'Whose account it is; goes with t
 COMMENT ON COLUMN public.identities.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.identities.issuer IS 'The iss of its tokens, at most 255 characters.';
 COMMENT ON COLUMN public.identities.subject IS 'The sub of its tokens: any text of at most 255 characters.';
-COMMENT ON COLUMN public.identities.created_at IS 'When it was linked; never changes.';
+COMMENT ON COLUMN public.identities.created_at IS 'When it was made; never changes.';
 COMMENT ON COLUMN public.identities.updated_at IS 'When the row last really changed, by trigger.';
-COMMENT ON COLUMN public.identities.version IS '1, and one more with every real change, by trigger.';
+COMMENT ON COLUMN public.identities.version IS '1, and one more with every real change, by trigger; the ETag.';
 
 ALTER TABLE ONLY public.identities
     ADD CONSTRAINT identities_issuer_subject_key UNIQUE (issuer, subject);
@@ -309,16 +309,16 @@ ALTER TABLE ONLY public.identities
     ADD CONSTRAINT identities_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 
 CREATE TRIGGER identities_after_delete AFTER DELETE ON public.identities FOR EACH ROW EXECUTE FUNCTION public.identities_after_delete();
-COMMENT ON TRIGGER identities_after_delete ON public.identities IS 'Keeps a token from before the deletion from making the user anew.';
+COMMENT ON TRIGGER identities_after_delete ON public.identities IS 'Keeps a token from before from making the user anew.';
 
 CREATE CONSTRAINT TRIGGER identities_audit AFTER INSERT OR DELETE ON public.identities DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('identities', '{}');
-COMMENT ON TRIGGER identities_audit ON public.identities IS 'Every insert and delete.';
+COMMENT ON TRIGGER identities_audit ON public.identities IS 'Every insert and delete; of a user, the end without content.';
 
 CREATE CONSTRAINT TRIGGER identities_audit_update AFTER UPDATE ON public.identities DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('identities', '{}');
 COMMENT ON TRIGGER identities_audit_update ON public.identities IS 'Every real change.';
 
 CREATE TRIGGER identities_immutable BEFORE UPDATE OF user_id, id, created_at, updated_at, version ON public.identities FOR EACH ROW WHEN ((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('identities');
-COMMENT ON TRIGGER identities_immutable ON public.identities IS 'As users_immutable.';
+COMMENT ON TRIGGER identities_immutable ON public.identities IS 'Refuses to set what never changes, or touch() alone may change.';
 
 CREATE TRIGGER identities_touch BEFORE UPDATE ON public.identities FOR EACH ROW WHEN ((old.* IS DISTINCT FROM new.*)) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER identities_touch ON public.identities IS 'Any column counts as a real change.';
@@ -396,11 +396,11 @@ ALTER TABLE ONLY public.messages
 CREATE TRIGGER messages_after_delete AFTER DELETE ON public.messages REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION public.messages_after_delete();
 COMMENT ON TRIGGER messages_after_delete ON public.messages IS 'Counts deleted messages on their conversations.';
 
-CREATE TRIGGER messages_after_insert AFTER INSERT ON public.messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT WHEN (((COALESCE(NULLIF(current_setting('app.messages_counted'::text, true), ''::text), '0'::text))::integer >= 1000)) EXECUTE FUNCTION public.messages_after_insert();
+CREATE TRIGGER messages_after_insert AFTER INSERT ON public.messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT WHEN ((current_setting('app.messages_bulk'::text, true) <> ''::text)) EXECUTE FUNCTION public.messages_after_insert();
 COMMENT ON TRIGGER messages_after_insert ON public.messages IS 'Counts many added messages on their conversations.';
 
 CREATE CONSTRAINT TRIGGER messages_audit AFTER INSERT OR DELETE ON public.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('messages', '{role,sender_id}');
-COMMENT ON TRIGGER messages_audit ON public.messages IS 'Every insert and delete.';
+COMMENT ON TRIGGER messages_audit ON public.messages IS 'Every insert and delete; of a user, the end without content.';
 
 CREATE CONSTRAINT TRIGGER messages_audit_update AFTER UPDATE ON public.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('messages', '{role,sender_id}');
 COMMENT ON TRIGGER messages_audit_update ON public.messages IS 'Every real change.';
@@ -409,9 +409,9 @@ CREATE TRIGGER messages_before_insert BEFORE INSERT ON public.messages FOR EACH 
 COMMENT ON TRIGGER messages_before_insert ON public.messages IS 'Gives position and time, and counts one message.';
 
 CREATE TRIGGER messages_immutable BEFORE UPDATE OF user_id, conversation_id, "position", id, sender_type, created_at, updated_at, version ON public.messages FOR EACH ROW WHEN (((((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.conversation_id IS DISTINCT FROM new.conversation_id)) OR ((old."position")::integer IS DISTINCT FROM (new."position")::integer)) OR (old.id IS DISTINCT FROM new.id)) OR ((old.sender_type)::text IS DISTINCT FROM (new.sender_type)::text)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('messages');
-COMMENT ON TRIGGER messages_immutable ON public.messages IS 'As users_immutable.';
+COMMENT ON TRIGGER messages_immutable ON public.messages IS 'Refuses to set what never changes, or touch() alone may change.';
 
-CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages FOR EACH ROW WHEN ((((((old.content)::text IS DISTINCT FROM (new.content)::text) OR ((old.message_type)::text IS DISTINCT FROM (new.message_type)::text)) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb)) OR (old.content_truncated IS DISTINCT FROM new.content_truncated))) EXECUTE FUNCTION public.touch();
+CREATE TRIGGER messages_touch BEFORE UPDATE ON public.messages FOR EACH ROW WHEN (record_ne(ROW(old.content, old.message_type, old.metadata, old.content_truncated), ROW(new.content, new.message_type, new.metadata, new.content_truncated))) EXECUTE FUNCTION public.touch();
 COMMENT ON TRIGGER messages_touch ON public.messages IS 'Every column that may change counts as a real change.';
 
 ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
@@ -442,7 +442,7 @@ CREATE TABLE public.sign_in_attempts (
     allowed_at timestamp with time zone NOT NULL,
     CONSTRAINT sign_in_attempts_key_check CHECK (((octet_length(key) >= 1) AND (octet_length(key) <= 64)))
 );
-COMMENT ON TABLE public.sign_in_attempts IS 'How far sign-in attempts have used up their allowance, a row for each account, network or pair of both seen lately. Belongs to no user; no role but the owner can touch it.';
+COMMENT ON TABLE public.sign_in_attempts IS 'How far sign-in attempts have used up their allowance, for each account, network or pair of both seen lately. No role but the owner can touch it.';
 COMMENT ON COLUMN public.sign_in_attempts.key IS 'A digest of names, never the names: see sign_in_limits().';
 COMMENT ON COLUMN public.sign_in_attempts.allowed_at IS 'When the allowance will be whole again; one attempt moves it on by one step. In the past: as if there were no row.';
 
@@ -451,7 +451,7 @@ ALTER TABLE ONLY public.sign_in_attempts
 COMMENT ON INDEX public.sign_in_attempts_pkey IS 'Serves take_sign_in_attempt() and forgive_sign_in_attempt().';
 
 CREATE INDEX sign_in_attempts_allowed_at_idx ON public.sign_in_attempts USING btree (allowed_at);
-COMMENT ON INDEX public.sign_in_attempts_allowed_at_idx IS 'Serves the removal of spent rows in take_sign_in_attempt().';
+COMMENT ON INDEX public.sign_in_attempts_allowed_at_idx IS 'Serves removing spent rows in take_sign_in_attempt().';
 
 ALTER TABLE public.sign_in_attempts ENABLE ROW LEVEL SECURITY;
 
@@ -471,7 +471,7 @@ CREATE TABLE public.todo_conversation_links (
 );
 
 ALTER TABLE ONLY public.todo_conversation_links FORCE ROW LEVEL SECURITY;
-COMMENT ON TABLE public.todo_conversation_links IS 'Which todo a conversation made, changed or discussed. A link between two people''s rows cannot exist: both foreign keys carry user_id.';
+COMMENT ON TABLE public.todo_conversation_links IS 'Which todo a conversation made, changed or discussed, both of one user: both foreign keys carry user_id.';
 COMMENT ON COLUMN public.todo_conversation_links.user_id IS 'The owner of both the todo and the conversation.';
 COMMENT ON COLUMN public.todo_conversation_links.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.todo_conversation_links.todo_id IS 'The todo; the link goes with it.';
@@ -487,7 +487,7 @@ ALTER TABLE ONLY public.todo_conversation_links
 ALTER TABLE ONLY public.todo_conversation_links
     ADD CONSTRAINT todo_conversation_links_pkey PRIMARY KEY (user_id, id);
 COMMENT ON INDEX public.todo_conversation_links_key IS 'Serves the conversations of a todo and the cascade from todos, and keeps one link a todo, conversation and type.';
-COMMENT ON INDEX public.todo_conversation_links_pkey IS 'Serves one link by id, and the list of one''s own links by id.';
+COMMENT ON INDEX public.todo_conversation_links_pkey IS 'Serves one link by id, and one''s own links by id.';
 
 ALTER TABLE ONLY public.todo_conversation_links
     ADD CONSTRAINT todo_conversation_links_conversation_id_fkey FOREIGN KEY (user_id, conversation_id) REFERENCES public.conversations(user_id, id) ON DELETE CASCADE;
@@ -499,16 +499,16 @@ CREATE INDEX todo_conversation_links_conversation_id_idx ON public.todo_conversa
 COMMENT ON INDEX public.todo_conversation_links_conversation_id_idx IS 'Serves the todos of a conversation and the cascade from conversations.';
 
 CREATE CONSTRAINT TRIGGER todo_conversation_links_audit AFTER INSERT OR DELETE ON public.todo_conversation_links DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('todo_conversation_links', '{}');
-COMMENT ON TRIGGER todo_conversation_links_audit ON public.todo_conversation_links IS 'Every insert and delete.';
+COMMENT ON TRIGGER todo_conversation_links_audit ON public.todo_conversation_links IS 'Every insert and delete; of a user, the end without content.';
 
 CREATE CONSTRAINT TRIGGER todo_conversation_links_audit_update AFTER UPDATE ON public.todo_conversation_links DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('todo_conversation_links', '{}');
 COMMENT ON TRIGGER todo_conversation_links_audit_update ON public.todo_conversation_links IS 'Every real change.';
 
 CREATE TRIGGER todo_conversation_links_immutable BEFORE UPDATE OF user_id, id, todo_id, conversation_id, created_at, updated_at, version ON public.todo_conversation_links FOR EACH ROW WHEN ((((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR (old.todo_id IS DISTINCT FROM new.todo_id)) OR (old.conversation_id IS DISTINCT FROM new.conversation_id)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('todo_conversation_links');
-COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS 'As users_immutable.';
+COMMENT ON TRIGGER todo_conversation_links_immutable ON public.todo_conversation_links IS 'Refuses to set what never changes, or touch() alone may change.';
 
 CREATE TRIGGER todo_conversation_links_touch BEFORE UPDATE ON public.todo_conversation_links FOR EACH ROW WHEN ((old.* IS DISTINCT FROM new.*)) EXECUTE FUNCTION public.touch();
-COMMENT ON TRIGGER todo_conversation_links_touch ON public.todo_conversation_links IS 'Any column counts as a real change.';
+COMMENT ON TRIGGER todo_conversation_links_touch ON public.todo_conversation_links IS 'Any column is a real change.';
 
 ALTER TABLE public.todo_conversation_links ENABLE ROW LEVEL SECURITY;
 
@@ -530,7 +530,7 @@ WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
 ALTER TABLE ONLY public.todo_counters FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.todo_counters IS 'The last number given to a todo, for each user who ever had one.';
 COMMENT ON COLUMN public.todo_counters.user_id IS 'Whose todos are counted; goes with the user.';
-COMMENT ON COLUMN public.todo_counters.last_number IS 'The highest number ever used: deleted todos keep theirs from being used again.';
+COMMENT ON COLUMN public.todo_counters.last_number IS 'The highest ever used: deleted todos keep theirs from coming again.';
 
 ALTER TABLE ONLY public.todo_counters
     ADD CONSTRAINT todo_counters_pkey PRIMARY KEY (user_id);
@@ -567,7 +567,7 @@ CREATE TABLE public.todos (
     updated_at public.moment DEFAULT now() NOT NULL,
     version public.ordinal DEFAULT 1 NOT NULL,
     updated_hour timestamp with time zone GENERATED ALWAYS AS (date_bin('01:00:00'::interval, (updated_at)::timestamp with time zone, '1970-01-01 00:00:00+00'::timestamp with time zone)) STORED NOT NULL,
-    CONSTRAINT todos_completed_at_check CHECK ((((((status)::text = 'completed'::text) = (completed_at IS NOT NULL)) OR ((status)::text = 'archived'::text)) AND ((completed_at)::timestamp with time zone <= clock_timestamp()))),
+    CONSTRAINT todos_completed_at_check CHECK ((((completed = (completed_at IS NOT NULL)) OR ((status)::text = 'archived'::text)) AND ((completed_at)::timestamp with time zone <= clock_timestamp()))),
     CONSTRAINT todos_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
 )
 WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.05');
@@ -576,7 +576,7 @@ ALTER TABLE ONLY public.todos FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.todos IS 'Things to do.';
 COMMENT ON COLUMN public.todos.user_id IS 'The owner.';
 COMMENT ON COLUMN public.todos.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.todos.number IS '1, 2, 3 ... for each owner, by trigger, never reused: what a person or an agent says aloud.';
+COMMENT ON COLUMN public.todos.number IS '1, 2, 3 ... for each owner, by trigger, never reused: what a person says aloud.';
 COMMENT ON COLUMN public.todos.title IS 'What is to be done.';
 COMMENT ON COLUMN public.todos.description IS 'More about it, or null.';
 COMMENT ON COLUMN public.todos.status IS 'An archived todo can only go back to pending.';
@@ -589,7 +589,7 @@ COMMENT ON COLUMN public.todos.metadata IS 'What a client keeps with it.';
 COMMENT ON COLUMN public.todos.created_at IS 'When it was made; never changes.';
 COMMENT ON COLUMN public.todos.updated_at IS 'When the row last really changed, by trigger.';
 COMMENT ON COLUMN public.todos.version IS '1, and one more with every real change, by trigger; the ETag.';
-COMMENT ON COLUMN public.todos.updated_hour IS 'The hour of updated_at, to be indexed in its place: most changes leave it as it is.';
+COMMENT ON COLUMN public.todos.updated_hour IS 'The hour of updated_at, indexed in its place: most changes leave it as it is.';
 
 ALTER TABLE ONLY public.todos
     ADD CONSTRAINT todos_pkey PRIMARY KEY (user_id, id);
@@ -606,10 +606,10 @@ ALTER TABLE ONLY public.todos
     ADD CONSTRAINT todos_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
 
 CREATE INDEX todos_assigned_to_idx ON public.todos USING btree (assigned_to, id) WHERE (assigned_to IS NOT NULL);
-COMMENT ON INDEX public.todos_assigned_to_idx IS 'Serves one todo by id for its assignee, the lists of todos assigned to somebody (sorted), the check on deactivating them and the foreign key to users.';
+COMMENT ON INDEX public.todos_assigned_to_idx IS 'Serves one todo by id and the lists (sorted) for its assignee, the check on deactivating them and the foreign key.';
 
 CREATE INDEX todos_user_id_created_at_idx ON public.todos USING btree (user_id, created_at, id);
-COMMENT ON INDEX public.todos_user_id_created_at_idx IS 'Serves the list of one''s own todos by created_at, the default order, both ways.';
+COMMENT ON INDEX public.todos_user_id_created_at_idx IS 'Serves own todos by created_at, the default order, both ways.';
 
 CREATE INDEX todos_user_id_due_date_idx ON public.todos USING btree (user_id, due_date, id);
 COMMENT ON INDEX public.todos_user_id_due_date_idx IS 'Serves the list of one''s own todos by due_date, both ways, and the filters due_before, due_after and overdue.';
@@ -621,7 +621,7 @@ CASE priority
     WHEN 'high'::text THEN 3
     ELSE 4
 END), id);
-COMMENT ON INDEX public.todos_user_id_priority_rank_idx IS 'Serves the list of one''s own todos by priority, both ways, and the filter by priority.';
+COMMENT ON INDEX public.todos_user_id_priority_rank_idx IS 'Serves own todos by priority, both ways, and of some.';
 
 CREATE INDEX todos_user_id_status_created_at_idx ON public.todos USING btree (user_id, status, created_at, id);
 COMMENT ON INDEX public.todos_user_id_status_created_at_idx IS 'Serves the list of one''s own todos of one status or some, by created_at, and the filter by completed.';
@@ -630,16 +630,16 @@ CREATE INDEX todos_user_id_updated_hour_idx ON public.todos USING btree (user_id
 COMMENT ON INDEX public.todos_user_id_updated_hour_idx IS 'Serves the list of one''s own todos by updated_at, both ways: what was changed within an hour is sorted.';
 
 CREATE CONSTRAINT TRIGGER todos_audit AFTER INSERT OR DELETE ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('todos', '{completed,updated_hour}');
-COMMENT ON TRIGGER todos_audit ON public.todos IS 'Every insert and delete.';
+COMMENT ON TRIGGER todos_audit ON public.todos IS 'Every insert and delete; of a user, the end without content.';
 
 CREATE CONSTRAINT TRIGGER todos_audit_update AFTER UPDATE ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('todos', '{completed,updated_hour}');
 COMMENT ON TRIGGER todos_audit_update ON public.todos IS 'Every real change.';
 
 CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at, updated_at, version ON public.todos FOR EACH ROW WHEN (((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.number)::integer IS DISTINCT FROM (new.number)::integer)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('todos');
-COMMENT ON TRIGGER todos_immutable ON public.todos IS 'As users_immutable.';
+COMMENT ON TRIGGER todos_immutable ON public.todos IS 'Refuses to set what never changes, or touch() alone may change.';
 
-CREATE TRIGGER todos_touch BEFORE UPDATE ON public.todos FOR EACH ROW WHEN ((((((((((old.title)::text IS DISTINCT FROM (new.title)::text) OR ((old.description)::text IS DISTINCT FROM (new.description)::text)) OR ((old.status)::text IS DISTINCT FROM (new.status)::text)) OR ((old.priority)::text IS DISTINCT FROM (new.priority)::text)) OR ((old.due_date)::timestamp with time zone IS DISTINCT FROM (new.due_date)::timestamp with time zone)) OR (old.assigned_to IS DISTINCT FROM new.assigned_to)) OR ((old.completed_at)::timestamp with time zone IS DISTINCT FROM (new.completed_at)::timestamp with time zone)) OR ((old.metadata)::jsonb IS DISTINCT FROM (new.metadata)::jsonb))) EXECUTE FUNCTION public.touch();
-COMMENT ON TRIGGER todos_touch ON public.todos IS 'Every column that may change counts as a real change. (Where columns are generated, OLD and NEW can''t be compared as a whole.)';
+CREATE TRIGGER todos_touch BEFORE UPDATE ON public.todos FOR EACH ROW WHEN (record_ne(ROW(old.title, old.description, old.status, old.priority, old.due_date, old.assigned_to, old.completed_at, old.metadata), ROW(new.title, new.description, new.status, new.priority, new.due_date, new.assigned_to, new.completed_at, new.metadata))) EXECUTE FUNCTION public.touch();
+COMMENT ON TRIGGER todos_touch ON public.todos IS 'Every column that may change counts. record_ne() is IS DISTINCT FROM for all in one call, for a sixth of the cost; where columns are generated, OLD and NEW can''t be compared as a whole.';
 
 CREATE TRIGGER todos_validate BEFORE INSERT OR UPDATE ON public.todos FOR EACH ROW EXECUTE FUNCTION public.todos_validate();
 COMMENT ON TRIGGER todos_validate ON public.todos IS 'Numbers a todo and holds the rules of a change.';
@@ -653,16 +653,16 @@ CREATE POLICY todos_assignee_select ON public.todos FOR SELECT USING ((assigned_
 COMMENT ON POLICY todos_assignee_select ON public.todos IS 'An assignee reads the todo.';
 
 CREATE POLICY todos_assignee_update ON public.todos FOR UPDATE USING ((assigned_to = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
-COMMENT ON POLICY todos_assignee_update ON public.todos IS 'An assignee updates the todo; todos_validate() lets only the status through.';
+COMMENT ON POLICY todos_assignee_update ON public.todos IS 'todos_validate() lets only the status through.';
 
 CREATE POLICY todos_check_deactivation ON public.todos FOR SELECT TO todochat_owner USING ((assigned_to IS NOT NULL));
-COMMENT ON POLICY todos_check_deactivation ON public.todos IS 'users_before_revocation() runs as the owner and must see whose todos a user has been assigned.';
+COMMENT ON POLICY todos_check_deactivation ON public.todos IS 'users_before_revocation() must see whose they are.';
 
 CREATE POLICY todos_owner ON public.todos USING ((user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid));
 COMMENT ON POLICY todos_owner ON public.todos IS 'Rows of the user the transaction is for.';
 
 CREATE POLICY todos_unassign ON public.todos FOR UPDATE TO todochat_owner USING ((assigned_to IS NOT NULL)) WITH CHECK ((assigned_to IS NULL));
-COMMENT ON POLICY todos_unassign ON public.todos IS 'users_before_revocation() runs as the owner and takes an assignee off whoever''s todos. It can change nothing else.';
+COMMENT ON POLICY todos_unassign ON public.todos IS 'users_before_revocation() takes an assignee off, and no more.';
 
 GRANT SELECT,DELETE ON TABLE public.todos TO todochat_app;
 GRANT INSERT(user_id) ON TABLE public.todos TO todochat_app;
@@ -703,35 +703,35 @@ CREATE TABLE public.users (
 );
 COMMENT ON TABLE public.users IS 'People who can sign in. The only table of theirs without user_id: its id is everybody else''s user_id.';
 COMMENT ON COLUMN public.users.id IS 'UUID version 7.';
-COMMENT ON COLUMN public.users.email IS 'As it was typed; at most 255 ASCII characters. Null for who came from an outside issuer without one, or with one that was taken.';
+COMMENT ON COLUMN public.users.email IS 'As it was typed; at most 255 ASCII characters. Null for who came from an outside issuer without one, or with a taken one.';
 COMMENT ON COLUMN public.users.username IS 'As it was typed: 3 to 50 of A-Z a-z 0-9 _ -, or null.';
 COMMENT ON COLUMN public.users.full_name IS 'At most 200 characters, or null.';
 COMMENT ON COLUMN public.users.password_hash IS 'argon2id, encoded; null for who signs in through an outside issuer. Never leaves the service.';
 COMMENT ON COLUMN public.users.is_active IS 'False: no token works and nobody can assign them a todo.';
 COMMENT ON COLUMN public.users.token_version IS 'Tokens carry it; raising it makes every token issued before worthless. Never goes back.';
-COMMENT ON COLUMN public.users.tokens_valid_from IS 'When token_version last moved, by trigger: tokens of outside issuers from before then are worthless. For who comes back after a deletion set by resolve_identity().';
-COMMENT ON COLUMN public.users.created_at IS 'When the account was made; never changes.';
+COMMENT ON COLUMN public.users.tokens_valid_from IS 'When token_version last moved, by trigger: tokens of outside issuers from before are worthless. After a deletion, resolve_identity() sets it.';
+COMMENT ON COLUMN public.users.created_at IS 'When it was made; never changes.';
 COMMENT ON COLUMN public.users.updated_at IS 'When the row last really changed, by trigger.';
 COMMENT ON COLUMN public.users.version IS '1, and one more with every real change, by trigger; the ETag.';
 
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
-COMMENT ON INDEX public.users_pkey IS 'Serves authenticate(), every read of one''s own account and the foreign keys to users.';
+COMMENT ON INDEX public.users_pkey IS 'Serves authenticate(), one''s own account and the foreign keys to users.';
 
 CREATE UNIQUE INDEX users_email_key ON public.users USING btree (lower((email COLLATE "C")));
-COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials() and keeps addresses unique regardless of case.';
+COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials(); keeps addresses unique regardless of case.';
 
 CREATE UNIQUE INDEX users_username_key ON public.users USING btree (lower((username COLLATE "C")));
-COMMENT ON INDEX public.users_username_key IS 'Serves find_user_by_username() and keeps names unique regardless of case.';
+COMMENT ON INDEX public.users_username_key IS 'Serves find_user_by_username(); keeps names unique regardless of case.';
 
 CREATE CONSTRAINT TRIGGER users_audit AFTER INSERT OR DELETE ON public.users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('users', '{password_hash,tokens_valid_from}');
-COMMENT ON TRIGGER users_audit ON public.users IS 'A user''s end has an entry without content.';
+COMMENT ON TRIGGER users_audit ON public.users IS 'Every insert and delete; of a user, the end without content.';
 
 CREATE CONSTRAINT TRIGGER users_audit_update AFTER UPDATE ON public.users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('users', '{password_hash,tokens_valid_from}');
 COMMENT ON TRIGGER users_audit_update ON public.users IS 'Every real change.';
 
 CREATE TRIGGER users_before_revocation BEFORE UPDATE OF is_active, token_version ON public.users FOR EACH ROW EXECUTE FUNCTION public.users_before_revocation();
-COMMENT ON TRIGGER users_before_revocation ON public.users IS 'Takes whoever is deactivated off open todos of others, and ends tokens.';
+COMMENT ON TRIGGER users_before_revocation ON public.users IS 'Takes who is deactivated off open todos, and ends tokens.';
 
 CREATE TRIGGER users_immutable BEFORE UPDATE OF id, created_at, updated_at, version ON public.users FOR EACH ROW WHEN (((((old.id IS DISTINCT FROM new.id) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('users');
 COMMENT ON TRIGGER users_immutable ON public.users IS 'Refuses to set what never changes, or touch() alone may change.';
@@ -811,6 +811,8 @@ COMMENT ON DOMAIN public.title IS '1 to 200 characters when trimmed, some of the
 
 -- schema
 
+ALTER DEFAULT PRIVILEGES FOR ROLE todochat_owner REVOKE ALL ON FUNCTIONS FROM PUBLIC;
+
 GRANT ALL ON SCHEMA public TO todochat_owner;
 GRANT USAGE ON SCHEMA public TO todochat_app;
 
@@ -824,29 +826,34 @@ CREATE FUNCTION public.audit() RETURNS trigger
     SET "TimeZone" TO 'UTC'
     AS $$
 DECLARE
-    is_account constant boolean := TG_ARGV[0] = 'users';
     owner_id uuid;
     actor constant uuid := nullif(current_setting('app.user_id', true), '')::uuid;
     old_row jsonb;
+    in_line text;
 BEGIN
-    IF is_account THEN
+    IF TG_ARGV[0] = 'users' THEN
         owner_id := coalesce(NEW.id, OLD.id);
     ELSE
         owner_id := coalesce(NEW.user_id, OLD.user_id);
     END IF;
-    IF TG_OP <> 'INSERT' AND NOT (TG_OP = 'DELETE' AND is_account) THEN
-        old_row := to_jsonb(OLD) - TG_ARGV[1]::text[];
+    IF TG_OP <> 'INSERT' THEN
+        IF TG_OP = 'UPDATE' OR TG_ARGV[0] <> 'users' THEN
+            old_row := to_jsonb(OLD) - TG_ARGV[1]::text[];
+        END IF;
     END IF;
-    IF actor IS DISTINCT FROM owner_id AND NOT pg_has_role(session_user, 'todochat_owner', 'MEMBER')
-        AND NOT (TG_ARGV[0] = 'todos' AND coalesce(
-            actor::text IN (old_row ->> 'assigned_to', to_jsonb(NEW) ->> 'assigned_to'), false
-        ))
-    THEN
-        RAISE EXCEPTION 'app.user_id was changed in the transaction that made this change'
-            USING ERRCODE = 'insufficient_privilege', TABLE = 'audit_log', COLUMN = 'actor_id';
+    IF actor IS DISTINCT FROM owner_id THEN
+        IF NOT pg_has_role(session_user, 'todochat_owner', 'MEMBER')
+            AND NOT (TG_ARGV[0] = 'todos' AND coalesce(
+                actor::text IN (old_row ->> 'assigned_to', to_jsonb(NEW) ->> 'assigned_to'), false
+            ))
+        THEN
+            RAISE EXCEPTION 'app.user_id was changed in the transaction that made this change'
+                USING ERRCODE = 'insufficient_privilege', TABLE = 'audit_log', COLUMN = 'actor_id';
+        END IF;
     END IF;
     -- Waits for the commit of whoever is ahead in the user's line; the statement behind it sees what that one wrote.
-    PERFORM pg_advisory_xact_lock(uuid_hash_extended(owner_id, 0));
+    -- (An assignment, since PERFORM would run a query. What it returns is nothing.)
+    in_line := pg_advisory_xact_lock(uuid_hash_extended(owner_id, 0));
     INSERT INTO public.audit_log (user_id, seq, at, actor_id, row_id, action, table_name, before, request_id)
     SELECT owner_id, coalesce(l.seq, 0) + 1, greatest(l.at, now()), actor, coalesce(NEW.id, OLD.id), lower(TG_OP),
         TG_ARGV[0], old_row, nullif(current_setting('app.request_id', true), '')
@@ -855,11 +862,11 @@ BEGIN
         SELECT a.seq, a.at FROM public.audit_log AS a WHERE a.user_id = owner_id ORDER BY a.seq DESC LIMIT 1
     ) AS l ON true
     -- Who is gone leaves no trail but that they are.
-    WHERE is_account OR EXISTS (SELECT FROM public.users AS u WHERE u.id = owner_id);
+    WHERE TG_ARGV[0] = 'users' OR EXISTS (SELECT FROM public.users AS u WHERE u.id = owner_id);
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION public.audit() IS 'Trigger: writes the entry of a change, when the transaction commits. Until that is done, it holds a lock that is the user''s, so that a user''s commits stand in a line for that moment. Somebody else than the owner of the data may only be the assignee of a todo, or an operator: a transaction can''t set app.user_id on its way to have its changes recorded as somebody else''s. Arguments: the table, and the columns to leave out.';
+COMMENT ON FUNCTION public.audit() IS 'Trigger: writes the entry of a change at the commit, and holds the user''s lock to its end, so that a user''s commits stand in a line for that moment. Somebody else than the owner may only be the assignee of a todo, or an operator: nobody''s changes are recorded as another''s. Arguments: the table, and the columns to leave out.';
 
 REVOKE ALL ON FUNCTION public.audit() FROM PUBLIC;
 
@@ -888,7 +895,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) IS 'Raises TC401 when there is no such user or the token was revoked, TC402 when the user is not active. A local token gives its token_version, one of an outside issuer the time it was issued (seconds since 1970); the other is null. The second statement of every transaction of the service.';
+COMMENT ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) IS 'Raises TC401 when there is no such user or the token was revoked, TC402 when the user is not active. A local token gives its token_version, an outside issuer''s the time of its issue (seconds since 1970); else null.';
 
 REVOKE ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) TO todochat_app;
@@ -909,7 +916,6 @@ BEGIN
     FROM public.api_keys AS k
     JOIN public.users AS u ON u.id = k.user_id
     WHERE k.user_id = authenticate_key.user_id AND k.digest = authenticate_key.digest AND u.id = authenticate_key.user_id;
-
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no such key' USING ERRCODE = 'TC401';
     ELSIF found_end <= now() THEN
@@ -921,7 +927,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) IS 'authenticate() for a key: raises TC401 when the user has no such key, TC404 when it has expired, TC402 when the user is not active, TC405 when its scope is not the one needed (read, which every key has; write; or another, which none has).';
+COMMENT ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) IS 'authenticate() for a key: raises TC401 when the user has none such, TC404 when it has expired, TC402 when the user is not active, TC405 when it lacks the scope needed (read, which every key has; write; or one that none has).';
 
 REVOKE ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) TO todochat_app;
@@ -996,7 +1002,7 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION public.erase_user(user_id uuid, version integer, records boolean) IS 'Removes the user of the transaction (for a member of todochat_owner: any) and all they own, unassigns other people''s todos, and leaves one entry without content in the audit trail. False, and nothing done, when there is no such user or they are at another version than the one given; refused by a foreign key when they own todos or conversations and records is false. Give it more time than a usual statement.';
+COMMENT ON FUNCTION public.erase_user(user_id uuid, version integer, records boolean) IS 'Removes the user of the transaction (for a member of todochat_owner: any) and all they own, unassigns others'' todos, and leaves one entry without content. False, and nothing done, when there is no such user at that version; refused by a foreign key when they own todos or conversations and records is false. Give it more time than a usual statement.';
 
 REVOKE ALL ON FUNCTION public.erase_user(user_id uuid, version integer, records boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.erase_user(user_id uuid, version integer, records boolean) TO todochat_app;
@@ -1029,7 +1035,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) IS 'Locks a conversation against other writers; raises TC411, with the position of its last message (0 when there is none) as DETAIL, when that is not the expected one. A statement that raises keeps those behind it in the same round trip from running.';
+COMMENT ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) IS 'Locks a conversation against other writers; raises TC411, with the position of its last message (0: there is none) as DETAIL, unless that is the expected one. Statements behind it in the round trip then don''t run.';
 
 REVOKE ALL ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.expect_position(user_id uuid, conversation_id uuid, expected integer) TO todochat_app;
@@ -1074,7 +1080,7 @@ CREATE FUNCTION public.forgive_sign_in_attempt(account bytea, networks bytea[]) 
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    -- Only rows that were locked, in the order of keys, so that no two of these functions wait for each other.
+    -- Rows are locked in the order of keys here, too.
     WITH locked AS (
         SELECT a.key
         FROM public.sign_in_attempts AS a
@@ -1155,7 +1161,7 @@ CREATE FUNCTION public.messages_after_insert() RETURNS trigger
     AS $$
 DECLARE
     -- The first statement that comes here may have counted some of its messages already: then all are counted anew.
-    is_mixed constant boolean := current_setting('app.messages_counted') = '1000'
+    is_mixed constant boolean := current_setting('app.messages_bulk') = 'mixed'
         AND current_setting('app.restoring', true) IS DISTINCT FROM 'on';
 BEGIN
     UPDATE public.conversations AS c
@@ -1174,7 +1180,7 @@ BEGIN
         GROUP BY i.user_id, i.conversation_id
     ) AS a
     WHERE c.user_id = a.user_id AND c.id = a.conversation_id;
-    PERFORM set_config('app.messages_counted', '1001', true);
+    PERFORM set_config('app.messages_bulk', 'on', true);
     RETURN NULL;
 END
 $$;
@@ -1192,22 +1198,22 @@ CREATE FUNCTION public.messages_before_insert() RETURNS trigger
     AS $$
 DECLARE
     last_at timestamptz;
-    counted constant integer := coalesce(nullif(current_setting('app.messages_counted', true), ''), '0');
+    counted text := coalesce(nullif(current_setting('app.messages_counted', true), ''), '0');
 BEGIN
-    IF NEW.position IS NULL AND counted < 1000 AND current_setting('app.restoring', true) IS DISTINCT FROM 'on' THEN
+    IF NEW.position IS NULL AND counted::integer < 1000
+        AND current_setting('app.restoring', true) IS DISTINCT FROM 'on'
+    THEN
         UPDATE public.conversations AS c
         SET last_position = c.last_position + 1,
-            message_count = c.message_count + 1,
+            -- One that is there already fails, or is passed over by ON CONFLICT.
+            message_count = c.message_count + CASE
+                WHEN EXISTS (SELECT FROM public.messages AS m WHERE m.user_id = NEW.user_id AND m.id = NEW.id) THEN 0
+                ELSE 1
+            END,
             updated_at = greatest(NEW.created_at, c.updated_at, clock_timestamp())
         WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
         RETURNING c.last_position, c.updated_at INTO NEW.position, last_at;
-        PERFORM set_config('app.messages_counted', (counted + 1)::text, true);
-        -- One that is there already fails, or is passed over by ON CONFLICT.
-        IF EXISTS (SELECT FROM public.messages AS m WHERE m.user_id = NEW.user_id AND m.id = NEW.id) THEN
-            UPDATE public.conversations AS c
-            SET message_count = c.message_count - 1
-            WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id;
-        END IF;
+        counted := set_config('app.messages_counted', (counted::integer + 1)::text, true);
     ELSE
         -- The lock keeps other writers away; of messages only those matter that this very statement wrote before.
         SELECT coalesce(NEW.position, greatest(c.last_position, m.position) + 1),
@@ -1223,8 +1229,8 @@ BEGIN
         ) AS m ON true
         WHERE c.user_id = NEW.user_id AND c.id = NEW.conversation_id
         FOR NO KEY UPDATE OF c;
-        IF counted < 1000 THEN
-            PERFORM set_config('app.messages_counted', '1000', true);
+        IF coalesce(current_setting('app.messages_bulk', true), '') = '' THEN
+            PERFORM set_config('app.messages_bulk', 'mixed', true), set_config('app.messages_counted', '1000', true);
         END IF;
     END IF;
     IF last_at IS NULL THEN
@@ -1237,7 +1243,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.messages_before_insert() IS 'Trigger: locks the conversation, gives a message its position and time, and counts it on the conversation, unless messages_after_insert() will.';
+COMMENT ON FUNCTION public.messages_before_insert() IS 'Trigger: locks the conversation, gives a message position and time, and counts it, unless messages_after_insert() will.';
 
 REVOKE ALL ON FUNCTION public.messages_before_insert() FROM PUBLIC;
 
@@ -1258,7 +1264,7 @@ BEGIN
         );
 END
 $_$;
-COMMENT ON FUNCTION public.metadata_is_valid(value jsonb) IS 'Whether this is a JSON object of at most 16 KiB as text, at most 32 levels of objects and arrays, and numbers that fit a double.';
+COMMENT ON FUNCTION public.metadata_is_valid(value jsonb) IS 'Whether this is a JSON object of at most 16 KiB as text and 32 levels, with numbers that fit a double.';
 
 REVOKE ALL ON FUNCTION public.metadata_is_valid(value jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.metadata_is_valid(value jsonb) TO todochat_app;
@@ -1275,7 +1281,7 @@ BEGIN
         USING ERRCODE = 'check_violation', TABLE = TG_ARGV[0], CONSTRAINT = TG_ARGV[0] || '_immutable_check';
 END
 $$;
-COMMENT ON FUNCTION public.refuse_change() IS 'Trigger: refuses to change the columns that never change, which the trail tells rows by. Fires only where a statement sets one of them: the service has no right to. Argument: the table.';
+COMMENT ON FUNCTION public.refuse_change() IS 'Trigger: refuses to change what never changes, which the trail tells rows by. Only where a statement sets it: the service has no right to. Argument: the table.';
 
 REVOKE ALL ON FUNCTION public.refuse_change() FROM PUBLIC;
 
@@ -1321,8 +1327,7 @@ BEGIN
         LIMIT 4
         FOR UPDATE SKIP LOCKED
     );
-    -- Tokens from before the deletion stay worthless, now that there is a user again.
-    ended := coalesce(ended, 'epoch');
+    ended := coalesce(ended, 'epoch');  -- tokens from before the deletion stay worthless
     BEGIN
         INSERT INTO public.users (id, email, full_name, tokens_valid_from)
         VALUES (resolve_identity.user_id, resolve_identity.email, resolve_identity.full_name, ended);
@@ -1336,7 +1341,7 @@ BEGIN
     RETURN resolve_identity.user_id;
 END
 $$;
-COMMENT ON FUNCTION public.resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) IS 'The user of an outside account. Where there is none and creates is true, makes one under user_id, which must be the user the transaction is for, with the e-mail address if it is valid and free; else null. Raises TC401 when the token (issued_at, seconds since 1970) is older than the deletion of the account''s user.';
+COMMENT ON FUNCTION public.resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) IS 'The user of an outside account. Where there is none and creates is true, makes one: user_id, of the transaction, with the e-mail address if valid and free. Raises TC401 when the token (issued_at, seconds since 1970) is older than a deletion.';
 
 REVOKE ALL ON FUNCTION public.resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) TO todochat_app;
@@ -1358,7 +1363,7 @@ CREATE FUNCTION public.sign_in_limits(account bytea, networks bytea[]) RETURNS T
         (sha256(n.network || account), 'guesses under attack', interval '15 minutes', 3)
     ) AS l (key, kind, step, burst)
 $$;
-COMMENT ON FUNCTION public.sign_in_limits(account bytea, networks bytea[]) IS 'What an attempt to sign in to an account from these networks counts on: burst attempts at once, then one in a step. The account''s own limit refuses nobody: past it the account is under attack, and then "guesses under attack" holds, too. No more than ceiling attempts are kept in mind.';
+COMMENT ON FUNCTION public.sign_in_limits(account bytea, networks bytea[]) IS 'What an attempt to sign in to an account from these networks counts on: burst at once, then one in a step; at most ceiling are remembered. The account''s own limit refuses nobody: past it, "guesses under attack" holds.';
 
 REVOKE ALL ON FUNCTION public.sign_in_limits(account bytea, networks bytea[]) FROM PUBLIC;
 
@@ -1397,9 +1402,8 @@ DECLARE
     moment timestamptz;
     wait interval;
 BEGIN
-    -- Once without a lock, so that refusing writes nothing, and once with the rows locked, so that attempts made at
-    -- once are all counted. DO UPDATE locks a row that is there; in the order of keys, so that no two wait for each
-    -- other.
+    -- Once without a lock, so that refusing writes nothing, and once with the rows locked (by DO UPDATE, in the order of
+    -- keys, so that no two wait for each other), so that attempts made at once are all counted.
     wait := public.sign_in_wait(account, networks);
     IF wait > interval '0' THEN
         RETURN extract(epoch FROM wait);
@@ -1431,7 +1435,7 @@ BEGIN
     RETURN 0;
 END
 $$;
-COMMENT ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[]) IS 'Counts an attempt to sign in to an account from these networks: 0 when it may go on, else the seconds to wait; a refused attempt is not counted. Call it in a transaction of its own, before the password is looked at, so that parallel guesses count too.';
+COMMENT ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[]) IS 'Counts an attempt to sign in to an account from these networks: 0 when it may go on, else the seconds to wait, and it is not counted. Call it in a transaction of its own, before the password is looked at: parallel guesses count.';
 
 REVOKE ALL ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.take_sign_in_attempt(account bytea, networks bytea[]) TO todochat_app;
@@ -1452,7 +1456,7 @@ BEGIN
             SET last_number = c.last_number + 1
             WHERE c.user_id = NEW.user_id
             RETURNING c.last_number INTO NEW.number;
-            IF NEW.number IS NULL THEN
+            IF NOT FOUND THEN
                 INSERT INTO public.todo_counters AS c (user_id, last_number)
                 VALUES (NEW.user_id, 1)
                 ON CONFLICT (user_id) DO UPDATE SET last_number = c.last_number + 1
@@ -1464,18 +1468,21 @@ BEGIN
             ON CONFLICT (user_id) DO UPDATE SET last_number = excluded.last_number
             WHERE c.last_number < excluded.last_number;
         END IF;
-    -- Deeper than one, it is a foreign key that sets assigned_to to null, whoever deletes the user.
-    ELSIF OLD.user_id <> nullif(current_setting('app.user_id', true), '')::uuid
-        AND pg_trigger_depth() = 1
-        AND (NEW.title, NEW.description, NEW.priority, NEW.due_date, NEW.assigned_to, NEW.completed_at, NEW.metadata)
-        IS DISTINCT FROM
-        (OLD.title, OLD.description, OLD.priority, OLD.due_date, OLD.assigned_to, OLD.completed_at, OLD.metadata)
-    THEN
-        RAISE EXCEPTION 'an assignee may change the status and nothing else'
-            USING ERRCODE = 'TC403', TABLE = 'todos';
+    ELSIF OLD.user_id <> nullif(current_setting('app.user_id', true), '')::uuid THEN
+        -- Deeper than one, it is a foreign key that sets assigned_to to null, whoever deletes the user.
+        IF pg_trigger_depth() = 1
+            AND (NEW.title, NEW.description, NEW.priority, NEW.due_date, NEW.assigned_to, NEW.completed_at, NEW.metadata)
+            IS DISTINCT FROM
+            (OLD.title, OLD.description, OLD.priority, OLD.due_date, OLD.assigned_to, OLD.completed_at, OLD.metadata)
+        THEN
+            RAISE EXCEPTION 'an assignee may change the status and nothing else'
+                USING ERRCODE = 'TC403', TABLE = 'todos';
+        END IF;
     END IF;
-    -- Going back to what the row was before, by an import or an undo, is no transition.
-    IF current_setting('app.restoring', true) = 'on' THEN
+    -- Nothing else is asked of a todo that begins or stays open, or goes back to what it was, by an import or an undo.
+    IF (NEW.status IN ('pending', 'in_progress') AND NEW.status = coalesce(OLD.status, NEW.status))
+        OR current_setting('app.restoring', true) = 'on'
+    THEN
         RETURN NEW;
     END IF;
     IF NEW.status IS DISTINCT FROM OLD.status THEN
@@ -1503,7 +1510,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.todos_validate() IS 'Trigger: numbers a todo and holds the rules of a change: transitions (TC409), completed_at, due_date, and what an assignee may change (TC403). With app.restoring = ''on'' rows come back as they were: then transitions, completed_at and past due dates don''t bind them.';
+COMMENT ON FUNCTION public.todos_validate() IS 'Trigger: numbers a todo and holds the rules of a change: transitions (TC409), completed_at, due_date, and what an assignee may change (TC403). With app.restoring = ''on'' only the last and the numbers bind.';
 
 REVOKE ALL ON FUNCTION public.todos_validate() FROM PUBLIC;
 
@@ -1601,7 +1608,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.users_before_revocation() IS 'Trigger: takes a user who is deactivated off pending and in_progress todos, and moves token_version and tokens_valid_from. Unless an operator does it, refuses who is assigned to such todos of their own (TC410): nobody else''s can keep a user from leaving.';
+COMMENT ON FUNCTION public.users_before_revocation() IS 'Trigger: takes who is deactivated off pending and in_progress todos, and moves token_version and tokens_valid_from. Refuses who is assigned to such todos of their own (TC410), unless an operator does it.';
 
 REVOKE ALL ON FUNCTION public.users_before_revocation() FROM PUBLIC;
 

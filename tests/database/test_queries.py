@@ -4,6 +4,7 @@ import ast
 import asyncio
 import dataclasses
 import hashlib
+import subprocess
 import types
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
@@ -26,7 +27,8 @@ from service.db.caller import Caller
 from service.db.database import Database
 from service.db.loading import TEXTS, USER_TABLES, QueryError, QueryText, show_queries
 from service.db.queries import DECLARED, Statement
-from service.db.statements import SESSION
+from service.db.statements import SESSION, Context, Prepared
+from service.embedded import EmbeddedPostgres
 from service.http.paging import Page, PageQuery
 from service.links import LinkFilters, list_links
 from service.messages import MessageFilters, list_messages
@@ -681,6 +683,73 @@ def assert_index(query: QueryText, connection: Connection) -> None:
         run(connection, query, values)
         assert scans(connection, query.index) > before
         assert not sequential_scans(connection)
+
+
+# What an operator sees
+
+LISTS_OF_ROWS = [
+    query
+    for query in TEXTS.values()
+    if query.cardinality == "many" and query.index != "none" and query.name not in OPERATORS
+]
+
+
+def explained(mode: LiteralString) -> list[tuple[QueryText, list[str]]]:
+    """For each list the statements that tell its plan, in a mode of the cache of plans."""
+    found: list[tuple[QueryText, list[str]]] = []
+    for query in LISTS_OF_ROWS:
+        values = {name: example(query, name, kind) for name, kind in query.parameters.items()}
+        kinds = f" ({', '.join(query.parameters.values())})" if query.parameters else ""
+        found.append(
+            (
+                query,
+                [
+                    f"SET LOCAL plan_cache_mode = {mode}",
+                    f"PREPARE planned{kinds} AS {query.prepared.text.decode()}",
+                    f"EXPLAIN (COSTS OFF) {execute(query, values).as_string(None)}",
+                    "DEALLOCATE planned",
+                ],
+            )
+        )
+    return found
+
+
+async def plans_of_the_service(url: str, mode: LiteralString) -> dict[str, str]:
+    """The plans that the service's own connection makes."""
+    database = Database(Settings(database_url=Secret(url), database_pool_size=1), lambda *_: None)
+    await database.open()
+    try:
+        found: dict[str, str] = {}
+        for query, statements in explained(mode):
+            steps = [(Prepared(b"", statement.encode(), (), reads_only=True), ()) for statement in statements]
+            _, _, lines, _ = await database.transact(Context(OWNER_ID, "test"), steps)
+            found[query.name] = "\n".join(line for (line,) in lines.rows)
+        return found
+    finally:
+        await database.close()
+
+
+def plans_in_psql(program: Path, url: str, mode: LiteralString) -> dict[str, str]:
+    """The plans in plain psql, as the service's login, that says no more than whose rows are asked for."""
+    script = ""
+    for query, statements in explained(mode):
+        told = [f"\\echo == {query.name}\nBEGIN", f"SET LOCAL app.user_id = '{OWNER_ID}'", *statements, "COMMIT"]
+        script += ";\n".join(told) + ";\n"
+    command = [str(program), "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1", url]
+    done = subprocess.run(command, input=script, capture_output=True, text=True, check=True)
+    plans = [part.split("\n", 1) for part in done.stdout.split("== ")[1:]]
+    return {name: text.strip("\n") for name, text in plans}
+
+
+@pytest.mark.parametrize("mode", ["auto", "force_generic_plan"])
+def test_the_plan_of_every_list_is_in_plain_psql_what_it_is_in_the_service(
+    mode: LiteralString, database: TestDatabase, postgres: EmbeddedPostgres
+):
+    """What planning depends on is set on the login, where an operator who looks for a slow query gets it too."""
+    psql = plans_in_psql(postgres.bin_dir / "psql", database.service_url, mode)
+    assert psql.keys() == {query.name for query in LISTS_OF_ROWS}
+    assert psql == asyncio.run(plans_of_the_service(database.service_url, mode))
+    assert not [name for name, text in psql.items() if "Seq Scan" in text]
 
 
 # Pages

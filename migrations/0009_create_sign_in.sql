@@ -2,7 +2,7 @@
 -- Why: other users are out of row security's sight. Each function shows a few columns only.
 -- Locks: identities, against writes, for a moment (trigger).
 -- Rollback loses: nothing.
--- depends: 0007_create_audit_log
+-- depends: 0008_create_audit_log
 SET LOCAL ROLE todochat_owner;
 -- Runs with the rights of its caller, whom row security shows their own account.
 CREATE FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) RETURNS void
@@ -28,9 +28,8 @@ BEGIN
 END
 $body$;
 COMMENT ON FUNCTION public.authenticate(uuid, integer, bigint) IS
-    'Raises TC401 when there is no such user or the token was revoked, TC402 when the user is not active. A local token '
-    'gives its token_version, one of an outside issuer the time it was issued (seconds since 1970); the other is null. '
-    'The second statement of every transaction of the service.';
+    'Raises TC401 when there is no such user or the token was revoked, TC402 when the user is not active. A local '
+    'token gives its token_version, an outside issuer''s the time of its issue (seconds since 1970); else null.';
 
 -- Likewise: the key says whose it is.
 CREATE FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) RETURNS void
@@ -46,7 +45,6 @@ BEGIN
     FROM public.api_keys AS k
     JOIN public.users AS u ON u.id = k.user_id
     WHERE k.user_id = authenticate_key.user_id AND k.digest = authenticate_key.digest AND u.id = authenticate_key.user_id;
-
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no such key' USING ERRCODE = 'TC401';
     ELSIF found_end <= now() THEN
@@ -58,11 +56,10 @@ BEGIN
     END IF;
 END
 $body$;
-
 COMMENT ON FUNCTION public.authenticate_key(uuid, bytea, text) IS
-    'authenticate() for a key: raises TC401 when the user has no such key, TC404 when it has expired, TC402 when the '
-    'user is not active, TC405 when its scope is not the one needed (read, which every key has; write; or another, '
-    'which none has).';
+    'authenticate() for a key: raises TC401 when the user has none such, TC404 when it has expired, TC402 when the '
+    'user is not active, TC405 when it lacks the scope needed (read, which every key has; write; or one that none '
+    'has).';
 
 CREATE FUNCTION public.find_credentials(email text)
 RETURNS TABLE (id uuid, password_hash text, is_active boolean, token_version integer)
@@ -110,7 +107,7 @@ COMMENT ON FUNCTION public.identities_after_delete() IS 'Trigger: notes in ended
 CREATE TRIGGER identities_after_delete AFTER DELETE ON public.identities
 FOR EACH ROW EXECUTE FUNCTION public.identities_after_delete();
 COMMENT ON TRIGGER identities_after_delete ON public.identities IS
-    'Keeps a token from before the deletion from making the user anew.';
+    'Keeps a token from before from making the user anew.';
 
 CREATE FUNCTION public.resolve_identity(
     user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean
@@ -153,8 +150,7 @@ BEGIN
         LIMIT 4
         FOR UPDATE SKIP LOCKED
     );
-    -- Tokens from before the deletion stay worthless, now that there is a user again.
-    ended := coalesce(ended, 'epoch');
+    ended := coalesce(ended, 'epoch');  -- tokens from before the deletion stay worthless
     BEGIN
         INSERT INTO public.users (id, email, full_name, tokens_valid_from)
         VALUES (resolve_identity.user_id, resolve_identity.email, resolve_identity.full_name, ended);
@@ -169,9 +165,9 @@ BEGIN
 END
 $body$;
 COMMENT ON FUNCTION public.resolve_identity(uuid, text, text, bigint, text, text, boolean) IS
-    'The user of an outside account. Where there is none and creates is true, makes one under user_id, which must be '
-    'the user the transaction is for, with the e-mail address if it is valid and free; else null. Raises TC401 when '
-    'the token (issued_at, seconds since 1970) is older than the deletion of the account''s user.';
+    'The user of an outside account. Where there is none and creates is true, makes one: user_id, of the '
+    'transaction, with the e-mail address if valid and free. Raises TC401 when the token (issued_at, seconds since '
+    '1970) is older than a deletion.';
 
 CREATE FUNCTION public.sign_in_limits(account bytea, networks bytea[])
 RETURNS TABLE (key bytea, kind text, step interval, burst integer, ceiling integer)
@@ -189,9 +185,8 @@ AS $body$
     ) AS l (key, kind, step, burst)
 $body$;
 COMMENT ON FUNCTION public.sign_in_limits(bytea, bytea[]) IS
-    'What an attempt to sign in to an account from these networks counts on: burst attempts at once, then one in a '
-    'step. The account''s own limit refuses nobody: past it the account is under attack, and then "guesses under '
-    'attack" holds, too. No more than ceiling attempts are kept in mind.';
+    'What an attempt to sign in to an account from these networks counts on: burst at once, then one in a step; at '
+    'most ceiling are remembered. The account''s own limit refuses nobody: past it, "guesses under attack" holds.';
 
 CREATE FUNCTION public.sign_in_wait(account bytea, networks bytea[]) RETURNS interval
 LANGUAGE sql VOLATILE
@@ -222,9 +217,8 @@ DECLARE
     moment timestamptz;
     wait interval;
 BEGIN
-    -- Once without a lock, so that refusing writes nothing, and once with the rows locked, so that attempts made at
-    -- once are all counted. DO UPDATE locks a row that is there; in the order of keys, so that no two wait for each
-    -- other.
+    -- Once without a lock, so that refusing writes nothing, and once with the rows locked (by DO UPDATE, in the order of
+    -- keys, so that no two wait for each other), so that attempts made at once are all counted.
     wait := public.sign_in_wait(account, networks);
     IF wait > interval '0' THEN
         RETURN extract(epoch FROM wait);
@@ -257,16 +251,16 @@ BEGIN
 END
 $body$;
 COMMENT ON FUNCTION public.take_sign_in_attempt(bytea, bytea[]) IS
-    'Counts an attempt to sign in to an account from these networks: 0 when it may go on, else the seconds to wait; a '
-    'refused attempt is not counted. Call it in a transaction of its own, before the password is looked at, so that '
-    'parallel guesses count too.';
+    'Counts an attempt to sign in to an account from these networks: 0 when it may go on, else the seconds to wait, '
+    'and it is not counted. Call it in a transaction of its own, before the password is looked at: parallel guesses '
+    'count.';
 
 CREATE FUNCTION public.forgive_sign_in_attempt(account bytea, networks bytea[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    -- Only rows that were locked, in the order of keys, so that no two of these functions wait for each other.
+    -- Rows are locked in the order of keys here, too.
     WITH locked AS (
         SELECT a.key
         FROM public.sign_in_attempts AS a
@@ -285,14 +279,6 @@ COMMENT ON FUNCTION public.forgive_sign_in_attempt(bytea, bytea[]) IS
     'After a sign-in that succeeded: forgets the guesses of these networks at the account, and takes back what the '
     'attempt itself counted.';
 
-REVOKE ALL ON FUNCTION
-    public.authenticate(uuid, integer, bigint), public.authenticate_key(uuid, bytea, text),
-    public.find_credentials(text), public.find_user_by_username(text),
-    public.identity_digest(text, text), public.identities_after_delete(),
-    public.resolve_identity(uuid, text, text, bigint, text, text, boolean),
-    public.sign_in_limits(bytea, bytea[]), public.sign_in_wait(bytea, bytea[]),
-    public.take_sign_in_attempt(bytea, bytea[]), public.forgive_sign_in_attempt(bytea, bytea[])
-FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     public.authenticate(uuid, integer, bigint), public.authenticate_key(uuid, bytea, text),
     public.find_credentials(text), public.find_user_by_username(text),

@@ -2,7 +2,7 @@
 -- Why: who asks to be erased must be gone from everywhere, also from other people's rows, which no policy of the service
 --   lets it reach.
 -- Rollback loses: nothing. What was erased stays gone.
--- depends: 0008_create_sign_in
+-- depends: 0009_create_sign_in
 SET LOCAL ROLE todochat_owner;
 CREATE FUNCTION public.erase_user(user_id uuid, version integer, records boolean DEFAULT true) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -72,10 +72,9 @@ BEGIN
 END
 $body$;
 COMMENT ON FUNCTION public.erase_user(uuid, integer, boolean) IS
-    'Removes the user of the transaction (for a member of todochat_owner: any) and all they own, unassigns other '
-    'people''s todos, and leaves one entry without content in the audit trail. False, and nothing done, when there is '
-    'no such user or they are at another version than the one given; refused by a foreign key when they own todos or '
-    'conversations and records is false. Give it more time than a usual statement.';
+    'Removes the user of the transaction (for a member of todochat_owner: any) and all they own, unassigns others'' '
+    'todos, and leaves one entry without content. False, and nothing done, when there is no such user at that '
+    'version; refused by a foreign key when they own todos or conversations and records is false. Give it more time '
+    'than a usual statement.';
 
-REVOKE ALL ON FUNCTION public.erase_user(uuid, integer, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION public.erase_user(uuid, integer, boolean) TO todochat_app;
