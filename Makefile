@@ -16,10 +16,10 @@ run: runtime       ## serve on HOST:PORT (127.0.0.1:8000), on the embedded Postg
 demo: runtime      ## add demo data and say whom to sign in as (ARGS="--users 100 --messages 10000" for many rows)
 	@$(SERVICE) demo $(ARGS)
 
-# Three workers: some tests wait more than they work. Each has a part of its own, so that few modules are set up twice.
+# Three workers: some tests wait more than they work. Each takes whole files, so that none is set up twice.
 # Compiled tests are kept, whatever the environment says.
 test: tools        ## run the tests (ARGS="-k name" for some of them)
-	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # About ten minutes on a machine that does nothing else. Node.js 20 or later is needed for two of the contenders.
 bench: runtime     ## measure todochat beside its peers (ARGS="--without fastify,postgrest", ARGS=--readme)

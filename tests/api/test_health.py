@@ -18,7 +18,7 @@ from service.embedded import EmbeddedPostgres
 from service.http.envelope import Draining
 from service.problems import Problem, StartupError
 from service.settings import Secret, Settings
-from tests.conftest import Server, TestDatabase
+from tests.conftest import PLAIN_HTTP, Server, TestDatabase
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,12 @@ def test_without_the_database_the_service_is_alive_but_not_ready(
         admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database.name,))
         deadline = time.monotonic() + 5
-        while (answer := httpx.get(f"{server.url}/health/ready")).status_code == 200:
+        while (answer := httpx.get(f"{server.url}/health/ready", verify=PLAIN_HTTP)).status_code == 200:
             assert time.monotonic() < deadline
         assert answer.status_code == 503
         assert answer.json()["code"] == "database_unavailable"
         assert answer.headers["retry-after"]
-        assert httpx.get(f"{server.url}/health/live").status_code == 200
+        assert httpx.get(f"{server.url}/health/live", verify=PLAIN_HTTP).status_code == 200
         admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
     server.wait_until_ready(10)
 
@@ -86,11 +86,11 @@ def test_readiness_is_red_as_soon_as_the_service_is_told_to_stop(start_server: C
     server = start_server(SHUTDOWN_DELAY_SECONDS="0.8")
     server.process.terminate()
     deadline = time.monotonic() + 0.7
-    while (answer := httpx.get(f"{server.url}/health/ready")).status_code == 200:
+    while (answer := httpx.get(f"{server.url}/health/ready", verify=PLAIN_HTTP)).status_code == 200:
         assert time.monotonic() < deadline
     assert (answer.json()["code"], answer.json()["detail"]) == ("overloaded", "The service is shutting down.")
     assert answer.headers["connection"] == "close"
-    assert httpx.get(f"{server.url}/health/live").status_code == 200
+    assert httpx.get(f"{server.url}/health/live", verify=PLAIN_HTTP).status_code == 200
     assert server.process.wait(10) == 0
 
 

@@ -21,7 +21,7 @@ from service.problems import Problem
 from tests.conftest import Server, User, user_factory
 from tests.support import exports
 from tests.support.asking import in_process
-from tests.support.commands import complaint, run
+from tests.support.commands import complaint, run, run_process
 from tests.support.exports import Lines, conversation, small_file
 from tests.support.problems import problem
 from tests.support.worlds import Connection, snapshot
@@ -86,7 +86,9 @@ def test_a_file_comes_into_an_empty_database(new_user: NewUser, start_server: Ca
         for kind, counts in counted(exports.parsed(before)).items():
             assert f"{kind}: {counts['imported']} imported, 0 there already" in done.stdout
         assert exports.export(again) == before
-        piped = run("import", user.email, "-", stdin=before.decode(), MIGRATION_DATABASE_URL=empty.database.owner_url)
+        piped = run_process(
+            "import", user.email, "-", stdin=before.decode(), MIGRATION_DATABASE_URL=empty.database.owner_url
+        )
         assert "todos: 0 imported, 4 there already" in piped.stdout
         assert exports.export(again) == before
 

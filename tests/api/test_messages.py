@@ -709,7 +709,7 @@ def test_a_message_in_somebody_elses_conversation_is_impossible_in_sql(
 
 # A great many messages
 
-MANY = 100_000
+MANY = 40_000
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,8 @@ _addresses = (f"2001:db8:{n:x}::1" for n in itertools.count(1))
 @pytest.fixture
 def visitor(door: Server) -> Iterator[httpx.Client]:
     """A client at an address that nobody used before."""
-    with httpx.Client(base_url=door.url, headers={"X-Forwarded-For": next(_addresses)}, timeout=30) as found:
+    headers = {"X-Forwarded-For": next(_addresses)}
+    with httpx.Client(base_url=door.url, headers=headers, timeout=30, verify=conftest.PLAIN_HTTP) as found:
         yield found
 
 
@@ -507,14 +508,28 @@ def together(functions: list[Callable[[], Any]]) -> list[Any]:
         return list(threads.map(run, functions))
 
 
+@pytest.fixture
+def account(door: Server) -> Callable[[], dict[str, str]]:
+    """Call it for an account whose password is checked fast: what a guess costs is no matter where they are counted."""
+
+    def make() -> dict[str, str]:
+        found = email()
+        conftest.insert_user(door.database.service_url, {"email": found, "password": PASSWORD})
+        return {"email": found}
+
+    return make
+
+
 def attack(client: httpx.Client, address: str) -> None:
     """Guess the account's password from 30 networks: more than an account may be guessed at."""
     for _ in range(30):
         problem(sign(client, address, WRONG, X_Forwarded_For=next(_addresses)), 401, "bad_credentials")
 
 
-def test_repeated_failures_slow_one_network_at_one_account_and_nobody_else(visitor: httpx.Client) -> None:
-    ada, bob = register(visitor), register(visitor)
+def test_repeated_failures_slow_one_network_at_one_account_and_nobody_else(
+    visitor: httpx.Client, account: Callable[[], dict[str, str]]
+) -> None:
+    ada, bob = account(), account()
     spellings = (ada["email"], ada["email"].upper())
     for number in range(10):
         problem(sign(visitor, spellings[number % 2], WRONG), 401, "bad_credentials")
@@ -550,8 +565,10 @@ def test_guesses_from_other_networks_never_keep_the_right_password_out(visitor: 
     assert sum(guesser.result() for guesser in guessers) >= 5
 
 
-def test_an_account_under_attack_leaves_each_network_three_guesses(visitor: httpx.Client) -> None:
-    ada = register(visitor)
+def test_an_account_under_attack_leaves_each_network_three_guesses(
+    visitor: httpx.Client, account: Callable[[], dict[str, str]]
+) -> None:
+    ada = account()
     attack(visitor, ada["email"])
     for _ in range(3):
         problem(sign(visitor, ada["email"], WRONG), 401, "bad_credentials")
@@ -572,8 +589,10 @@ def change_password(client: httpx.Client, tokens: Any, current: str, new: str = 
     return as_user(client, tokens, "PUT", "/v1/users/me/password", current_password=current, new_password=new)
 
 
-def test_guesses_at_the_current_password_are_slowed_too(visitor: httpx.Client) -> None:
-    user = register(visitor)
+def test_guesses_at_the_current_password_are_slowed_too(
+    visitor: httpx.Client, account: Callable[[], dict[str, str]]
+) -> None:
+    user = account()
     tokens = pair(visitor, user)
     for _ in range(10):
         problem(change_password(visitor, tokens, WRONG), 401, "bad_credentials")
@@ -582,8 +601,10 @@ def test_guesses_at_the_current_password_are_slowed_too(visitor: httpx.Client) -
     assert me(visitor, tokens["access_token"]).status_code == 200
 
 
-def test_nobody_who_guesses_keeps_who_has_a_token_from_changing_the_password(visitor: httpx.Client) -> None:
-    user = register(visitor)
+def test_nobody_who_guesses_keeps_who_has_a_token_from_changing_the_password(
+    visitor: httpx.Client, account: Callable[[], dict[str, str]]
+) -> None:
+    user = account()
     tokens = pair(visitor, user)
     attack(visitor, user["email"])
     while sign(visitor, user["email"], WRONG).status_code != 429:  # from the same network as well
@@ -591,16 +612,18 @@ def test_nobody_who_guesses_keeps_who_has_a_token_from_changing_the_password(vis
     assert change_password(visitor, tokens, PASSWORD, "another good password").status_code == 204
 
 
-def test_a_sign_in_that_succeeds_forgets_the_failures(visitor: httpx.Client) -> None:
-    user = register(visitor)
+def test_a_sign_in_that_succeeds_forgets_the_failures(
+    visitor: httpx.Client, account: Callable[[], dict[str, str]]
+) -> None:
+    user = account()
     for _ in range(2):
         for _ in range(6):
             problem(sign(visitor, user["email"], WRONG), 401, "bad_credentials")
         pair(visitor, user)
 
 
-def test_parallel_guesses_at_one_account_count(visitor: httpx.Client) -> None:
-    user = register(visitor)
+def test_parallel_guesses_at_one_account_count(visitor: httpx.Client, account: Callable[[], dict[str, str]]) -> None:
+    user = account()
     answers = together([partial(sign, visitor, user["email"], WRONG)] * 30)
     assert sorted(answer.status_code for answer in answers) == [401] * 10 + [429] * 20
 
@@ -609,14 +632,15 @@ def test_repeated_failures_slow_one_address_and_no_other(visitor: httpx.Client) 
     user = register(visitor)
     network = f"2001:db8:ffff:{secrets.randbelow(2**16):x}"
     # Whoever has one address of an IPv6 network has all 2^64 of them.
+    started = time.monotonic()
     answers = together(
         [partial(sign, visitor, email(), WRONG, X_Forwarded_For=f"{network}::{number:x}") for number in range(60)]
     )
     codes = [answer.status_code for answer in answers]
     # 50 at once and one more every 3 seconds.
     assert codes.count(401) + codes.count(429) == 60
-    assert 50 <= codes.count(401) <= 53
-    deadline = time.monotonic() + 10
+    assert 50 <= codes.count(401) <= 51 + (time.monotonic() - started) / 3
+    deadline = time.monotonic() + 60
     while (answer := sign(visitor, email(), WRONG, X_Forwarded_For=f"{network}::1")).status_code == 401:
         assert time.monotonic() < deadline
     limited(answer, 3)
@@ -624,9 +648,11 @@ def test_repeated_failures_slow_one_address_and_no_other(visitor: httpx.Client) 
     assert sign(visitor, user["email"]).status_code == 200
 
 
-def test_a_customer_of_a_provider_has_no_more_guesses_than_an_address(visitor: httpx.Client) -> None:
+def test_a_customer_of_a_provider_has_no_more_guesses_than_an_address(
+    visitor: httpx.Client, account: Callable[[], dict[str, str]]
+) -> None:
     """Most get a /56 of IPv6: 256 networks of 2^64 addresses."""
-    user = register(visitor)
+    user = account()
     prefix = f"2001:db8:fffe:{secrets.randbelow(2**8):x}"
     codes = [
         sign(visitor, user["email"], WRONG, X_Forwarded_For=f"{prefix}{number:02x}::1").status_code

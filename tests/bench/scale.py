@@ -27,10 +27,7 @@ from tests.bench.services import STATUS, Contender, Running, running
 
 OVERLOADS = (2, 4)
 """How many times what it bears comes in."""
-OVERLOAD_CONNECTIONS = 1500
 OVERLOAD_ROUNDS = 4
-RECOVERY_SECONDS = 3.0
-"""So long after the last of it, everything must be as before."""
 BUFFERS_OVER = 200
 """How many requests' pages are counted, each of another user."""
 
@@ -46,11 +43,14 @@ class ScalePlan(msgspec.Struct, frozen=True):
     connections: tuple[int, ...]
     requests: int
     """How many reads are served, to see whether memory grows."""
+    overload_connections: int
+    recovery: float
+    """So long after several times what it bears, everything must be as before."""
     operations: tuple[Operation, ...] = tuple(OPERATIONS)
 
 
-FULL = ScalePlan(Size(10_000, 500_000, 1_000_000), 10, 3, 2.0, 0.3, (1, 8, 64, 256), 1_000_000)
-QUICK = ScalePlan(Size(40, 2_500, 6_000), 2, 1, 0.1, 0.02, (1, 16), 500, ("get", "append"))
+FULL = ScalePlan(Size(10_000, 500_000, 1_000_000), 10, 3, 2.0, 0.3, (1, 8, 64, 256), 1_000_000, 1500, 3.0)
+QUICK = ScalePlan(Size(40, 2_500, 6_000), 2, 1, 0.1, 0.02, (1, 16), 500, 50, 0.1, ("get", "append"))
 
 
 class Scale:
@@ -199,9 +199,8 @@ def with_overload(scale: Scale, service: Running, bears: dict[Operation, Sample]
         for times in OVERLOADS:
             rate = bears[operation].per_second * times
             for _ in range(OVERLOAD_ROUNDS if scale.plan.rounds > 1 else 1):
-                sample = scale.load(
-                    [service], operation, OVERLOAD_CONNECTIONS, seconds=scale.plan.seconds * 2, rate=rate
-                )
+                connections, seconds = scale.plan.overload_connections, scale.plan.seconds * 2
+                sample = scale.load([service], operation, connections, seconds=seconds, rate=rate)
                 rows.append(
                     [
                         f"{OPERATIONS[operation]}, {times}×",
@@ -212,16 +211,17 @@ def with_overload(scale: Scale, service: Running, bears: dict[Operation, Sample]
                         f"{memory_mib(service.pids):.0f}",
                     ]
                 )
-        time.sleep(RECOVERY_SECONDS)
+        time.sleep(scale.plan.recovery)
         after = scale.load([service], operation, 64, seconds=scale.plan.seconds)
         share = after.per_second / bears[operation].per_second
         memory = f"{memory_mib(service.pids):.0f}"
-        label = f"{OPERATIONS[operation]}, {RECOVERY_SECONDS:.0f} s later"
+        label = f"{OPERATIONS[operation]}, {scale.plan.recovery:.0f} s later"
         rows.append([label, "", f"{after.per_second:,.0f} ({share:.0%})", "0", "", memory])
     head = ["operation", "come in", "answered (of what it bears)", "refused (503)", "refused within, ms", "memory, MiB"]
     return (
-        f"## Several times what it bears\n\nRequests per second, over {OVERLOAD_CONNECTIONS:,} connections; what "
-        f"finds no free connection waits outside, unanswered. Refusals: at the median.\n\n{table(head, rows)}"
+        f"## Several times what it bears\n\nRequests per second, over {scale.plan.overload_connections:,} "
+        f"connections; what finds no free connection waits outside, unanswered. Refusals: at the median.\n\n"
+        f"{table(head, rows)}"
     )
 
 

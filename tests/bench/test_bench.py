@@ -14,6 +14,7 @@ from typing import cast
 import msgspec
 import pytest
 
+from service.embedded import EmbeddedPostgres
 from tests.bench import __main__ as command_line
 from tests.bench import bench as bench_module
 from tests.bench import report
@@ -39,9 +40,10 @@ def bench(*arguments: str, folder: Path, module: str = "tests.bench") -> "subpro
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
+def home(start_postgres: Callable[..., EmbeddedPostgres]) -> Iterator[Path]:
     """A folder in which the benchmark has run once."""
     with reachable_folder() as folder:
+        start_postgres(folder / "postgres")  # a cluster for it, not running
         done = bench(*QUICK, folder=folder)
         assert done.returncode == 0, done.stderr
         (folder / "printed").write_text(done.stdout)

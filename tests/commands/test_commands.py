@@ -36,7 +36,7 @@ from tests.conftest import (
     reachable_folder,
     service_environment,
 )
-from tests.support.commands import as_migrator, complaint, run
+from tests.support.commands import as_migrator, complaint, run, run_process
 
 SECRET = secrets.token_hex(32)
 PASSWORD = "do-not-print-me"
@@ -67,7 +67,7 @@ def test_a_database_that_is_down_is_said_in_one_line_without_its_password(comman
 
 def test_serving_from_a_database_that_is_down_is_said_in_one_line_without_its_password() -> None:
     url = f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/todochat"
-    done = run("serve", DATABASE_URL=url, JWT_SECRET=SECRET, PORT=str(free_port()))
+    done = run_process("serve", DATABASE_URL=url, JWT_SECRET=SECRET, PORT=str(free_port()))
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
     assert len(lines) == 1, done.stderr
@@ -98,7 +98,7 @@ def test_all_bad_settings_are_said_at_once_and_no_secret_among_them() -> None:
         "LOG_LEVEL": "loud",
         "SHUTDOWN_GRACE_SECONDS": "soon",
     }
-    done = run("serve", **bad)
+    done = run_process("serve", **bad)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert all(line.startswith("todochat: ") for line in lines)
@@ -107,7 +107,7 @@ def test_all_bad_settings_are_said_at_once_and_no_secret_among_them() -> None:
 
 
 def test_a_configured_database_is_not_served_without_a_secret(session_database: TestDatabase) -> None:
-    line = complaint(run("serve", DATABASE_URL=session_database.service_url))
+    line = complaint(run_process("serve", DATABASE_URL=session_database.service_url))
     assert "JWT_SECRET is missing" in line
     assert "openssl rand -hex 32" in line
 
@@ -117,14 +117,14 @@ def test_a_taken_port_is_said_before_a_database_is_started(tmp_path: Path) -> No
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        line = complaint(run("serve", PORT=str(port), EMBEDDED_DATA_DIR=str(tmp_path / "data")))
+        line = complaint(run_process("serve", PORT=str(port), EMBEDDED_DATA_DIR=str(tmp_path / "data")))
     assert line == f"todochat: port {port} is taken: set PORT=… or stop the other program"
     assert not (tmp_path / "data").exists()
 
 
 def test_a_login_that_row_security_does_not_bind_is_not_served(session_database: TestDatabase) -> None:
     for url in (session_database.owner_url, session_database.superuser_url):
-        done = run("serve", DATABASE_URL=url, JWT_SECRET=SECRET, PORT=str(free_port()))
+        done = run_process("serve", DATABASE_URL=url, JWT_SECRET=SECRET, PORT=str(free_port()))
         assert done.returncode == 1
         lines = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
         assert len(lines) == 1, done.stderr

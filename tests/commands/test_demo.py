@@ -27,6 +27,7 @@ from tests.conftest import (
     reachable_folder,
     service_environment,
 )
+from tests.support.commands import run, run_process
 
 SIZE = demo.Size(users=12, todos=400, messages=1_500, seed=7)
 CONTENT = {
@@ -82,17 +83,6 @@ def database(request: pytest.FixtureRequest) -> TestDatabase:
 def connection(database: TestDatabase) -> Iterator[psycopg.Connection]:
     with psycopg.connect(database.superuser_url) as found:
         yield found
-
-
-def demo_command(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "service", "demo", *arguments],
-        cwd=REPOSITORY,
-        env=service_environment(**env),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def sign_in(url: str, email: str, password: str = demo.PASSWORD) -> httpx.Client:
@@ -315,7 +305,7 @@ def test_the_account_of_the_command_is_all_one_sees_in_every_state(
     stranger = new_user()
     hidden = stranger.client.post("/v1/todos", json={"title": "Not Ada's business"}).json()["id"]
     env = {"MIGRATION_DATABASE_URL": server.database.owner_url}
-    done = demo_command(**env)
+    done = run("demo", **env)
     assert done.returncode == 0, done
     said = re.search(r"^sign in as (\S+) with the password: (.+)$", done.stdout, re.MULTILINE)
     assert said, done.stdout
@@ -351,7 +341,7 @@ def test_the_account_of_the_command_is_all_one_sees_in_every_state(
 
     before = digests(server.database)
     for way in ("owner_url", "superuser_url"):
-        again = demo_command(DATABASE_URL=getattr(server.database, way))
+        again = run("demo", DATABASE_URL=getattr(server.database, way))
         assert again.returncode == 0
         assert "nothing was added" in again.stdout
         assert said[0] in again.stdout
@@ -366,7 +356,7 @@ def test_a_database_without_tables_or_rights_is_said_in_one_line(
         postgres.url("postgres"): ("make migrate", []),
     }
     for url, (what_to_do, arguments) in wrong.items():
-        done = demo_command(*arguments, DATABASE_URL=url)
+        done = run("demo", *arguments, DATABASE_URL=url)
         assert done.returncode == 1
         assert done.stdout == ""
         (line,) = done.stderr.splitlines()
@@ -376,7 +366,7 @@ def test_a_database_without_tables_or_rights_is_said_in_one_line(
 
 @pytest.mark.parametrize("arguments", [["--seed", "1"], ["--users", "0"], ["--messages", "-1"], ["--todos", "many"]])
 def test_sizes_that_make_no_sense_are_refused_before_a_database_is_started(arguments: list[str]) -> None:
-    done = demo_command(*arguments, EMBEDDED_DATA_DIR="/nowhere/at/all")
+    done = run("demo", *arguments, EMBEDDED_DATA_DIR="/nowhere/at/all")
     assert done.returncode in {1, 2}
     assert arguments[0] in done.stderr
     assert "Traceback" not in done.stderr
@@ -390,7 +380,7 @@ def test_the_embedded_database_is_filled_while_it_is_served() -> None:
     ):
         port = str(free_port())
         env = {"EMBEDDED_DATA_DIR": str(folder / "data")}
-        first = demo_command("--users", "3", "--messages", "20", **env)  # makes and migrates the database
+        first = run_process("demo", "--users", "3", "--messages", "20", **env)  # makes and migrates the database
         assert first.returncode == 0, first
         assert re.search(r"^messages +100% +20 rows", first.stderr, re.MULTILINE)
         assert re.search(r"^3 users, 150 todos, \d+ conversations, 20 messages, \d+ todo_", first.stdout), first.stdout
@@ -405,7 +395,7 @@ def test_the_embedded_database_is_filled_while_it_is_served() -> None:
         served = Server(f"http://127.0.0.1:{port}", TestDatabase("", "", "", ""), folder / "log", {}, process)
         try:
             served.wait_until_ready()
-            assert demo_command(**env).returncode == 0
+            assert run_process("demo", **env).returncode == 0
             with sign_in(served.url, "ada@demo.example") as client:
                 assert len(every_item(client, "/v1/todos")) > 10
         finally:

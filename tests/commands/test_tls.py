@@ -18,12 +18,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from service.commands.development import migrate_database, prepare_database
 from service.database_url import certificate_authorities, secure_database_url
 from service.embedded import EmbeddedPostgres
 from service.settings import Settings, SettingsError
-from tests.conftest import POSTGRES_15, UNSAFE_BUT_FAST, Server, TestDatabase, reachable_folder
-from tests.support.commands import complaint, run
+from tests.conftest import POSTGRES_15, TEMPLATE, UNSAFE_BUT_FAST, Server, TestDatabase, reachable_folder
+from tests.support.commands import complaint, run, run_process
 
 HOST = "db.example.org"
 
@@ -153,8 +152,7 @@ class FarServer:
     def __init__(self, server: EmbeddedPostgres, address: str, folder: Path) -> None:
         self._server = server
         self.address = address
-        migrate_database(server, prepare_database(server))
-        self.superuser_url = server.url("todochat")
+        self.superuser_url = server.url(TEMPLATE)
         hba = server.cluster_dir / "pg_hba.conf"
         hba.write_text(f"{hba.read_text()}\nhost all all 127.0.0.0/8 trust\n")
         self.authority = Authority("the authority")
@@ -162,7 +160,7 @@ class FarServer:
         self.root.write_text(self.authority.certificate)
 
     def url(self, login: str) -> str:
-        return f"postgresql://{login}:not-asked-for@{HOST}/todochat?hostaddr={self.address}"
+        return f"postgresql://{login}:not-asked-for@{HOST}/{TEMPLATE}?hostaddr={self.address}"
 
     def show(self, certificate: tuple[str, str] | None) -> None:
         """From now on show this certificate; with None, speak no TLS."""
@@ -191,14 +189,14 @@ class FarServer:
 
 
 @pytest.fixture(scope="module")
-def far() -> Iterator[FarServer]:
+def far(start_postgres: Callable[..., EmbeddedPostgres]) -> Iterator[FarServer]:
     if not (POSTGRES_15 / "postgres").exists():
         pytest.skip("needs PostgreSQL 15: apt-get install postgresql-15")
     address = ".".join(["127", *(str(random.randint(1, 254)) for _ in range(3))])
     options = {**UNSAFE_BUT_FAST, "listen_addresses": address}
     with (
         reachable_folder() as folder,
-        EmbeddedPostgres(folder / "postgres", bin_dir=POSTGRES_15, options=options) as server,
+        start_postgres(folder / "postgres", bin_dir=POSTGRES_15, options=options) as server,
     ):
         yield FarServer(server, address, folder)
 
@@ -223,7 +221,7 @@ def test_a_server_with_the_right_certificate_is_used_by_commands_and_the_service
     trusting = {"SSL_CERT_FILE": str(far.root)}
     done = run("status", MIGRATION_DATABASE_URL=far.url("todochat_admin"), **trusting)
     assert (done.returncode, done.stderr) == (0, "")
-    database = TestDatabase("todochat", far.url("todochat_service"), "", "")
+    database = TestDatabase(TEMPLATE, far.url("todochat_service"), "", "")
     server = start_server(database=database, DATABASE_POOL_SIZE="2", **trusting)
     with psycopg.connect(far.superuser_url) as connection:
         encrypted = connection.execute(
@@ -253,7 +251,7 @@ def test_a_server_that_does_not_prove_itself_is_not_served_from(far: FarServer, 
     certificate, why = WRONG[case]
     far.show(certificate(far))
     url = far.url("todochat_service")
-    done = run("serve", DATABASE_URL=url, JWT_SECRET="s" * 32, PORT="0", SSL_CERT_FILE=str(far.root))
+    done = run_process("serve", DATABASE_URL=url, JWT_SECRET="s" * 32, PORT="0", SSL_CERT_FILE=str(far.root))
     assert done.returncode == 1
     assert why in done.stdout.replace("\\", "")
     assert "not-asked-for" not in done.stderr + done.stdout

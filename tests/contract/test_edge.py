@@ -1,6 +1,7 @@
 """What holds for every request, whatever it asks: HTTP's limits, the request id, the log line, metrics, headers."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -19,7 +20,10 @@ from service.http.envelope import Envelope
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics, may_read_metrics
 from service.serving.limits import Connections, Limits
 from service.settings import Secret
+from tests.conftest import PLAIN_HTTP
 from tests.support.small_server import LARGE, SmallServer, command, environment, read_all, running
+
+get = functools.partial(httpx.get, verify=PLAIN_HTTP)
 
 LIMITS = {
     "header_seconds": 0.3,
@@ -38,7 +42,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
     """A server with limits short enough to meet."""
     with running(tmp_path_factory.mktemp("edge") / "log", limits=LIMITS, edge=EDGE) as server:
         yield server
-        assert httpx.get(server.url).status_code == 200, "it still serves after everything that was done to it"
+        assert get(server.url).status_code == 200, "it still serves after everything that was done to it"
 
 
 def exchange(server: SmallServer, data: bytes) -> bytes:
@@ -70,18 +74,18 @@ def status_and_code(answer: bytes) -> tuple[int, str]:
 
 @pytest.mark.parametrize("sent", ["a", "x" * 128, "Az09._:/+=@-", "3f0c-77/span=1"])
 def test_a_sane_request_id_is_given_back_and_logged(small: SmallServer, sent: str) -> None:
-    assert httpx.get(small.url, headers={"X-Request-ID": sent}).headers["x-request-id"] == sent
+    assert get(small.url, headers={"X-Request-ID": sent}).headers["x-request-id"] == sent
     assert small.line_of(sent)["status"] == 200
 
 
 @pytest.mark.parametrize("sent", [b"", b"x" * 129, b"a b", b'a"b', b"a\tb", b"<script>", b"\xc3\xa4", b"a,b", b"a\\nb"])
 def test_any_other_request_id_is_replaced_by_a_new_one(small: SmallServer, sent: bytes) -> None:
-    given = httpx.get(small.url, headers={b"X-Request-ID": sent}).headers["x-request-id"]
+    given = get(small.url, headers={b"X-Request-ID": sent}).headers["x-request-id"]
     assert re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", given)
 
 
 def test_new_request_ids_differ(small: SmallServer) -> None:
-    with httpx.Client() as client:
+    with httpx.Client(verify=PLAIN_HTTP) as client:
         assert len({client.get(small.url).headers["x-request-id"] for _ in range(300)}) == 300
 
 
@@ -89,7 +93,7 @@ def test_new_request_ids_differ(small: SmallServer) -> None:
 
 
 def test_head_answers_like_get_without_the_body(small: SmallServer) -> None:
-    got = httpx.get(f"{small.url}/etag")
+    got = get(f"{small.url}/etag")
     head = httpx.head(f"{small.url}/etag", headers={"X-Request-ID": "head-1"})
     own = ("x-request-id", "date")
     assert head.status_code == 200
@@ -117,7 +121,7 @@ def test_an_answer_to_head_leaves_the_connection_usable(small: SmallServer) -> N
 def test_answers_are_stored_by_no_cache_but_may_be_revalidated(
     small: SmallServer, path: str, cache_control: str
 ) -> None:
-    answer = httpx.get(small.url + path)
+    answer = get(small.url + path)
     assert answer.headers.get_list("cache-control") == [cache_control]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
@@ -127,7 +131,7 @@ def test_answers_are_stored_by_no_cache_but_may_be_revalidated(
 
 
 def test_a_page_may_load_nothing_from_elsewhere(small: SmallServer) -> None:
-    policy = httpx.get(f"{small.url}/page").headers["content-security-policy"]
+    policy = get(f"{small.url}/page").headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "script-src 'self';" in policy
     assert "unsafe" not in policy
@@ -135,7 +139,7 @@ def test_a_page_may_load_nothing_from_elsewhere(small: SmallServer) -> None:
 
 
 def test_an_exception_is_a_500_that_tells_nothing_and_is_logged_in_full(small: SmallServer) -> None:
-    answer = httpx.get(f"{small.url}/crash", headers={"X-Request-ID": "crash-1"})
+    answer = get(f"{small.url}/crash", headers={"X-Request-ID": "crash-1"})
     assert answer.status_code == SERVER_ERROR
     assert answer.json()["code"] == "internal"
     assert answer.json()["request_id"] == "crash-1"
@@ -159,7 +163,7 @@ def test_a_header_with_a_line_break_never_leaves(small: SmallServer) -> None:
 
 
 def test_an_application_that_answers_nothing_is_a_500(small: SmallServer) -> None:
-    assert httpx.get(f"{small.url}/nothing").json()["code"] == "internal"
+    assert get(f"{small.url}/nothing").json()["code"] == "internal"
 
 
 # Headers
@@ -374,7 +378,7 @@ def test_a_body_that_does_not_come_is_a_408_that_closes(small: SmallServer) -> N
         with contextlib.suppress(ConnectionError):
             connection.sendall(b"-half." + b"GET /slow?0 HTTP/1.1\r\nHost: a\r\nX-Request-ID: behind-2\r\n\r\n")
             assert read_all(connection) == b""
-    assert "behind-2" not in httpx.get(f"{small.url}/finished").json()
+    assert "behind-2" not in get(f"{small.url}/finished").json()
 
 
 def test_a_body_that_trickles_is_a_408_and_one_that_flows_is_not(small: SmallServer) -> None:
@@ -406,7 +410,7 @@ def test_a_client_that_asks_whether_to_send_its_body_is_told_to_go_on(small: Sma
 
 
 def test_only_waiting_for_the_client_counts_against_its_body(small: SmallServer) -> None:
-    answer = httpx.post(f"{small.url}/slow?0.5", content=b"x")
+    answer = httpx.post(f"{small.url}/slow?0.5", content=b"x", verify=PLAIN_HTTP)
     assert answer.text == "slow"
 
 
@@ -429,7 +433,7 @@ def test_an_answer_that_closes_can_be_read_by_a_client_that_still_sends(small: S
         answer = read_all(connection)
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert answer.count(b"HTTP/1.1 ") == 1
-    assert "behind-1" not in httpx.get(f"{small.url}/finished").json()
+    assert "behind-1" not in get(f"{small.url}/finished").json()
 
 
 def test_the_rest_of_an_unwanted_body_has_little_time(small: SmallServer) -> None:
@@ -495,7 +499,7 @@ def test_a_client_that_leaves_is_noted_and_its_handler_runs_on(small: SmallServe
         connection.sendall(b"GET /slow?0.2 HTTP/1.1\r\nHost: a\r\nX-Request-ID: gone-1\r\n\r\n")
         time.sleep(0.05)
     assert small.line_of("gone-1")["status"] == 499
-    assert "gone-1" in httpx.get(f"{small.url}/finished").json()
+    assert "gone-1" in get(f"{small.url}/finished").json()
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_noted(small: SmallServer) -> None:
@@ -598,7 +602,7 @@ def test_a_log_that_nobody_reads_does_not_stop_the_service() -> None:
         assert process.stderr is not None
         try:
             url = json.loads(process.stdout.readline())["url"]
-            with httpx.Client(base_url=url, timeout=5) as client:
+            with httpx.Client(base_url=url, timeout=5, verify=PLAIN_HTTP) as client:
                 for _ in range(500):  # 500 lines with 128 bytes of id each are more than a pipe's 64 KiB
                     assert client.get("/", headers={"X-Request-ID": "x" * 128}).status_code == 200
                 os.set_blocking(process.stdout.fileno(), False)
@@ -625,7 +629,7 @@ def test_a_log_that_nobody_reads_does_not_stop_the_service() -> None:
 @pytest.mark.parametrize(("trusted", "remote"), [(None, "127.0.0.1"), ("127.0.0.1", "192.0.2.7")])
 def test_a_proxy_is_believed_only_where_it_is_configured(tmp_path: Path, trusted: str | None, remote: str) -> None:
     with running(tmp_path / "log", settings={"port": 0, "forwarded_allow_ips": trusted}) as server:
-        httpx.get(server.url, headers={"X-Request-ID": "proxy-1", "X-Forwarded-For": "192.0.2.7"})
+        get(server.url, headers={"X-Request-ID": "proxy-1", "X-Forwarded-For": "192.0.2.7"})
         assert server.line_of("proxy-1")["remote"] == remote
 
 
@@ -633,7 +637,7 @@ def test_a_proxy_is_believed_only_where_it_is_configured(tmp_path: Path, trusted
 
 
 def test_labels_of_metrics_are_bounded(small: SmallServer) -> None:
-    with httpx.Client(base_url=small.url) as client:
+    with httpx.Client(base_url=small.url, verify=PLAIN_HTTP) as client:
         for number in range(20):
             client.get(f"/unknown/{number}?x={number}")
         client.request("PROPFIND", "/")
@@ -747,6 +751,6 @@ def test_any_other_error_at_the_start_is_one_line_and_logged_in_full() -> None:
 
 def test_an_ipv6_address_can_be_listened_on(tmp_path: Path) -> None:
     with running(tmp_path / "log", settings={"host": "::1", "port": 0}) as server:
-        assert httpx.get(f"http://[::1]:{server.port}/").status_code == 200
+        assert get(f"http://[::1]:{server.port}/").status_code == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(5) == 0

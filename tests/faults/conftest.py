@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from service.embedded import EmbeddedPostgres
-from tests.conftest import Server, TestDatabase, User, _database_factory, _server_factory, user_factory
+from tests.conftest import PLAIN_HTTP, Server, TestDatabase, User, _database_factory, _server_factory, user_factory
 from tests.support.load import Ask, Stream, wait_for
 from tests.support.proxy import Proxy
 
@@ -47,7 +47,7 @@ class Service:
 
     def pool(self) -> dict[str, int]:
         """What the service says about its connections: in_use, waiting and size."""
-        text = httpx.get(f"{self.url}/metrics").text
+        text = httpx.get(f"{self.url}/metrics", verify=PLAIN_HTTP).text
         return {
             name: int(float(value)) for name, value in re.findall(r"^todochat_pool_(\w+) (\S+)$", text, re.MULTILINE)
         }
@@ -115,19 +115,7 @@ class Outage:
     began: float
 
 
-_OUTAGE_TEST = "test_an_outage_is_answered_fast_and_the_service_is_back_soon_after_it"
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the end of the outage behind all other tests of faults."""
-    here = Path(__file__).parent
-    mine = [item for item in items if item.path.parent == here]
-    ordered = iter(sorted(mine, key=lambda item: getattr(item, "originalname", "") == _OUTAGE_TEST))
-    items[:] = [next(ordered) if item.path.parent == here else item for item in items]
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture
 def outage(
     postgres: EmbeddedPostgres, template_database: TestDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outage]:
@@ -142,9 +130,3 @@ def outage(
             wait_for(lambda: len(stream.answers) > 20)
             service.proxy.refuse()
             yield Outage(service, stream, time.monotonic())
-
-
-@pytest.fixture(autouse=True)
-def begin_outage(request: pytest.FixtureRequest) -> None:
-    if any(getattr(item, "originalname", "") == _OUTAGE_TEST for item in request.session.items):
-        request.getfixturevalue("outage")

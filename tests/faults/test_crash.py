@@ -3,30 +3,29 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from service.commands.development import migrate_database, prepare_database
 from service.embedded import EmbeddedPostgres
-from tests.conftest import UNSAFE_BUT_FAST, TestDatabase, reachable_folder
+from tests.conftest import TEMPLATE, UNSAFE_BUT_FAST, _database, reachable_folder
 from tests.faults.conftest import Service, running
 from tests.support.load import Ask, at_once, wait_for
 
 
 @pytest.fixture
-def crashing(tmp_path: Path) -> Iterator[Service]:
+def crashing(start_postgres: Callable[..., EmbeddedPostgres], tmp_path: Path) -> Iterator[Service]:
     """A service on a server of its own: a crash takes down every session of it."""
     options = {**UNSAFE_BUT_FAST, "synchronous_commit": "on"}  # else a crash takes the last commits with it
-    with reachable_folder() as folder, EmbeddedPostgres(folder / "postgres", options=options) as postgres:
-        urls = prepare_database(postgres)
-        migrate_database(postgres, urls)
-        database = TestDatabase("todochat", urls.service, urls.owner, postgres.url("todochat"))
-        with running(postgres, database, tmp_path, 1) as service:
-            yield service
+    with (
+        reachable_folder() as folder,
+        start_postgres(folder / "postgres", options=options) as postgres,
+        running(postgres, _database(postgres, TEMPLATE), tmp_path, 1) as service,
+    ):
+        yield service
 
 
 def test_a_backend_killed_in_the_middle_of_a_write_leaves_nothing_half_written(crashing: Service) -> None:

@@ -16,9 +16,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from service.commands.development import migrate_database, prepare_database
+from service.commands.development import prepare_database
 from service.embedded import EmbeddedPostgres
-from tests.conftest import UNSAFE_BUT_FAST, Server, User, _database, reachable_folder, user_factory
+from tests.conftest import TEMPLATE, UNSAFE_BUT_FAST, Server, User, _database, reachable_folder, user_factory
 from tests.support.load import wait_for
 from tests.support.problems import problem
 
@@ -26,6 +26,7 @@ Connection = psycopg.Connection[Any]
 Entry = dict[str, Any]
 WRITERS = 8
 ROUNDS = 12
+IMPORTED = 500
 
 
 def follow(client: httpx.Client, cursor: str | None = None, limit: int = 200) -> tuple[list[Entry], str]:
@@ -131,9 +132,8 @@ def busy(start_server: Callable[..., Server]) -> Iterator[tuple[Server, User, li
 
         def bring_in() -> None:
             headers = {"Content-Type": "application/x-ndjson"}
-            while (
-                ada.client.post("/v1/import", content=export_of(1500), headers=headers, timeout=60).status_code == 503
-            ):
+            file = export_of(IMPORTED)
+            while ada.client.post("/v1/import", content=file, headers=headers, timeout=60).status_code == 503:
                 time.sleep(0.1)  # a writer held the counter for too long
 
         importing = threading.Thread(target=bring_in)
@@ -145,6 +145,7 @@ def busy(start_server: Callable[..., Server]) -> Iterator[tuple[Server, User, li
         while any(thread.is_alive() for thread in threads):
             more, cursor = follow(ada.client, cursor, limit=7)
             heard += more
+            time.sleep(0.02)  # what follows without a rest leaves the others no time to write
         more, cursor = follow(ada.client, cursor)
         heard += more
         assert [writer.failure for writer in writers] == [None] * WRITERS
@@ -158,7 +159,7 @@ def busy(start_server: Callable[..., Server]) -> Iterator[tuple[Server, User, li
         }
         assert told >= {mark for writer in writers for mark in writer.written}
         imported = {title for title in told if title and title.startswith("imported")}
-        assert len(imported) == 1500
+        assert len(imported) == IMPORTED
         made = {mark for writer in writers for mark in writer.written} | imported | {"shared", None}
         assert told <= made, "what was rolled back is never told"
         yield server, ada, heard, cursor
@@ -229,13 +230,11 @@ def wait_until_caught_up(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -
 
 
 def test_a_follower_goes_on_at_a_standby_that_was_promoted(
-    start_server: Callable[..., Server],
+    start_postgres: Callable[..., EmbeddedPostgres], start_server: Callable[..., Server]
 ) -> None:
     options = {**UNSAFE_BUT_FAST, "wal_level": "replica", "hot_standby": "on", "max_wal_senders": "4"}
-    with reachable_folder() as folder, EmbeddedPostgres(folder / "primary", options=options) as primary:
-        urls = prepare_database(primary)
-        migrate_database(primary, urls)
-        server = start_server(database=_database(primary, "todochat"))
+    with reachable_folder() as folder, start_postgres(folder / "primary", options=options) as primary:
+        server = start_server(database=_database(primary, TEMPLATE))
         with user_factory(server) as make, contextlib.ExitStack() as stack:
             ada = make()
             for number in range(20):
@@ -248,7 +247,7 @@ def test_a_follower_goes_on_at_a_standby_that_was_promoted(
             with psycopg.connect(standby.url(), autocommit=True) as connection:
                 assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
             assert_goes_on(
-                start_server(database=_database(standby, "todochat"), JWT_SECRET=server.env["JWT_SECRET"]),
+                start_server(database=_database(standby, TEMPLATE), JWT_SECRET=server.env["JWT_SECRET"]),
                 ada,
                 heard,
                 cursor,

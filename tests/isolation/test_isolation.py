@@ -26,13 +26,14 @@ from service.identity.passwords import Passwords
 from service.identity.tokens import Tokens
 from service.problems import Problem
 from service.settings import Secret, Settings
-from tests.conftest import PASSWORD, Server, TestDatabase
+from tests.conftest import PASSWORD, PLAIN_HTTP, Server, TestDatabase
 from tests.support import grammar
 from tests.support.routes import ROUTES, Route
 from tests.support.worlds import ASSIGNED, Connection, Person, World, make_world, snapshot
 
 STRANGERS = ("stranger", "assignee", "former_assignee")
-"""Who isn't the owner. Whoever one todo is assigned to is a stranger to the others."""
+"""Who isn't the owner. Whoever one todo is assigned to is a stranger to the others. What is one statement or request
+for each of them is one test, whose failure says who it was."""
 EVERY_STRANGER = pytest.mark.parametrize("who", STRANGERS)
 
 
@@ -560,8 +561,6 @@ class Stage:
         """Run the query for ``who``: as it is, or a mutant of it, or with another ``user_id`` than theirs."""
         prepared, values = DECLARED[name](**QUERY_CASES[name].values(world)).step(user_id or who.id)
         step = (mutant or prepared, values)
-        if not step[0].reads_only:
-            self._world = None
         before = snapshot(self.superuser, world.owner.id)
         try:
             (result,) = self._runner.run(self._database.transact(Context(who.id, "test"), [step]))
@@ -571,6 +570,8 @@ class Stage:
                 raise
             result, refused = None, problem.code
         changed = snapshot(self.superuser, world.owner.id) != before
+        if changed or (result and result.affected and not step[0].reads_only):
+            self._world = None
         seen = world.seen(msgspec.json.encode(result.rows).decode()) if result else set()
         return Outcome(result, refused, frozenset(seen), changed)
 
@@ -613,21 +614,21 @@ def test_a_query_reaches_the_owners_rows_when_the_owner_runs_it(name: str, stage
 
 def assert_kept_apart(outcome: Outcome, who: str, name: str) -> None:
     allowed = QUERY_CASES[name].shows | (ASSIGNED if who == "assignee" else set())
-    assert outcome.seen <= allowed
+    assert outcome.seen <= allowed, who
     if who == "assignee" and name in ("erase_me", "erase_account"):
         return  # nobody is left whom the todo could be assigned to: the owner's row says so
-    assert not outcome.changed
+    assert not outcome.changed, who
     if who != "assignee" and named_tables(name) - {"users"} and not is_insert(name):
-        assert outcome.refused or outcome.result == ([], 0)
+        assert outcome.refused or outcome.result == ([], 0), who
 
 
-@EVERY_STRANGER
 @EVERY_QUERY
-def test_a_query_shows_and_changes_nothing_of_the_owners_for_somebody_else(name: str, who: str, stage: Stage):
-    world = stage.world()
-    outcome = stage.attempt(name, world, getattr(world, who))
-    assert_kept_apart(outcome, who, name)
-    assert outcome.refused == QUERY_CASES[name].refused_to_others
+def test_a_query_shows_and_changes_nothing_of_the_owners_for_somebody_else(name: str, stage: Stage):
+    for who in STRANGERS:
+        world = stage.world()
+        outcome = stage.attempt(name, world, getattr(world, who))
+        assert_kept_apart(outcome, who, name)
+        assert outcome.refused == QUERY_CASES[name].refused_to_others, who
 
 
 # Were the WHERE forgotten
@@ -645,17 +646,14 @@ def test_every_query_on_a_users_table_has_a_forgetful_mutant():
 
 
 @EVERY_FORGETFUL
-def test_row_security_alone_keeps_a_forgetful_query_from_the_owners_rows(name: str, stage: Stage):
+def test_row_security_alone_keeps_a_forgetful_query_from_the_owners_rows(name: str, stage: Stage, unbound_stage: Stage):
     for who in STRANGERS:
         world = stage.world()
         outcome = stage.attempt(name, world, getattr(world, who), mutant=FORGETFUL[name])
         privileged = QUERY_CASES[name].refused == "internal"
         assert outcome.refused == ("internal" if privileged else None), who
         assert_kept_apart(outcome, who, name)
-
-
-@EVERY_FORGETFUL
-def test_without_row_security_a_forgetful_query_would_reach_them(name: str, unbound_stage: Stage):
+    # Without row security it would reach them.
     world = unbound_stage.world()
     outcome = unbound_stage.attempt(name, world, world.stranger, mutant=FORGETFUL[name])
     case = QUERY_CASES[name]
@@ -1011,15 +1009,14 @@ CASES: list[Any] = [
     for route in ROUTES
     for case in ROUTE_CASES.get((route.method, route.path), [])
 ]
-CASES_BY_KIND: list[Any] = [
-    pytest.param(*param.values, kind, id=f"{param.id} by {kind}")
-    for param in CASES
-    for kind in (("id", "number") if "todo" in named(*param.values) else ("id",))
-]
-"""Each case, where it names a todo, by its id and by its number."""
-NAMING_CASES = [param for param in CASES_BY_KIND if named(*param.values[:2])]
+NAMING_CASES = [param for param in CASES if named(*param.values)]
 OTHER_CASES = [param for param in CASES if not named(*param.values)]
 REQUEST_ID = "one-for-all-requests"
+
+
+def kinds(route: Route, case: RouteCase) -> tuple[str, ...]:
+    """By what the objects are named: a todo is by its id and by its number."""
+    return ("id", "number") if "todo" in named(route, case) else ("id",)
 
 
 def test_every_route_has_a_case():
@@ -1063,7 +1060,7 @@ class Site:
 
     def __init__(self, server: Server, superuser: Connection, password_hash: str) -> None:
         self.superuser = superuser
-        self.client = httpx.Client(base_url=server.url, timeout=10)
+        self.client = httpx.Client(base_url=server.url, timeout=10, verify=PLAIN_HTTP)
         self._password_hash = password_hash
         self._tokens = Tokens(server.env["JWT_SECRET"], None, 900, 3600)
         _tokens.append(self._tokens)
@@ -1127,61 +1124,57 @@ def everything(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], byte
     return answer.status_code, headers, answer.content
 
 
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_without_a_token_only_public_routes_answer(route: Route, site: Site):
+    world = site.world()
+    before = snapshot(site.superuser, world.owner.id)
+    for case in ROUTE_CASES[route.method, route.path]:
+        answer = site.ask(route, case, world, None, owned(world))
+        if route.public:
+            assert answer.status_code == route.status, case.label
+            continue
+        assert answer.status_code == 401, case.label
+        assert answer.json()["code"] == "unauthenticated", case.label
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer"), case.label
+        assert everything(answer) == everything(site.ask(route, case, world, None, missing())), case.label
+        assert world.seen(answer.text) == set(), case.label
+        assert snapshot(site.superuser, world.owner.id) == before, case.label
+
+
 @pytest.mark.parametrize(("route", "case"), CASES)
-def test_without_a_token_only_public_routes_answer(route: Route, case: RouteCase, site: Site):
+def test_the_owner_is_served(route: Route, case: RouteCase, site: Site):
+    for kind in kinds(route, case):
+        world = site.world()
+        answer = site.ask(route, case, world, world.owner, owned(world, kind))
+        nothing = route.returns is None
+        assert answer.status_code == (case.owner_status or (204 if nothing else route.status)), (kind, answer.text)
+
+
+@pytest.mark.parametrize(("route", "case"), NAMING_CASES)
+def test_a_stranger_gets_the_same_answer_as_for_what_is_missing(route: Route, case: RouteCase, site: Site):
+    """Each of them by their token, and one by a key of theirs."""
     world = site.world()
+    key = {"Authorization": f"Bearer {site.key_of(world.stranger)}"}
+    by_key = (403, "forbidden") if route.handler.opt.get("scope") == "account" else case.stranger
     before = snapshot(site.superuser, world.owner.id)
-    answer = site.ask(route, case, world, None, owned(world))
-    if route.public:
-        assert answer.status_code == route.status
-        return
-    assert answer.status_code == 401
-    assert answer.json()["code"] == "unauthenticated"
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-    assert everything(answer) == everything(site.ask(route, case, world, None, missing()))
-    assert world.seen(answer.text) == set()
-    assert snapshot(site.superuser, world.owner.id) == before
-
-
-@pytest.mark.parametrize(("route", "case", "kind"), NAMING_CASES)
-def test_a_stranger_s_key_gets_what_the_stranger_gets(route: Route, case: RouteCase, kind: str, site: Site):
-    world = site.world()
-    before = snapshot(site.superuser, world.owner.id)
-    headers = {"Authorization": f"Bearer {site.key_of(world.stranger)}"}
-    answer = site.ask(route, case, world, world.stranger, owned(world, kind), headers)
-    expected = (403, "forbidden") if route.handler.opt["scope"] == "account" else case.stranger
-    assert (answer.status_code, answer.json()["code"]) == expected
-    assert everything(answer) == everything(site.ask(route, case, world, world.stranger, missing(kind), headers))
-    assert snapshot(site.superuser, world.owner.id) == before
-
-
-@pytest.mark.parametrize(("route", "case", "kind"), CASES_BY_KIND)
-def test_the_owner_is_served(route: Route, case: RouteCase, kind: str, site: Site):
-    world = site.world()
-    answer = site.ask(route, case, world, world.owner, owned(world, kind))
-    nothing = route.returns is None
-    assert answer.status_code == (case.owner_status or (204 if nothing else route.status)), answer.text
-
-
-@pytest.mark.parametrize(("route", "case", "kind"), NAMING_CASES)
-@EVERY_STRANGER
-def test_a_stranger_gets_the_same_answer_as_for_what_is_missing(
-    route: Route, case: RouteCase, who: str, kind: str, site: Site
-):
-    world = site.world()
-    person = getattr(world, who)
-    before = snapshot(site.superuser, world.owner.id)
-    answer = site.ask(route, case, world, person, owned(world, kind))
-    assert (answer.status_code, answer.json()["code"]) == case.stranger
-    none = missing(kind)
-    # All of it missing, and one by one: a message of a conversation that is there, say.
-    absent = [
-        none,
-        *(dataclasses.replace(owned(world, kind), **{name: getattr(none, name)}) for name in named(route, case)),
-    ]
-    for objects in absent:
-        assert everything(answer) == everything(site.ask(route, case, world, person, objects))
-    assert snapshot(site.superuser, world.owner.id) == before
+    for kind in kinds(route, case):
+        for who, headers, expected in [*((who, {}, case.stranger) for who in STRANGERS), ("stranger", key, by_key)]:
+            said = f"{who}{' by key' if headers else ''}, {kind}"
+            person = getattr(world, who)
+            answer = site.ask(route, case, world, person, owned(world, kind), headers)
+            assert (answer.status_code, answer.json()["code"]) == expected, said
+            none = missing(kind)
+            # All of it missing, and one by one: a message of a conversation that is there, say.
+            absent = [
+                none,
+                *(
+                    dataclasses.replace(owned(world, kind), **{name: getattr(none, name)})
+                    for name in named(route, case)
+                ),
+            ]
+            for objects in absent:
+                assert everything(answer) == everything(site.ask(route, case, world, person, objects, headers)), said
+            assert snapshot(site.superuser, world.owner.id) == before, said
 
 
 @pytest.mark.parametrize(("route", "case"), OTHER_CASES)

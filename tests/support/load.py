@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
@@ -157,6 +157,31 @@ class Stream:
                 await asyncio.sleep(self._pause)
         finally:
             await client.close()
+
+
+@contextlib.contextmanager
+def lateness() -> Generator[Callable[[], float]]:
+    """Meanwhile, measure how busy the machine is with other things; call what is given for the seconds to allow for it.
+
+    They are how late a sleeping thread was woken at worst, for each of those who have to do with an answer: the client,
+    the service and the database. On an idle machine they are a few milliseconds.
+    """
+    worst, pause, end = 0.0, 0.02, threading.Event()
+
+    def measure() -> None:
+        nonlocal worst
+        while not end.is_set():
+            slept = time.monotonic()
+            time.sleep(pause)
+            worst = max(worst, time.monotonic() - slept - pause)
+
+    thread = threading.Thread(target=measure, name="lateness")
+    thread.start()
+    try:
+        yield lambda: 3 * worst
+    finally:
+        end.set()
+        thread.join()
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 10.0) -> T:

@@ -30,6 +30,7 @@ GOOD_IMPORT = [
     {"type": "export", "format": 1, "email": None, "last_number": 0},
     {"type": "end", "todos": 0, "conversations": 0, "messages": 0, "links": 0},
 ]
+KEY = "Idempotency-Key"
 LINES = ("application/x-ndjson", "application/jsonl")
 USUAL, VICTIM = "usual", "victim"
 PREPARATION = "preparation"
@@ -149,6 +150,13 @@ if URL in os.environ:
         del kwargs
         label = context.operation.label
         _calls[label] += 1
+        if (
+            case.headers
+            and KEY in case.headers
+            and case.meta
+            and not case.meta.is_negative_at(ParameterLocation.HEADER)
+        ):
+            case.headers[KEY] = secrets.token_hex(8)  # the example's would be another request's
         if _calls[label] % 2 or case.meta is None:
             return
         if case.path_parameters and not case.meta.is_negative_at(ParameterLocation.PATH):
