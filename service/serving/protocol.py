@@ -69,7 +69,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def has_body(self) -> bool:
         """Whether the running request's body is known to have arrived whole."""
-        return not self.cycle.more_body
+        return not (self.cycle and self.cycle.more_body)
 
     def has_next(self) -> bool:
         """Whether further requests were already read."""
@@ -149,6 +149,10 @@ class HttpProtocol(HttpToolsProtocol):
             state.by_address[self.address] -= 1
             if not state.by_address[self.address]:
                 del state.by_address[self.address]
+        # No circle of references stays, so that a crowd's memory is free when it goes: the collector comes rarely.
+        self.cycle = self.scope = None  # type: ignore[assignment]
+        self.pipeline.clear()
+        self._answers.close = self._raw.close
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -219,7 +223,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.deadline = inf
         if not self._is_busy() and not self.server_state.refusals.has_place(self.url):
             stays = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-            self._owed = request_id_for(self._header(b"x-request-id")), self.parser.get_method().decode(), not stays
+            sent_id = dict(self.headers).get(b"x-request-id", b"")
+            self._owed = request_id_for(sent_id), self.parser.get_method().decode(), not stays
             self.server_state.refusals.answer_soon(self)
         else:
             super().on_headers_complete()
@@ -246,16 +251,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_ended or self._raw.is_closing():
             return
         self.flow.resume_reading()
-        limits = self.limits
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._phase is _BETWEEN:
-            self.deadline = self.loop.time() + limits.idle_seconds
+            self.deadline = self.loop.time() + self.limits.idle_seconds
         else:
-            seconds = limits.header_seconds if self._phase is _HEADERS else limits.linger_seconds
+            seconds = self.limits.header_seconds if self._phase is _HEADERS else self.limits.linger_seconds
             self.deadline = self.loop.time() + seconds
-
-    # Reading
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Parse. A wish for another protocol is ignored (RFC 9110, section 7.8).
@@ -318,9 +320,6 @@ class HttpProtocol(HttpToolsProtocol):
             self._end()
         elif self._phase is _BETWEEN:
             self.deadline = self.loop.time() + self.limits.idle_seconds
-
-    def _header(self, wanted: bytes) -> bytes:
-        return next((value for name, value in self.headers or () if name == wanted), b"")
 
     def _refusal_headers(self) -> list[tuple[bytes, bytes]]:
         state = self.server_state
