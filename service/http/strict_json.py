@@ -61,21 +61,31 @@ def decode_any_text(text: bytes) -> Any:
         raise _too_deep() from None
 
 
-def check(text: bytes) -> None:
-    """Raises MalformedJSON or RefusedJSON for what must not be read; anything else msgspec or ``json`` may decode."""
+Paths = frozenset[tuple[str, ...]]
+"""Where values stand that are kept as they are: keys from the outermost object on, ``*`` for any place in a list."""
+
+
+def check(text: bytes, paths: Paths = frozenset()) -> bytes:
+    r"""Raises MalformedJSON or RefusedJSON for what must not be read; anything else msgspec or ``json`` may decode.
+
+    Returns the text, in which each value at one of the paths is replaced by a string that holds the value's own text.
+    So it comes through byte for byte, numbers, order of keys and ``\u0000`` included: of it nothing is checked but the
+    grammar and how deep it is nested.
+    """
     found = ""
+    brackets = text.count(b"[") + text.count(b"{")
     try:
         found = text.decode("utf-8")
-        if len(text) <= SHORT and b"\\u" not in text and text.count(b"[") + text.count(b"{") <= DEPTH:
+        if not paths and len(text) <= SHORT and b"\\u" not in text and brackets <= DEPTH:
             _check_short(found)
-        else:
-            if text.count(b",") > COMMAS:
-                raise _too_many()
-            _check_grammar(text)
-            _look_through(found)
+            return text
+        if text.count(b",") > COMMAS or (paths and brackets > BRACKETS):
+            raise _too_many()
+        _check_grammar(text)
+        return _look_through(found, paths).encode()
     except RefusedJSON as error:
         if not error.field and len(text) <= SHORT:
-            _look_through(found)  # says where
+            _look_through(found, paths)  # says where
         raise
     except RecursionError:
         raise _too_deep() from None
@@ -128,43 +138,60 @@ class _Place:
         self.key = ""
         self.index = 0
 
+    def take_key(self, key: str) -> None:
+        """Come to this key of the object. Raises RefusedJSON where it was there before."""
+        keys: set[str] = self.keys  # type: ignore[assignment]
+        if key in keys:
+            raise _twice(key)
+        keys.add(key)
+        self.key = key
 
-def _look_through(text: str) -> None:
-    """The pass over a text whose grammar is right."""
+
+def _look_through(text: str, paths: Paths) -> str:
+    """The pass over a text whose grammar is right; the text that `check` returns."""
     has_escapes = "\\u" in text
+    kept_keys = {path[-1] for path in paths}
+    parts: list[str] = []
+    taken = 0
     values = 0
     outside: list[_Place] = []
     here = _Place(is_object=False)
-    for match in _TOKEN.finditer(text):
-        token = match[0]
-        first = token[0]
-        if first == '"':
-            is_key = match[1] is not None
-            string = token[: token.rindex('"') + 1] if is_key else token
-            value: str = json.loads(string) if "\\" in string else string[1:-1]
-            if has_escapes and "\\u" in string:
-                _check_string(value, outside if is_key else [*outside, here])
-            if is_key and here.keys is not None:
-                if value in here.keys:
-                    raise _twice(value)
-                here.keys.add(value)
-                here.key = value
-        elif first == ",":
-            here.index += 1
-            values += 1
-            if values == VALUES:
-                raise _too_many()
-            if here.index == ITEMS and here.keys is None and len(outside) == 2:
-                raise RefusedJSON(_path(outside), f"has more than {ITEMS} items")
-        elif first in "{[":
-            if len(outside) == DEPTH:
-                raise _too_deep()
-            outside.append(here)
-            here = _Place(first == "{")
-        elif first in "}]":
-            here = outside.pop()
-        elif (len(token) > _LONG_NUMBER or "e" in token or "E" in token) and isinf(float(token)):
-            raise RefusedJSON(_path([*outside, here]), "holds a number that is not finite")
+    while True:  # once, and once more behind each value that is kept
+        for match in _TOKEN.finditer(text, taken):
+            token = match[0]
+            first = token[0]
+            if first == '"':
+                is_key = match[1] is not None
+                string = token[: token.rindex('"') + 1] if is_key else token
+                value: str = json.loads(string) if "\\" in string else string[1:-1]
+                if has_escapes and "\\u" in string:
+                    _check_string(value, outside if is_key else [*outside, here])
+                if is_key:
+                    here.take_key(value)
+                    if value in kept_keys and (*_keys(outside), value) in paths:
+                        start = _SPACE.match(text, match.end()).end()  # type: ignore[union-attr]
+                        end = _end_of_value(text, start)
+                        parts += (text[taken:start], json.dumps(text[start:end], ensure_ascii=False))
+                        taken = end
+                        break
+            elif first == ",":
+                here.index += 1
+                values += 1
+                if values == VALUES:
+                    raise _too_many()
+                if here.index == ITEMS and here.keys is None and len(outside) == 2:
+                    raise RefusedJSON(_path(outside), f"has more than {ITEMS} items")
+            elif first in "{[":
+                if len(outside) == DEPTH:
+                    raise _too_deep()
+                outside.append(here)
+                here = _Place(first == "{")
+            elif first in "}]":
+                here = outside.pop()
+            elif (len(token) > _LONG_NUMBER or "e" in token or "E" in token) and isinf(float(token)):
+                raise RefusedJSON(_path([*outside, here]), "holds a number that is not finite")
+        else:
+            return "".join((*parts, text[taken:]))
 
 
 def _check_string(value: str, places: list[_Place]) -> None:
@@ -202,51 +229,6 @@ def shown(name: str) -> str:
 _STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]')
 _SCALAR = re.compile(r"[^\s,\]}]+")
 _SPACE = re.compile(r"\s*+")
-
-Paths = frozenset[tuple[str, ...]]
-"""Where such values stand: keys from the outermost object on, ``*`` for any place in a list."""
-
-
-def lift(text: bytes, paths: Paths) -> bytes:
-    r"""The text with each value at one of the paths replaced by a string that holds the value's own text.
-
-    So it comes through byte for byte, numbers, order of keys and ``\u0000`` included: of it nothing is checked but the
-    grammar and how deep it is nested. Raises MalformedJSON.
-    """
-    try:
-        found = text.decode("utf-8")
-        if text.count(b",") > COMMAS or text.count(b"[") + text.count(b"{") > BRACKETS:
-            raise _too_many()
-        _check_grammar(text)
-    except (ValueError, RecursionError, msgspec.DecodeError) as error:
-        if isinstance(error, MalformedJSON | RefusedJSON):
-            raise
-        raise MalformedJSON("must be JSON in UTF-8") from None
-    keys = {path[-1] for path in paths}
-    parts: list[str] = []
-    taken = 0
-    outside: list[_Place] = []
-    here = _Place(is_object=False)
-    position = 0
-    while match := _TOKEN.search(found, position):
-        part = match[0]
-        position = match.end()
-        if part[0] == '"' and match[1] is not None:
-            string = part[: part.rindex('"') + 1]
-            here.key = json.loads(string) if "\\" in string else string[1:-1]
-            if here.key in keys and (*_keys(outside), here.key) in paths:
-                start = _SPACE.match(found, position).end()  # type: ignore[union-attr]
-                position = _end_of_value(found, start)
-                parts += (found[taken:start], json.dumps(found[start:position], ensure_ascii=False))
-                taken = position
-        elif part in "{[":
-            if len(outside) == DEPTH:
-                raise _too_deep()
-            outside.append(here)
-            here = _Place(part == "{")
-        elif part in "}]":
-            here = outside.pop()
-    return "".join((*parts, found[taken:])).encode("utf-8", "surrogatepass") if parts else text
 
 
 def _keys(places: list[_Place]) -> list[str]:
