@@ -9,9 +9,10 @@ from typing import Annotated, Any, cast
 import msgspec
 from msgspec import Meta
 
+from service.http import kept_json
 from service.http.fields import ANY_JSON, MessageType
 
-ITEM_BYTES = 1024 * 1024
+ITEM_BYTES = kept_json.KEPT
 CONTENT_LENGTH = 10_000
 
 Item = Annotated[

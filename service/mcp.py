@@ -17,9 +17,9 @@ from litestar import get, post
 from litestar.params import JSONBody
 from msgspec import UNSET, UnsetType
 
+from service.http.kept_json import Paths
 from service.http.request import Request, decode_body
 from service.http.response import Answer, answer
-from service.http.strict_json import Paths
 from service.mcp_tools import TOOLS, ToolResult, run_tool
 from service.messages import TURN_BYTES
 from service.problems import Problem

@@ -28,10 +28,10 @@ from service.http.fields import (
     new_id,
 )
 from service.http.idempotency import idempotent
+from service.http.kept_json import Paths
 from service.http.missing import changed, found
 from service.http.paging import ANSWER_BYTES, Cursor, Limit, Page, decode_cursor, page_of
 from service.http.request import Request
-from service.http.strict_json import Paths
 from service.items import CONTENT_LENGTH, Item, ItemText, check_item, read_item
 from service.problems import Problem, invalid
 

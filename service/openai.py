@@ -19,13 +19,13 @@ from service import conversations, messages
 from service.conversations import Conversation
 from service.db.caller import Caller
 from service.db.queries import Maybe
-from service.http import strict_json
+from service.http import kept_json
 from service.http.fields import Metadata, check_metadata, given, new_id
 from service.http.idempotency import idempotent
+from service.http.kept_json import Paths
 from service.http.missing import found
 from service.http.paging import ANSWER_BYTES
 from service.http.request import Request
-from service.http.strict_json import Paths
 from service.messages import TURN_BYTES, FullMessage, MessageCreate, Turn
 from service.problems import Problem, invalid
 
@@ -293,7 +293,7 @@ def _uuid(conversation_id: str) -> UUID:
 def _read_items(text: str) -> list[MessageCreate]:
     """The items of a body as messages. Raises ``validation_failed``."""
     try:
-        texts = strict_json.split(text)
+        texts = kept_json.split(text)
     except ValueError as error:
         raise invalid("items", str(error)) from None
     if len(texts) > ITEMS:

@@ -266,7 +266,9 @@ def _server_factory(folder: Path, make_database: Callable[[], TestDatabase]) -> 
     servers: list[Server] = []
     logs: list[IO[bytes]] = []
 
-    def start(*, database: TestDatabase | None = None, ready: bool = True, **env: str) -> Server:
+    def start(
+        *, database: TestDatabase | None = None, ready: bool = True, module: str = "service", **env: str
+    ) -> Server:
         database = database or make_database()
         port = env.get("PORT") or str(free_port())
         settings = {
@@ -280,7 +282,7 @@ def _server_factory(folder: Path, make_database: Callable[[], TestDatabase]) -> 
         log = log_path.open("wb")
         logs.append(log)
         environment = service_environment(**settings)
-        command = [sys.executable, "-m", "service", "serve"]
+        command = [sys.executable, "-m", module, "serve"]
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )

@@ -22,7 +22,7 @@ from litestar.types import Empty
 from litestar.utils import get_enum_string_value
 
 from service.db.caller import Caller
-from service.http import strict_json
+from service.http import kept_json, strict_json
 from service.http.bodies import SHORT_BODY_BYTES, Held
 from service.http.reading import field_and_message, path_reader, read_pairs, read_query, unknown_parameter
 from service.problems import Problem, invalid
@@ -211,13 +211,14 @@ def decode_body(body: bytes, kind: Any) -> Any:
 
     Raises ``malformed_request`` for what isn't JSON in UTF-8, or nested too deep; ``validation_failed`` for a duplicate
     key, NUL, half a surrogate pair, a number that isn't finite, and whatever the struct refuses. Values at the paths
-    that the struct names as ``kept_as_sent`` come as strings of their JSON, see `strict_json.check`.
+    that the struct names as ``kept_as_sent`` come as strings of their JSON, see `kept_json.lift`.
     """
     try:
-        paths: strict_json.Paths = getattr(kind, "kept_as_sent", frozenset())
-        if b"\\u" not in body and not any(path[-1].encode() in body for path in paths):
-            paths = frozenset()  # nothing is to be kept: the quick way
-        return _decoder(kind).decode(strict_json.check(body, paths))
+        paths: kept_json.Paths | None = getattr(kind, "kept_as_sent", None)
+        if paths is not None and (b"\\u" in body or any(path[-1].encode() in body for path in paths)):
+            body = kept_json.lift(body, paths)
+        strict_json.check(body)
+        return _decoder(kind).decode(body)
     except strict_json.RefusedJSON as error:
         raise _invalid_body(error.field, error.message) from None
     except msgspec.ValidationError as error:

@@ -18,6 +18,7 @@ from tests.support.load import Ask, Stream, wait_for
 from tests.support.proxy import Proxy
 
 POOL_SIZE = 10
+OURS = "datname = current_database() AND application_name = 'todochat'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +53,19 @@ class Service:
         }
 
     def wait_until_whole(self) -> None:
-        """All connections are open and idle, and the service is ready."""
+        """All connections are open and idle, and the service is ready.
+
+        On a busy machine the server's process of a connection that the service has closed may live on for a while.
+        """
         wait_for(lambda: self.pool() == {"in_use": 0, "waiting": 0, "size": POOL_SIZE})
+        count = f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}"
+        wait_for(lambda: self.admin.execute(count).fetchone() == (POOL_SIZE,))
         self.server.wait_until_ready(5)
 
     def terminate_all(self) -> int:
         """Have every connection of the service closed by the database, and wait until all of them are."""
-        ours = "datname = current_database() AND application_name = 'todochat'"
         ended = self.admin.execute(
-            f"SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}"
+            f"SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}"
         ).fetchall()
         pids = [pid for pid, _ in ended]
         alive = "SELECT FROM pg_stat_activity WHERE pid = ANY(%s)"

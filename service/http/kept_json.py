@@ -1,0 +1,109 @@
+"""Values in a JSON text that are kept as they are sent: found, taken out, and put apart, without being read."""
+
+import json
+import re
+
+import msgspec
+
+from service.http.strict_json import (
+    COMMAS,
+    DEPTH,
+    STRUCTURE,
+    TOKEN,
+    MalformedJSON,
+    Pass,
+    Place,
+    RefusedJSON,
+    check_grammar,
+    next_token,
+    path,
+    too_deep,
+    too_many,
+)
+
+KEPT = 1024 * 1024
+"""The most bytes of a value that is kept as it is sent."""
+BRACKETS = 400_000
+"""The most lists and objects that a text may have where some of it is kept as it is sent: half a second in the pass."""
+
+_SPACE = re.compile(r"\s*+")
+
+Paths = frozenset[tuple[str, ...]]
+"""Where such values stand: keys from the outermost object on, ``*`` for any place in a list."""
+
+
+def lift(text: bytes, paths: Paths) -> bytes:
+    r"""The text with each value at one of the paths replaced by a string that holds the value's own text.
+
+    So it comes through byte for byte, numbers, order of keys and ``\u0000`` included: of it nothing is checked but the
+    grammar and how deep it is nested. Raises MalformedJSON.
+    """
+    try:
+        found = text.decode("utf-8")
+        if text.count(b",") > COMMAS or text.count(b"[") + text.count(b"{") > BRACKETS:
+            raise too_many()
+        check_grammar(text)
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
+        if isinstance(error, MalformedJSON | RefusedJSON):
+            raise
+        raise MalformedJSON("must be JSON in UTF-8") from None
+    keys = {path[-1] for path in paths}
+    parts: list[str] = []
+    taken = 0
+    through = Pass()
+    for first, _ in through.tokens(found):
+        here = through.here
+        if first == '"' and through.is_key and here.key in keys and (*_keys(through.outside), here.key) in paths:
+            start = _end_of_space(found, found.index(":", through.position) + 1)
+            through.position = _end_of_value(found, start)
+            if through.position - start > KEPT:
+                raise RefusedJSON(path([*through.outside, here]), f"must have at most {KEPT} bytes as text")
+            parts += (found[taken:start], json.dumps(found[start : through.position], ensure_ascii=False))
+            taken = through.position
+    return "".join((*parts, found[taken:])).encode("utf-8", "surrogatepass") if parts else text
+
+
+def _keys(places: list[Place]) -> list[str]:
+    return ["*" if place.keys is None else place.key for place in places[1:]]
+
+
+def _end_of_space(text: str, start: int) -> int:
+    found = _SPACE.match(text, start)
+    return found.end() if found else start
+
+
+def _end_of_value(text: str, start: int) -> int:
+    """Where the value ends that begins there, in a text whose grammar is right."""
+    if text[start] in "tfn":
+        return start + (5 if text[start] == "f" else 4)
+    depth = 0
+    position = start
+    while token := next_token(STRUCTURE if depth else TOKEN, text, position):
+        first, position = text[token[0]], token[1]
+        if first in "{[":
+            depth += 1
+            if depth > DEPTH:
+                raise too_deep()
+        elif first in "}]":
+            depth -= 1
+        if depth == 0:
+            return position
+    return position
+
+
+def split(text: str) -> list[str]:
+    """The texts of the values in a list, whose grammar is right; raises ValueError for what is no list."""
+    position = _end_of_space(text, 0)
+    if text[position : position + 1] != "[":
+        raise ValueError("must be a list")
+    found: list[str] = []
+    position += 1
+    while True:
+        start = _end_of_space(text, position)
+        if text[start] == "]":
+            return found
+        if text[start] == ",":
+            position = start + 1
+            continue
+        position = _end_of_value(text, start)
+        found.append(text[start:position])
