@@ -52,7 +52,6 @@ def stood_still(watched: Watched, send: Callable[[], httpx.Response], status: in
         answers: list[httpx.Response] = []
         longest.append(max(watched.stalls(lambda answers=answers: answers.append(send())), default=0.0))
         assert answers[0].status_code == status, answers[0].text
-    print("stood still", longest)
     return min(longest)
 
 
@@ -69,18 +68,29 @@ def test_the_largest_batch_keeps_nobody_waiting(watched: Watched, ada: User) -> 
     assert stood_still(watched, lambda: ada.client.post("/v1/todos/batch", content=batch, headers=headers), 200) < STILL
 
 
-@pytest.mark.parametrize(("lines", "size"), [(8, 510_000), (40, 65_000), (500, 5_000)])
-def test_long_lines_of_an_import_keep_nobody_waiting(watched: Watched, ada: User, lines: int, size: int) -> None:
+def many_todos(ada: User, many: int, metadata: bytes) -> bytes:
+    """A file to import, whose todos have this metadata."""
     ada.client.post("/v1/todos", json={"title": "x"})
     header, todo, *_ = ada.client.get("/v1/export").content.splitlines(keepends=True)
-    metadata = b'"metadata":{"a":[%b[]]}' % (b"[]," * (size // 3))
     assert b'"metadata":{}' in todo
-    long_todo = todo.replace(b'"metadata":{}', metadata)
-    file = header + b"".join(
-        long_todo.replace(b'"number":1,', b'"number":%d,' % (number + 1)).replace(
-            json.loads(todo)["id"].encode(), str(uuid4()).encode()
-        )
-        for number in range(lines)
+    todo = todo.replace(b'"metadata":{}', b'"metadata":' + metadata)
+    mine = json.loads(todo)["id"].encode()
+    assert b'"last_number":1' in header
+    return header.replace(b'"last_number":1', b'"last_number":%d' % (many + 1)) + b"".join(
+        todo.replace(b'"number":1,', b'"number":%d,' % (number + 1)).replace(mine, str(uuid4()).encode())
+        for number in range(many)
     )
+
+
+@pytest.mark.parametrize(("lines", "size"), [(8, 510_000), (40, 65_000), (500, 5_000)])
+def test_long_lines_of_an_import_keep_nobody_waiting(watched: Watched, ada: User, lines: int, size: int) -> None:
+    file = many_todos(ada, lines, b'{"a":[%b[]]}' % (b"[]," * (size // 3)))
     headers = {"Content-Type": "application/x-ndjson"}
     assert stood_still(watched, lambda: ada.client.post("/v1/import", content=file, headers=headers), 422) < STILL
+
+
+def test_a_long_import_and_its_export_keep_nobody_waiting(watched: Watched, ada: User) -> None:
+    file = many_todos(ada, 3000, b"{}")
+    headers = {"Content-Type": "application/x-ndjson"}
+    assert stood_still(watched, lambda: ada.client.post("/v1/import", content=file, headers=headers), 200) < STILL
+    assert stood_still(watched, lambda: ada.client.get("/v1/export"), 200) < STILL

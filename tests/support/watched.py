@@ -1,7 +1,7 @@
 """The service as a process that writes down how long its event loop stands still: ``python -m tests.support.watched``.
 
 A file gets a line for each time that was longer than some milliseconds: how many. What counts is the processor's time
-of the whole process, or the clock's where that is less: on a busy machine a process stands still without doing anything.
+of the whole process, or the clock's where that is less: on a busy machine a process stands still and does nothing.
 """
 
 import asyncio
