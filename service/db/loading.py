@@ -34,7 +34,7 @@ import struct
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import psycopg
@@ -100,7 +100,6 @@ class QueryText(msgspec.Struct, frozen=True):
     """A query as its file says it."""
 
     name: str
-    purpose: str
     parameters: dict[str, str]
     cardinality: str
     row: str
@@ -110,8 +109,7 @@ class QueryText(msgspec.Struct, frozen=True):
     where: str
 
 
-_HEADER = re.compile(r"--\s?(.*)")
-_FIELD = re.compile(r"(name|slot|returns|index|writes|users|param)\b\s*(\w*)\s*:\s*(.+)")
+_FIELD = re.compile(r"--\s?(name|slot|returns|index|writes|users|param)\b\s*(\w*)\s*:\s*(.+)")
 _SLOT = re.compile(r"\{([a-z_]+)\}")
 _FILL = re.compile(r"-- (fill|with): ?(.*)")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%|%")
@@ -193,29 +191,25 @@ def _fill_slots(block: _Block, slots: dict[str, _Block], parameters: dict[str, s
     return _SLOT.sub(text, block.body)
 
 
-def _parse_header(where: str, header: list[str]) -> tuple[dict[str, str], dict[str, str], str]:
-    """Its fields, the parameters' types, and the sentences of purpose; raises QueryError for what can't be read."""
+def _parse_header(where: str, header: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Its fields and the parameters' types, but not its sentences; raises QueryError for what can't be read."""
     fields: dict[str, str] = {}
     parameters: dict[str, str] = {}
-    purpose: list[str] = []
-    for line in header:
-        content = cast("re.Match[str]", _HEADER.match(line))[1]
-        if not (found := _FIELD.fullmatch(content)):
-            purpose.append(content)
-        elif found[2] in parameters or found[1] in fields:
+    for found in filter(None, map(_FIELD.fullmatch, header)):
+        if found[2] in parameters or found[1] in fields:
             raise QueryError(f"{where}: {found[2] or found[1]} is said twice in the header")
-        elif found[1] == "param":
+        if found[1] == "param":
             if found[3] not in TYPES:
                 raise QueryError(f"{where}: {found[2]} has the unknown type {found[3]!r}")
             parameters[found[2]] = found[3]
         else:
             fields[found[1]] = found[3].strip()
-    return fields, parameters, " ".join(purpose)
+    return fields, parameters
 
 
 def _parse_query(block: _Block, slots: dict[str, _Block], used_slots: set[str]) -> QueryText:
     where = block.where
-    fields, parameters, purpose = _parse_header(where, block.header)
+    fields, parameters = _parse_header(where, block.header)
     text = _fill_slots(block, slots, parameters, used_slots)
     name = fields["name"]
     if not _NAME.fullmatch(name):
@@ -246,7 +240,6 @@ def _parse_query(block: _Block, slots: dict[str, _Block], used_slots: set[str]) 
     reads_only = bool(re.match(r"[\s(]*(SELECT|WITH RECURSIVE)\b", text)) and "writes" not in fields
     return QueryText(
         name=name,
-        purpose=purpose,
         parameters=parameters,
         cardinality=cardinality,
         row=row,
