@@ -1,9 +1,11 @@
 """The application: the one visible list of every handler, and every hook of Litestar's that they share."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, cast
+from uuid import UUID
 
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
@@ -36,7 +38,6 @@ from service import (
 from service.db.caller import Caller
 from service.db.database import Database
 from service.db.migration_files import known_ids
-from service.http.bodies import Bodies
 from service.http.bulk import Bulk
 from service.http.docs import documentation
 from service.http.envelope import Draining, Envelope
@@ -140,7 +141,7 @@ def create_app(settings: Settings) -> Envelope:
                 "authenticator": Authenticator(database, tokens, issuers),
                 "tokens": tokens,
                 "passwords": passwords,
-                "bodies": Bodies(),
+                "bodies": Counter[UUID | str](),
                 "bulk": Bulk(settings.database_pool_size),
                 "readiness": health.Readiness(draining, known_ids()),
                 "metrics": metrics,

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from hmac import compare_digest
+from ipaddress import ip_address
 
 import msgspec
 from litestar import get
@@ -11,10 +13,11 @@ from service.db.caller import Caller
 from service.db.database import Database
 from service.db.queries import Many, One
 from service.http.envelope import Draining
-from service.http.metrics import CONTENT_TYPE, may_read_metrics
+from service.http.metrics import CONTENT_TYPE
 from service.http.request import Request
 from service.identity.tokens import Tokens
 from service.problems import Problem, StartupError
+from service.settings import Secret
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ _check_login = One("check_login", LoginCheck)
 _list_applied_migrations = Many("list_applied_migrations", str)
 
 _OK = Health("ok")
+_FORWARDED = (b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip")
 
 
 class Readiness:
@@ -114,14 +118,39 @@ async def get_metrics(request: Request) -> str:
     """What Prometheus reads: with METRICS_TOKEN or an access token, or from this machine where neither is needed."""
     state = request.app.state
     tokens: Tokens | None = state.tokens
-    is_access = tokens.is_access if tokens else _is_never
-    if not may_read_metrics(state.settings.metrics_token, request.address, request.scope["headers"], is_access):
+    is_access: Callable[[str], bool] = tokens.is_access if tokens else lambda _: False
+    if not may_read_metrics(state.settings.metrics_token, request.address, request.sent, is_access):
         raise Problem("unauthenticated", "Send Authorization: Bearer and METRICS_TOKEN, or an access token.")
     return state.metrics.render().decode()
 
 
-def _is_never(_: str) -> bool:
-    return False
+def may_read_metrics(
+    token: Secret | None, remote: str | None, sent: Mapping[bytes, bytes], is_access_token: Callable[[str], bool]
+) -> bool:
+    """Whether a request with these headers may read the metrics.
+
+    Yes with METRICS_TOKEN (``token``) or any valid access token as its bearer token. Without METRICS_TOKEN also a
+    direct peer on this machine: ``remote`` is a loopback address and no header says that a proxy stands between.
+    A page of another origin never may, whatever it sends: its browser says ``Origin``.
+    """
+    if b"origin" in sent:
+        return False
+    if token is None and _is_loopback(remote) and sent.keys().isdisjoint(_FORWARDED):
+        return True
+    scheme, _, bearer = sent.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() != b"bearer":
+        return False
+    if token is not None and compare_digest(bearer.strip(), token.value.encode()):
+        return True
+    return bearer.isascii() and is_access_token(bearer.decode().strip())
+
+
+def _is_loopback(remote: str | None) -> bool:
+    try:
+        address = ip_address(remote or "")
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 async def refuse_unsafe_login(database: Database) -> None:

@@ -1,6 +1,6 @@
 """`todochat users …`: accounts as an operator sees them, reached as the role that owns the tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, LiteralString, cast
 from uuid import UUID
@@ -52,14 +52,11 @@ def list_accounts() -> None:
 
     Each with the day it was made, whether it is active, its id, its e-mail address and its username.
     """
-    last = UUID(int=0)
     with owner_url() as url, as_owner(url) as connection:
-        while page := connection.execute(text(_list_accounts), {"user_id": last, "limit": PAGE}).fetchall():
-            for account in (Account(*row) for row in page):
-                state = "active" if account.is_active else "inactive"
-                names = f"{account.email or '-'}  {account.username or ''}".rstrip()
-                print(f"{account.created_at:%Y-%m-%d}  {state:8}  {account.id}  {names}")
-                last = account.id
+        for account in each_account(connection):
+            state = "active" if account.is_active else "inactive"
+            names = f"{account.email or '-'}  {account.username or ''}".rstrip()
+            print(f"{account.created_at:%Y-%m-%d}  {state:8}  {account.id}  {names}")
 
 
 @users.command()
@@ -113,6 +110,14 @@ def erase(account: str, *, yes: bool) -> None:
         connection.execute(_PATIENT)
         connection.execute(text(_erase_account), {"user_id": user_id})
     print(f"{account} is erased")
+
+
+def each_account(connection: psycopg.Connection) -> Iterator[Account]:
+    """Every account, oldest first, read some at a time."""
+    last = UUID(int=0)
+    while page := connection.execute(text(_list_accounts), {"user_id": last, "limit": PAGE}).fetchall():
+        yield from (Account(*row) for row in page)
+        last = page[-1][0]
 
 
 def find_account(connection: psycopg.Connection, account: str) -> UUID:

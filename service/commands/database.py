@@ -1,14 +1,9 @@
-"""The commands for the database itself: its migrations, what is removed with age, and its queries."""
-
-from typing import TYPE_CHECKING
+"""The commands for the database itself: its migrations and its queries."""
 
 import click
 
 from service.commands import migrate as runner
 from service.commands.shared import confirm_loss, owner_url, say, yes_option
-
-if TYPE_CHECKING:
-    from service.commands import retention
 
 
 @click.command()
@@ -57,51 +52,6 @@ def rollback(count: int, *, yes: bool) -> None:
     with owner_url() as url:
         for migration in runner.rollback(url, count, confirm=lambda losses: confirm_loss(losses, yes=yes)):
             print(f"rolled back {migration}")
-
-
-@click.command()
-@click.option("--dry-run", is_flag=True, help="Only say how many there are.")
-@click.option(
-    "--audit-days", type=click.IntRange(1), default=365, show_default=True, help="Keep audit entries that long."
-)
-@click.option(
-    "--conversation-days", type=click.IntRange(1), help="Remove conversations untouched for so long.  [default: none]"
-)
-@click.option("--batch", type=click.IntRange(1), default=1000, show_default=True, help="Rows in a transaction.")
-@yes_option
-def prune(audit_days: int, conversation_days: int | None, batch: int, *, dry_run: bool, yes: bool) -> None:
-    """Remove old audit entries and idempotency keys, and conversations if told so.
-
-    It asks first; with --yes it is fit for cron. It works in small batches, beside the running service. Idempotency
-    keys are kept for 24 hours.
-    """
-    from service.commands import retention
-
-    with owner_url() as url:
-
-        def run(*, dry_run: bool) -> str:
-            pruned = retention.prune(
-                url, audit_days=audit_days, conversation_days=conversation_days, batch=batch, dry_run=dry_run
-            )
-            if pruned.held:
-                say(f"passed over what other transactions held, {pruned.held:,} times: the next run finds it again")
-            return _pruned(pruned, audit_days, conversation_days)
-
-        if not dry_run and not yes:
-            confirm_loss([f"removes {run(dry_run=True)}"], yes=yes)
-        found = run(dry_run=dry_run)
-    print(f"{'would remove' if dry_run else 'removed'} {found}")
-
-
-def _pruned(pruned: "retention.Pruned", audit_days: int, conversation_days: int | None) -> str:
-    found = (
-        f"{pruned.entries:,} from audit_log (older than {audit_days} days, "
-        f"of {pruned.users:,} user{'s' * (pruned.users != 1)}), "
-        f"{pruned.keys:,} from idempotency_keys (older than 24 hours)"
-    )
-    if conversation_days is not None:
-        found += f", {pruned.conversations:,} from conversations (untouched for {conversation_days} days)"
-    return found
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""What `todochat demo` does, in one transaction: it leaves everything or nothing, and what is there it lets be.
+"""`todochat demo`, in one transaction: it leaves everything or nothing, and what is there it lets be.
 
 The rows are made by the files of sql/demo: `account.sql` tells of one believable account, and the files named after
 tables make any number of rows from a seed.
@@ -14,18 +14,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import psycopg
 
 from service.commands.connection import OWNER_ROLE, connect, one_line_errors
 from service.commands.progress import Stage
+from service.commands.shared import owner_url
 from service.db.migration_files import split_statements
 from service.identity.passwords import Passwords
+from service.settings import OperatorError
 
 PASSWORD = "correct horse battery"  # noqa: S105
 """Everybody's here. It guards nothing: whoever can reach the service can register an account as good as these."""
 TABLES = ("users", "todos", "conversations", "messages", "todo_conversation_links")
 """What is counted for the reader. Each has a file of its name, which reads what those before it wrote."""
+ACCOUNT = "ada@demo.example"
+"""Whose account it is to look around in."""
 ROWS_AT_ONCE = 20_000
 """About how many rows are written between two reports of progress."""
 
@@ -37,6 +42,7 @@ _FIND = (
     " AND lower(email COLLATE \"C\") < %(account)s || '~'"
 )
 
+_WHOLE = click.IntRange(0, 10**9 - 1)
 _Connection = psycopg.Connection[Any]
 _Parameters = dict[str, Any]
 _Run = tuple[str, psycopg.Cursor[Any]]
@@ -61,24 +67,45 @@ class Filled(msgspec.Struct, frozen=True):
     as_superuser: bool
 
 
-def fill_account(url: str) -> Filled:
-    """Make Ada's account, unless there is one. ``url`` names a login that migrates, or a superuser.
+@click.command()
+@click.option("--users", type=click.IntRange(1, 10**9 - 1), help="That many users, numbered, with one password.")
+@click.option("--todos", type=_WHOLE, help="In all.  [default: 50 a user]")
+@click.option("--messages", type=_WHOLE, help="In all.  [default: 100 a user]")
+@click.option("--seed", type=_WHOLE, help="The same seed and sizes make the same rows.  [default: 0]")
+def demo(users: int | None, todos: int | None, messages: int | None, seed: int | None) -> None:
+    """Add demo data, once, and say whom to sign in as.
 
-    Raises DatabaseError.
+    An account to look around in, or as many rows as --users, --todos and --messages say.
     """
-    return _fill(url, "ada@demo.example", None)
+    is_account = users is None and todos is None and messages is None
+    if is_account and seed is not None:
+        raise OperatorError("--seed goes with --users, --todos or --messages")
+    if users is None:
+        users = max(1, (todos or 0) // 50, (messages or 0) // 100)
+    todos = 50 * users if todos is None else todos
+    messages = 100 * users if messages is None else messages
+    with owner_url(to_fill=True) as url:
+        filled = _fill(url, ACCOUNT) if is_account else fill_many(url, Size(users, todos, messages, seed or 0))
+    if filled.added:
+        rows = sum(filled.added.values())
+        print(", ".join(f"{count:,} {table}" for table, count in filled.added.items()))
+        print(f"{rows:,} rows in {filled.seconds:.1f} s, {rows / filled.seconds:,.0f} a second")
+    else:
+        print("it is there already: nothing was added")
+    print(f"sign in as {filled.email} with the password: {PASSWORD}")
 
 
 def fill_many(url: str, size: Size) -> Filled:
     """Make as many rows as ``size`` says, unless users of its seed are there; then vacuum and analyze.
 
-    A superuser writes them without triggers, anybody else through every trigger as todochat_owner, several times
-    slower. The account answered is the one with most rows. Raises as `fill_account` does.
+    ``url`` names a login that migrates, or a superuser, who writes them without triggers; anybody else writes through
+    every trigger as todochat_owner, several times slower. The account answered is the one with most rows. Raises
+    DatabaseError.
     """
     return _fill(url, f"seed{size.seed}-user", size)
 
 
-def _fill(url: str, account: str, size: Size | None) -> Filled:
+def _fill(url: str, account: str, size: Size | None = None) -> Filled:
     parameters: _Parameters = {"account": account, **(msgspec.structs.asdict(size) if size else {})}
     parameters["password_hash"] = asyncio.run(Passwords().hash(PASSWORD))
     started = time.monotonic()

@@ -15,15 +15,15 @@ from service.settings import OperatorError, SettingsError, describe_settings
 
 COMMANDS = {
     "serve": ("serve.serve", "Serve over HTTP on HOST:PORT."),
-    "demo": ("data.demo", "Add demo data, once, and say whom to sign in as."),
+    "demo": ("demo.demo", "Add demo data, once, and say whom to sign in as."),
     "migrate": ("database.migrate", "Apply the pending migrations."),
     "status": ("database.status", "Say which migrations are applied."),
     "rollback": ("database.rollback", "Take the latest migrations back; it asks first."),
     "create-login": ("logins.create_login", "Make the service's login, or give it a new password."),
     "users": ("accounts.users", "List, activate, deactivate or erase accounts."),
-    "export": ("data.export_account", "Write everything that an account owns, as lines of JSON."),
-    "import": ("data.import_account", "Bring a file that an export wrote into an account."),
-    "prune": ("database.prune", "Remove old audit entries and idempotency keys, and conversations if told so."),
+    "export": ("transfer.export_account", "Write everything that an account owns, as lines of JSON."),
+    "import": ("transfer.import_account", "Bring a file that an export wrote into an account."),
+    "prune": ("retention.prune_rows", "Remove old audit entries and idempotency keys, and conversations if told so."),
     "queries": ("database.queries", "Print the named queries."),
 }
 """Where each command stands, and the first sentence of its help; in the order in which a newcomer needs them."""

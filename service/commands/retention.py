@@ -1,20 +1,22 @@
-"""What an operator removes when it is past its age: audit entries, idempotency keys, and conversations if wanted.
+"""`todochat prune` removes what is past its age: audit entries, idempotency keys, and conversations if wanted.
 
 Every batch is a transaction of its own, which holds no more than its own rows. So several of these, and the service,
 can run at the same time, and one that is killed has done what it said so far.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import click
 import msgspec
 import psycopg
 from psycopg import sql
 
-from service.commands.accounts import Account, number, text
+from service.commands.accounts import each_account, number, text
 from service.commands.connection import as_owner
-from service.db.queries import Count, Many, Maybe
+from service.commands.shared import confirm_loss, owner_url, say, yes_option
+from service.db.queries import Count, Maybe
 
 AUDIT_DAYS = 365
 LONGEST_DAYS = 700_000
@@ -25,7 +27,6 @@ BATCH = 1000
 # A lock is worth a short wait only: what is skipped now goes next time. A commit that a crash of the server undoes can
 # be done again, so none of them waits for the disk.
 _SESSION = "SET lock_timeout = '1s'; SET statement_timeout = '60s'; SET synchronous_commit = off"
-
 
 _HELD = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
@@ -48,9 +49,47 @@ _prune_entries = Count("prune_audit_log")
 _blank_last = Count("blank_last_entry")
 _count_keys = Maybe("count_prunable_keys", int)
 _prune_keys = Count("prune_idempotency_keys")
-_list_accounts = Many("list_accounts", Account)
 _count_conversations = Maybe("count_untouched_conversations", int)
 _prune_conversation = Count("prune_conversation")
+
+
+@click.command("prune")
+@click.option("--dry-run", is_flag=True, help="Only say how many there are.")
+@click.option(
+    "--audit-days", type=click.IntRange(1), default=AUDIT_DAYS, show_default=True, help="Keep audit entries that long."
+)
+@click.option(
+    "--conversation-days", type=click.IntRange(1), help="Remove conversations untouched for so long.  [default: none]"
+)
+@click.option("--batch", type=click.IntRange(1), default=BATCH, show_default=True, help="Rows in a transaction.")
+@yes_option
+def prune_rows(audit_days: int, conversation_days: int | None, batch: int, *, dry_run: bool, yes: bool) -> None:
+    """Remove old audit entries and idempotency keys, and conversations if told so.
+
+    It asks first; with --yes it is fit for cron. It works in small batches, beside the running service. Idempotency
+    keys are kept for 24 hours.
+    """
+    with owner_url() as url:
+
+        def run(*, dry_run: bool) -> str:
+            pruned = prune(
+                url, audit_days=audit_days, conversation_days=conversation_days, batch=batch, dry_run=dry_run
+            )
+            if pruned.held:
+                say(f"passed over what other transactions held, {pruned.held:,} times: the next run finds it again")
+            found = (
+                f"{pruned.entries:,} from audit_log (older than {audit_days} days, "
+                f"of {pruned.users:,} user{'s' * (pruned.users != 1)}), "
+                f"{pruned.keys:,} from idempotency_keys (older than 24 hours)"
+            )
+            if conversation_days is not None:
+                found += f", {pruned.conversations:,} from conversations (untouched for {conversation_days} days)"
+            return found
+
+        if not dry_run and not yes:
+            confirm_loss([f"removes {run(dry_run=True)}"], yes=yes)
+        found = run(dry_run=dry_run)
+    print(f"{'would remove' if dry_run else 'removed'} {found}")
 
 
 def prune(
@@ -74,8 +113,8 @@ def prune(
         connection.execute(_SESSION)
         if conversation_days is not None:
             untouched_since = now - timedelta(days=min(conversation_days, LONGEST_DAYS))
-            for user_id in _users(connection):
-                values = {"user_id": user_id, "untouched_since": untouched_since}
+            for account in each_account(connection):
+                values = {"user_id": account.id, "untouched_since": untouched_since}
                 pruned.conversations += _conversations(connection, values, pruned, dry_run=dry_run)
         position = {"user_id": UUID(int=0), "older_than": older_than, "batch": batch}
         while found := connection.execute(text(_find_user), position).fetchone():
@@ -92,13 +131,6 @@ def prune(
         else:
             pruned.keys = _in_batches(connection, _prune_keys, {"batch": batch}, pruned)
     return pruned
-
-
-def _users(connection: "psycopg.Connection") -> Iterator[UUID]:
-    last = UUID(int=0)
-    while page := connection.execute(text(_list_accounts), {"user_id": last, "limit": BATCH}).fetchall():
-        yield from (row[0] for row in page)
-        last = page[-1][0]
 
 
 def _conversations(

@@ -1,20 +1,25 @@
-"""Export and import from the command line, as the role that owns the tables: row security binds it, too."""
+"""`todochat export` and `todochat import`, as the role that owns the tables: row security binds it, too."""
 
 import asyncio
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Coroutine
 from pathlib import Path
 from typing import IO, Any
 
+import click
+
 from service.commands.accounts import find_account
 from service.commands.connection import as_owner
+from service.commands.progress import Stage
+from service.commands.shared import account_argument, owner_url
 from service.db.caller import Caller
 from service.db.database import Database
 from service.exports import exported
-from service.imports import ImportResult, import_file
+from service.imports import import_file
 from service.problems import Problem, html_safe
 from service.settings import OperatorError, Secret, Settings
 
@@ -23,69 +28,89 @@ REQUEST_ID = "todochat"
 SECONDS = 24 * 3600.0
 """How long either may take."""
 
-Progress = Callable[[int, int], None]
-"""Told of bytes and lines that were done."""
 
+@click.command("export")
+@account_argument
+@click.option("--output", type=click.Path(path_type=Path), help="A file instead of standard output.")
+def export_account(account: str, output: Path | None) -> None:
+    """Write everything that an account owns, as lines of JSON.
 
-def export_to(url: str, account: str, path: Path, progress: Progress) -> None:
-    """Write the export of the account of this address or id to the file, which only its owner can read.
-
-    ``url`` names a login that migrates. The file is there when it is whole, not before.
+    ACCOUNT is an e-mail address or an id. A file can be read by its owner only, and is there when it is whole.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("xb") as file:
-            draft.chmod(0o600)
-            export_into(url, account, file, progress)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise OperatorError(f"can't write {path}: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    with owner_url() as url, Stage("export") as stage:
+        if output is None or str(output) == "-":
+            _run(_export(url, account, sys.stdout.buffer, stage))
+            return
+        draft = output.with_name(f".{output.name}.{os.getpid()}")
+        try:
+            with draft.open("xb") as file:
+                draft.chmod(0o600)
+                _run(_export(url, account, file, stage))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(output)
+        except OSError as error:
+            raise OperatorError(f"can't write {output}: {error.strerror}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
 
 
-def export_into(url: str, account: str, file: IO[bytes], progress: Progress) -> None:
-    """Write the export to a file that is open."""
-
-    async def run() -> None:
-        async with _acting(url, account) as caller:
-            async for piece in exported(caller):
-                file.write(html_safe(piece))
-                progress(len(piece), piece.count(b"\n"))
-
-    _run(run())
+async def _export(url: str, account: str, file: IO[bytes], stage: Stage) -> None:
+    async with _acting(url, account) as caller:
+        async for piece in exported(caller):
+            file.write(html_safe(piece))
+            stage.update(None, piece.count(b"\n"))
 
 
-def import_from(url: str, account: str, file: IO[bytes], progress: Progress) -> ImportResult:
-    """Import a file into the account of this address or id, as a whole or not at all.
+@click.command("import")
+@account_argument
+@click.argument("file", type=click.Path(path_type=Path))
+def import_account(account: str, file: Path) -> None:
+    """Bring a file that an export wrote into an account.
 
-    ``url`` names a login that migrates. A file that can be read only once, such as a pipe, is copied first.
+    As a whole or not at all; what is there already is left as it is, so nothing is lost. ACCOUNT is an e-mail address
+    or an id, and FILE may be - for standard input.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            source = sys.stdin.buffer if str(file) == "-" else stack.enter_context(file.open("rb"))
+            size = os.fstat(source.fileno()).st_size
+        except OSError as error:
+            raise OperatorError(f"can't read {file}: {error.strerror}") from error
+        url = stack.enter_context(owner_url())
+        stage = stack.enter_context(Stage("import"))
+        done = 0
 
-    async def run(source: IO[bytes]) -> ImportResult:
-        async with _acting(url, account) as caller:
-            return await import_file(caller, source, progress)
+        def progress(sent: int, lines: int) -> None:
+            nonlocal done
+            done += sent
+            stage.update(min(1, done / size) if size else None, lines)
 
-    if file.seekable():
-        return _run(run(file))
-    with tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(file, copy)
-        copy.seek(0)
-        return _run(run(copy))
+        async def run(source: IO[bytes]) -> Any:
+            async with _acting(url, account) as caller:
+                return await import_file(caller, source, progress)
+
+        if not source.seekable():  # it is read twice
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(source, copy)
+            copy.seek(0)
+            source = copy
+        result = _run(run(source))
+    for name in result.__struct_fields__:
+        counts = getattr(result, name)
+        print(f"{name}: {counts.imported:,} imported, {counts.skipped:,} there already")
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
     try:
         return asyncio.run(work)
     except Problem as problem:
-        said = [f"{error.field}: {error.message}" for error in problem.errors or ()]
+        said = [f"{error.field}: {error.message}" for error in problem.errors]
         raise OperatorError(said[0] if said else problem.detail) from problem
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _acting(url: str, account: str) -> AsyncGenerator[Caller]:
     with as_owner(url) as connection:  # also says in one line why it can't connect
         user_id = find_account(connection, account)

@@ -29,14 +29,17 @@ sends ever becomes SQL. `todochat queries` shows them filled in::
     -- with: number_desc | number DESC
 """
 
+import itertools
 import re
 import struct
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
+import psycopg
+from psycopg.adapt import PyFormat
 
 from service.db.statements import Prepared
 from service.settings import OperatorError
@@ -57,12 +60,8 @@ USER_TABLES = frozenset(
 )
 """Tables of which every row is some user's: a query that names one carries ``user_id``."""
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
-
-def _timestamptz(value: datetime) -> bytes:
-    return struct.pack("!q", (value - _EPOCH) // _MICROSECOND)
+_timestamptz: Any = psycopg.adapters.get_dumper(datetime, PyFormat.BINARY)(datetime).dump
 
 
 def _array(element_oid: int, encode: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
@@ -102,7 +101,6 @@ class QueryText(msgspec.Struct, frozen=True):
     """A query as its file says it."""
 
     name: str
-    purpose: str
     parameters: dict[str, str]
     cardinality: str
     row: str
@@ -112,8 +110,7 @@ class QueryText(msgspec.Struct, frozen=True):
     where: str
 
 
-_HEADER = re.compile(r"--\s?(.*)")
-_FIELD = re.compile(r"(name|slot|returns|index|writes|users|param)\b\s*(\w*)\s*:\s*(.+)")
+_FIELD = re.compile(r"--\s?(name|slot|returns|index|writes|users|param)\b\s*(\w*)\s*:\s*(.+)")
 _SLOT = re.compile(r"\{([a-z_]+)\}")
 _FILL = re.compile(r"-- (fill|with): ?(.*)")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%|%")
@@ -179,65 +176,42 @@ def _fill_rows(block: _Block) -> list[_Block]:
     return filled
 
 
-class _Slots:
-    """The slots of all files, by name: the text of each, and its parameters."""
+def _fill_slots(block: _Block, slots: dict[str, _Block], parameters: dict[str, str], used: set[str]) -> str:
+    """The block's text with every slot filled: their parameters are added, and their names to those that are used."""
 
-    def __init__(self, blocks: Sequence[_Block]) -> None:
-        self._blocks: dict[str, _Block] = {}
-        self.used: set[str] = set()
-        for block in blocks:
-            name = block.header[0].removeprefix("-- slot:").strip()
-            if name in self._blocks:
-                raise QueryError(f"{block.where}: the slot {name} stands in {self._blocks[name].where} already")
-            self._blocks[name] = block
+    def text(found: re.Match[str]) -> str:
+        if found[1] not in slots:
+            raise QueryError(f"{block.where}: there is no slot {{{found[1]}}}")
+        used.add(found[1])
+        slot = slots[found[1]]
+        for name, kind in _parse_header(slot.where, slot.header)[1].items():
+            if parameters.setdefault(name, kind) != kind:
+                raise QueryError(f"{block.where}: {name} is {parameters[name]} here and {kind} in {slot.where}")
+        return _fill_slots(slot, slots, parameters, used)
 
-    def fill(self, block: _Block, parameters: dict[str, str]) -> str:
-        """The block's text with every slot filled, whose parameters are added."""
-
-        def text(found: re.Match[str]) -> str:
-            if found[1] not in self._blocks:
-                raise QueryError(f"{block.where}: there is no slot {{{found[1]}}}")
-            self.used.add(found[1])
-            slot = self._blocks[found[1]]
-            for name, kind in _parse_header(slot.where, slot.header)[1].items():
-                if parameters.setdefault(name, kind) != kind:
-                    raise QueryError(f"{block.where}: {name} is {parameters[name]} here and {kind} in {slot.where}")
-            return self.fill(slot, parameters)
-
-        return _SLOT.sub(text, block.body)
-
-    def unused(self) -> list[str]:
-        return [
-            f"{block.where}: nothing uses the slot {name}"
-            for name, block in self._blocks.items()
-            if name not in self.used
-        ]
+    return _SLOT.sub(text, block.body)
 
 
-def _parse_header(where: str, header: list[str]) -> tuple[dict[str, str], dict[str, str], str]:
-    """Its fields, the parameters' types, and the sentences of purpose; raises QueryError for what can't be read."""
+def _parse_header(where: str, header: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Its fields and the parameters' types, but not its sentences; raises QueryError for what can't be read."""
     fields: dict[str, str] = {}
     parameters: dict[str, str] = {}
-    purpose: list[str] = []
-    for line in header:
-        content = cast("re.Match[str]", _HEADER.match(line))[1]
-        if not (found := _FIELD.fullmatch(content)):
-            purpose.append(content)
-        elif found[2] in parameters or found[1] in fields:
+    for found in filter(None, map(_FIELD.fullmatch, header)):
+        if found[2] in parameters or found[1] in fields:
             raise QueryError(f"{where}: {found[2] or found[1]} is said twice in the header")
-        elif found[1] == "param":
+        if found[1] == "param":
             if found[3] not in TYPES:
                 raise QueryError(f"{where}: {found[2]} has the unknown type {found[3]!r}")
             parameters[found[2]] = found[3]
         else:
             fields[found[1]] = found[3].strip()
-    return fields, parameters, " ".join(purpose)
+    return fields, parameters
 
 
-def _parse_query(block: _Block, slots: _Slots) -> QueryText:
+def _parse_query(block: _Block, slots: dict[str, _Block], used_slots: set[str]) -> QueryText:
     where = block.where
-    fields, parameters, purpose = _parse_header(where, block.header)
-    text = slots.fill(block, parameters)
+    fields, parameters = _parse_header(where, block.header)
+    text = _fill_slots(block, slots, parameters, used_slots)
     name = fields["name"]
     if not _NAME.fullmatch(name):
         raise QueryError(f"{where}: {name!r} is no name: lower-case letters, digits and _")
@@ -267,7 +241,6 @@ def _parse_query(block: _Block, slots: _Slots) -> QueryText:
     reads_only = bool(re.match(r"[\s(]*(SELECT|WITH RECURSIVE)\b", text)) and "writes" not in fields
     return QueryText(
         name=name,
-        purpose=purpose,
         parameters=parameters,
         cardinality=cardinality,
         row=row,
@@ -285,18 +258,23 @@ def _parse_query(block: _Block, slots: _Slots) -> QueryText:
 
 def _load(directory: Path) -> dict[str, QueryText]:
     """Every query of the folder by name; raises QueryError when two share a name."""
-    blocks = [block for path in sorted(directory.glob("*.sql")) for block in _read_file(path)]
-    slots = _Slots([block for block in blocks if block.header[0].startswith("-- slot:")])
+    queries: list[_Block] = []
+    slots: dict[str, _Block] = {}
+    for block in itertools.chain(*map(_read_file, sorted(directory.glob("*.sql")))):
+        kind, _, name = block.header[0].partition(": ")
+        if kind == "-- name":
+            queries.append(block)
+        elif slots.setdefault(name, block) is not block:
+            raise QueryError(f"{block.where}: the slot {name} stands in {slots[name].where} already")
+    used_slots: set[str] = set()
     texts: dict[str, QueryText] = {}
-    for block in blocks:
-        if block.header[0].startswith("-- slot:"):
-            continue
-        text = _parse_query(block, slots)
-        if text.name in texts:
+    for block in queries:
+        text = _parse_query(block, slots, used_slots)
+        if texts.setdefault(text.name, text) is not text:
             raise QueryError(f"{text.where}: {text.name} stands in {texts[text.name].where} already")
-        texts[text.name] = text
-    if unused := slots.unused():
-        raise QueryError(unused[0])
+    for name, block in slots.items():
+        if name not in used_slots:
+            raise QueryError(f"{block.where}: nothing uses the slot {name}")
     return texts
 
 

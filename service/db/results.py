@@ -43,15 +43,10 @@ class _Adapters(NamedTuple):
     connection: None = None
 
 
-def _make_transformer() -> psycopg.abc.Transformer:
-    adapters = AdaptersMap(psycopg.adapters)
-    adapters.register_loader("json", _JsonTextLoader)
-    adapters.register_loader("jsonb", _JsonLoader)
-    return Transformer(_Adapters(adapters))
-
-
-_transformer = _make_transformer()
-
+_adapters = AdaptersMap(psycopg.adapters)
+_adapters.register_loader("json", _JsonTextLoader)
+_adapters.register_loader("jsonb", _JsonLoader)
+_transformer: psycopg.abc.Transformer = Transformer(_Adapters(_adapters))
 
 _VOID = 2278
 """The type of what a function returns that returns nothing, such as authenticate(), which every transaction calls."""

@@ -12,30 +12,22 @@ SHORT_BODY_BYTES = 64 * 1024
 
 
 class Held:
-    """What one request's body holds."""
+    """What one request's body holds; ``by_owner`` is what all of the process hold."""
 
-    __slots__ = ("_bodies", "_owner", "_size")
+    __slots__ = ("_by_owner", "_owner", "_size")
 
-    def __init__(self, bodies: "Bodies", owner: UUID | str) -> None:
-        self._bodies = bodies
+    def __init__(self, by_owner: Counter[UUID | str], owner: UUID | str) -> None:
+        self._by_owner = by_owner
         self._owner = owner
         self._size = 0
 
     def add(self, size: int) -> None:
         """Count so many bytes more. Raises ``overloaded`` where there is no room for them."""
-        by_owner = self._bodies.by_owner
-        if max(by_owner.total() + size, 2 * (by_owner[self._owner] + size)) > BODIES_BYTES:
+        if max(self._by_owner.total() + size, 2 * (self._by_owner[self._owner] + size)) > BODIES_BYTES:
             raise Problem("overloaded", "Too many long bodies are being read.")
-        by_owner[self._owner] += size
+        self._by_owner[self._owner] += size
         self._size += size
 
     def release(self) -> None:
         """The request is over."""
-        self._bodies.by_owner -= Counter({self._owner: self._size})
-
-
-class Bodies:
-    """The long bodies of one process."""
-
-    def __init__(self) -> None:
-        self.by_owner: Counter[UUID | str] = Counter()
+        self._by_owner -= Counter({self._owner: self._size})

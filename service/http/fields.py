@@ -208,14 +208,10 @@ def check_metadata(metadata: msgspec.Raw | UnsetType) -> None:
     text = bytes(metadata)
     if not text.startswith(b"{"):
         raise ValueError("metadata: must be an object")
-    if len(text) > METADATA_BYTES and len(_compact(text)) > METADATA_BYTES:
+    if len(text) > METADATA_BYTES and len(msgspec.json.format(text, indent=-1)) > METADATA_BYTES:
         raise ValueError(f"metadata: must have at most {METADATA_BYTES} bytes as text")
     if text.count(b"{") + text.count(b"[") > METADATA_DEPTH and _depth(json.loads(text)) > METADATA_DEPTH:
         raise ValueError(f"metadata: must be nested at most {METADATA_DEPTH} levels deep")
-
-
-def _compact(text: bytes) -> bytes:
-    return msgspec.json.format(text, indent=-1)
 
 
 def _depth(value: Any) -> int:

@@ -6,9 +6,7 @@ are bounded: route templates, known methods, statuses and query names.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from hmac import compare_digest
-from ipaddress import ip_address
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -19,8 +17,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-
-from service.settings import Secret
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,8 +30,6 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 OTHER_METHOD = "other"
 """The method label of every other method."""
-
-_FORWARDED = frozenset({b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip"})
 
 
 class Metrics(Collector):
@@ -127,40 +121,3 @@ _POOL = {
     "waiting": "Requests waiting for a database connection.",
     "size": "Database connections, idle ones included.",
 }
-
-
-def may_read_metrics(
-    token: Secret | None,
-    remote: str | None,
-    headers: Iterable[tuple[bytes, bytes]],
-    is_access_token: Callable[[str], bool],
-) -> bool:
-    """Whether a request may read GET /metrics.
-
-    Yes with METRICS_TOKEN (``token``) or any valid access token as its bearer token. Without METRICS_TOKEN also a
-    direct peer on this machine: ``remote`` is a loopback address and no header says that a proxy stands between.
-    A page of another origin never may, whatever it sends: its browser says ``Origin``.
-    """
-    bearer = b""
-    forwarded = False
-    for name, value in headers:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            bearer = value[7:].strip()
-        elif name in _FORWARDED:
-            forwarded = True
-        elif name == b"origin":
-            return False
-    if token is not None and compare_digest(bearer, token.value.encode()):
-        return True
-    if token is None and not forwarded and _is_loopback(remote):
-        return True
-    return bool(bearer) and bearer.isascii() and is_access_token(bearer.decode())
-
-
-def _is_loopback(remote: str | None) -> bool:
-    try:
-        address = ip_address(remote or "")
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback

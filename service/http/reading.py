@@ -44,14 +44,13 @@ def read_pairs(query: bytes) -> dict[str, list[str]]:
 
 
 @cache
-def _query_fields(kind: type[msgspec.Struct]) -> dict[str, tuple[str, Callable[[str], Any] | None]]:
-    """For each parameter of the struct: ``one`` or ``many``, and how its text is read before msgspec checks it."""
-    fields: dict[str, tuple[str, Callable[[str], Any] | None]] = {}
+def _query_fields(kind: type[msgspec.Struct]) -> dict[str, tuple[bool, Callable[[str], Any] | None]]:
+    """For each parameter of the struct: whether it is a list, and how its text is read before msgspec checks it."""
+    fields: dict[str, tuple[bool, Callable[[str], Any] | None]] = {}
     for field in msgspec.structs.fields(kind):
         kinds = _flatten(field.type)
-        many = any(get_origin(item) is list for item in kinds)
         read = _read_boolean if bool in kinds else _read_integer if int in kinds else None
-        fields[field.encode_name] = ("many" if many else "one", read)
+        fields[field.encode_name] = any(get_origin(item) is list for item in kinds), read
     return fields
 
 
@@ -79,8 +78,8 @@ def read_query(kind: type[msgspec.Struct], values: Mapping[str, list[str]]) -> A
     for name, texts in values.items():
         if name not in fields:
             raise unknown_parameter(name)
-        many, read = fields[name]
-        if many == "many":
+        is_list, read = fields[name]
+        if is_list:
             plain[name] = texts
         elif len(texts) > 1:
             raise invalid(name, "is given more than once")

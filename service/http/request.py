@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import litestar
 import msgspec
 from litestar.datastructures import State
+from litestar.datastructures.headers import MediaTypeHeader
 from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.handlers import HTTPRouteHandler
@@ -259,16 +260,8 @@ def _invalid_body(field: str, message: str) -> Problem:
 @lru_cache(maxsize=256)
 def _accepts(accept: bytes, answered: Any) -> bool:
     """RFC 9110, section 12.5.1: of the ranges that match what is answered, the most specific one decides."""
-    if not accept:
-        return True
-    media_type = get_enum_string_value(answered).partition(";")[0]
-    ranges = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
-    best = 0
-    accepted = False
-    for item in accept.decode("latin-1").lower().split(","):
-        media_range, *parameters = [part.strip() for part in item.split(";")]
-        if media_range in ranges and (specific := ranges.index(media_range) + 1) >= best:
-            refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
-            accepted = not refused or (accepted and specific == best)
-            best = specific
-    return accepted
+    media_type = MediaTypeHeader(get_enum_string_value(answered).partition(";")[0])
+    ranges = map(MediaTypeHeader, accept.decode("latin-1").lower().split(","))
+    matching = [item for item in ranges if media_type.match(item)]
+    found = [(item.priority[1], not re.fullmatch(r"0(\.0*)?", item.params.get("q", ""))) for item in matching]
+    return not accept or max(found, default=(0, False))[1]

@@ -62,14 +62,11 @@ class RefusedJSON(ValueError):
         self.message = message
 
 
-def decode(text: bytes) -> Any:
-    """The value of the text; raises what `check` does."""
-    check(text)
-    return json.loads(text)
-
-
 def decode_any_text(text: bytes) -> Any:
-    """The same for a short text, but NUL and half surrogate pairs are accepted: whoever calls looks at the strings."""
+    """The value of a short text. NUL and half surrogate pairs are accepted: whoever calls looks at the strings.
+
+    Raises what `check` does.
+    """
     try:
         _check_short(text.decode())
         return json.loads(text)

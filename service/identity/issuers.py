@@ -37,7 +37,11 @@ class Issuer:
         self.settings = settings
         self._secrets = [found.value for found in (settings.secret, settings.secret_previous) if found]
         self._algorithms = ("HS256",) if self._secrets else settings.algorithms
-        self.key_set = _key_set(settings)
+        self.key_set: KeySet | None = None
+        if settings.jwks_url is not None:
+            from service.identity import key_set  # with its HTTP client, which most services do without
+
+            self.key_set = key_set.KeySet(settings.jwks_url, settings.algorithms)
         absent = settings.absent_claims
         self.claimed_name = None if "iss" in absent else settings.name
         self._audience = None if "aud" in absent else settings.audience
@@ -76,14 +80,6 @@ class Issuer:
                 raise TokenRefused("unknown_key")
         if not any(is_signed(token, key, algorithm) for key in keys):
             raise TokenRefused("bad_signature")
-
-
-def _key_set(settings: IssuerSettings) -> "KeySet | None":
-    if settings.jwks_url is None:
-        return None
-    from service.identity.key_set import KeySet  # with its HTTP client, which most services do without
-
-    return KeySet(settings.jwks_url, settings.algorithms)
 
 
 def _is_text(value: Any, length: int) -> TypeGuard[str]:

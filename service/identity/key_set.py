@@ -12,8 +12,8 @@ import jwt
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from service.database_url import is_loopback
 from service.problems import Problem
-from service.settings import is_loopback
 
 log = logging.getLogger(__name__)
 

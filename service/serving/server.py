@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.lifespan.on import LifespanOn
+from litestar import Litestar
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from service.http.envelope import Envelope
@@ -103,7 +103,6 @@ class Server(uvicorn.Server):
     """One process's HTTP server."""
 
     server_state: Connections
-    lifespan: "_Lifespan"
 
     def __init__(
         self, settings: Settings, app: Envelope, limits: Limits, on_ready: Callable[[str], None] | None
@@ -112,6 +111,7 @@ class Server(uvicorn.Server):
             cast("Any", app),
             http=HttpProtocol,
             loop="uvloop",
+            lifespan="off",
             ws="none",
             interface="asgi3",
             backlog=BACKLOG,
@@ -123,7 +123,6 @@ class Server(uvicorn.Server):
             forwarded_allow_ips=settings.forwarded_allow_ips,
         )
         config.load()
-        config.lifespan_class = _Lifespan
         # The edge has logged why an answer is not complete.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not record.msg.startswith("ASGI callable returned"))
         super().__init__(config)
@@ -131,6 +130,8 @@ class Server(uvicorn.Server):
         proxies = outer.trusted_hosts if isinstance(outer, ProxyHeadersMiddleware) else ()
         self.server_state = Connections(limits, app, proxies)
         self.signals: list[int] = []
+        self._application: Litestar = cast("Any", app.litestar)
+        self._begun, self._ends = asyncio.Event(), asyncio.Event()
         self._settings = settings
         self._draining = app.draining
         self._on_ready = on_ready
@@ -146,7 +147,23 @@ class Server(uvicorn.Server):
         self._draining.active = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Raises StartupError."""
+        """Raises StartupError: the application's own, or one about anything else it raised, which is logged in full.
+
+        uvicorn would drive the application's lifespan over ASGI, with no limit on its time, and print a traceback.
+        """
+        self._life = asyncio.create_task(self._live())
+        begun = asyncio.create_task(self._begun.wait())
+        await asyncio.wait([self._life, begun], timeout=STARTUP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if self._life.done():
+            error = self._life.exception()
+            while isinstance(error, BaseExceptionGroup):  # as task groups wrap it
+                error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+            if isinstance(error, StartupError):
+                raise error
+            log.error("startup_failed", exc_info=error)
+            raise StartupError(f"the service can't start: {type(error).__name__}: {error}") from error
+        if not self._begun.is_set():
+            raise StartupError(f"the service was not ready within {STARTUP_SECONDS:.0f} s")
         await super().startup(sockets)
         # What start-up made stays: collections needn't look at it again, nor come as often as for a short script.
         gc.collect()
@@ -158,6 +175,12 @@ class Server(uvicorn.Server):
             log.info("serving", extra={"url": url})
             if self._on_ready:
                 self._on_ready(url)
+
+    async def _live(self) -> None:
+        """The application's lifespan, in a task of its own: what it enters is left there, however the server ends."""
+        async with self._application.lifespan():
+            self._begun.set()
+            await self._ends.wait()
 
     async def on_tick(self, counter: int) -> bool:
         """Act on deadlines, ten times a second; whether to stop: SHUTDOWN_DELAY_SECONDS after the signal."""
@@ -191,7 +214,11 @@ class Server(uvicorn.Server):
         if self.force_exit:
             log.warning("stopped_at_once", extra={"requests": len(self.server_state.tasks)})
             return
-        await self.lifespan.shutdown()
+        self._ends.set()
+        if not (await asyncio.wait([self._life], timeout=CLOSE_SECONDS))[0]:
+            log.error("shutdown_incomplete", extra={"seconds": CLOSE_SECONDS})
+        elif error := self._life.exception():
+            log.error("shutdown_failed", exc_info=error)
         log.info("stopped")
 
     async def _finish(self) -> None:
@@ -233,54 +260,6 @@ def drop_newcomers(listener: socket.socket) -> None:
         listener.setsockopt(
             socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
         )
-
-
-class _Lifespan(LifespanOn):
-    """uvicorn's, with a limit on its time, and the application's own error in place of its traceback."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.logger = logging.getLogger("uvicorn.lifespan")
-        self.logger.disabled = True  # what it would say, we say in a line
-        self._error: BaseException | None = None
-
-    async def startup(self) -> None:
-        """Raises StartupError with the application's own message; anything else it raises is logged in full first."""
-        try:
-            async with asyncio.timeout(STARTUP_SECONDS):
-                await super().startup()
-        except TimeoutError:
-            raise StartupError(f"the service was not ready within {STARTUP_SECONDS:.0f} s") from None
-        error = self._error
-        while isinstance(error, BaseExceptionGroup):  # as task groups wrap it
-            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-        if error is None:
-            return
-        if not isinstance(error, StartupError):
-            log.error("startup_failed", exc_info=error)
-            raise StartupError(f"the service can't start: {type(error).__name__}: {error}") from error
-        raise error
-
-    async def shutdown(self) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await super().shutdown()
-        except TimeoutError:
-            log.error("shutdown_incomplete", extra={"seconds": CLOSE_SECONDS})  # noqa: TRY400 - nothing failed
-        if self._error:
-            log.error("shutdown_failed", exc_info=self._error)
-
-    async def main(self) -> None:
-        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
-        try:
-            await cast("Any", self.config).loaded_app(scope, self.receive, self.send)
-            if not self.startup_event.is_set():
-                self._error = StartupError("the application ended before it started")
-        except BaseException as error:  # noqa: BLE001 - it is told by whoever waits for the start or the end
-            self._error = error
-        finally:
-            self.startup_event.set()
-            self.shutdown_event.set()
 
 
 def _raise_file_limit() -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
+from service.health import may_read_metrics
 from service.http.envelope import Envelope
-from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics, may_read_metrics
+from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics
 from service.serving.limits import Connections, Limits
 from service.settings import Secret
 from tests.conftest import PLAIN_HTTP
@@ -709,7 +710,7 @@ def test_queries_and_the_pool_are_measured() -> None:
 def test_metrics_are_for_their_token_signed_in_users_and_without_a_token_for_this_machine(
     token: str | None, remote: str | None, headers: dict[str, str], allowed: bool
 ) -> None:
-    sent = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    sent = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
     secret = Secret(token) if token else None
     assert may_read_metrics(secret, remote, sent, lambda given: given == "access") is allowed
 

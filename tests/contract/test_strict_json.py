@@ -19,7 +19,6 @@ from service.http.strict_json import (
     MalformedJSON,
     RefusedJSON,
     check,
-    decode,
     decode_any_text,
 )
 from service.problems import Problem
@@ -28,6 +27,11 @@ LONG = b" " * SHORT
 """White space in front of a text that is to be read in the way of long ones."""
 BOTH_WAYS = (b"", LONG)
 """What to put in front of a text: short ones and long ones are read in two ways, which must agree."""
+
+
+def decode(text: bytes) -> Any:
+    check(text)
+    return json.loads(text)
 
 
 # What is no JSON

@@ -9,7 +9,8 @@ OPTIONS is JSON: ``settings``, ``limits`` and ``edge`` are keyword arguments of 
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from litestar.config.cors import CORSConfig
@@ -48,15 +49,13 @@ async def answer(send: Any, body: bytes, *headers: tuple[bytes, bytes]) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def lifespan(receive: Any, send: Any) -> None:
-    await receive()
+@asynccontextmanager
+async def lifespan() -> AsyncGenerator[None]:
     if OPTIONS.get("fail") == "told":
         raise ExceptionGroup("start", [StartupError("the moon is not full: wait")])
     if OPTIONS.get("fail") == "crash":
         raise LookupError("nothing there")
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
-    await send({"type": "lifespan.shutdown.complete"})
+    yield
 
 
 async def slow(scope: Any, _: Any, send: Any) -> None:
@@ -138,9 +137,6 @@ async def send_problem(problem: Problem, scope: Any, send: Any) -> None:
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    if scope["type"] == "lifespan":
-        await lifespan(receive, send)
-        return
     path = scope["path"]
     if not path.startswith("/unknown"):
         scope["state"]["route"] = path
@@ -152,6 +148,7 @@ if __name__ == "__main__":
     settings = Settings(**{**defaults, **OPTIONS["settings"]})
     places = OPTIONS.get("places", 1000)
     cors = CORSConfig(allow_origins=["https://app.example.com"], expose_headers=["Retry-After"])
+    vars(app)["lifespan"] = lifespan  # as Litestar has it
     edge = Envelope(
         app,
         METRICS,
