@@ -9,7 +9,7 @@ import types
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, LiteralString, Union, get_args, get_origin
 from uuid import UUID
 
 import msgspec
