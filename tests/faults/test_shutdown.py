@@ -182,14 +182,17 @@ async def _answer_shortly(scope: Any, receive: Any, send: Any) -> None:
 
 
 def test_connections_still_waiting_to_be_accepted_are_answered(tmp_path: Path) -> None:
-    with running(tmp_path / "log", settings={"port": 0, "shutdown_delay_seconds": 0.2}) as server:
+    delay = 1.5  # long enough for a busy machine to come here within it
+    with running(tmp_path / "log", settings={"port": 0, "shutdown_delay_seconds": delay}) as server:
         stop(server)
+        draining = time.monotonic()
         server.process.send_signal(signal.SIGSTOP)
         with contextlib.ExitStack() as held:
             waiting = [held.enter_context(server.connect()) for _ in range(50)]
             for connection in waiting:
                 connection.sendall(HEAD % b"/")
-            time.sleep(0.3)  # the delay passes while the process can't accept
+            # The delay passes while the process can't accept.
+            time.sleep(max(0.0, draining + delay + 0.2 - time.monotonic()))
             server.process.send_signal(signal.SIGCONT)
             assert [read_answer(connection)[:13] for connection in waiting] == [b"HTTP/1.1 200 "] * 50
         assert server.process.wait(5) == 0
