@@ -246,7 +246,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next request. In place of uvicorn's, which starts a timer for every request."""
-        self.server_state.total_requests += 1
         self._answers.finish()
         if self._is_ended or self._raw.is_closing():
             return

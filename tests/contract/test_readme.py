@@ -64,6 +64,10 @@ def test_each_way_in_runs_as_it_stands_there(server: Server, new_user: Callable[
     assert ran.returncode == 0, ran.stderr + ran.stdout
 
 
+def test_it_is_read_in_one_go() -> None:
+    assert len(README.splitlines()) <= 250
+
+
 def test_every_local_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if "://" not in target:
