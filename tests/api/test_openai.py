@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -31,8 +31,9 @@ def key_of(user: User, scope: str = "write") -> str:
 
 
 @pytest.fixture
-def sdk(server: Server, user: User) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key=key_of(user), max_retries=0)
+def sdk(server: Server, user: User) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key=key_of(user), max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture
@@ -207,13 +208,15 @@ def test_errors_come_in_openais_shape(server: Server, sdk: openai.OpenAI, user: 
         "param": None,
         "code": "not_found",
     }
-    with pytest.raises(openai.AuthenticationError) as refused:
-        openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key="tck_x", max_retries=0).conversations.create()
-    assert refused.value.code == "invalid_token"
-    reading = openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key=key_of(user, "read"), max_retries=0)
-    with pytest.raises(openai.PermissionDeniedError):
-        reading.conversations.create()
-    assert reading.conversations.retrieve(sdk.conversations.create().id)
+    url = f"{server.url}/openai/v1"
+    with openai.OpenAI(base_url=url, api_key="tck_x", max_retries=0) as unknown:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            unknown.conversations.create()
+        assert refused.value.code == "invalid_token"
+    with openai.OpenAI(base_url=url, api_key=key_of(user, "read"), max_retries=0) as reading:
+        with pytest.raises(openai.PermissionDeniedError):
+            reading.conversations.create()
+        assert reading.conversations.retrieve(sdk.conversations.create().id)
     answer = user.client.post("/openai/v1/conversations", content=b"{", headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_request")
     answer = user.client.post("/openai/v1/conversations", json={"items": [7]})

@@ -62,9 +62,10 @@ SELECT
     '2026-06-01Z'::timestamptz + n * 7919 % 10007 * interval '1 minute'
 FROM generate_series(1, {CONVERSATIONS}) AS n
 ORDER BY md5(n::text);
-INSERT INTO messages (user_id, conversation_id, position, sender_type, content, created_at, updated_at)
+INSERT INTO messages (user_id, conversation_id, position, sender_type, message_type, content, created_at, updated_at)
 SELECT
-    '{ADA}', id, p, 'ai', CASE WHEN p = 3 AND title = 'A needle' THEN 'A needle' ELSE 'Hay ' || p END,
+    '{ADA}', id, p, 'ai', CASE p WHEN {LONGEST_MESSAGES // 2} THEN 'error' ELSE 'text' END,
+    CASE WHEN p = 3 AND title = 'A needle' THEN 'A needle' ELSE 'Hay ' || p END,
     created_at, updated_at
 FROM conversations, generate_series(1, last_position) AS p
 ORDER BY md5(p || title);
@@ -126,12 +127,26 @@ def conversations(messages: int) -> Iterator[Sought]:
         )
 
 
+def messages(items: bool) -> Iterator[Sought]:
+    for order in ("position", "-position"):
+        yield Sought(
+            f"messages of a type by {order}{' with items' if items else ''}",
+            lambda caller, cursor, order=order: list_messages.fn(
+                asking(caller, MessageFilters(message_type="error", order=order, items=items, cursor=cursor)),  # pyright: ignore[reportArgumentType]
+                LONGEST,
+            ),
+            1,
+        )
+
+
 SOUGHT = [
     *todos({"q": "needle"}, "owned", 2),
     *todos({"q": "needle"}, "all", 3),
     *todos({"metadata": '{"needle":[2]}', "completed": False}, "owned", 2),
     *conversations(0),
     *conversations(3),
+    *messages(items=False),
+    *messages(items=True),
     Sought(
         "messages",
         lambda caller, cursor: search_messages.fn(asking(caller, MessageSearch(q="needle", cursor=cursor))),
@@ -161,7 +176,7 @@ def test_a_page_looks_at_so_many_rows_and_its_cursor_leads_on(
     assert len(found) == len(set(found)) == sought.needles
     assert len(pages) > 2
     assert pages[0] == [] or "all" in sought.label
-    for statement in recorder.statements[:2]:
+    for statement in recorder.statements[:3]:
         assert buffers(service_connection, ADA, statement) < 1.05 * sought.looked_at + 100
 
 
