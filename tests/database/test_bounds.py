@@ -27,6 +27,8 @@ ADA = UUID("00000000-0000-7000-8000-000000000001")
 EVE = UUID("00000000-0000-7000-8000-000000000002")
 LONGEST = UUID("00000000-0000-7000-9000-000000000001")
 """Ada's conversation of LONGEST_MESSAGES."""
+HEAVY = UUID("00000000-0000-7000-9000-000000000002")
+"""Another one, whose last 30 messages have items of 96 kB."""
 CONVERSATIONS = 20_000
 MESSAGES = 100_000
 LONGEST_MESSAGES = MESSAGES - 3 * (CONVERSATIONS - 1)
@@ -69,6 +71,16 @@ SELECT
     created_at, updated_at
 FROM conversations, generate_series(1, last_position) AS p
 ORDER BY md5(p || title);
+INSERT INTO messages (user_id, conversation_id, position, sender_type, content, item, created_at, updated_at)
+SELECT
+    '{ADA}', id, p + 100, 'ai', 'Heavy',
+    to_json((SELECT string_agg(md5(p::text || n), '') FROM generate_series(1, 3000) AS n)),
+    created_at, '2027-01-01Z'
+FROM conversations, generate_series(1, 30) AS p
+WHERE id = '{HEAVY}';
+UPDATE conversations
+SET updated_at = '2027-01-01Z', message_count = 30, last_position = 130
+WHERE id = '{HEAVY}';
 RESET session_replication_role;
 """
 
@@ -200,6 +212,15 @@ READS: dict[str, tuple[Callable[[Caller], Awaitable[Any]], int]] = {
         lambda caller: list_conversations.fn(asking(caller, ConversationFilters(messages=3, limit=20))),
         220,
     ),
+    "messages whose items aren't asked for": (
+        lambda caller: list_messages.fn(asking(caller, MessageFilters(order="-position", limit=20)), HEAVY),
+        25,
+    ),
+    "a context of such messages": (lambda caller: get_context.fn(asking(caller, ContextSize(20)), HEAVY), 25),
+    "a conversation with such messages": (
+        lambda caller: list_conversations.fn(asking(caller, ConversationFilters(messages=20, limit=1))),
+        130,
+    ),
     "todos": (lambda caller: list_todos.fn(asking(caller, TodoFilters(limit=20))), 30),
 }
 """Each read, and the buffers that its dearest statement may take."""
@@ -217,5 +238,16 @@ def test_a_read_costs_what_it_answers_however_much_there_is(
         return caller
 
     statements = in_process(database.service_url, record).statements
-    found = max(buffers(service_connection, ADA, statement) for statement in statements)
-    assert found <= limit
+    assert max(buffers(service_connection, ADA, statement) for statement in statements) <= limit
+
+
+def test_items_are_read_where_they_are_asked_for(database: TestDatabase, service_connection: Connection):
+    """And then they are seen to cost: else the test above would not show that they cost nothing."""
+
+    async def record(user: Callable[[UUID], Caller]) -> Recorder:
+        caller = Recorder(user(ADA).database, ADA)
+        await get_context.fn(asking(caller, ContextSize(20, format="items")), HEAVY)
+        return caller
+
+    statements = in_process(database.service_url, record).statements
+    assert buffers(service_connection, ADA, statements[-1]) > 20 * 96_000 / 8192
