@@ -301,6 +301,26 @@ def test_a_stranger_s_ids_get_the_answer_of_missing_ones(
     assert [found.id for found in sdk.conversations.items.list(conversation)] == [item]
 
 
+@pytest.mark.parametrize("handler", OPENAI, ids=lambda handler: handler.handler_name)
+def test_a_key_that_reads_does_nothing_that_writes(handler: Any, sdk: openai.OpenAI, user: User):
+    conversation = sdk.conversations.create(items=[HELLO]).id
+    item = sdk.conversations.items.list(conversation).data[0].id
+    (method,) = handler.http_methods
+    (path,) = handler.paths
+    bodies = {"create_openai_items": {"items": [HELLO]}, "update_openai_conversation": {"metadata": {}}}
+    answer = user.client.request(
+        method,
+        path.replace(":str", "").format(conversation_id=conversation, item_id=item),
+        json=bodies.get(handler.handler_name, {} if method == "POST" else None),
+        headers={"Authorization": f"Bearer {key_of(user, 'read')}"},
+    )
+    if handler.opt["scope"] == "read":
+        assert answer.status_code == 200
+    else:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+    assert [found.id for found in sdk.conversations.items.list(conversation)] == [item]
+
+
 # The Agents SDK
 
 
