@@ -144,7 +144,8 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
     """The caller's conversations, most recently active first unless another order is asked for.
 
     Each page looks at 5000 conversations at most, so it may be short, or empty, while `next_cursor` leads on. By
-    `-updated_at`, those that become active while the list is walked come at its end, some of them again.
+    `-updated_at`, those that become active while the list is walked come at its end, some of them again; one whose
+    message was not yet committed when the first page was read may be missed.
     """
     query = request.filters(ConversationFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)

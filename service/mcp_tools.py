@@ -94,6 +94,7 @@ class Undo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be undone."""
 
     change_id: Annotated[Number, Meta(description="Left out: the last change to any task.")] | None = None
+    idempotency_key: IdempotencyKey | UnsetType = UNSET
 
 
 class NewConversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -26,14 +26,15 @@ from service.http.fields import (
 from service.http.idempotency import idempotent
 from service.http.kept_json import Paths
 from service.http.missing import changed, found
-from service.http.paging import ANSWER_BYTES, Cursor, Limit, Page, decode_cursor, page_of
+from service.http.paging import ANSWER_BYTES, LOOKED_AT, Cursor, Limit, Page, decode_cursor, encode_cursor, page_of
 from service.http.request import Request
 from service.items import CONTENT_LENGTH, Item, ItemText, check_item, read_item
 from service.problems import invalid
 
 MESSAGE_BYTES = 2 * 1024 * 1024
 
-Position = Annotated[int, Meta(ge=0, le=2_147_483_647)]
+LAST_POSITION = 2_147_483_647
+Position = Annotated[int, Meta(ge=0, le=LAST_POSITION)]
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -138,6 +139,7 @@ REWIND_SECONDS = 60.0
 """How long a rewind may take: as long as the deletion of a conversation."""
 
 _exists = Maybe("find_conversation", UUID)
+_find_last_position = Maybe("find_last_position", int)
 _create_tagged = One("create_tagged_message", Versioned[FullMessage])
 GET = Maybe("get_message", Versioned[FullMessage])
 _update = Maybe("update_message", Versioned[FullMessage])
@@ -153,15 +155,26 @@ LIST_ITEMS = (
 
 @get("/v1/conversations/{conversation_id:str}/messages", query=MessageFilters, scope="read")
 async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Page[Message]:
-    """A conversation's messages, by position."""
+    """A conversation's messages, by position.
+
+    With `sender_type` or `message_type`, each page looks at 5000 positions at most, so it may be short, or empty, while
+    `next_cursor` leads on.
+    """
     query = request.filters(MessageFilters)
     question = (str(conversation_id), msgspec.structs.replace(query, cursor=None, limit=1))
     after = query.after_position or 0
-    before = 2_147_483_647 if query.before_position is None else query.before_position
+    before = LAST_POSITION if query.before_position is None else query.before_position
     descending = query.order == "-position"
     if query.cursor is not None:
         (reached,) = decode_cursor(query.cursor, question, tuple[Position])
         after, before = (after, min(before, reached)) if descending else (max(after, reached), before)
+    bound = None
+    if query.sender_type is not None or query.message_type is not None:
+        last = found(await request.user.run(_find_last_position(id=conversation_id)))
+        before = min(before, last + 1)
+        if before - after - 1 > LOOKED_AT:
+            bound = before - LOOKED_AT if descending else after + LOOKED_AT
+            after, before = (bound - 1, before) if descending else (after, bound + 1)
     lists = LIST_ITEMS if query.items else (_list, _list_desc)
     listed = lists[descending](
         conversation_id=conversation_id,
@@ -175,7 +188,10 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
     limit = query.limit
     if query.items and sum(len(row.item or b"") for row in cast("list[FullMessage]", rows)) >= ANSWER_BYTES:
         limit = max(1, min(limit, len(rows) - 1))  # the query ended early, behind the row that made it too much
-    return page_of(rows, limit, question, lambda message: (message.position,))
+    page = page_of(rows, limit, question, lambda message: (message.position,))
+    if page.next_cursor is None and bound is not None:
+        page.next_cursor = encode_cursor(question, (bound,))
+    return page
 
 
 @get("/v1/conversations/{conversation_id:str}/context", query=ContextSize, scope="read")

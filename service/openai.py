@@ -174,7 +174,7 @@ async def list_openai_items(request: Request, conversation_id: FromPath[str]) ->
     """A conversation's items, newest first unless ``order=asc``."""
     query = request.filters(ItemFilters)
     place = conversation_uuid(conversation_id)
-    after, before = 0, 2_147_483_647
+    after, before = 0, messages.LAST_POSITION
     if query.after is not None:
         position = (await _find(request.user, place, query.after)).position
         after, before = (position, before) if query.order == "asc" else (after, position)

@@ -42,7 +42,10 @@ _PREFIXES = {
     "mcp_approval_request": "mcpr",
 }
 
-_WITH_STATUS = ("message", "function_call", "function_call_output", "computer_call_output")
+_WITH_STATUS = (
+    *("message", "function_call", "function_call_output", "computer_call_output", "shell_call", "shell_call_output"),
+    *("tool_search_call", "tool_search_output"),
+)
 """Types that may come without a status, and have one in answers."""
 
 

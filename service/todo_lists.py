@@ -126,7 +126,9 @@ async def list_conversation_todos(request: Request, conversation_id: FromPath[UU
 async def list_todos(request: Request) -> Page[Todo]:
     """The caller's todos, those assigned to them, or both.
 
-    Each page looks at 5000 todos of each kind at most, so it may be short, or empty, while `next_cursor` leads on.
+    Each page looks at 5000 todos of each kind at most, so it may be short, or empty, while `next_cursor` leads on. By
+    `-updated_at`, those that change while the list is walked come at its end, some of them again; one whose change was
+    not yet committed when the first page was read may be missed.
     """
     query = request.filters(TodoFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)

@@ -1692,6 +1692,13 @@ FROM conversations
 WHERE user_id = $1
   AND id = $2;
 
+-- find_last_position(user_id uuid, id uuid) -> maybe int
+-- messages.sql, index conversations_pkey
+SELECT last_position
+FROM conversations
+WHERE user_id = $1
+  AND id = $2;
+
 -- open_conversation(user_id uuid, id uuid, title text) -> none
 -- messages.sql, index conversations_pkey
 INSERT INTO conversations (user_id, id, title)

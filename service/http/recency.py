@@ -23,7 +23,9 @@ async def newest_first(
     """A page by ``updated_at``, the newest first, of rows that have it and an ``id``.
 
     A row that is changed while the list is walked jumps to its top, past which the walk has come. So behind the oldest
-    rows come those that were changed since the first page was read, some of them again: no row that stays is missed.
+    rows come those that were changed since the first page was read, some of them again: no row that stays is missed,
+    but for one: ``updated_at`` is taken when the row is changed, and others see it when that is committed. What was
+    changed and not yet committed when the first page was read may fall into what the walk has passed.
     ``ask`` gets ``limit + 1`` rows behind each of some places, an order and a key; ``complete`` says how many of the
     first rows can be answered.
     """

@@ -19,6 +19,17 @@ FROM conversations
 WHERE user_id = %(user_id)s
   AND id = %(id)s;
 
+-- name: find_last_position
+-- The highest position that a conversation's messages ever had.
+-- param user_id: uuid
+-- param id: uuid
+-- returns: maybe int
+-- index: conversations_pkey
+SELECT last_position
+FROM conversations
+WHERE user_id = %(user_id)s
+  AND id = %(id)s;
+
 -- name: open_conversation
 -- A conversation whose first turn follows in the same transaction.
 -- param user_id: uuid

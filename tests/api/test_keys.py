@@ -12,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 
+from service.app import PROTOCOL_HANDLERS
 from tests.conftest import PLAIN_HTTP, Server, User
 from tests.support.problems import problem
 from tests.support.routes import ROUTES, Route
@@ -205,6 +206,19 @@ def test_every_route_of_a_signed_in_user_declares_the_scope_that_it_needs():
     writing = {"POST", "PUT", "PATCH", "DELETE"}
     reading = {route.path for route in ROUTES if route.method in writing and route.handler.opt.get("scope") == "read"}
     assert reading == set()
+
+
+def test_every_route_of_a_protocol_declares_the_scope_that_it_needs():
+    declared = {handler.handler_name: handler.opt.get("scope") for handler in PROTOCOL_HANDLERS}
+    public = {handler.handler_name for handler in PROTOCOL_HANDLERS if "public" in handler.opt}
+    assert {name for name, scope in declared.items() if scope not in SCOPES} == public
+    writing = {
+        handler.handler_name
+        for handler in PROTOCOL_HANDLERS
+        if handler.http_methods & {"POST", "PUT", "PATCH", "DELETE"}
+    }
+    # Of a call of a tool, the tool says what it needs.
+    assert {name for name in writing if declared[name] == "read"} == {"call_mcp"}
 
 
 def ask(client: httpx.Client, route: Route) -> httpx.Response:

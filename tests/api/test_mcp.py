@@ -319,6 +319,16 @@ def test_a_search_finds_what_holds_all_words_wherever_it_is(user: User):
     assert call(user.client, "search", q=" ")["code"] == "validation_failed"
 
 
+def test_a_repeated_undo_with_its_key_is_done_once(user: User):
+    call(user.client, "add_task", title="Once")
+    call(user.client, "update_task", task_id=1, title="Twice")
+    undone = call(user.client, "undo_change", idempotency_key="once")
+    assert call(user.client, "undo_change", idempotency_key="once") == undone
+    assert call(user.client, "get_task", task_id=1)["title"] == "Once"
+    call(user.client, "undo_change", idempotency_key="another")
+    assert call(user.client, "get_task", task_id=1)["title"] == "Twice", "the undo is a change, too"
+
+
 def test_nothing_to_undo_is_said(user: User):
     assert call(user.client, "undo_change")["code"] == "not_found"
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 from uuid import UUID, uuid4
 
 import agents
@@ -12,7 +12,7 @@ import pytest
 from agents import Agent, ModelResponse, OpenAIConversationsSession, Runner, Usage, function_tool
 from agents.extensions.memory import EncryptedSession
 from agents.models.interface import Model
-from openai.types.conversations import ConversationItemList
+from openai.types.conversations import ConversationItem, ConversationItemList
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage
 
 from service.app import PROTOCOL_HANDLERS
@@ -91,6 +91,7 @@ def test_items_are_added_listed_read_and_deleted(sdk: openai.OpenAI):
     assert len(sdk.conversations.items.list(conversation, include=included).data) == 2
 
 
+TOOL = {"type": "function", "name": "t", "parameters": {"type": "object"}, "strict": True}
 ITEMS: list[Any] = [
     {**HELLO, "id": "msg_1", "status": "completed"},
     {
@@ -152,13 +153,57 @@ ITEMS: list[Any] = [
     {"type": "mcp_call", "id": "mcp_1", "arguments": "{}", "name": "t", "server_label": "s", "output": "ok"},
     {"type": "custom_tool_call", "id": "ctc_1", "call_id": "k", "input": "text", "name": "t"},
     {"type": "custom_tool_call_output", "id": "ctco_1", "call_id": "k", "output": "done"},
+    {
+        "type": "shell_call",
+        "id": "sh_1",
+        "call_id": "s",
+        "status": "completed",
+        "action": {"commands": ["ls"], "max_output_length": None, "timeout_ms": 1000},
+    },
+    {
+        "type": "shell_call_output",
+        "id": "sho_1",
+        "call_id": "s",
+        "status": "completed",
+        "output": [{"outcome": {"type": "exit", "exit_code": 0}, "stderr": "", "stdout": "a\n"}],
+    },
+    {
+        "type": "apply_patch_call",
+        "id": "ap_1",
+        "call_id": "p",
+        "status": "completed",
+        "operation": {"type": "create_file", "path": "a.txt", "diff": "+a"},
+    },
+    {"type": "apply_patch_call_output", "id": "apo_1", "call_id": "p", "status": "completed", "output": "ok"},
+    {"type": "compaction", "id": "cmp_1", "encrypted_content": "gA=="},
+    {"type": "configuration_update", "id": "cfg_1"},
+    {"type": "program", "id": "pr_1", "call_id": "g", "code": "1", "fingerprint": "f"},
+    {"type": "program_output", "id": "pro_1", "call_id": "g", "result": "1", "status": "completed"},
+    {"type": "tool_search_call", "id": "ts_1", "arguments": {"q": 1.0}, "execution": "client", "status": "completed"},
+    {"type": "tool_search_output", "id": "tso_1", "execution": "client", "status": "completed", "tools": [TOOL]},
+    {"type": "additional_tools", "id": "at_1", "role": "developer", "tools": [TOOL]},
 ]
 
 
+def item_types(kind: Any) -> Iterator[str]:
+    """The values of ``type`` in the SDK's union of items."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if hasattr(kind, "model_fields"):
+        yield get_args(kind.model_fields["type"].annotation)[0]
+    else:
+        for part in get_args(kind):
+            yield from item_types(part)
+
+
+def test_the_items_here_are_of_every_type_of_the_sdk():
+    assert {item["type"] for item in ITEMS} == set(item_types(ConversationItem))
+
+
 def test_every_item_type_of_the_sdk_comes_back_equal(sdk: openai.OpenAI):
-    conversation = sdk.conversations.create(items=ITEMS[:10]).id
-    added = sdk.conversations.items.create(conversation, items=ITEMS[10:])
-    assert [item.model_dump(exclude_unset=True) for item in added.data] == ITEMS[10:]
+    conversation = sdk.conversations.create(items=ITEMS[:11]).id
+    added = sdk.conversations.items.create(conversation, items=ITEMS[11:])
+    assert [item.model_dump(exclude_unset=True) for item in added.data] == ITEMS[11:]
     listed = list(sdk.conversations.items.list(conversation, order="asc", limit=7))
     assert [item.model_dump(exclude_unset=True) for item in listed] == ITEMS
 
@@ -255,6 +300,26 @@ def test_a_stranger_s_ids_get_the_answer_of_missing_ones(
         for place, named in places
     ]
     assert {(answer.status_code, answer.content) for answer in answers} == {(404, answers[0].content)}
+    assert [found.id for found in sdk.conversations.items.list(conversation)] == [item]
+
+
+@pytest.mark.parametrize("handler", OPENAI, ids=lambda handler: handler.handler_name)
+def test_a_key_that_reads_does_nothing_that_writes(handler: Any, sdk: openai.OpenAI, user: User):
+    conversation = sdk.conversations.create(items=[HELLO]).id
+    item = sdk.conversations.items.list(conversation).data[0].id
+    (method,) = handler.http_methods
+    (path,) = handler.paths
+    bodies = {"create_openai_items": {"items": [HELLO]}, "update_openai_conversation": {"metadata": {}}}
+    answer = user.client.request(
+        method,
+        path.replace(":str", "").format(conversation_id=conversation, item_id=item),
+        json=bodies.get(handler.handler_name, {} if method == "POST" else None),
+        headers={"Authorization": f"Bearer {key_of(user, 'read')}"},
+    )
+    if handler.opt["scope"] == "read":
+        assert answer.status_code == 200
+    else:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
     assert [found.id for found in sdk.conversations.items.list(conversation)] == [item]
 
 

@@ -27,6 +27,8 @@ ADA = UUID("00000000-0000-7000-8000-000000000001")
 EVE = UUID("00000000-0000-7000-8000-000000000002")
 LONGEST = UUID("00000000-0000-7000-9000-000000000001")
 """Ada's conversation of LONGEST_MESSAGES."""
+HEAVY = UUID("00000000-0000-7000-9000-000000000002")
+"""Another one, whose last 30 messages have items of 96 kB."""
 CONVERSATIONS = 20_000
 MESSAGES = 100_000
 LONGEST_MESSAGES = MESSAGES - 3 * (CONVERSATIONS - 1)
@@ -62,12 +64,23 @@ SELECT
     '2026-06-01Z'::timestamptz + n * 7919 % 10007 * interval '1 minute'
 FROM generate_series(1, {CONVERSATIONS}) AS n
 ORDER BY md5(n::text);
-INSERT INTO messages (user_id, conversation_id, position, sender_type, content, created_at, updated_at)
+INSERT INTO messages (user_id, conversation_id, position, sender_type, message_type, content, created_at, updated_at)
 SELECT
-    '{ADA}', id, p, 'ai', CASE WHEN p = 3 AND title = 'A needle' THEN 'A needle' ELSE 'Hay ' || p END,
+    '{ADA}', id, p, 'ai', CASE p WHEN {LONGEST_MESSAGES // 2} THEN 'error' ELSE 'text' END,
+    CASE WHEN p = 3 AND title = 'A needle' THEN 'A needle' ELSE 'Hay ' || p END,
     created_at, updated_at
 FROM conversations, generate_series(1, last_position) AS p
 ORDER BY md5(p || title);
+INSERT INTO messages (user_id, conversation_id, position, sender_type, content, item, created_at, updated_at)
+SELECT
+    '{ADA}', id, p + 100, 'ai', 'Heavy',
+    to_json((SELECT string_agg(md5(p::text || n), '') FROM generate_series(1, 3000) AS n)),
+    created_at, '2027-01-01Z'
+FROM conversations, generate_series(1, 30) AS p
+WHERE id = '{HEAVY}';
+UPDATE conversations
+SET updated_at = '2027-01-01Z', message_count = 30, last_position = 130
+WHERE id = '{HEAVY}';
 RESET session_replication_role;
 """
 
@@ -126,12 +139,26 @@ def conversations(messages: int) -> Iterator[Sought]:
         )
 
 
+def messages(items: bool) -> Iterator[Sought]:
+    for order in ("position", "-position"):
+        yield Sought(
+            f"messages of a type by {order}{' with items' if items else ''}",
+            lambda caller, cursor, order=order: list_messages.fn(
+                asking(caller, MessageFilters(message_type="error", order=order, items=items, cursor=cursor)),  # pyright: ignore[reportArgumentType]
+                LONGEST,
+            ),
+            1,
+        )
+
+
 SOUGHT = [
     *todos({"q": "needle"}, "owned", 2),
     *todos({"q": "needle"}, "all", 3),
     *todos({"metadata": '{"needle":[2]}', "completed": False}, "owned", 2),
     *conversations(0),
     *conversations(3),
+    *messages(items=False),
+    *messages(items=True),
     Sought(
         "messages",
         lambda caller, cursor: search_messages.fn(asking(caller, MessageSearch(q="needle", cursor=cursor))),
@@ -161,7 +188,7 @@ def test_a_page_looks_at_so_many_rows_and_its_cursor_leads_on(
     assert len(found) == len(set(found)) == sought.needles
     assert len(pages) > 2
     assert pages[0] == [] or "all" in sought.label
-    for statement in recorder.statements[:2]:
+    for statement in recorder.statements[:3]:
         assert buffers(service_connection, ADA, statement) < 1.05 * sought.looked_at + 100
 
 
@@ -185,6 +212,15 @@ READS: dict[str, tuple[Callable[[Caller], Awaitable[Any]], int]] = {
         lambda caller: list_conversations.fn(asking(caller, ConversationFilters(messages=3, limit=20))),
         220,
     ),
+    "messages whose items aren't asked for": (
+        lambda caller: list_messages.fn(asking(caller, MessageFilters(order="-position", limit=20)), HEAVY),
+        25,
+    ),
+    "a context of such messages": (lambda caller: get_context.fn(asking(caller, ContextSize(20)), HEAVY), 25),
+    "a conversation with such messages": (
+        lambda caller: list_conversations.fn(asking(caller, ConversationFilters(messages=20, limit=1))),
+        130,
+    ),
     "todos": (lambda caller: list_todos.fn(asking(caller, TodoFilters(limit=20))), 30),
 }
 """Each read, and the buffers that its dearest statement may take."""
@@ -202,5 +238,16 @@ def test_a_read_costs_what_it_answers_however_much_there_is(
         return caller
 
     statements = in_process(database.service_url, record).statements
-    found = max(buffers(service_connection, ADA, statement) for statement in statements)
-    assert found <= limit
+    assert max(buffers(service_connection, ADA, statement) for statement in statements) <= limit
+
+
+def test_items_are_read_where_they_are_asked_for(database: TestDatabase, service_connection: Connection):
+    """And then they are seen to cost: else the test above would not show that they cost nothing."""
+
+    async def record(user: Callable[[UUID], Caller]) -> Recorder:
+        caller = Recorder(user(ADA).database, ADA)
+        await get_context.fn(asking(caller, ContextSize(20, format="items")), HEAVY)
+        return caller
+
+    statements = in_process(database.service_url, record).statements
+    assert buffers(service_connection, ADA, statements[-1]) > 20 * 96_000 / 8192

@@ -269,6 +269,7 @@ QUERY_CASES = {
     ),
     # messages.sql
     "find_conversation": QueryCase(lambda world: {"id": world.conversation}),
+    "find_last_position": QueryCase(lambda world: {"id": world.conversation}, reaches=False),  # a number
     "open_conversation": QueryCase(lambda _: {"id": uuid4(), "title": "Planted"}),
     "expect_position": QueryCase(
         lambda world: {"conversation_id": world.conversation, "expected": 99},
@@ -488,6 +489,7 @@ RAISING = {
 
 
 NAMELESS = {
+    "find_last_position",
     "get_last_number",
     "count_assigned",
     "count_prunable_entries",
