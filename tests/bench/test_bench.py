@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
+import psycopg
 import pytest
 
+from service.db.migration_files import DEFAULT_DIRECTORY
 from service.embedded import EmbeddedPostgres
 from tests.bench import __main__ as command_line
 from tests.bench import bench as bench_module
-from tests.bench import report
+from tests.bench import report, schema
 from tests.bench.bench import Bench
 from tests.bench.ceiling import statements
 from tests.bench.data import BenchDatabase
@@ -375,3 +378,29 @@ def test_a_refusal_is_counted_by_itself_where_it_is_expected(tmp_path: Path) -> 
     assert outcome.answers > 0
     outcome, _ = ordered(tmp_path, answer)
     assert "503" in outcome.error
+
+
+def test_the_schema_is_measured_against_another_and_without_each_of_its_parts(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "USERS", 5)
+    monkeypatch.setattr(schema, "BATCH", 5)
+    name = f"bench_{secrets.token_hex(4)}"
+    names = {"today": name}
+    try:
+        schema.make_database(postgres, name, DEFAULT_DIRECTORY)
+        names |= schema.take_parts_away(postgres, name, list(schema.PARTS))
+        candidates = [schema.Candidate(postgres, told, database) for told, database in names.items()]
+        schema.compare(candidates, 2)
+        lines = list(schema.report(candidates))
+        for candidate in candidates:
+            candidate.close()
+    finally:
+        with psycopg.connect(postgres.url(), autocommit=True) as connection:
+            for database in names.values():
+                connection.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)".encode())
+    cpu = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in lines if ": cpu" in line}
+    assert cpu.keys() == {f"{told}: cpu, µs" for told in names}
+    assert all(re.fullmatch(r" [1-9]\d*( \(\d+\.\d\d\))? ", cell) for row in cpu.values() for cell in row)
+    wal = [int(line.split("|")[4].split()[0]) for line in lines if ": wal" in line]
+    assert wal[1] < wal[0]  # an update without the audit
