@@ -1,24 +1,24 @@
 """OpenAI's conversations, by the unchanged SDK, the Agents SDK's session on it, and by hand."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-import agents
-import openai
 import pytest
-from agents import Agent, ModelResponse, OpenAIConversationsSession, Runner, Usage, function_tool
-from agents.extensions.memory import EncryptedSession
-from agents.models.interface import Model
-from openai.types.conversations import ConversationItemList
-from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage
 
 from service.app import PROTOCOL_HANDLERS
 from tests.conftest import Server, User
+from tests.support.lazily import Lazily
 
-agents.set_tracing_disabled(disabled=True)
+if TYPE_CHECKING:
+    import agents
+    import openai
+else:
+    agents, openai = Lazily("agents"), Lazily("openai")
 
 
 @pytest.fixture
@@ -164,6 +164,8 @@ def test_every_item_type_of_the_sdk_comes_back_equal(sdk: openai.OpenAI):
 
 
 def test_answers_hold_to_the_sdks_types(sdk: openai.OpenAI, user: User):
+    from openai.types.conversations import ConversationItemList
+
     easy: Any = {"role": "user", "content": "Hi"}
     conversation = sdk.conversations.create(items=[easy, CALL]).id
     path = f"/v1/conversations/{UUID(hex=conversation.removeprefix('conv_'))}"
@@ -271,22 +273,28 @@ def finish(sdk: openai.AsyncOpenAI, use: Callable[[], Any]) -> Any:
     return asyncio.run(main())
 
 
-class Scripted(Model):
-    """A model that says what the script says."""
+def scripted(*outputs: Any) -> Any:
+    """A model that says what the script says, and keeps what it was given in ``inputs``."""
 
-    def __init__(self, *outputs: Any) -> None:
-        self.outputs = list(outputs)
-        self.inputs: list[Any] = []
+    class Scripted(agents.Model):
+        def __init__(self) -> None:
+            self.outputs = list(outputs)
+            self.inputs: list[Any] = []
 
-    async def get_response(self, *_: Any, **named: Any) -> ModelResponse:
-        self.inputs.append(named["input"])
-        return ModelResponse(output=[self.outputs.pop(0)], usage=Usage(), response_id=None)
+        async def get_response(self, *_: Any, **named: Any) -> agents.ModelResponse:
+            self.inputs.append(named["input"])
+            return agents.ModelResponse(output=[self.outputs.pop(0)], usage=agents.Usage(), response_id=None)
 
-    def stream_response(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError
+        def stream_response(self, *_: Any, **__: Any) -> Any:
+            raise NotImplementedError
+
+    agents.set_tracing_disabled(disabled=True)
+    return Scripted()
 
 
 def said(text: str) -> Any:
+    from openai.types.responses import ResponseOutputMessage
+
     content = [{"type": "output_text", "text": text, "annotations": []}]
     return ResponseOutputMessage.model_validate(
         {"id": f"msg_{uuid4().hex}", "type": "message", "role": "assistant", "status": "completed", "content": content}
@@ -294,12 +302,13 @@ def said(text: str) -> Any:
 
 
 def called(name: str, **arguments: Any) -> Any:
+    from openai.types.responses import ResponseFunctionToolCall
+
     return ResponseFunctionToolCall(
         type="function_call", call_id=uuid4().hex, name=name, arguments=json.dumps(arguments)
     )
 
 
-@function_tool
 def add_task(title: str) -> str:
     """Add a task."""
     return f"added {title} \0 {'x' * 30_000}"
@@ -307,13 +316,13 @@ def add_task(title: str) -> str:
 
 def test_a_run_goes_on_where_another_process_left_it(async_sdk: openai.AsyncOpenAI):
     async def talk() -> None:
-        session = OpenAIConversationsSession(openai_client=async_sdk)
-        model = Scripted(called("add_task", title="Milk"), said("Done"))
-        agent = Agent(name="A", model=model, tools=[add_task])
-        assert (await Runner.run(agent, "Buy milk", session=session)).final_output == "Done"
-        again = OpenAIConversationsSession(conversation_id=session.session_id, openai_client=async_sdk)
-        model = Scripted(said("Milk"))
-        result = await Runner.run(Agent(name="A", model=model), "What did I ask?", session=again)
+        session = agents.OpenAIConversationsSession(openai_client=async_sdk)
+        model = scripted(called("add_task", title="Milk"), said("Done"))
+        agent = agents.Agent(name="A", model=model, tools=[agents.function_tool(add_task)])
+        assert (await agents.Runner.run(agent, "Buy milk", session=session)).final_output == "Done"
+        again = agents.OpenAIConversationsSession(conversation_id=session.session_id, openai_client=async_sdk)
+        model = scripted(said("Milk"))
+        result = await agents.Runner.run(agents.Agent(name="A", model=model), "What did I ask?", session=again)
         assert result.final_output == "Milk"
         kinds = [item.get("type") for item in model.inputs[0]]
         assert kinds[:4] == ["message", "function_call", "function_call_output", "message"]
@@ -326,10 +335,10 @@ def test_a_run_goes_on_where_another_process_left_it(async_sdk: openai.AsyncOpen
 
 def test_a_handoff_is_kept_too(async_sdk: openai.AsyncOpenAI):
     async def talk() -> None:
-        session = OpenAIConversationsSession(openai_client=async_sdk)
-        second = Agent(name="Second", model=Scripted(said("From the second")))
-        first = Agent(name="First", model=Scripted(called("transfer_to_second")), handoffs=[second])
-        result = await Runner.run(first, "Hello", session=session)
+        session = agents.OpenAIConversationsSession(openai_client=async_sdk)
+        second = agents.Agent(name="Second", model=scripted(said("From the second")))
+        first = agents.Agent(name="First", model=scripted(called("transfer_to_second")), handoffs=[second])
+        result = await agents.Runner.run(first, "Hello", session=session)
         assert (result.last_agent, result.final_output) == (second, "From the second")
         kinds = [item.get("type") for item in await session.get_items()]
         assert kinds == ["message", "function_call", "function_call_output", "message"]
@@ -339,7 +348,7 @@ def test_a_handoff_is_kept_too(async_sdk: openai.AsyncOpenAI):
 
 def test_pop_and_clear(async_sdk: openai.AsyncOpenAI):
     async def use() -> None:
-        session = OpenAIConversationsSession(openai_client=async_sdk)
+        session = agents.OpenAIConversationsSession(openai_client=async_sdk)
         await session.add_items([HELLO, {**CALL}, {**OUTPUT}])
         popped: Any = await session.pop_item()
         assert popped["type"] == "function_call_output"
@@ -366,11 +375,13 @@ def test_twenty_writers_lose_nothing(async_sdk: openai.AsyncOpenAI):
 
 
 def test_what_an_encrypted_session_keeps_is_sealed_before_it_arrives(async_sdk: openai.AsyncOpenAI, user: User):
+    from agents.extensions.memory import EncryptedSession
+
     async def talk() -> str:
-        plain = OpenAIConversationsSession(openai_client=async_sdk)
+        plain = agents.OpenAIConversationsSession(openai_client=async_sdk)
         session = EncryptedSession("s", plain, encryption_key="a long enough passphrase", ttl=600)
-        agent = Agent(name="A", model=Scripted(said("The secret answer"), said("Again")))
-        await Runner.run(agent, "The secret question", session=session)
+        agent = agents.Agent(name="A", model=scripted(said("The secret answer"), said("Again")))
+        await agents.Runner.run(agent, "The secret question", session=session)
         items = await session.get_items()
         assert "The secret question" in str(items)
         assert "The secret answer" in str(items)

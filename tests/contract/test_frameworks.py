@@ -5,23 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from agents import Agent, ItemHelpers
-from langchain_core.messages import (
-    AIMessage,
-    HumanMessage,
-    ToolMessage,
-    message_to_dict,
-    messages_from_dict,
-)
-from pydantic_ai.messages import (
-    ModelMessagesTypeAdapter,
-    ModelRequest,
-    ModelResponse,
-    TextPart,
-    ToolCallPart,
-    ToolReturnPart,
-    UserPromptPart,
-)
 
 from tests.conftest import User
 
@@ -52,6 +35,14 @@ def user(new_user: Callable[..., User]) -> User:
 
 
 def test_langchain_messages(user: User):
+    from langchain_core.messages import (
+        AIMessage,
+        HumanMessage,
+        ToolMessage,
+        message_to_dict,
+        messages_from_dict,
+    )
+
     messages = [
         HumanMessage(content=[{"type": "text", "text": "Look"}, {"type": "image", "base64": IMAGE}]),
         AIMessage(content="", tool_calls=[{"name": "add", "args": {"title": "Milk", "n": 1.0}, "id": "call_1"}]),
@@ -65,6 +56,16 @@ def test_langchain_messages(user: User):
 
 
 def test_pydantic_ai_messages(user: User):
+    from pydantic_ai.messages import (
+        ModelMessagesTypeAdapter,
+        ModelRequest,
+        ModelResponse,
+        TextPart,
+        ToolCallPart,
+        ToolReturnPart,
+        UserPromptPart,
+    )
+
     messages = [
         ModelRequest(parts=[UserPromptPart(content="Buy milk")]),
         ModelResponse(parts=[TextPart(content=""), ToolCallPart("add_task", {"title": "Milk"}, tool_call_id="c1")]),
@@ -78,6 +79,8 @@ def test_pydantic_ai_messages(user: User):
 
 
 def test_agents_sdk_items(user: User):
+    from agents import Agent, ItemHelpers
+
     items: Any = [
         *ItemHelpers.input_to_new_input_list("Buy milk"),
         {"type": "function_call", "call_id": "c1", "name": "add_task", "arguments": "{}", "id": "fc_1"},
