@@ -33,6 +33,8 @@ from service.identity.tokens import Tokens
 
 REPOSITORY = Path(__file__).parent.parent
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
+POSTGRES_BIN = os.environ.get("TEST_POSTGRES_BIN")
+"""The folder of another PostgreSQL's programs, on which the tests run instead of that of the wheel."""
 TEMPLATE = "todochat_template"
 PASSWORD = "correct horse battery staple"
 UNSAFE_BUT_FAST = {
@@ -90,7 +92,11 @@ def reachable_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL server for this session, of the version in the wheel; its URL names a superuser by default."""
-    with reachable_folder() as folder, EmbeddedPostgres(folder / "postgres", options=UNSAFE_BUT_FAST) as server:
+    bin_dir = Path(POSTGRES_BIN) if POSTGRES_BIN else None
+    with (
+        reachable_folder() as folder,
+        EmbeddedPostgres(folder / "postgres", bin_dir=bin_dir, options=UNSAFE_BUT_FAST) as server,
+    ):
         yield server
 
 
