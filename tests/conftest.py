@@ -34,6 +34,8 @@ from service.identity.tokens import Tokens
 
 REPOSITORY = Path(__file__).parent.parent
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
+POSTGRES_BIN = os.environ.get("TEST_POSTGRES_BIN")
+"""The folder of another PostgreSQL's programs, on which the tests run instead of that of the wheel."""
 TEMPLATE = "todochat_template"
 PASSWORD = "correct horse battery staple"
 UNSAFE_BUT_FAST = {
@@ -106,7 +108,7 @@ def start_postgres(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Em
         shared = shared.parent
 
     def made(bin_dir: Path | None) -> Path:
-        cluster = shared / f"cluster {'15' if bin_dir else 'of the wheel'}"
+        cluster = shared / f"cluster of {bin_dir.parent.name if bin_dir else 'the wheel'}"
         with (shared / "cluster.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not cluster.exists():
@@ -129,7 +131,8 @@ def start_postgres(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Em
 @pytest.fixture(scope="session")
 def postgres(start_postgres: Callable[..., EmbeddedPostgres]) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL server for this session, of the version in the wheel; its URL names a superuser by default."""
-    with reachable_folder() as folder, start_postgres(folder / "postgres") as server:
+    bin_dir = Path(POSTGRES_BIN) if POSTGRES_BIN else None
+    with reachable_folder() as folder, start_postgres(folder / "postgres", bin_dir=bin_dir) as server:
         yield server
 
 

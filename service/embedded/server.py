@@ -221,8 +221,8 @@ class EmbeddedPostgres:
         shutil.rmtree(new, ignore_errors=True)
         account, socket_dir = as_account(self.cluster_dir), _make_socket_dir(self.cluster_dir)
         initdb = [f"{bin_dir}/initdb", "-D", f"{new}", "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--locale=C"]
-        if ours >= 17:  # the same order and letter cases on every machine
-            initdb += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        # The same order and letter cases on every machine.
+        initdb += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if ours >= 17 else ["--lc-ctype=C.UTF-8"]
         postgres = [f"{bin_dir}/postgres", "-D", f"{self.cluster_dir}", "-h", "", "-k", f"{socket_dir}"]
         order = {
             "initdb": account + initdb if made_by is None else None,
