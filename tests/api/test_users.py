@@ -311,13 +311,13 @@ def test_whoever_is_deleted_is_taken_off_the_todos_of_others(new_user: NewUser) 
 
 
 def test_a_user_is_found_by_their_whole_username_in_any_case(new_user: NewUser) -> None:
-    eve, ada = new_user(), new_user(username=(username := name()), full_name="Ada")
+    eve, ada = new_user(), new_user(username=(username := name()), full_name=(full_name := name()))
     for query in (username, username.upper(), username.lower()):
         found = eve.client.get("/v1/users", params={"username": query})
-        item = {"id": str(ada.id), "username": username, "full_name": "Ada"}
+        item = {"id": str(ada.id), "username": username, "full_name": full_name}
         assert found.json() == {"items": [item], "next_cursor": None}
         assert "link" not in found.headers
-    for query in (username[:-1], username + "_", name(), "___", "Ada"):
+    for query in (username[:-1], username + "_", name(), "___", full_name):
         assert eve.client.get("/v1/users", params={"username": query}).json() == {"items": [], "next_cursor": None}
     assert len(eve.client.get("/v1/users", params={"username": username, "limit": 1}).json()["items"]) == 1
     problem(eve.client.get("/v1/users", params={"username": username, "cursor": "x"}), 422, "invalid_cursor")

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -461,11 +462,13 @@ def test_every_query_has_a_case():
     assert sorted(QUERY_CASES) == sorted(TEXTS) == sorted(DECLARED)
 
 
+@functools.cache
 def named_tables(name: str) -> set[str]:
     """The users' tables that the query names."""
     return {found.table for found in grammar.references(TEXTS[name].prepared.text.decode(), None)}
 
 
+@functools.cache
 def is_insert(name: str) -> bool:
     """Whether it adds rows of nothing but its parameters. What an import reads besides is only what keys are taken."""
     statement = grammar.statement(TEXTS[name].prepared.text.decode())
