@@ -67,7 +67,8 @@ def test_it_measures_every_operation_of_every_contender(results: report.Results)
         assert 0 < sample.p50 <= sample.p99 <= sample.longest
     assert {sample.connections for sample in results.many_samples} == {results.many}
     assert {sample.operation for sample in results.part_samples} == set(OPERATIONS)
-    assert all(sample.database_cpu > 0 for sample in results.samples if sample.contender == "todochat")
+    # The system counts in hundredths of a second, which a short run on a busy machine may not take.
+    assert sum(sample.database_cpu for sample in results.samples if sample.contender == "todochat") > 0
     assert results.memory["todochat"] > 20
     assert results.served["todochat"] >= sum(s.answers for s in results.samples if s.contender == "todochat")
 
