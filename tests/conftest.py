@@ -46,8 +46,11 @@ UNSAFE_BUT_FAST = {
     "wal_level": "logical",  # for tests that look into the log for what really changed
 }
 STARTUP_SECONDS = 30.0
-LONGEST_FIRST = ("faults", "bench", "commands", "embedded", "identity", "isolation", "contract", "database")
-"""Folders in the order of how long one of their files takes, so that at the end no process has a long one to itself."""
+LONGEST_FIRST = ("bench", "isolation", "faults", "commands", "embedded", "identity", "contract", "database")
+"""Folders in the order of how long one of their files takes, so that at the end no process has a long one to itself.
+
+Tests of faults wait more than they work: beside them runs what only works.
+"""
 PLAIN_HTTP = httpx.create_ssl_context()
 """One for all clients: each would read the system's certificates anew, which takes longer than most tests."""
 

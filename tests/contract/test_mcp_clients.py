@@ -60,11 +60,12 @@ def with_key(server: Server, key: str) -> Iterator[str]:
 
         def handle_one(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", "0")))
-            upstream = http.client.HTTPConnection(address.hostname or "", address.port, timeout=20)
             headers = {**dict(self.headers.items()), "Authorization": f"Bearer {key}"}
-            upstream.request(self.command, self.path, body, headers)
-            answer = upstream.getresponse()
-            content = answer.read()
+            connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=20)
+            with contextlib.closing(connection) as upstream:  # its client may go with the answer
+                upstream.request(self.command, self.path, body, headers)
+                answer = upstream.getresponse()
+                content = answer.read()
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in ("content-length", "transfer-encoding", "date", "server", "connection"):
@@ -72,7 +73,6 @@ def with_key(server: Server, key: str) -> Iterator[str]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
-            upstream.close()
 
         do_GET = do_POST = do_DELETE = handle_one  # noqa: N815 - the names of the standard library
 
