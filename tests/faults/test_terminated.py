@@ -1,7 +1,6 @@
 """The database closes connections: all at once while nobody uses them, under load, and in the worst moment."""
 
 import secrets
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -41,16 +40,15 @@ def test_after_all_connections_were_terminated_every_write_is_done_once(service:
 
 
 def test_reads_under_load_do_not_notice_that_connections_are_terminated(service: Service) -> None:
-    """A third of a second without any connection is an outage, which a busy machine can make of it, but not always."""
-    statuses: list[Counter[int]] = []
-    while len(statuses) < 3 and (not statuses or statuses[-1].keys() != {200}):
-        with Stream(service.url, service.reads * 2, pause=0.0) as stream:
-            for _ in range(5):
-                seen = len(stream.answers)
-                service.terminate_all()
-                wait_for(lambda seen=seen: len(stream.answers) > seen + 50)
-        statuses.append(stream.statuses())
-    assert statuses[-1].keys() == {200}, statuses
+    """But where a third of a second passes without any connection, which a busy machine can do: the log says so then."""
+    told = len(service.server.log())
+    with Stream(service.url, service.reads * 2, pause=0.0) as stream:
+        for _ in range(5):
+            seen = len(stream.answers)
+            service.terminate_all()
+            wait_for(lambda seen=seen: len(stream.answers) > seen + 50)
+    expected = {200, 503} if "database_unreachable" in service.server.log()[told:] else {200}
+    assert stream.statuses().keys() <= expected, stream.statuses()
 
 
 def test_writes_under_load_are_done_once_or_said_to_be_uncertain_when_connections_are_terminated(
