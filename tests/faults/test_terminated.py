@@ -40,7 +40,7 @@ def test_after_all_connections_were_terminated_every_write_is_done_once(service:
 
 
 def test_reads_under_load_do_not_notice_that_connections_are_terminated(service: Service) -> None:
-    """But where a third of a second passes without any connection, which a busy machine can do: the log says so then."""
+    """But where a third of a second passes without any connection, as on a busy machine: then the log says so."""
     told = len(service.server.log())
     with Stream(service.url, service.reads * 2, pause=0.0) as stream:
         for _ in range(5):
