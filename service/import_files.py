@@ -26,7 +26,7 @@ from service.http.strict_json import SHORT
 from service.items import check_item, check_json
 from service.problems import Problem, invalid
 
-CHUNK_LINES = 500
+CHUNK_LINES = 4000
 CHUNK_BYTES = 1024 * 1024
 """So much goes into the database at a time."""
 

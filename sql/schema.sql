@@ -1215,7 +1215,7 @@ BEGIN
         RETURNING c.last_position, c.updated_at INTO NEW.position, last_at;
         counted := set_config('app.messages_counted', (counted::integer + 1)::text, true);
     ELSE
-        -- The lock keeps other writers away; of messages only those matter that this very statement wrote before.
+        -- The lock keeps other writers away: only messages of this very statement matter, and to one without a position.
         SELECT coalesce(NEW.position, greatest(c.last_position, m.position) + 1),
             greatest(clock_timestamp(), c.updated_at, m.created_at)
         INTO NEW.position, last_at
@@ -1223,7 +1223,7 @@ BEGIN
         LEFT JOIN LATERAL (
             SELECT p.position, p.created_at
             FROM public.messages AS p
-            WHERE p.user_id = NEW.user_id AND p.conversation_id = NEW.conversation_id
+            WHERE p.user_id = NEW.user_id AND p.conversation_id = NEW.conversation_id AND NEW.position IS NULL
             ORDER BY p.position DESC
             LIMIT 1
         ) AS m ON true

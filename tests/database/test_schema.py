@@ -1316,6 +1316,25 @@ def test_very_many_messages_are_counted_exactly_and_in_linear_time(dba: Connecti
     assert sum(row["message_count"] for row in counted) == 7400
 
 
+def test_messages_that_come_back_do_not_pass_all_that_were_deleted(dba: Connection, base: Base) -> None:
+    """Their deleted selves stand in the index at the same positions, above those that are not back yet."""
+    conversation = base.insert("conversations")
+    values = {"user": base.user, "conversation": conversation["id"]}
+    add = (
+        "INSERT INTO messages (user_id, conversation_id, sender_type, content, position)"
+        " SELECT %(user)s, %(conversation)s, 'ai', 'x', n FROM generate_series(1, 4000) AS n"
+    )
+
+    def pages() -> int:
+        row = dba.execute(b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + add.encode(), values).fetchone()
+        assert row
+        return row[0][0]["Plan"]["Shared Hit Blocks"]
+
+    first = pages()
+    dba.execute("DELETE FROM messages WHERE conversation_id = %(conversation)s", values)
+    assert pages() < 1.6 * first  # the keys' own look for what is there already passes them once
+
+
 def test_fifty_turns_at_once_are_in_a_line(database: TestDatabase, dba: Connection) -> None:
     user = new_user(dba)
     conversation = new_conversation(dba, user)
