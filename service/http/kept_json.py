@@ -36,7 +36,7 @@ def lift(text: bytes, paths: Paths) -> bytes:
     r"""The text with each value at one of the paths replaced by a string that holds the value's own text.
 
     So it comes through byte for byte, numbers, order of keys and ``\u0000`` included: of it nothing is checked but the
-    grammar and how deep it is nested. Raises MalformedJSON.
+    grammar, how deep it is nested, and its length. Raises MalformedJSON and RefusedJSON.
     """
     try:
         found = text.decode("utf-8")

@@ -266,8 +266,8 @@ def _twice(key: str) -> RefusedJSON:
 
 def path(places: list[Place]) -> str:
     """Of fields and indexes; the first place is around the value itself."""
-    path = "".join(f"[{place.index}]" if place.keys is None else f".{shown(place.key)}" for place in places[1:])
-    return path.removeprefix(".")
+    parts = [f"[{place.index}]" if place.keys is None else f".{shown(place.key)}" for place in places[1:]]
+    return "".join(parts).removeprefix(".")
 
 
 def shown(name: str) -> str:

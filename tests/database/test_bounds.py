@@ -12,7 +12,6 @@ import pytest
 from service.contexts import ContextSize
 from service.conversations import ConversationFilters, list_conversations
 from service.db.caller import Caller
-from service.db.statements import SESSION
 from service.http.paging import LOOKED_AT, Page
 from service.messages import MessageFilters, get_context, list_messages
 from service.search import LOOKED_AT as MESSAGES_LOOKED_AT
@@ -20,7 +19,7 @@ from service.search import MessageSearch, search_messages
 from service.todo_lists import Order, TodoFilters, list_todos
 from tests.conftest import TestDatabase
 from tests.support.asking import asking, in_process
-from tests.support.plans import Recorder, buffers
+from tests.support.plans import Recorder, buffers, service_session
 from tests.support.worlds import Connection
 
 ADA = UUID("00000000-0000-7000-8000-000000000001")
@@ -96,9 +95,7 @@ def database(make_module_database: Callable[[], TestDatabase]) -> TestDatabase:
 
 @pytest.fixture(scope="module")
 def service_connection(database: TestDatabase) -> Iterator[Connection]:
-    with psycopg.connect(database.service_url, autocommit=True) as connection:
-        for name, value in SESSION.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+    with service_session(database.service_url) as connection:
         yield connection
 
 

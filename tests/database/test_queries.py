@@ -27,7 +27,7 @@ from service.db.caller import Caller
 from service.db.database import Database
 from service.db.loading import TEXTS, USER_TABLES, QueryError, QueryText, show_queries
 from service.db.queries import DECLARED, Statement
-from service.db.statements import SESSION, Context, Prepared
+from service.db.statements import Context, Prepared
 from service.embedded import EmbeddedPostgres
 from service.http.paging import Page, PageQuery
 from service.links import LinkFilters, list_links
@@ -39,7 +39,7 @@ from service.todos import Todo
 from tests.conftest import REPOSITORY, TestDatabase
 from tests.support import grammar
 from tests.support.asking import asking
-from tests.support.plans import Recorder, buffers, execute, nodes, plan, prepare
+from tests.support.plans import Recorder, buffers, execute, nodes, plan, prepare, service_session
 from tests.support.worlds import Connection
 
 EVERY_QUERY = pytest.mark.parametrize("query", TEXTS.values(), ids=TEXTS)
@@ -424,9 +424,7 @@ def database(make_module_database: Callable[[], TestDatabase]) -> TestDatabase:
 
 @pytest.fixture(scope="module")
 def service_connection(database: TestDatabase) -> Iterator[Connection]:
-    with psycopg.connect(database.service_url, autocommit=True) as connection:
-        for name, value in SESSION.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+    with service_session(database.service_url) as connection:
         yield connection
 
 

@@ -33,6 +33,7 @@ from service.settings import Secret, Settings
 from tests.conftest import PLAIN_HTTP, REPOSITORY, Server, TestDatabase, User, _server_factory, user_factory
 from tests.support.asking import asking
 from tests.support.load import Ask, at_once
+from tests.support.plans import Recorder, buffers
 from tests.support.problems import problem
 from tests.support.row_changes import RowChange, RowChanges, row_changes
 from tests.support.workload import ACTIONS, BY_HAND, EVERY_ROUTE, MAY_FAIL, Workload
@@ -1311,42 +1312,6 @@ FILL = """
     FROM generate_series(1, %(entries)s) AS n, LATERAL (SELECT n > %(rows)s AND n %% 10 = 0) AS k (is_talk)
 """
 """As they would have been written."""
-
-
-class Recorder(Caller):
-    """A caller who keeps what they ran."""
-
-    def __init__(self, database: Database, user: UUID) -> None:
-        super().__init__(database, "test", user)
-        self.statements: list[Statement[Any]] = []
-
-    async def run_all(
-        self,
-        statements: Sequence[Statement[Any]],
-        accept: Callable[[list[Any]], None] | None = None,
-        **options: Any,
-    ) -> list[Any]:
-        self.statements += statements
-        return await super().run_all(statements, accept, **options)
-
-
-def buffers(connection: Connection, user: UUID, statement: Statement[Any]) -> int:
-    """Pages of 8 KiB that the statement touches, on the second run."""
-    query = statement.query.source
-    values = {**statement.values, "user_id": user}
-    arguments = sql.SQL(", ").join(
-        sql.SQL("{}::{}").format(values[name], sql.SQL(kind)) for name, kind in query.parameters.items()
-    )
-    with connection.transaction(force_rollback=True):
-        connection.execute(sql.SQL("SET LOCAL app.user_id = {}").format(str(user)))
-        connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-        kinds = ", ".join(query.parameters.values())
-        connection.execute(f"PREPARE planned ({kinds}) AS ".encode() + query.prepared.text)
-        explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE planned ({})").format(arguments)
-        connection.execute(explain)
-        plan = connection.execute(explain).fetchone()[0][0]["Plan"]
-        connection.execute("DEALLOCATE planned")
-    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
 
 
 def fill(admin: Connection, entries: int) -> UUID:

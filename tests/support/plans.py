@@ -1,16 +1,28 @@
 """What PostgreSQL says of the service's queries: their plans, and the pages that they touch."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, LiteralString, cast
 from uuid import UUID
 
+import psycopg
 from psycopg import sql
 
 from service.db.caller import Caller
 from service.db.database import Database
 from service.db.loading import QueryText
 from service.db.queries import Statement
+from service.db.statements import SESSION
 from tests.support.worlds import Connection
+
+
+@contextlib.contextmanager
+def service_session(url: str) -> Iterator[Connection]:
+    """A connection with the settings that the service gives to its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name, value in SESSION.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        yield connection
 
 
 def prepare(connection: Connection, query: QueryText) -> None:
