@@ -204,16 +204,6 @@ async def list_audit(request: Request) -> Page[Entry]:
     return page
 
 
-async def last_change(caller: Caller, table: str) -> int | None:
-    """The id of the last change of a table's rows; None where there is none among the newest ``LOOKED_AT`` entries."""
-    trail = await caller.run(_get_trail())
-    if trail is None:
-        return None
-    bounds = {"first": max(trail.oldest, trail.newest + 1 - LOOKED_AT), "before": trail.newest + 1}
-    rows = await caller.run(_list(table=table, action=None, row_limit=1, **bounds))
-    return rows[0].id if rows else None
-
-
 @get("/v1/changes", query=PageQuery, scope="read")
 async def list_changes(request: Request) -> Page[Entry]:
     """The caller's changes, oldest first, in the order of their commits: for copies and followers.
@@ -285,29 +275,43 @@ async def revert_change(request: Request, change_id: FromPath[Number]) -> Entry:
     A deleted todo or conversation comes back as it was, with its id, number, messages and links. What a rule forbids to
     reach, such as completed from archived, an undo may go back to; an assignee must be active.
     """
-    change = found(await request.user.run(_get_change(id=change_id)))
-    undo = _undo(change, change_id)
-    if not change.is_last:
-        raise Problem("version_mismatch", "Something else has happened to the row since.")
-    messages = _message_count(change)
+    return await revert(request.user, change_id)
 
-    def check(results: list[Any]) -> None:
-        _, undone, *restored, _, _ = results
+
+async def revert(caller: Caller, change_id: int | None, table: str = "") -> Entry:
+    """What ``revert_change`` does, in one transaction. Without an id, it is the last change of the table's rows."""
+    async with caller.transaction():
+        if change_id is None and (change_id := await _last_change(caller, table)) is None:
+            raise Problem("not_found", "Nothing has been changed yet.")
+        change = found(await caller.run(_get_change(id=change_id)))
+        undo = _undo(change, change_id)
+        if not change.is_last:
+            raise Problem("version_mismatch", "Something else has happened to the row since.")
+        last = _get_last(row_id=change.row_id, table=change.table)
+        try:
+            results = await caller.run_all([BEGIN_RESTORING(), *undo, WRITE_ENTRIES(), last])
+        except Problem as problem:
+            if problem.statement is not None and problem.statement > 0 and problem.code == "not_found":
+                raise Problem(
+                    "version_mismatch", "What the row belongs to is gone: bring that back first."
+                ) from problem
+            raise
+        _, undone, *restored, _, entry = results
         if undone is None:
             raise Problem("version_mismatch", "Something else has happened to the row since.")
-        if messages and restored[0] != messages:
+        if (messages := _message_count(change)) and restored[0] != messages:
             raise Problem("version_mismatch", "Not all of its messages are kept in the audit trail any more.")
+        return _entry(entry)
 
-    last = _get_last(row_id=change.row_id, table=change.table)
-    try:
-        results = await request.user.run_all(
-            [BEGIN_RESTORING(), *undo, WRITE_ENTRIES(), last], check, seconds=REVERT_SECONDS
-        )
-    except Problem as problem:
-        if problem.statement is not None and problem.statement > 0 and problem.code == "not_found":
-            raise Problem("version_mismatch", "What the row belongs to is gone: bring that back first.") from problem
-        raise
-    return _entry(results[-1])
+
+async def _last_change(caller: Caller, table: str) -> int | None:
+    """The id of the last change of a table's rows; None where there is none among the newest ``LOOKED_AT`` entries."""
+    trail = await caller.run(_get_trail())
+    if trail is None:
+        return None
+    bounds = {"first": max(trail.oldest, trail.newest + 1 - LOOKED_AT), "before": trail.newest + 1}
+    rows = await caller.run(_list(table=table, action=None, row_limit=1, **bounds))
+    return rows[0].id if rows else None
 
 
 def _message_count(change: Change) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from service.db.database import TRANSACTION_SECONDS
 from service.db.queries import Versioned
 from service.http.fields import free_any_json
 from service.http.request import Request, decode_body
@@ -67,15 +68,23 @@ class Tool(msgspec.Struct, frozen=True):
     arguments: type[msgspec.Struct]
     run: Callable[[Any, Any], Awaitable[Any]]
     scope: str
+    seconds: float
     described: dict[str, Any]
 
 
 def tool(
-    arguments: type[msgspec.Struct], returns: Any, *, reads: bool = False, destroys: bool = False, repeats: bool = False
+    arguments: type[msgspec.Struct],
+    returns: Any,
+    *,
+    reads: bool = False,
+    destroys: bool = False,
+    repeats: bool = False,
+    seconds: float = TRANSACTION_SECONDS,
 ) -> Callable[[Callable[[Any, Any], Awaitable[Any]]], Tool]:
     """Make a tool of a function, whose docstring tells the model when to use it.
 
-    ``reads``: it changes nothing; ``destroys``: something may be lost; ``repeats``: twice does what once does.
+    ``reads``: it changes nothing; ``destroys``: something may be lost; ``repeats``: twice does what once does. Its
+    transaction may take ``seconds``.
     """
 
     def made(run: Callable[[Any, Any], Awaitable[Any]]) -> Tool:
@@ -93,7 +102,7 @@ def tool(
                 "openWorldHint": False,
             },
         }
-        return Tool(name, arguments, run, "read" if reads else "write", described)
+        return Tool(name, arguments, run, "read" if reads else "write", seconds, described)
 
     return made
 
@@ -109,6 +118,7 @@ async def run_tool(request: Request, called: Tool, arguments: str) -> ToolResult
     """Call a tool. Raises Problem only where the request itself isn't allowed: 401."""
     if request.user.key is not None:
         request.user.key.scope = called.scope
+    request.user.seconds = called.seconds
     try:
         given = decode_body(arguments.encode(), called.arguments)
         asked = Asked(request, called.name, arguments, getattr(given, "idempotency_key", UNSET))

@@ -16,10 +16,10 @@ from service.audit import Entry
 from service.contexts import ContextSize
 from service.conversations import Conversation, ConversationCreate, ConversationFilters
 from service.http.fields import Metadata, Number, RelationshipType, Search, Title, TodoRef, check_search
+from service.http.idempotency import idempotent
 from service.http.paging import Cursor, Limit, Page
 from service.links import Link, LinkCreate
 from service.mcp_calls import Asked, tool
-from service.problems import Problem
 from service.search import FoundMessage, MessageSearch
 from service.todo_lists import TodoFilters
 from service.todos import Todo, TodoCreate, TodoPatch
@@ -217,16 +217,14 @@ async def link_task(asked: Asked, data: NewLink) -> Any:
         return await links.create_link.fn(asked, link)
 
 
-@tool(Undo, Entry, destroys=True)
-async def undo_change(asked: Asked, data: Undo) -> Any:
+@tool(Undo, Entry, destroys=True, seconds=audit.REVERT_SECONDS)
+@idempotent
+async def undo_change(asked: Any, data: Undo) -> Any:
     """Undo a change of a task, or a deletion, when the user says that it was a mistake.
 
     It is the last one, or the one named by change_id; refused where something else has happened to the task since.
     """
-    change_id = await audit.last_change(asked.user, "todos") if data.change_id is None else data.change_id
-    if change_id is None:
-        raise Problem("not_found", "No task has been changed yet.")
-    return await audit.revert_change.fn(asked, change_id)
+    return await audit.revert(asked.user, data.change_id, "todos")
 
 
 @tool(NewConversation, Conversation)
