@@ -32,7 +32,7 @@ from service.http.fields import (
 from service.http.request import Request
 from service.http.response import LINES, Lines
 from service.items import CONTENT_LENGTH
-from service.problems import html_safe
+from service.problems import html_safe, unbroken
 
 FORMAT = 1
 CLOCK_DIFFERENCE = timedelta(minutes=1)
@@ -47,7 +47,7 @@ which was brought in can still be changed, and numbers and positions given, for 
 Format = Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
 Ordinal = Annotated[int, Meta(ge=1, le=LARGEST)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
-Assignee = Annotated[str, Meta(pattern="^(me|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$")]
+Assignee = Annotated[str, Meta(pattern=r"^(me|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$(?!\n)")]
 """The user whose file it is, or another one's id."""
 
 
@@ -141,7 +141,7 @@ _encoder = msgspec.json.Encoder()
 
 def encode_line(line: Line) -> bytes:
     """The line as an export writes it, without its line break."""
-    return html_safe(_encoder.encode(line))
+    return unbroken(html_safe(_encoder.encode(line)))
 
 
 EXPORT_SECONDS = 600.0

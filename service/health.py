@@ -115,12 +115,14 @@ async def get_ready(request: Request) -> Health:
 
 @get("/metrics", public=True, media_type=CONTENT_TYPE, problems=("unauthenticated",))
 async def get_metrics(request: Request) -> str:
-    """What Prometheus reads: with METRICS_TOKEN or an access token, or from this machine where neither is needed."""
+    """What Prometheus reads: with METRICS_TOKEN; where none is set, from this machine, or with an access token."""
     state = request.app.state
     tokens: Tokens | None = state.tokens
     is_access: Callable[[str], bool] = tokens.is_access if tokens else lambda _: False
     if not may_read_metrics(state.settings.metrics_token, request.address, request.sent, is_access):
-        raise Problem("unauthenticated", "Send Authorization: Bearer and METRICS_TOKEN, or an access token.")
+        raise Problem(
+            "unauthenticated", "Send Authorization: Bearer and METRICS_TOKEN; where none is set, an access token."
+        )
     return state.metrics.render().decode()
 
 
@@ -129,9 +131,9 @@ def may_read_metrics(
 ) -> bool:
     """Whether a request with these headers may read the metrics.
 
-    Yes with METRICS_TOKEN (``token``) or any valid access token as its bearer token. Without METRICS_TOKEN also a
-    direct peer on this machine: ``remote`` is a loopback address and no header says that a proxy stands between.
-    A page of another origin never may, whatever it sends: its browser says ``Origin``.
+    Yes with METRICS_TOKEN (``token``) as its bearer token, where one is set, and with nothing else. Otherwise with any
+    valid access token, or from a direct peer on this machine: ``remote`` is a loopback address and no header says that
+    a proxy stands between. A page of another origin never may, whatever it sends: its browser says ``Origin``.
     """
     if b"origin" in sent:
         return False
@@ -140,8 +142,8 @@ def may_read_metrics(
     scheme, _, bearer = sent.get(b"authorization", b"").partition(b" ")
     if scheme.lower() != b"bearer":
         return False
-    if token is not None and compare_digest(bearer.strip(), token.value.encode()):
-        return True
+    if token is not None:
+        return compare_digest(bearer.strip(), token.value.encode())
     return bearer.isascii() and is_access_token(bearer.decode().strip())
 
 

@@ -15,7 +15,17 @@ from service import search as search_of_messages
 from service.audit import Entry
 from service.contexts import ContextSize
 from service.conversations import Conversation, ConversationCreate, ConversationFilters
-from service.http.fields import Metadata, Number, RelationshipType, Search, Title, TodoRef, check_search
+from service.http.fields import (
+    Metadata,
+    Number,
+    RelationshipType,
+    Search,
+    SentTodoRef,
+    Title,
+    TodoRef,
+    check_search,
+    todo_ref,
+)
 from service.http.idempotency import idempotent
 from service.http.paging import Cursor, Limit, Page
 from service.links import Link, LinkCreate
@@ -26,7 +36,8 @@ from service.todos import Todo, TodoCreate, TodoPatch
 from service.turns import Turn, TurnResult
 
 TaskId = Annotated[
-    TodoRef, Meta(description="The task's number, as list_tasks shows it; of a task assigned by somebody else, its id.")
+    SentTodoRef,
+    Meta(description="The task's number, as list_tasks shows it; of a task assigned by somebody else, its id."),
 ]
 ConversationId = Annotated[UUID, Meta(description="As start_conversation answered it.")]
 IdempotencyKey = Annotated[
@@ -166,13 +177,13 @@ async def list_tasks(asked: Asked, data: TaskList) -> Page[Todo]:
 @tool(Task, Todo, reads=True)
 async def get_task(asked: Asked, data: Task) -> Todo:
     """Look at one task in full: description, due date, assignee, metadata."""
-    return await todos.get_todo.fn(asked, data.task_id)
+    return await todos.get_todo.fn(asked, todo_ref(data.task_id))
 
 
 @tool(Task, Todo, repeats=True)
 async def complete_task(asked: Asked, data: Task) -> Todo:
     """Mark a task as completed, when the user says that it is done."""
-    return await todos.update_todo.fn(asked, data.task_id, TodoPatch(status="completed"))
+    return await todos.update_todo.fn(asked, todo_ref(data.task_id), TodoPatch(status="completed"))
 
 
 @tool(Task, Deleted, destroys=True)
@@ -181,15 +192,15 @@ async def delete_task(asked: Asked, data: Task) -> Deleted:
 
     What is merely done is completed instead. undo_change brings a deleted task back.
     """
-    await todos.delete_todo.fn(asked, data.task_id)
-    return Deleted(data.task_id)
+    await todos.delete_todo.fn(asked, todo_ref(data.task_id))
+    return Deleted(todo_ref(data.task_id))
 
 
 @tool(TaskChange, Todo, destroys=True, repeats=True)
 async def update_task(asked: Asked, data: TaskChange) -> Todo:
     """Change a task's title, description, status, priority, due date, assignee or metadata; what is left out stays."""
     fields = {name: getattr(data, name) for name in TodoPatch.__struct_fields__}
-    return await todos.update_todo.fn(asked, data.task_id, TodoPatch(**fields))
+    return await todos.update_todo.fn(asked, todo_ref(data.task_id), TodoPatch(**fields))
 
 
 @tool(SearchFor, Found, reads=True)
@@ -212,7 +223,7 @@ async def search(asked: Asked, data: SearchFor) -> Found:
 async def link_task(asked: Asked, data: NewLink) -> Any:
     """Note that a conversation made a task of the user's own (creation), changed it (update) or is about it."""
     async with asked.user.transaction():
-        todo = await todos.get_todo.fn(asked, data.task_id)
+        todo = await todos.get_todo.fn(asked, todo_ref(data.task_id))
         link = LinkCreate(todo.id, data.conversation_id, data.relationship_type)
         return await links.create_link.fn(asked, link)
 

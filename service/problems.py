@@ -149,6 +149,15 @@ def html_safe(body: bytes) -> bytes:
     return body.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
 
 
+def unbroken(lines: bytes) -> bytes:
+    """The same lines of JSON with what else Unicode breaks lines at escaped: NEL, U+2028 and U+2029."""
+    if lines.isascii():
+        return lines
+    for character in ("\x85", "\u2028", "\u2029"):
+        lines = lines.replace(character.encode(), b"\\u%04x" % ord(character))
+    return lines
+
+
 def html_escaped(body: bytes) -> bytes:
     """The JSON with ``& < > " '`` in its strings, the keys included, written as HTML's character references."""
     # In JSON text these stand inside strings only, but for the quotes around them.

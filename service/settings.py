@@ -219,7 +219,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     issuers: tuple[IssuerSettings, ...] = ()
     metrics_token: Annotated[
         Secret | None,
-        Setting(_secret, "bearer token for GET /metrics; without it, only this machine may read it without signing in"),
+        Setting(
+            _secret,
+            "the one bearer token for GET /metrics; without it, this machine and whoever has signed in may read it",
+        ),
     ] = None
     public_url: Annotated[
         str | None,

@@ -57,8 +57,8 @@ class TodoFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: list[Status] | None = None
     completed: bool | None = None
     priority: list[Priority] | None = None
-    due_before: Time | None = None
-    due_after: Time | None = None
+    due_before: Annotated[Time, Meta(description="That moment not included.")] | None = None
+    due_after: Annotated[Time, Meta(description="That moment included.")] | None = None
     overdue: Annotated[bool, Meta(description="Due in the past, and pending or in_progress.")] | None = None
     q: Search | None = None
     metadata: Contained | None = None

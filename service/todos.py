@@ -17,6 +17,7 @@ from service.http.fields import (
     Metadata,
     MetadataText,
     Priority,
+    SentTodoRef,
     Status,
     Time,
     Title,
@@ -27,6 +28,7 @@ from service.http.fields import (
     check_title,
     new_id,
     reference,
+    todo_ref,
     values,
 )
 from service.http.idempotency import idempotent
@@ -99,7 +101,7 @@ class TodoPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TodoChange(TodoPatch, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A patch in a batch: which todo, and what of it is to be changed."""
 
-    id: TodoRef
+    id: SentTodoRef
 
 
 class TodoBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +109,7 @@ class TodoBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     create: list[TodoCreate] = []
     update: list[TodoChange] = []
-    delete: list[TodoRef] = []
+    delete: list[SentTodoRef] = []
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.create) + len(self.update) + len(self.delete) <= BATCH_OPERATIONS:
@@ -204,7 +206,8 @@ async def batch_todos(request: Request, data: JSONBody[TodoBatch]) -> TodoBatchR
 # Statements
 
 
-def _reading(todo_id: TodoRef) -> Statement[Todo | None]:
+def _reading(sent: TodoRef | str) -> Statement[Todo | None]:
+    todo_id = todo_ref(sent)
     return _get_by_number(number=todo_id) if isinstance(todo_id, int) else _get(id=todo_id)
 
 
@@ -216,7 +219,7 @@ def _creation(data: TodoCreate) -> list[Statement[Any]]:
     return [create, _link(id=todo_id, number=None, conversation_id=data.conversation_id, relationship_type="creation")]
 
 
-def _change(todo_id: TodoRef, data: TodoPatch, version: int | None) -> list[Statement[Any]]:
+def _change(todo_id: TodoRef | str, data: TodoPatch, version: int | None) -> list[Statement[Any]]:
     update = _update(**reference(todo_id), **changes(data, "id", "conversation_id"), version=version)
     if data.conversation_id is UNSET:
         return [update]
@@ -224,7 +227,7 @@ def _change(todo_id: TodoRef, data: TodoPatch, version: int | None) -> list[Stat
     return [update, link]
 
 
-def _removal(todo_id: TodoRef, version: int | None) -> Statement[UUID | None]:
+def _removal(todo_id: TodoRef | str, version: int | None) -> Statement[UUID | None]:
     return _delete(**reference(todo_id), version=version)
 
 
@@ -248,7 +251,7 @@ def _accept(caller: Caller) -> Callable[[list[Any]], None]:
     return check
 
 
-async def _why_none(caller: Caller, todo_id: TodoRef, version: int | None) -> Problem:
+async def _why_none(caller: Caller, todo_id: TodoRef | str, version: int | None) -> Problem:
     """Why a change found no row: there is none to be seen, it has moved on, or it is somebody else's."""
     todo = await caller.run(_reading(todo_id))
     if todo is not None and todo.user_id != caller.user_id and version in (None, todo.version):

@@ -2160,7 +2160,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2194,7 +2194,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2228,7 +2228,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2262,7 +2262,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2296,7 +2296,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2330,7 +2330,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2364,7 +2364,7 @@ FROM (
     AND ($6 IS NULL OR completed = $6)
     AND ($7 IS NULL OR priority = ANY ($7))
     AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date > $9)
+    AND ($9 IS NULL OR due_date >= $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
@@ -2398,7 +2398,7 @@ FROM (
     AND ($6 IS NULL OR completed = $6)
     AND ($7 IS NULL OR priority = ANY ($7))
     AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date > $9)
+    AND ($9 IS NULL OR due_date >= $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
@@ -2432,7 +2432,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2466,7 +2466,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2500,7 +2500,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2534,7 +2534,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2568,7 +2568,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2602,7 +2602,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2636,7 +2636,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2670,7 +2670,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2704,7 +2704,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2738,7 +2738,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2772,7 +2772,7 @@ FROM (
     AND ($6 IS NULL OR completed = $6)
     AND ($7 IS NULL OR priority = ANY ($7))
     AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date > $9)
+    AND ($9 IS NULL OR due_date >= $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
@@ -2806,7 +2806,7 @@ FROM (
     AND ($6 IS NULL OR completed = $6)
     AND ($7 IS NULL OR priority = ANY ($7))
     AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date > $9)
+    AND ($9 IS NULL OR due_date >= $9)
     AND ($10 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
     AND ($11 IS NULL OR NOT EXISTS (
@@ -2840,7 +2840,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2874,7 +2874,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2908,7 +2908,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
@@ -2942,7 +2942,7 @@ FROM (
     AND ($7 IS NULL OR completed = $7)
     AND ($8 IS NULL OR priority = ANY ($8))
     AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date > $10)
+    AND ($10 IS NULL OR due_date >= $10)
     AND ($11 IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (

@@ -20,7 +20,7 @@ from service.db.caller import Caller
 from service.db.database import Database
 from service.exports import exported
 from service.imports import import_file
-from service.problems import Problem, html_safe
+from service.problems import Problem, html_safe, unbroken
 from service.settings import OperatorError, Secret, Settings
 
 REQUEST_ID = "todochat"
@@ -59,7 +59,7 @@ def export_account(account: str, output: Path | None) -> None:
 async def _export(url: str, account: str, file: IO[bytes], stage: Stage) -> None:
     async with _acting(url, account) as caller:
         async for piece in exported(caller):
-            file.write(html_safe(piece))
+            file.write(unbroken(html_safe(piece)))
             stage.update(None, piece.count(b"\n"))
 
 

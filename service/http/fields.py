@@ -29,10 +29,13 @@ _INVISIBLE = (
     r"\s\u0000-\u001f\u007f-\u00a0\u00ad\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2800\u3164\ufeff"
 )
 
+_TODO_REF = r"^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[1-9][0-9]{0,17})$(?!\n)"
 Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 """A todo's number."""
 TodoRef = UUID | Number
 """A todo's id, or the number of one of the caller's own."""
+SentTodoRef = Annotated[str, Meta(pattern=_TODO_REF, examples=["018f4fd2-7a3c-7000-8000-5a1d2c3b4e5f"])] | Number
+"""The same in a body, where a number may also be sent as the text that it is in a path."""
 Title = Annotated[
     str,
     Meta(
@@ -128,8 +131,16 @@ def new_id() -> UUID:
     return UUID(int=bits & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
 
 
-def reference(todo_id: UUID | int) -> dict[str, UUID | int | None]:
-    """A TodoRef as the parameters of a query that finds a todo by either: the other one is null."""
+def todo_ref(sent: TodoRef | str) -> TodoRef:
+    """A SentTodoRef as the TodoRef that it is."""
+    if isinstance(sent, str):
+        return int(sent) if sent.isdigit() else UUID(sent)
+    return sent
+
+
+def reference(sent: TodoRef | str) -> dict[str, UUID | int | None]:
+    """What names a todo as the parameters of a query that finds it by id or number: the other one is null."""
+    todo_id = todo_ref(sent)
     return {"id": None, "number": todo_id} if isinstance(todo_id, int) else {"id": todo_id, "number": None}
 
 

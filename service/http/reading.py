@@ -67,8 +67,12 @@ def _read_boolean(text: str) -> Any:
     return {"true": True, "false": False}.get(text, text)
 
 
+_INTEGER = re.compile("[0-9]{1,40}|-[1-9][0-9]{0,40}", re.ASCII)
+"""However large: msgspec says which bound it is beyond."""
+
+
 def _read_integer(text: str) -> Any:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else text
+    return int(text) if _INTEGER.fullmatch(text) else text
 
 
 def read_query(kind: type[msgspec.Struct], values: Mapping[str, list[str]]) -> Any:
@@ -90,8 +94,11 @@ def read_query(kind: type[msgspec.Struct], values: Mapping[str, list[str]]) -> A
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
-        field, message = field_and_message(error, kind)
-        raise invalid(field.partition("[")[0], message) from None
+        field, message = field_and_message(error, kind, may_be_null=False)
+        field = field.partition("[")[0]
+        if "by RFC 3339" in message and " " in str(plain.get(field)):
+            message += "; + is written as %2B in a URL"
+        raise invalid(field, message) from None
 
 
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -122,12 +129,25 @@ def path_reader(kind: Any) -> Callable[[str], Any]:
 
 # What msgspec says
 
+_KINDS = {
+    "array": ("a list",),
+    "bool": ("true", "false"),
+    "datetime": ("a time by RFC 3339, such as 2026-01-31T18:00:00Z",),
+    "int": ("a whole number",),
+    "object": ("an object",),
+    "str": ("a string",),
+    "uuid": ("a UUID",),
+}
+_PARTS = {"array": "item", "object": "member", "str": "character"}
+_BOUNDS = {">=": "at least", "<=": "at most"}
 _HINTS = {
     "Expected `datetime` with a timezone component": "is a time without an offset: add one, such as Z or +02:00",
-    "Invalid RFC3339 encoded datetime": "must be a time by RFC 3339, such as 2026-01-31T18:00:00Z",
+    "Invalid RFC3339 encoded datetime": f"must be {_KINDS['datetime'][0]}",
     "Invalid UUID": "must be a UUID",
 }
+_EXPECTED = re.compile("Expected `(.+?)`(?:, got `.+?`| of length ([<>]=) ([0-9]+)| ([<>]=) (-?[0-9]+))?", re.ASCII)
 _PATTERN_HINTS = (
+    ("{8}(-", "must be a UUID or a whole number"),
     ("@", "must be a valid e-mail address"),
     ("[^", "must hold a character that can be seen"),
     ("", "may hold A-Z a-z 0-9 _ - and nothing else"),
@@ -140,8 +160,11 @@ _MESSAGE_LENGTH = 200
 _FIELD_NAMED = re.compile(r"(?:Object (contains unknown|missing required) field `(.*)`|(\w+): (.*))", re.DOTALL)
 
 
-def field_and_message(error: msgspec.ValidationError, kind: Any) -> tuple[str, str]:
-    """What msgspec refused as a ``kind``; the field as a path such as ``update[3].title``, ``body`` for the whole."""
+def field_and_message(error: msgspec.ValidationError, kind: Any, *, may_be_null: bool = True) -> tuple[str, str]:
+    """What msgspec refused as a ``kind``; the field as a path such as ``update[3].title``, ``body`` for the whole.
+
+    ``may_be_null``: where null could have been sent, the message says whether it may be.
+    """
     message, _, where = str(error).partition(" - at `$")
     field = where.rstrip("`").lstrip(".").replace("[...]", "")
     if named := _FIELD_NAMED.fullmatch(message):
@@ -153,10 +176,20 @@ def field_and_message(error: msgspec.ValidationError, kind: Any) -> tuple[str, s
         message = next(hint for part, hint in _PATTERN_HINTS if part in message)
     if message.startswith("Invalid enum value") and (choices := ", ".join(_choices(kind, field.split(".")))):
         message = f"must be one of: {choices}"
-    message = _HINTS.get(message, message)
-    if message.startswith(("Expected", "Invalid")):
-        message = message[:1].lower() + message[1:]
-    return field or "body", message[:_MESSAGE_LENGTH]
+    if expected := _EXPECTED.fullmatch(message):
+        kinds, *bounds = expected.groups()
+        message = _expected(kinds if may_be_null else kinds.removesuffix(" | null"), *bounds)
+    return field or "body", _HINTS.get(message, message)[:_MESSAGE_LENGTH]
+
+
+def _expected(kinds: str, length: str | None, size: str, value: str | None, bound: str) -> str:
+    """What was expected, in words: of the types ``kinds``, of a ``length``, or a ``value``."""
+    if length is not None:
+        return f"must have {_BOUNDS[length]} {size} {_PARTS[kinds]}{'s' * (size != '1')}"
+    if value is not None:
+        return f"must be {_BOUNDS[value]} {bound}"
+    choices = [words for kind in kinds.split(" | ") for words in _KINDS.get(kind, (kind,))]
+    return "must be " + " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 1 else choices)
 
 
 def _choices(kind: Any, path: Sequence[str]) -> Iterator[str]:

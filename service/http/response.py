@@ -20,7 +20,7 @@ from litestar.utils import get_enum_string_value
 from service.db.queries import Versioned
 from service.http.paging import Page
 from service.http.request import JSON, Request
-from service.problems import Problem, html_escaped, html_safe, problem_body
+from service.problems import Problem, html_escaped, html_safe, problem_body, unbroken
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Lines:
             await send({"type": "http.response.start", "status": 200, "headers": self.headers})
             try:
                 while piece is not None and not state.get("head"):
-                    await self._send(write(piece), state.get("connection"), send)
+                    await self._send(unbroken(write(piece)), state.get("connection"), send)
                     piece = await anext(pieces, None)
             except Problem as problem:
                 log.warning("answer_cut_off", extra={"request_id": state["request_id"], "code": problem.code})

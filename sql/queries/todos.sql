@@ -23,7 +23,7 @@ id, number, user_id, title, description, status, completed, priority, due_date, 
     AND (%(completed)s IS NULL OR completed = %(completed)s)
     AND (%(priority)s IS NULL OR priority = ANY (%(priority)s))
     AND (%(due_before)s IS NULL OR due_date < %(due_before)s)
-    AND (%(due_after)s IS NULL OR due_date > %(due_after)s)
+    AND (%(due_after)s IS NULL OR due_date >= %(due_after)s)
     AND (%(overdue)s IS NULL
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
     AND (%(words)s IS NULL OR NOT EXISTS (

@@ -92,6 +92,22 @@ def test_the_strings_are_harmless_in_a_page(new_user: NewUser):
     assert len(exports.parsed(escaped)) == len(exports.parsed(raw))
 
 
+def test_a_line_breaks_for_no_reader_where_it_does_not_end(new_user: NewUser):
+    client = new_user().client
+    said = {"sender_type": "ai", "content": "a\u2028b\u2029c\x85d", "metadata": {"\u2028": "\u2029"}}
+    item = {"type": "x", "text": "a\u2028b\u2029c"}
+    turn = {"messages": [said, {"sender_type": "ai", "item": item}]}
+    path = client.post("/v1/turns", json=turn).headers["location"]
+    file = client.get("/v1/export").content
+    assert file.decode().splitlines() == file.decode().split("\n")[:-1]
+    before = client.get(f"{path}/messages?items=true").json()
+    assert client.delete(path).status_code == 204
+    answer = client.post("/v1/import", content=file, headers={"Content-Type": "application/x-ndjson"})
+    assert answer.status_code == 200, answer.text
+    assert client.get(f"{path}/messages?items=true").json() == before
+    assert client.get("/v1/export").content == file
+
+
 def test_only_a_client_that_takes_lines_gets_them(new_user: NewUser):
     client = new_user().client
     problem(client.get("/v1/export", headers={"Accept": "application/json"}), 406, "not_acceptable")

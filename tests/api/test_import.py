@@ -349,7 +349,7 @@ WRONG: dict[str, tuple[int, dict[str, Any], str]] = {
     "a number beyond the last": (2, {"number": 10}, "number: must ascend, up to last_number"),
     "a number that goes back": (2, {"number": 2}, "number: must ascend"),
     "the number 0": (1, {"number": 0}, "number"),
-    "a number of text": (1, {"number": "2"}, "number: expected"),
+    "a number of text": (1, {"number": "2"}, "number: must be a whole number"),
     "an unknown kind": (1, {"type": "task"}, "type"),
     "no kind": (1, {"type": ...}, "type"),
     "no id": (1, {"id": ...}, "id: is required"),
@@ -402,7 +402,7 @@ WRONG: dict[str, tuple[int, dict[str, Any], str]] = {
         "relationship_type: must be one of: discussion, update, creation",
     ),
     "a wrong count": (8, {"links": 2}, "counts other lines than are there"),
-    "a count of text": (8, {"links": "1"}, "links: expected"),
+    "a count of text": (8, {"links": "1"}, "links: must be a whole number"),
 }
 """What is wrong: the line (from 0) and its fields, the reason. ``...`` takes a field away."""
 

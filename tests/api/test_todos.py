@@ -18,6 +18,7 @@ from tests.support.problems import problem
 NewUser = Callable[..., Any]
 
 NOW = datetime.now(UTC)
+A_TIME = "a time by RFC 3339, such as 2026-01-31T18:00:00Z"
 PAST = (NOW - timedelta(days=2)).isoformat()
 FUTURE = (NOW + timedelta(days=30)).isoformat()
 FIELDS = [
@@ -122,6 +123,63 @@ def test_numbers_count_from_one_for_each_owner_and_are_never_reused(new_user: Ne
     assert create(bob.client)["number"] == 1
     assert ada.client.delete("/v1/todos/3").status_code == 204
     assert create(ada.client)["number"] == 4
+
+
+UNFIT = {
+    '{"title": 5}': ("title", "must be a string"),
+    '{"title": ""}': ("title", "must have at least 1 character"),
+    '{"title": null}': ("title", "must be a string"),
+    '{"title": "x", "due_date": 5}': ("due_date", f"must be {A_TIME} or null"),
+    '{"title": "x", "due_date": "tomorrow"}': ("due_date", f"must be {A_TIME}"),
+    '{"title": "x", "assigned_to": 5}': ("assigned_to", "must be a UUID or null"),
+    '{"title": "x", "assigned_to": "5"}': ("assigned_to", "must be a UUID"),
+    '{"title": "x", "metadata": []}': ("metadata", "must be an object"),
+    "[]": ("body", "must be an object"),
+}
+
+
+@pytest.mark.parametrize("body", UNFIT)
+def test_what_a_field_must_be_is_said_in_words(new_module_user: NewUser, body: str) -> None:
+    answer = new_module_user().client.post("/v1/todos", content=body, headers={"Content-Type": "application/json"})
+    field, message = UNFIT[body]
+    assert (answer.status_code, answer.json()["errors"]) == (422, [{"field": field, "message": message}])
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("limit=0", "must be at least 1"),
+        ("limit=-1", "must be at least 1"),
+        ("limit=201", "must be at most 200"),
+        (f"limit={10**30}", "must be at most 200"),
+        ("limit=many", "must be a whole number"),
+        ("overdue=1", "must be true or false"),
+        ("q=", "must have at least 1 character"),
+        ("due_after=2026-11-27T00:00:00+02:00", f"must be {A_TIME}; + is written as %2B in a URL"),
+        ("due_before=tomorrow", f"must be {A_TIME}"),
+    ],
+)
+def test_what_a_filter_must_be_is_said_in_words(new_module_user: NewUser, query: str, message: str) -> None:
+    answer = new_module_user().client.get(f"/v1/todos?{query}")
+    assert (answer.status_code, answer.json()["errors"]) == (
+        422,
+        [{"field": query.partition("=")[0], "message": message}],
+    )
+
+
+def test_whom_a_todo_cannot_be_assigned_to_is_answered_alike_whoever_it_is(new_user: NewUser) -> None:
+    ada, inactive, gone, erased = new_user(), new_user(), new_user(), new_user()
+    inactive.client.patch("/v1/users/me", json={"is_active": False})
+    assert gone.client.delete("/v1/users/me").status_code == 204
+    create(erased.client)
+    assert erased.client.delete("/v1/users/me?erase=true").status_code == 204
+    todo = create(ada.client)["id"]
+    nobody = [str(user.id) for user in (inactive, gone, erased)] + [str(uuid4()), todo]
+    answers = [ada.client.post("/v1/todos", json={"title": "x", "assigned_to": user}) for user in nobody]
+    answers += [ada.client.patch(f"/v1/todos/{todo}", json={"assigned_to": user}) for user in nobody]
+    for answer in answers:
+        problem(answer, 422, "validation_failed", field="assigned_to")
+    assert len({str({**answer.json(), "request_id": ""}) for answer in answers}) == 1
 
 
 def test_a_value_that_is_none_of_some_is_answered_with_those(new_module_user: NewUser) -> None:
@@ -315,7 +373,9 @@ FILTERS: list[tuple[dict[str, Any], Callable[[str, str, str], bool]]] = [
     ({"due_before": NOW.isoformat()}, lambda _s, _p, d: d == "past"),
     ({"due_after": NOW.isoformat()}, lambda _s, _p, d: d == "future"),
     ({"due_before": FUTURE}, lambda _s, _p, d: d == "past"),
-    ({"due_after": PAST, "due_before": FUTURE}, lambda _s, _p, _d: False),
+    ({"due_after": PAST, "due_before": FUTURE}, lambda _s, _p, d: d == "past"),
+    ({"due_before": PAST}, lambda _s, _p, _d: False),
+    ({"due_after": FUTURE}, lambda _s, _p, d: d == "future"),
     ({"overdue": "true"}, lambda s, _p, d: d == "past" and s in ("pending", "in_progress")),
     ({"overdue": "false"}, lambda s, _p, d: not (d == "past" and s in ("pending", "in_progress"))),
     (
@@ -830,9 +890,9 @@ def test_a_batch_creates_updates_and_deletes_in_the_order_it_was_sent(new_user: 
         update=[
             {"id": 2, "title": "changed"},
             {"id": old[0]["id"], "status": "archived"},
-            {"id": 2, "description": "x"},
+            {"id": "2", "description": "x"},
         ],
-        delete=[old[3]["id"], 3],
+        delete=[old[3]["id"].upper(), "3"],
     )
     assert done.status_code == 200, done.text
     answer = done.json()
@@ -892,7 +952,9 @@ def test_the_limit_of_a_batch_counts_all_its_lists(new_user: NewUser) -> None:
         ({"update": [{"id": 1, "title": "b"}, {"id": str(uuid4())}]}, 404, "not_found", "update", 1, None),
         ({"update": [{"id": 2, "status": "completed"}]}, 409, "invalid_transition", "update", 0, None),
         ({"update": [{"title": "b"}]}, 422, "validation_failed", "update", 0, "update[0].id"),
-        ({"update": [{"id": "1", "title": "b"}]}, 422, "validation_failed", "update", 0, "update[0].id"),
+        ({"update": [{"id": "01", "title": "b"}]}, 422, "validation_failed", "update", 0, "update[0].id"),
+        ({"update": [{"id": "999", "title": "b"}]}, 404, "not_found", "update", 0, None),
+        ({"delete": ["1", "999"]}, 404, "not_found", "delete", 1, None),
         ({"update": [{"id": 1, "title": "b"}], "delete": [1, 999]}, 404, "not_found", "delete", 1, None),
         ({"delete": [1, 1]}, 404, "not_found", "delete", 1, None),
         ({"delete": [0]}, 422, "validation_failed", "delete", 0, "delete[0]"),
