@@ -1,13 +1,18 @@
 """Requests that come while the service is full: refused for little, soon, and in a way every client can read."""
 
+import contextlib
 import json
+import selectors
 import socket
 import time
 from collections.abc import Iterator
+from statistics import median
+from typing import cast
 
 import httpx
 import pytest
 
+from service.serving.refusals import REFUSAL_SECONDS_AT_MOST, REFUSED_SOON
 from tests.conftest import PLAIN_HTTP
 from tests.support.load import lateness
 from tests.support.small_server import SmallServer, read_all, running
@@ -66,6 +71,29 @@ def test_a_request_is_refused_soon_and_its_connection_serves_on(small: SmallServ
     assert (line["code"], line["count"] >= 1) == ("overloaded", True)
     counted = httpx.get(f"{small.url}/metrics", verify=PLAIN_HTTP).text
     assert 'todochat_requests_total{method="GET",route="unmatched",status="503"}' in counted
+
+
+@pytest.mark.usefixtures("full")
+def test_of_a_crowd_the_newest_are_refused_at_once_and_the_others_within_a_second(small: SmallServer) -> None:
+    crowd = 2 * REFUSED_SOON
+    sent, answered = dict[socket.socket, float](), dict[socket.socket, float]()
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector, lateness() as late:
+        for _ in range(crowd):
+            connection = stack.enter_context(small.connect())
+            selector.register(connection, selectors.EVENT_READ)
+            sent[connection] = 0.0
+        for connection in sent:
+            connection.sendall(GET % b"")
+            sent[connection] = time.monotonic()
+        while len(answered) < crowd:
+            for key, _ in selector.select(5):
+                connection = cast("socket.socket", key.fileobj)
+                assert split(connection.recv(65536))[0] == 503
+                answered[connection] = time.monotonic()
+                selector.unregister(connection)
+        took = [answered[connection] - sent[connection] for connection in sent]
+        assert max(took) < REFUSAL_SECONDS_AT_MOST + 0.5 + late()
+        assert median(took[-REFUSED_SOON // 2 :]) < median(took[: REFUSED_SOON // 2])
 
 
 @pytest.mark.usefixtures("full")
