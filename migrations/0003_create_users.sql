@@ -46,7 +46,7 @@ COMMENT ON COLUMN public.users.token_version IS
 COMMENT ON COLUMN public.users.tokens_valid_from IS
     'When token_version last moved, by trigger: tokens of outside issuers from before are worthless. After a '
     'deletion, resolve_identity() sets it.';
-COMMENT ON INDEX public.users_pkey IS 'Serves authenticate(), one''s own account and the foreign keys to users.';
+COMMENT ON INDEX public.users_pkey IS 'Serves the check of who asks, one''s own account and the foreign keys to users.';
 COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials(); keeps addresses unique regardless of case.';
 COMMENT ON INDEX public.users_username_key IS 'Serves find_user_by_username(); keeps names unique regardless of case.';
 
@@ -128,7 +128,7 @@ COMMENT ON COLUMN public.api_keys.digest IS 'SHA-256 of the key, of which 256 bi
 COMMENT ON COLUMN public.api_keys.expires_at IS 'It works until then; null: until it is deleted.';
 COMMENT ON COLUMN public.api_keys.last_used_at IS 'The hour in which it was last used; null: never.';
 COMMENT ON INDEX public.api_keys_pkey IS 'Serves the list of a user''s keys and the cascade from users.';
-COMMENT ON INDEX public.api_keys_digest_key IS 'Serves authenticate_key() and the note of a use.';
+COMMENT ON INDEX public.api_keys_digest_key IS 'Serves the check of a key and the note of its use.';
 COMMENT ON INDEX public.api_keys_slot_key IS 'Serves the insert: it looks for a free slot.';
 GRANT
     SELECT,

@@ -12,5 +12,5 @@ DROP FUNCTION public.identities_after_delete();
 DROP FUNCTION public.identity_digest(text, text);
 DROP FUNCTION public.find_user_by_username(text);
 DROP FUNCTION public.find_credentials(text);
-DROP FUNCTION public.authenticate_key(uuid, bytea, text);
-DROP FUNCTION public.authenticate(uuid, integer, bigint);
+DROP FUNCTION public.refuse_key(timestamptz, boolean);
+DROP FUNCTION public.refuse_token(boolean);

@@ -4,62 +4,39 @@
 -- Rollback loses: nothing.
 -- depends: 0008_create_audit_log
 SET LOCAL ROLE todochat_owner;
--- Runs with the rights of its caller, whom row security shows their own account.
-CREATE FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) RETURNS void
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+-- What the check at the head of each transaction (the queries authenticate and authenticate_key) calls when it fails.
+CREATE FUNCTION public.refuse_token(is_active boolean) RETURNS void
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $body$
-DECLARE
-    account record;
 BEGIN
-    SELECT u.is_active, u.token_version, u.tokens_valid_from INTO account
-    FROM public.users AS u
-    WHERE u.id = authenticate.user_id;
-    IF account.is_active
-        AND (account.token_version = authenticate.token_version
-            OR account.tokens_valid_from <= to_timestamp(authenticate.issued_at))
-    THEN
-        RETURN;
-    ELSIF NOT account.is_active THEN
+    IF NOT is_active THEN
         RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
-    ELSE
-        RAISE EXCEPTION 'the token is not valid any more' USING ERRCODE = 'TC401';
     END IF;
+    RAISE EXCEPTION 'the token is not valid any more' USING ERRCODE = 'TC401';
 END
 $body$;
-COMMENT ON FUNCTION public.authenticate(uuid, integer, bigint) IS
-    'Raises TC401 when there is no such user or the token was revoked, TC402 when the user is not active. A local '
-    'token gives its token_version, an outside issuer''s the time of its issue (seconds since 1970); else null.';
+COMMENT ON FUNCTION public.refuse_token(boolean) IS
+    'Raises TC402 for an account that is not active, else TC401: the token was revoked, or there is no such user.';
 
--- Likewise: the key says whose it is.
-CREATE FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) RETURNS void
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+CREATE FUNCTION public.refuse_key(expires_at timestamptz, is_active boolean) RETURNS void
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $body$
-DECLARE
-    found_scope text;
-    found_end timestamptz;
-    found_active boolean;
 BEGIN
-    SELECT k.scope, k.expires_at, u.is_active INTO found_scope, found_end, found_active
-    FROM public.api_keys AS k
-    JOIN public.users AS u ON u.id = k.user_id
-    WHERE k.user_id = authenticate_key.user_id AND k.digest = authenticate_key.digest AND u.id = authenticate_key.user_id;
-    IF NOT FOUND THEN
+    IF is_active IS NULL THEN
         RAISE EXCEPTION 'there is no such key' USING ERRCODE = 'TC401';
-    ELSIF found_end <= now() THEN
+    ELSIF expires_at <= now() THEN
         RAISE EXCEPTION 'the key has expired' USING ERRCODE = 'TC404';
-    ELSIF NOT found_active THEN
+    ELSIF NOT is_active THEN
         RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
-    ELSIF authenticate_key.scope <> 'read' AND found_scope <> authenticate_key.scope THEN
-        RAISE EXCEPTION 'the key may not do this' USING ERRCODE = 'TC405';
     END IF;
+    RAISE EXCEPTION 'the key may not do this' USING ERRCODE = 'TC405';
 END
 $body$;
-COMMENT ON FUNCTION public.authenticate_key(uuid, bytea, text) IS
-    'authenticate() for a key: raises TC401 when the user has none such, TC404 when it has expired, TC402 when the '
-    'user is not active, TC405 when it lacks the scope needed (read, which every key has; write; or one that none '
-    'has).';
+COMMENT ON FUNCTION public.refuse_key(timestamptz, boolean) IS
+    'Raises TC401 where the user has no such key (nulls), TC404 when it has expired, TC402 when the user is not active, '
+    'else TC405: its scope is too narrow.';
 
 CREATE FUNCTION public.find_credentials(email text)
 RETURNS TABLE (id uuid, password_hash text, is_active boolean, token_version integer)
@@ -280,7 +257,7 @@ COMMENT ON FUNCTION public.forgive_sign_in_attempt(bytea, bytea[]) IS
     'attempt itself counted.';
 
 GRANT EXECUTE ON FUNCTION
-    public.authenticate(uuid, integer, bigint), public.authenticate_key(uuid, bytea, text),
+    public.refuse_token(boolean), public.refuse_key(timestamptz, boolean),
     public.find_credentials(text), public.find_user_by_username(text),
     public.resolve_identity(uuid, text, text, bigint, text, text, boolean),
     public.take_sign_in_attempt(bytea, bytea[]), public.forgive_sign_in_attempt(bytea, bytea[])

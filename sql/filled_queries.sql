@@ -1542,7 +1542,15 @@ ON CONFLICT DO NOTHING;
 
 -- authenticate_key(user_id uuid, digest bytea, scope text) -> none
 -- keys.sql, index api_keys_digest_key
-SELECT authenticate_key($1, $2, $3);
+SELECT refuse_key(k.expires_at, u.is_active)
+FROM (SELECT) AS one
+LEFT JOIN api_keys AS k ON k.user_id = $1 AND k.digest = $2
+LEFT JOIN users AS u ON u.id = $1 AND k.id IS NOT NULL
+WHERE (
+    u.is_active
+    AND (k.scope = $3 OR $3 = 'read')
+    AND coalesce(k.expires_at > now(), TRUE)
+) IS NOT TRUE;
 
 -- touch_key(user_id uuid, digest bytea, hour timestamptz) -> none
 -- keys.sql, index api_keys_digest_key
@@ -1940,7 +1948,13 @@ SET CONSTRAINTS ALL IMMEDIATE;
 
 -- authenticate(user_id uuid, token_version integer, issued_at bigint) -> none
 -- sign_in.sql, index users_pkey
-SELECT authenticate($1, $2, $3);
+SELECT refuse_token(u.is_active)
+FROM (SELECT) AS one
+LEFT JOIN users AS u ON u.id = $1
+WHERE (
+    u.is_active
+    AND (u.token_version = $2 OR u.tokens_valid_from <= to_timestamp($3::bigint))
+) IS NOT TRUE;
 
 -- create_user(user_id uuid, email text, username text, full_name text, password_hash text) -> one User
 -- sign_in.sql, index users_pkey

@@ -44,7 +44,7 @@ ALTER TABLE ONLY public.api_keys
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_slot_key UNIQUE (user_id, slot);
-COMMENT ON INDEX public.api_keys_digest_key IS 'Serves authenticate_key() and the note of a use.';
+COMMENT ON INDEX public.api_keys_digest_key IS 'Serves the check of a key and the note of its use.';
 COMMENT ON INDEX public.api_keys_pkey IS 'Serves the list of a user''s keys and the cascade from users.';
 COMMENT ON INDEX public.api_keys_slot_key IS 'Serves the insert: it looks for a free slot.';
 
@@ -716,7 +716,7 @@ COMMENT ON COLUMN public.users.version IS '1, and one more with every real chang
 
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
-COMMENT ON INDEX public.users_pkey IS 'Serves authenticate(), one''s own account and the foreign keys to users.';
+COMMENT ON INDEX public.users_pkey IS 'Serves the check of who asks, one''s own account and the foreign keys to users.';
 
 CREATE UNIQUE INDEX users_email_key ON public.users USING btree (lower((email COLLATE "C")));
 COMMENT ON INDEX public.users_email_key IS 'Serves find_credentials(); keeps addresses unique regardless of case.';
@@ -869,68 +869,6 @@ $$;
 COMMENT ON FUNCTION public.audit() IS 'Trigger: writes the entry of a change at the commit, and holds the user''s lock to its end, so that a user''s commits stand in a line for that moment. Somebody else than the owner may only be the assignee of a todo, or an operator: nobody''s changes are recorded as another''s. Arguments: the table, and the columns to leave out.';
 
 REVOKE ALL ON FUNCTION public.audit() FROM PUBLIC;
-
-
--- authenticate()
-
-CREATE FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) RETURNS void
-    LANGUAGE plpgsql STABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    account record;
-BEGIN
-    SELECT u.is_active, u.token_version, u.tokens_valid_from INTO account
-    FROM public.users AS u
-    WHERE u.id = authenticate.user_id;
-    IF account.is_active
-        AND (account.token_version = authenticate.token_version
-            OR account.tokens_valid_from <= to_timestamp(authenticate.issued_at))
-    THEN
-        RETURN;
-    ELSIF NOT account.is_active THEN
-        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
-    ELSE
-        RAISE EXCEPTION 'the token is not valid any more' USING ERRCODE = 'TC401';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) IS 'Raises TC401 when there is no such user or the token was revoked, TC402 when the user is not active. A local token gives its token_version, an outside issuer''s the time of its issue (seconds since 1970); else null.';
-
-REVOKE ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.authenticate(user_id uuid, token_version integer, issued_at bigint) TO todochat_app;
-
-
--- authenticate_key()
-
-CREATE FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) RETURNS void
-    LANGUAGE plpgsql STABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    found_scope text;
-    found_end timestamptz;
-    found_active boolean;
-BEGIN
-    SELECT k.scope, k.expires_at, u.is_active INTO found_scope, found_end, found_active
-    FROM public.api_keys AS k
-    JOIN public.users AS u ON u.id = k.user_id
-    WHERE k.user_id = authenticate_key.user_id AND k.digest = authenticate_key.digest AND u.id = authenticate_key.user_id;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no such key' USING ERRCODE = 'TC401';
-    ELSIF found_end <= now() THEN
-        RAISE EXCEPTION 'the key has expired' USING ERRCODE = 'TC404';
-    ELSIF NOT found_active THEN
-        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
-    ELSIF authenticate_key.scope <> 'read' AND found_scope <> authenticate_key.scope THEN
-        RAISE EXCEPTION 'the key may not do this' USING ERRCODE = 'TC405';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) IS 'authenticate() for a key: raises TC401 when the user has none such, TC404 when it has expired, TC402 when the user is not active, TC405 when it lacks the scope needed (read, which every key has; write; or one that none has).';
-
-REVOKE ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.authenticate_key(user_id uuid, digest bytea, scope text) TO todochat_app;
 
 
 -- erase_user()
@@ -1284,6 +1222,48 @@ $$;
 COMMENT ON FUNCTION public.refuse_change() IS 'Trigger: refuses to change what never changes, which the trail tells rows by. Only where a statement sets it: the service has no right to. Argument: the table.';
 
 REVOKE ALL ON FUNCTION public.refuse_change() FROM PUBLIC;
+
+
+-- refuse_key()
+
+CREATE FUNCTION public.refuse_key(expires_at timestamp with time zone, is_active boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF is_active IS NULL THEN
+        RAISE EXCEPTION 'there is no such key' USING ERRCODE = 'TC401';
+    ELSIF expires_at <= now() THEN
+        RAISE EXCEPTION 'the key has expired' USING ERRCODE = 'TC404';
+    ELSIF NOT is_active THEN
+        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
+    END IF;
+    RAISE EXCEPTION 'the key may not do this' USING ERRCODE = 'TC405';
+END
+$$;
+COMMENT ON FUNCTION public.refuse_key(expires_at timestamp with time zone, is_active boolean) IS 'Raises TC401 where the user has no such key (nulls), TC404 when it has expired, TC402 when the user is not active, else TC405: its scope is too narrow.';
+
+REVOKE ALL ON FUNCTION public.refuse_key(expires_at timestamp with time zone, is_active boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.refuse_key(expires_at timestamp with time zone, is_active boolean) TO todochat_app;
+
+
+-- refuse_token()
+
+CREATE FUNCTION public.refuse_token(is_active boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF NOT is_active THEN
+        RAISE EXCEPTION 'the account is not active' USING ERRCODE = 'TC402';
+    END IF;
+    RAISE EXCEPTION 'the token is not valid any more' USING ERRCODE = 'TC401';
+END
+$$;
+COMMENT ON FUNCTION public.refuse_token(is_active boolean) IS 'Raises TC402 for an account that is not active, else TC401: the token was revoked, or there is no such user.';
+
+REVOKE ALL ON FUNCTION public.refuse_token(is_active boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.refuse_token(is_active boolean) TO todochat_app;
 
 
 -- resolve_identity()

@@ -49,7 +49,7 @@ _adapters.register_loader("jsonb", _JsonLoader)
 _transformer: psycopg.abc.Transformer = Transformer(_Adapters(_adapters))
 
 _VOID = 2278
-"""The type of what a function returns that returns nothing, such as authenticate(), which every transaction calls."""
+"""The type of what a function returns that returns nothing, such as refuse_token()."""
 
 
 def read_result(answer: pq.abc.PGresult) -> Result:

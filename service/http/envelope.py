@@ -9,10 +9,10 @@ client that left is seen only by its missing body.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from secrets import token_hex
 from string import ascii_letters, digits
 from time import perf_counter, time
 from typing import Any, ClassVar, Protocol, cast
-from uuid import uuid4
 
 from litestar.config.cors import CORSConfig
 
@@ -110,7 +110,7 @@ def request_id_for(sent: bytes) -> str:
     """The id that a client sent as X-Request-ID, if it is a sane one, or else a new one."""
     if 0 < len(sent) <= REQUEST_ID_MAX and not sent.translate(None, REQUEST_ID_CHARACTERS):
         return sent.decode()
-    return uuid4().hex
+    return token_hex(16)
 
 
 class Envelope:

@@ -9,8 +9,8 @@ uvicorn's own cycle carries a request to the application and back: one of our ow
 import asyncio
 import logging
 from math import inf
+from secrets import token_hex
 from typing import Any, NoReturn, cast
-from uuid import uuid4
 
 import httptools
 from uvicorn.config import Config
@@ -336,7 +336,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id = uuid4().hex
+        request_id = token_hex(16)
         headers = self._refusal_headers()
         self._raw.write(ReadyAnswer(problem).make(request_id, headers, close=True, has_body=True))
         if self._raw.can_write_eof():

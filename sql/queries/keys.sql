@@ -7,7 +7,15 @@
 -- param scope: text
 -- returns: none
 -- index: api_keys_digest_key
-SELECT authenticate_key(%(user_id)s, %(digest)s, %(scope)s);
+SELECT refuse_key(k.expires_at, u.is_active)
+FROM (SELECT) AS one
+LEFT JOIN api_keys AS k ON k.user_id = %(user_id)s AND k.digest = %(digest)s
+LEFT JOIN users AS u ON u.id = %(user_id)s AND k.id IS NOT NULL
+WHERE (
+    u.is_active
+    AND (k.scope = %(scope)s OR %(scope)s = 'read')
+    AND coalesce(k.expires_at > now(), TRUE)
+) IS NOT TRUE;
 
 -- name: touch_key
 -- Notes the hour. While another transaction does, this one goes on without.

@@ -3,13 +3,19 @@
 
 -- name: authenticate
 -- The check at the head of every transaction: raises TC401 or TC402 unless the account is active and the token current,
--- by its version, or, of an outside issuer, by when it was issued (its iat).
+-- by its version, or, of an outside issuer, by when it was issued (its iat). A function would cost half as much again.
 -- param user_id: uuid
 -- param token_version: integer
 -- param issued_at: bigint
 -- returns: none
 -- index: users_pkey
-SELECT authenticate(%(user_id)s, %(token_version)s, %(issued_at)s);
+SELECT refuse_token(u.is_active)
+FROM (SELECT) AS one
+LEFT JOIN users AS u ON u.id = %(user_id)s
+WHERE (
+    u.is_active
+    AND (u.token_version = %(token_version)s OR u.tokens_valid_from <= to_timestamp(%(issued_at)s::bigint))
+) IS NOT TRUE;
 
 -- name: create_user
 -- param user_id: uuid

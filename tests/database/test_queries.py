@@ -231,8 +231,11 @@ def test_the_grammar_finds_every_query_as_house_style_and_row_ownership_want_it(
         ("INSERT INTO todos (title, user_id) VALUES ('', $1), ('', $1)", []),
         ("INSERT INTO messages (user_id, content) SELECT $1, t.title FROM todos t WHERE t.user_id = $1", []),
         ("INSERT INTO todos (user_id, id) VALUES ($1, $2) ON CONFLICT (user_id, id) DO UPDATE SET title = ''", []),
+        ("SELECT u.id FROM (SELECT) AS one LEFT JOIN users u ON u.id = $1", []),
         # not bound
         ("SELECT id FROM todos", ["todos"]),
+        ("SELECT u.id FROM users u LEFT JOIN todos t ON u.id = $1", ["u", "t"]),
+        ("SELECT t.id FROM (SELECT) AS one LEFT JOIN todos t ON t.user_id = $1 OR t.id = $2", ["t"]),
         ("SELECT id FROM public.todos WHERE id = $2", ["todos"]),
         ("SELECT id FROM todos WHERE user_id = $2", ["todos"]),
         ("SELECT id FROM todos WHERE user_id <> $1", ["todos"]),

@@ -15,6 +15,7 @@ import pytest
 from psycopg import errors, sql
 from psycopg.types.json import Json, Jsonb
 
+from service.db.loading import TEXTS
 from tests.conftest import TestDatabase
 
 Connection = psycopg.Connection[Any]
@@ -538,14 +539,16 @@ def test_an_outside_account_belongs_to_one_user(dba: Connection) -> None:
         insert(dba, "identities", user_id=other, issuer="https://a.example", subject=subject)
 
 
-def test_authenticate_takes_the_current_token_version_of_an_active_user_only(
+def test_a_token_is_taken_while_its_version_is_the_active_users_current_one(
     dba: Connection, service: Connection
 ) -> None:
     user, other = new_user(dba), new_user(dba)
+    check = TEXTS["authenticate"].prepared.text
 
-    def authenticate(claimed: UUID, version: int) -> None:
-        with acting(service, user):
-            service.execute("SELECT authenticate(%s, %s::integer, NULL)", [claimed, version])
+    def authenticate(claimed: UUID | None, version: int | None) -> None:
+        with acting(service, user), psycopg.RawCursor(service) as cursor:
+            cursor.execute(check, [claimed, version, None])
+            assert cursor.fetchall() == []
 
     authenticate(user, 1)
     for claimed, version in ((user, 2), (user, 0), (other, 1), (uuid4(), 1), (None, 1), (user, None)):

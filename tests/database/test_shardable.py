@@ -189,7 +189,7 @@ def querying(dba: Connection) -> set[str]:
         " AND prosrc ~ '(FROM|INTO|UPDATE) public\\.'"
     )
     found = {name for (name,) in rows}
-    assert {"authenticate", "erase_user", "expect_position"} <= found
+    assert {"find_credentials", "erase_user", "expect_position"} <= found
     return found
 
 

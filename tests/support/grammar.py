@@ -104,6 +104,7 @@ def _of_scope(node: Any, user: int | None, names: frozenset[str]) -> Iterator[Re
     if not isinstance(node, ast.SelectStmt):
         sources.append(node.relation)
     conditions = list(conjuncts(node.whereClause))
+    optional: dict[str, list[Any]] = {}  # what has to hold of a row that a LEFT JOIN adds
     tables: dict[str, str] = {}
     others = 0
     for source in sources:
@@ -111,15 +112,21 @@ def _of_scope(node: Any, user: int | None, names: frozenset[str]) -> Iterator[Re
             if isinstance(found, ast.JoinExpr):
                 if found.jointype == enums.JoinType.JOIN_INNER:
                     conditions += conjuncts(found.quals)
+                elif found.jointype == enums.JoinType.JOIN_LEFT and isinstance(found.rarg, ast.RangeVar):
+                    optional[_alias(found.rarg)] = list(conjuncts(found.quals))
             elif isinstance(found, ast.RangeVar) and found.relname not in names:
                 if found.relname in USER_TABLES:
-                    tables[found.alias.aliasname if found.alias else found.relname] = found.relname
+                    tables[_alias(found)] = found.relname
                 else:
                     others += 1
             elif isinstance(found, ast.RangeSubselect | ast.RangeFunction | ast.RangeVar):
                 others += 1
     alone = next(iter(tables)) if len(tables) == 1 and not others else None
-    bound = {alias for alias, table in tables.items() if any(_binds(c, alias, table, alone, user) for c in conditions)}
+    bound = {
+        alias
+        for alias, table in tables.items()
+        if any(_binds(c, alias, table, alone, user) for c in (*conditions, *optional.get(alias, ())))
+    }
     while True:  # what is joined to a bound table by its owner is bound too
         pairs = [pair for condition in conditions if (pair := _same_owner(condition, tables))]
         more = {one for pair in pairs for one in pair if bound & set(pair)} - bound
@@ -128,6 +135,10 @@ def _of_scope(node: Any, user: int | None, names: frozenset[str]) -> Iterator[Re
         bound |= more
     for alias, table in tables.items():
         yield Reference(table, alias, alias in bound)
+
+
+def _alias(table: Any) -> str:
+    return table.alias.aliasname if table.alias else table.relname
 
 
 def columns_not_null(text: str) -> set[str]:
