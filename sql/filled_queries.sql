@@ -1395,7 +1395,33 @@ SELECT
                 AND EXISTS (SELECT FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid)
             )
         ORDER BY c.relname
-    ) AS unprotected_tables;
+    ) AS unprotected_tables,
+    coalesce(has_table_privilege(session_user, to_regclass('public.todos'), 'SELECT'), FALSE) AS may_read,
+    ARRAY(
+        SELECT c.relname::text
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'public'::regnamespace
+            AND c.relkind IN ('r', 'p')
+            AND c.relowner IS DISTINCT FROM to_regrole('todochat_owner')
+            AND (
+                c.relname IN ('users', 'sign_in_attempts')
+                OR EXISTS (
+                    SELECT FROM pg_catalog.pg_attribute AS a
+                    WHERE a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped
+                )
+            )
+        UNION ALL
+        SELECT p.proname || '()'
+        FROM pg_catalog.pg_proc AS p
+        WHERE p.pronamespace = 'public'::regnamespace
+            AND p.prosecdef
+            AND p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
+            AND (
+                EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgfoid = p.oid)
+                OR EXISTS (SELECT FROM aclexplode(p.proacl) AS g WHERE g.grantee = to_regrole('todochat_app'))
+            )
+        ORDER BY 1
+    ) AS misowned;
 
 -- list_applied_migrations() -> many str
 -- health.sql, index none

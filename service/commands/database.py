@@ -14,7 +14,7 @@ def migrate() -> None:
     It is safe to kill this at any moment, and to start it several times at once.
     """
     with owner_url() as url:
-        applied = runner.upgrade(url)
+        applied = runner.upgrade(url, tell=print)
     for migration in applied:
         print(f"applied {migration}")
     if not applied:

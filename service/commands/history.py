@@ -14,6 +14,8 @@ from psycopg.errors import InsufficientPrivilege
 
 from service.db.migration_files import Migration, MigrationError, Operation
 
+BOOKKEEPING = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
+"""The runner's own tables, which belong to the login that migrates."""
 _BEFORE_1_0 = "0002_create_functions"  # which 1.0's baseline doesn't have
 _ROLLING_BACK = "rolling back"  # stands for the checksum while a rollback without a transaction is under way
 _TABLES = """

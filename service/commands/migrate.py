@@ -26,7 +26,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Identifier
 
 from service.commands import history
-from service.commands.connection import connect, reason
+from service.commands.connection import DIRECT_ADDRESS, OWNER_ROLE, connect, reason, refuse_pooler
+from service.commands.owners import mend_owners
 from service.db.migration_files import (
     DEFAULT_DIRECTORY,
     REPEATABLE,
@@ -44,7 +45,7 @@ RUNNER_WAIT_SECONDS = 60.0
 _RUNNER_POLL_SECONDS = 0.2
 _RUNNER_LOCK = 0x746F646F63686174  # "todochat" in ASCII; advisory locks are per database
 
-_DIRECT = "migrations need the database's own address in MIGRATION_DATABASE_URL (Neon: the host without -pooler)"
+_DIRECT = f"migrations need {DIRECT_ADDRESS}"
 
 # Whatever the role or the database has set as a default, a migration meets the same session. The keepalives let the
 # server notice a runner whose machine has gone, and give its lock away, within a minute.
@@ -77,13 +78,24 @@ FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s)
 """
 
 
-def upgrade(url: str, directory: Path = DEFAULT_DIRECTORY, *, wait_seconds: float = RUNNER_WAIT_SECONDS) -> list[str]:
-    """Apply every pending migration and return their ids; wait up to `wait_seconds` for another runner to end."""
+def upgrade(
+    url: str,
+    directory: Path = DEFAULT_DIRECTORY,
+    *,
+    wait_seconds: float = RUNNER_WAIT_SECONDS,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Apply every pending migration and return their ids; wait up to `wait_seconds` for another runner to end.
+
+    Before, what a restore by hand has left with another owner is given back. `tell` is told what is done.
+    """
     migrations = load(directory)
     with _locked_session(url, wait_seconds) as conn:
         history.create_tables(conn)
         applied = history.read(conn)
         history.check(migrations, applied)
+        if given := mend_owners(conn, (migration for migration in migrations if migration.id in applied)):
+            tell(f"gave {OWNER_ROLE} what others owned: {', '.join(given)}")
         pending = [migration for migration in migrations if migration.id not in applied]
         for migration in pending:
             _run(conn, migration, "apply")
@@ -135,8 +147,7 @@ def _losses(conn: psycopg.Connection, migration: Migration) -> list[str]:
 @contextmanager
 def _locked_session(url: str, wait_seconds: float) -> Generator[psycopg.Connection]:
     """A connection with the session settings of _SESSION that holds the one runner's lock."""
-    if "-pooler." in url:
-        raise MigrationError(f"this is the address of a connection pooler: {_DIRECT}")
+    refuse_pooler(url)
     with _one_line_errors(), connect(url) as conn:
         deadline = time.monotonic() + wait_seconds
         while not _scalar(conn, _TRY_LOCK):

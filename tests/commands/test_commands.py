@@ -51,6 +51,7 @@ COMMANDS = [
     ["users", "deactivate", "a@b.example"],
     ["users", "erase", "a@b.example"],
     ["prune"],
+    ["backup", "file.backup"],
     ["export", "a@b.example"],
     ["import", "a@b.example", "README.md"],
 ]
@@ -149,7 +150,7 @@ def test_every_command_has_help_that_says_what_it_does() -> None:
     listed = run("--help").stdout.partition("Commands:")[2].partition("Settings")[0]
     names = re.findall(r"^  ([a-z-]+)", listed, re.MULTILINE)
     commands = {"serve", "migrate", "rollback", "status", "create-login", "users", "queries", "demo", "prune"}
-    commands |= {"export", "import"}
+    commands |= {"export", "import", "backup", "restore"}
     assert commands == set(names)
     for name in names:
         done = run(name, "--help")
