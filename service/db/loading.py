@@ -248,7 +248,8 @@ def _parse_query(block: _Block, slots: dict[str, _Block], used_slots: set[str]) 
         text=text,
         prepared=Prepared(
             name.encode(),
-            _PLACEHOLDER.sub(place, text).encode(),
+            # By its name a DBA finds it in pg_stat_activity, pg_stat_statements and the server's log.
+            f"/* {name} */ {_PLACEHOLDER.sub(place, text)}".encode(),
             tuple(TYPES[kind][0] for kind in parameters.values()),
             reads_only,
         ),
