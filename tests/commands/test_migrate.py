@@ -34,6 +34,7 @@ from service.embedded import EmbeddedPostgres
 from service.embedded.server import as_account
 from service.settings import OperatorError
 from tests.support.schema_dump import SCHEMA, dump_schema
+from tests.support.schema_picture import PICTURE, draw_schema
 
 ROOT = Path(__file__).parents[2]
 REAL = known_ids()
@@ -852,12 +853,13 @@ def test_up_down_up_leaves_the_same_schema(any_database: Database, postgres: Emb
     assert dump_schema(any_database.url, program) == up
 
 
-def test_schema_sql_is_what_the_migrations_make_whoever_runs_them(postgres: EmbeddedPostgres) -> None:
+def test_schema_sql_and_its_picture_are_what_the_migrations_make_whoever_runs_them(postgres: EmbeddedPostgres) -> None:
     for login in (LOGIN, "postgres"):
         with empty_database(postgres) as database:
             url = postgres.url(database.name, login)
             upgrade(url)
             assert SCHEMA.read_text() == dump_schema(url, pg_dump(postgres)), "run `make schema`"
+            assert PICTURE.read_text() == draw_schema(url), "run `make schema`"
 
 
 def test_schema_sql_depends_on_no_place_and_no_version() -> None:
