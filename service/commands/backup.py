@@ -173,7 +173,7 @@ def _refuse_bound_login(connection: psycopg.Connection) -> None:
         raise OperatorError(
             f"row security binds the login {login}, so its backup would lack rows: set MIGRATION_DATABASE_URL to a "
             "superuser's (on Neon: a role's that was made in its console), or to one that a superuser makes once by "
-            "CREATE ROLE todochat_backup LOGIN BYPASSRLS PASSWORD '…'; GRANT pg_read_all_data TO todochat_backup"
+            "CREATE ROLE todochat_backup LOGIN BYPASSRLS PASSWORD '…' IN ROLE pg_read_all_data"
         )
 
 
