@@ -31,6 +31,8 @@ from service.commands.shared import confirm_loss, owner_url, say, written_whole,
 from service.db.migration_files import load
 from service.settings import OperatorError
 
+_LAST_WITHOUT = 16
+"""The last major version of servers that refuse what later versions of pg_restore begin with: a parameter of theirs."""
 _TAIL_BYTES = 65_536
 """More than the two lines ever have."""
 _SESSION = """
@@ -271,12 +273,16 @@ def _fill(url: str, file: Path, contents: Contents) -> None:
         server = connection.info.server_version // 10000
         if found := connection.execute(_OBJECTS).fetchone():
             raise OperatorError(f"the database is not empty (there is {found[0]}): make a new one to restore into")
-        # From 17 on they set a parameter that servers before 17 don't know.
-        newest = 99 if server >= 17 else 16
+        if server <= _LAST_WITHOUT < contents.pg_dump:
+            raise OperatorError(
+                f"pg_dump {contents.pg_dump} wrote {file}, for servers from {_LAST_WITHOUT + 1} on: restore it there, "
+                f"or make a backup with a pg_dump from {contents.server} to {_LAST_WITHOUT}"
+            )
+        newest = _LAST_WITHOUT if server <= _LAST_WITHOUT else 99
         tool = find_tool(
             "pg_restore",
             lambda major: contents.pg_dump <= major <= newest,
-            f"from {contents.pg_dump}" + (f" to {newest}" if server < 17 else " on"),
+            f"from {contents.pg_dump} " + (f"to {newest}" if server <= _LAST_WITHOUT else "on"),
             encrypted=bool(connection.pgconn.ssl_in_use),
         )
         with connection.transaction():
@@ -303,17 +309,11 @@ def _pg_restore(tool: Tool, url: str, file: Path, on_line: Callable[[str], None]
     with tempfile.NamedTemporaryFile() as wanted:
         wanted.write(b"".join(entries))
         wanted.flush()
-        run_tool(
-            tool,
-            url,
-            "--exit-on-error",
-            "--single-transaction",
-            "--no-owner",
-            f"--role={OWNER_ROLE}",
-            f"--use-list={wanted.name}",
-            str(file),
-            on_line=on_line,
-        )
+        arguments = ("--exit-on-error", "--single-transaction", "--no-owner", f"--role={OWNER_ROLE}")
+        try:
+            run_tool(tool, url, *arguments, f"--use-list={wanted.name}", str(file), on_line=on_line)
+        except OperatorError as error:
+            raise OperatorError(f"{error}; nothing was restored") from error
 
 
 def _is_ours(entry: list[str]) -> bool:

@@ -253,6 +253,29 @@ def test_a_superuser_may_restore_too_and_what_others_keep_in_the_database_stays_
     assert schema(target) == schema(source)
 
 
+def test_on_a_managed_host_the_role_of_its_console_backs_up_and_restores(
+    source: Source, other: EmbeddedPostgres, tmp_path: Path, start_server: Callable[..., Server]
+) -> None:
+    """As on Neon: nobody is a superuser there, and the role of the console has BYPASSRLS and CREATEROLE."""
+    with new_cluster(source.cluster.bin_dir) as cluster:
+        old, new = next(new_target(cluster)), next(new_target(other))
+        for target in (old, new):
+            target.as_superuser(f"ALTER ROLE {RESTORER} BYPASSRLS CREATEDB")
+        try:
+            assert run("migrate", **old.env()).returncode == 0
+            assert run("demo", **old.env()).returncode == 0
+            done = run("backup", str(tmp_path / "backup"), **old.env())
+            assert done.returncode == 0, done.stderr
+            done = run("restore", str(tmp_path / "backup"), **new.env())
+            assert done.returncode == 0, done.stderr
+            assert rows(new.superuser_url) == rows(old.superuser_url)
+            assert rows(new.superuser_url)["messages"] > 0
+            assert schema(new) == schema(old)
+            assert new.served(start_server, source).stop() == 0
+        finally:
+            new.as_superuser(f"ALTER ROLE {RESTORER} NOBYPASSRLS NOCREATEDB")
+
+
 def test_only_its_owner_can_read_a_backup_and_an_older_one_is_replaced_when_that_is_wanted(
     source: Source, file: Path, tmp_path: Path
 ) -> None:
@@ -513,6 +536,42 @@ def test_a_pg_restore_that_can_not_read_the_file_or_talk_to_the_server_is_refuse
     said = complaint(run("restore", str(file), **target.env(PATH=str(wrong))))
     assert f"pg_restore {wanted} is needed, and there is " in said
     assert rows(target.superuser_url) == {}
+
+
+def test_a_file_of_a_newer_pg_dump_is_refused_for_a_server_that_can_not_take_it(
+    postgres15: EmbeddedPostgres, postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump_tools, "wheel_versions", dict)
+    path = tmp_path / "backup"
+    env = {"PATH": str(postgres.bin_dir), "MIGRATION_DATABASE_URL": postgres15.url(TEMPLATE)}
+    done = run("backup", str(path), **env)
+    assert done.returncode == 0, done.stderr
+    said = complaint(run("restore", str(path), **env | {"MIGRATION_DATABASE_URL": postgres15.url("template1")}))
+    assert said.endswith("for servers from 17 on: restore it there, or make a backup with a pg_dump from 15 to 16")
+
+
+def test_what_the_new_cluster_lacks_is_said_and_nothing_is_restored(
+    source: Source, target: Target, tmp_path: Path
+) -> None:
+    path = tmp_path / "backup"
+    with psycopg.connect(source.database.superuser_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE reporting; GRANT SELECT ON todos TO reporting")
+        try:
+            assert run("backup", str(path), **source.env()).returncode == 0
+        finally:
+            connection.execute("REVOKE ALL ON todos FROM reporting; DROP ROLE reporting")
+    done = run("restore", str(path), **target.env())
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith('ERROR: role "reporting" does not exist; nothing was restored')
+    assert rows(target.superuser_url) == {}
+
+
+def test_a_database_without_tables_of_todochat_has_no_backup(target: Target, tmp_path: Path) -> None:
+    env = target.env(MIGRATION_DATABASE_URL=target.superuser_url)
+    said = complaint(run("backup", str(tmp_path / "backup"), **env))
+    assert "no tables here belong to todochat_owner: run `todochat migrate`, which makes them, or mends" in said
+    target.as_superuser("CREATE TABLE users ()")
+    assert "no tables here belong to todochat_owner" in complaint(run("backup", str(tmp_path / "backup"), **env))
 
 
 def test_the_embedded_database_needs_no_setting(tmp_path: Path) -> None:
