@@ -50,7 +50,7 @@ rollback: runtime  ## take the latest migration back; says what is lost, and ask
 status: runtime    ## say which migrations are applied
 	@$(SERVICE) status
 
-schema: runtime    ## write sql/schema.sql and sql/filled_queries.sql anew, from the migrations and sql/queries
+schema: runtime    ## write sql/schema.sql, sql/schema.md and sql/filled_queries.sql anew, from the migrations and sql/queries
 	@.venv/bin/python -m tests.support.schema_dump
 	@$(SERVICE) queries > sql/filled_queries.sql
 

@@ -2,6 +2,8 @@
 -- Why: a domain's check is prepared once a session and looks at a value when it is written; a table's is read anew for
 --   each statement. With the same rules as table checks an insert cost a sixth more.
 --   The two functions behind checks are in PL/pgSQL so that the planner does not put their bodies in place of the call.
+-- Locks: nothing that was there before.
+-- Rollback loses: no data.
 -- depends: 0001_create_roles
 
 -- A domain's check is changed like a table's: NOT VALID, then VALIDATE.

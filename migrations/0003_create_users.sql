@@ -2,6 +2,7 @@
 -- Why: everything else belongs to a user. Row security is enabled but not forced on users: it has no user_id, and the
 --   functions that must see other people's rows (sign-in by email, a name to assign a todo to, whether an assignee is
 --   active) run as the owner, each showing a few columns only.
+-- Locks: nothing that was there before.
 -- Rollback loses: all accounts.
 -- depends: 0002_create_types
 SET LOCAL ROLE todochat_owner;

@@ -1,6 +1,7 @@
 -- Make erase_user(), which ends an account for good.
 -- Why: who asks to be erased must be gone from everywhere, also from other people's rows, which no policy of the service
 --   lets it reach.
+-- Locks: nothing that was there before.
 -- Rollback loses: nothing. What was erased stays gone.
 -- depends: 0009_create_sign_in
 SET LOCAL ROLE todochat_owner;

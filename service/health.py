@@ -43,6 +43,10 @@ class LoginCheck(msgspec.Struct, frozen=True):
     may_create_temporary_tables: bool
     owned_tables: list[str]
     unprotected_tables: list[str]
+    may_read: bool
+    """Whether the login has todochat_app's privileges, and those were not lost."""
+    misowned: list[str]
+    """Tables, and functions that run as their owner, which is not todochat_owner, as it must be."""
 
 
 _check_login = One("check_login", LoginCheck)
@@ -167,6 +171,12 @@ async def refuse_unsafe_login(database: Database) -> None:
             f"the database login {found.login!r} is not safe to serve with: it {'; it '.join(reasons)}. "
             "Make a proper one with `todochat create-login NAME` and put it into DATABASE_URL"
         )
+    if not found.may_read:
+        raise StartupError(
+            f"the database login {found.login!r} may not read the tables: make one with `todochat create-login`. If "
+            "that did make it, the tables were restored before the roles, and lost their privileges: restore them "
+            "anew, into an empty database, with `todochat restore`"
+        )
     if not found.has_plan_settings:
         hint = "lists read all that a user has: run `todochat create-login NAME` again, which sets it on the role"
         log.warning("login_without_plan_settings", extra={"login": found.login, "hint": hint})
@@ -174,6 +184,11 @@ async def refuse_unsafe_login(database: Database) -> None:
         raise StartupError(
             f"row security is not enabled and forced, with a policy, on: {', '.join(found.unprotected_tables)}. "
             "Run `todochat migrate`; if it finds nothing to do, put back what the migrations say"
+        )
+    if found.misowned:
+        raise StartupError(
+            f"todochat_owner must own {', '.join(found.misowned[:3])} … and does not, as after a restore by hand: run "
+            "`todochat migrate`, which gives them back"
         )
 
 

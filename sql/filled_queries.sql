@@ -1,6 +1,6 @@
 -- list_accounts(user_id uuid, limit integer) -> many Account
 -- admin.sql, index users_pkey
-SELECT u.id, u.email, u.username, u.is_active, u.created_at
+SELECT /* list_accounts */ u.id, u.email, u.username, u.is_active, u.created_at
 FROM users AS u
 WHERE u.id > $1
 ORDER BY u.id
@@ -8,31 +8,31 @@ LIMIT $2;
 
 -- find_account(email text) -> maybe UUID
 -- admin.sql, index users_email_key
-SELECT f.id
+SELECT /* find_account */ f.id
 FROM find_credentials($1) AS f;
 
 -- find_account_by_id(user_id uuid) -> maybe UUID
 -- admin.sql, index users_pkey
-SELECT u.id
+SELECT /* find_account_by_id */ u.id
 FROM users AS u
 WHERE u.id = $1;
 
 -- update_account(user_id uuid, is_active boolean) -> count
 -- admin.sql, index users_pkey
-UPDATE users AS u
+UPDATE /* update_account */ users AS u
 SET is_active = $2
 WHERE u.id = $1;
 
 -- lock_account(user_id uuid) -> maybe UUID
 -- admin.sql, index users_pkey
-SELECT u.id
+SELECT /* lock_account */ u.id
 FROM users AS u
 WHERE u.id = $1
 FOR NO KEY UPDATE;
 
 -- count_assigned(user_id uuid) -> maybe int
 -- admin.sql, index todos_assigned_to_idx
-SELECT count(*)
+SELECT /* count_assigned */ count(*)
 FROM todos AS t
 WHERE t.assigned_to = $1
   AND t.status IN ('pending', 'in_progress')
@@ -40,11 +40,11 @@ HAVING count(*) > 0;
 
 -- erase_account(user_id uuid) -> one bool
 -- admin.sql, index users_pkey
-SELECT erase_user($1, NULL);
+SELECT /* erase_account */ erase_user($1, NULL);
 
 -- find_prunable_user(user_id uuid, older_than timestamptz) -> maybe UUID
 -- admin.sql, index audit_log_pkey
-WITH RECURSIVE oldest AS (
+WITH /* find_prunable_user */ RECURSIVE oldest AS (
     (
         SELECT a.user_id, a.seq, a.at, a.before IS NOT NULL OR a.request_id IS NOT NULL AS has_content
         FROM audit_log AS a
@@ -75,7 +75,7 @@ LIMIT 1;
 
 -- count_prunable_entries(user_id uuid, older_than timestamptz) -> maybe int
 -- admin.sql, index audit_log_pkey
-SELECT count(*)
+SELECT /* count_prunable_entries */ count(*)
 FROM audit_log AS a
 WHERE a.user_id = $1
   AND a.at < $2
@@ -94,7 +94,7 @@ HAVING count(*) > 0;
 
 -- prune_audit_log(user_id uuid, older_than timestamptz, batch integer) -> count
 -- admin.sql, index audit_log_pkey
-DELETE FROM audit_log AS a
+DELETE /* prune_audit_log */ FROM audit_log AS a
 WHERE a.user_id = $1
   AND a.seq IN (
     SELECT o.seq
@@ -118,7 +118,7 @@ WHERE a.user_id = $1
 
 -- blank_last_entry(user_id uuid, older_than timestamptz) -> count
 -- admin.sql, index audit_log_pkey
-UPDATE audit_log AS a
+UPDATE /* blank_last_entry */ audit_log AS a
 SET before = NULL,
     request_id = NULL
 WHERE a.user_id = $1
@@ -138,14 +138,14 @@ WHERE a.user_id = $1
 
 -- count_prunable_keys() -> maybe int
 -- admin.sql, index idempotency_keys_created_at_idx
-SELECT count(*)
+SELECT /* count_prunable_keys */ count(*)
 FROM idempotency_keys AS k
 WHERE k.created_at < now() - INTERVAL '24 hours'
 HAVING count(*) > 0;
 
 -- prune_idempotency_keys(batch integer) -> count
 -- admin.sql, index idempotency_keys_created_at_idx
-DELETE FROM idempotency_keys AS k
+DELETE /* prune_idempotency_keys */ FROM idempotency_keys AS k
 USING (
     SELECT o.user_id, o.key
     FROM idempotency_keys AS o
@@ -159,7 +159,7 @@ WHERE k.user_id = old.user_id
 
 -- count_untouched_conversations(user_id uuid, untouched_since timestamptz) -> maybe int
 -- admin.sql, index conversations_user_id_updated_hour_idx
-SELECT count(*)
+SELECT /* count_untouched_conversations */ count(*)
 FROM conversations
 WHERE user_id = $1
   AND updated_hour <= $2
@@ -168,7 +168,7 @@ HAVING count(*) > 0;
 
 -- prune_conversation(user_id uuid, untouched_since timestamptz) -> count
 -- admin.sql, index conversations_user_id_updated_hour_idx
-DELETE FROM conversations
+DELETE /* prune_conversation */ FROM conversations
 WHERE user_id = $1
   AND updated_at < $2
   AND id = (
@@ -184,13 +184,13 @@ WHERE user_id = $1
 
 -- get_trail(user_id uuid) -> maybe Trail
 -- audit.sql, index audit_log_pkey
-SELECT o.seq AS oldest, n.seq AS newest
+SELECT /* get_trail */ o.seq AS oldest, n.seq AS newest
 FROM (SELECT a.seq FROM audit_log AS a WHERE a.user_id = $1 ORDER BY a.seq LIMIT 1) AS o
 CROSS JOIN (SELECT a.seq FROM audit_log AS a WHERE a.user_id = $1 ORDER BY a.seq DESC LIMIT 1) AS n;
 
 -- find_audit_place(user_id uuid, at timestamptz) -> maybe int
 -- audit.sql, index audit_log_pkey
-WITH RECURSIVE halves AS (
+WITH /* find_audit_place */ RECURSIVE halves AS (
     SELECT b.low, b.high, (b.low + b.high) / 2 AS middle
     FROM (
         SELECT
@@ -216,7 +216,7 @@ WHERE h.low >= h.high;
 
 -- list_audit(user_id uuid, table text, action text, first bigint, before bigint, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_pkey
-SELECT l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
+SELECT /* list_audit */ l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
     CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
     CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
     l.request_id, l.at,
@@ -277,7 +277,7 @@ ORDER BY l.id DESC;
 
 -- list_audit_of_row(user_id uuid, row_id uuid, table text, action text, first bigint, before bigint, looked_at integer, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_user_id_row_id_idx
-SELECT l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
+SELECT /* list_audit_of_row */ l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
     CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
     CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
     l.request_id, l.at,
@@ -344,7 +344,7 @@ ORDER BY l.id DESC;
 
 -- find_audit_bound(user_id uuid, row_id uuid, first bigint, before bigint, looked_at integer) -> maybe int
 -- audit.sql, index audit_log_user_id_row_id_idx
-SELECT a.seq
+SELECT /* find_audit_bound */ a.seq
 FROM audit_log AS a
 WHERE a.user_id = $1
   AND a.row_id = $2
@@ -356,7 +356,7 @@ LIMIT 1;
 
 -- list_changes(user_id uuid, first bigint, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_pkey
-SELECT l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
+SELECT /* list_changes */ l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
     CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
     CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
     l.request_id, l.at,
@@ -414,7 +414,7 @@ ORDER BY l.id;
 
 -- get_change(user_id uuid, id bigint) -> maybe Change
 -- audit.sql, index audit_log_pkey
-SELECT e.action, e."table", e.row_id, e.before, e.after, NOT EXISTS (
+SELECT /* get_change */ e.action, e."table", e.row_id, e.before, e.after, NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
@@ -472,7 +472,7 @@ CROSS JOIN LATERAL (SELECT e.id AS seq, e.row_id, e."table" AS table_name) AS a;
 
 -- get_last_change(user_id uuid, row_id uuid, table text) -> one EntryRow
 -- audit.sql, index audit_log_user_id_row_id_idx
-SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+SELECT /* get_last_change */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
     CASE WHEN e.action <> 'delete' THEN coalesce(
         (
             SELECT n.before
@@ -522,7 +522,7 @@ LIMIT 1;
 
 -- undo_user_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index users_pkey
-UPDATE users AS u
+UPDATE /* undo_user_update */ users AS u
 SET username = r.username,
     full_name = r.full_name
 FROM audit_log AS a
@@ -535,7 +535,7 @@ RETURNING u.id;
 
 -- undo_todo_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todos_pkey
-UPDATE todos AS t
+UPDATE /* undo_todo_update */ todos AS t
 SET title = r.title,
     description = r.description,
     status = r.status,
@@ -555,7 +555,7 @@ RETURNING t.id;
 
 -- undo_conversation_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index conversations_pkey
-UPDATE conversations AS c
+UPDATE /* undo_conversation_update */ conversations AS c
 SET title = r.title,
     metadata = r.metadata
 FROM audit_log AS a
@@ -569,7 +569,7 @@ RETURNING c.id;
 
 -- undo_message_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index messages_user_id_id_key
-UPDATE messages AS m
+UPDATE /* undo_message_update */ messages AS m
 SET content = r.content,
     content_truncated = coalesce(r.content_truncated, FALSE),
     message_type = r.message_type,
@@ -585,7 +585,7 @@ RETURNING m.id;
 
 -- undo_link_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todo_conversation_links_pkey
-UPDATE todo_conversation_links AS l
+UPDATE /* undo_link_update */ todo_conversation_links AS l
 SET relationship_type = r.relationship_type
 FROM audit_log AS a
 CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
@@ -598,7 +598,7 @@ RETURNING l.id;
 
 -- undo_todo_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todos_pkey
-INSERT INTO todos (
+INSERT /* undo_todo_delete */ INTO todos (
     user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata,
     created_at, updated_at, version
 )
@@ -621,7 +621,7 @@ RETURNING id;
 
 -- undo_conversation_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index conversations_pkey
-INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
+INSERT /* undo_conversation_delete */ INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
 SELECT
     $1, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
 FROM audit_log AS a
@@ -640,7 +640,7 @@ RETURNING id;
 
 -- undo_message_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+INSERT /* undo_message_delete */ INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version)
 SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version
@@ -664,7 +664,7 @@ RETURNING id;
 
 -- undo_link_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todo_conversation_links_pkey
-INSERT INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
+INSERT /* undo_link_delete */ INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
 SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
 FROM (
     SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
@@ -685,7 +685,7 @@ RETURNING id;
 
 -- restore_messages(user_id uuid, id bigint) -> count
 -- audit.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
+INSERT /* restore_messages */ INTO messages (user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version)
 SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version
@@ -721,7 +721,7 @@ ORDER BY position;
 
 -- restore_conversation_links(user_id uuid, id bigint) -> count
 -- audit.sql, index todo_conversation_links_pkey
-INSERT INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
+INSERT /* restore_conversation_links */ INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
 SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
 FROM (
     SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
@@ -755,7 +755,7 @@ WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = $1 AND o.id = found.todo_
 
 -- restore_todo_links(user_id uuid, id bigint) -> count
 -- audit.sql, index todo_conversation_links_pkey
-INSERT INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
+INSERT /* restore_todo_links */ INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
 SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
 FROM (
     SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
@@ -789,34 +789,34 @@ WHERE EXISTS (SELECT FROM conversations AS o WHERE o.user_id = $1 AND o.id = fou
 
 -- get_conversation(user_id uuid, id uuid) -> maybe Conversation
 -- conversations.sql, index conversations_pkey
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+SELECT /* get_conversation */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
 FROM conversations
 WHERE user_id = $1
   AND id = $2;
 
 -- create_conversation(user_id uuid, id uuid, external_id text, title text, metadata jsonb) -> one Conversation
 -- conversations.sql, index conversations_pkey
-INSERT INTO conversations (user_id, id, external_id, title, metadata)
+INSERT /* create_conversation */ INTO conversations (user_id, id, external_id, title, metadata)
 VALUES ($1, coalesce($2, uuid7()), $3, $4, coalesce($5, '{}'))
 RETURNING id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at;
 
 -- ensure_conversation(user_id uuid, external_id text, title text, metadata jsonb) -> maybe Conversation
 -- conversations.sql, index conversations_external_id_key
-INSERT INTO conversations (user_id, external_id, title, metadata)
+INSERT /* ensure_conversation */ INTO conversations (user_id, external_id, title, metadata)
 VALUES ($1, $2, $3, coalesce($4, '{}'))
 ON CONFLICT (user_id, external_id) WHERE external_id IS NOT NULL DO NOTHING
 RETURNING id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at;
 
 -- get_conversation_by_external_id(user_id uuid, external_id text) -> maybe Conversation
 -- conversations.sql, index conversations_external_id_key
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+SELECT /* get_conversation_by_external_id */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
 FROM conversations
 WHERE user_id = $1
   AND external_id = $2;
 
 -- update_conversation(user_id uuid, id uuid, set_title boolean, title text, metadata jsonb, version bigint) -> maybe Conversation
 -- conversations.sql, index conversations_pkey
-UPDATE conversations
+UPDATE /* update_conversation */ conversations
 SET title = CASE WHEN $3 THEN $4 ELSE title END,
     metadata = coalesce($5, metadata)
 WHERE user_id = $1
@@ -826,7 +826,7 @@ RETURNING id, user_id, external_id, title, metadata, message_count, version + 2 
 
 -- delete_conversation(user_id uuid, id uuid, version bigint) -> maybe UUID
 -- conversations.sql, index conversations_pkey
-DELETE FROM conversations
+DELETE /* delete_conversation */ FROM conversations
 WHERE user_id = $1
   AND id = $2
   AND ($3 IS NULL OR version + 2 * last_position::bigint - message_count = $3)
@@ -834,7 +834,7 @@ RETURNING id;
 
 -- list_conversations_by_updated_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_user_id_updated_hour_idx
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+SELECT /* list_conversations_by_updated_at_desc */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
         SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
@@ -856,7 +856,7 @@ LIMIT $4;
 
 -- list_conversations_by_updated_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_user_id_updated_hour_idx
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+SELECT /* list_conversations_by_updated_at */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
         SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
@@ -878,7 +878,7 @@ LIMIT $4;
 
 -- list_conversations_by_created_at_desc(user_id uuid, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_user_id_created_at_idx
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+SELECT /* list_conversations_by_created_at_desc */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
         SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
@@ -900,7 +900,7 @@ LIMIT $4;
 
 -- list_conversations_by_created_at(user_id uuid, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_user_id_created_at_idx
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+SELECT /* list_conversations_by_created_at */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
         SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
@@ -922,7 +922,7 @@ LIMIT $4;
 
 -- list_conversations_by_external_id(user_id uuid, after text, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some Conversation
 -- conversations.sql, index conversations_external_id_key
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
+SELECT /* list_conversations_by_external_id */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
         SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
@@ -944,7 +944,7 @@ LIMIT $4;
 
 -- list_conversations_with_messages_by_updated_at_desc(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
-SELECT
+SELECT /* list_conversations_with_messages_by_updated_at_desc */
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
     CASE
         WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
@@ -1010,7 +1010,7 @@ ORDER BY c.place;
 
 -- list_conversations_with_messages_by_updated_at(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
-SELECT
+SELECT /* list_conversations_with_messages_by_updated_at */
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
     CASE
         WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
@@ -1076,7 +1076,7 @@ ORDER BY c.place;
 
 -- list_conversations_with_messages_by_created_at_desc(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
-SELECT
+SELECT /* list_conversations_with_messages_by_created_at_desc */
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
     CASE
         WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
@@ -1142,7 +1142,7 @@ ORDER BY c.place;
 
 -- list_conversations_with_messages_by_created_at(user_id uuid, messages integer, message_bytes bigint, after timestamptz, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
-SELECT
+SELECT /* list_conversations_with_messages_by_created_at */
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
     CASE
         WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
@@ -1208,7 +1208,7 @@ ORDER BY c.place;
 
 -- list_conversations_with_messages_by_external_id(user_id uuid, messages integer, message_bytes bigint, after text, after_id uuid, row_limit integer, looked_at integer, words text[], contains jsonb) -> some ListedConversation
 -- conversations.sql, index messages_pkey
-SELECT
+SELECT /* list_conversations_with_messages_by_external_id */
     c.id, c.user_id, c.external_id, c.title, c.metadata, c.message_count, c.version, c.created_at, c.updated_at,
     CASE
         WHEN coalesce(c.bytes_before, 0) < $3 THEN coalesce(
@@ -1274,7 +1274,7 @@ ORDER BY c.place;
 
 -- list_todo_conversations(user_id uuid, id uuid, number bigint, after_id uuid, row_limit integer) -> many Conversation
 -- conversations.sql, index todo_conversation_links_key
-SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
+SELECT /* list_todo_conversations */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
 FROM conversations
 WHERE user_id = $1
   AND id IN (
@@ -1294,19 +1294,19 @@ ORDER BY id;
 
 -- get_exporter(user_id uuid) -> one Exporter
 -- export.sql, index users_pkey
-SELECT email
+SELECT /* get_exporter */ email
 FROM users
 WHERE id = $1;
 
 -- get_last_number(user_id uuid) -> maybe int
 -- export.sql, index todo_counters_pkey
-SELECT last_number
+SELECT /* get_last_number */ last_number
 FROM todo_counters
 WHERE user_id = $1;
 
 -- export_todos(user_id uuid, after integer, limit integer) -> many TodoLine
 -- export.sql, index todos_user_id_number_key
-SELECT
+SELECT /* export_todos */
     id, number, title, description, status, priority, due_date,
     CASE WHEN assigned_to = $1 THEN 'me' ELSE assigned_to::text END AS assigned_to,
     completed_at, metadata, created_at, updated_at, version
@@ -1318,7 +1318,7 @@ LIMIT $3;
 
 -- export_conversations(user_id uuid, after_id uuid, limit integer) -> many ConversationLine
 -- export.sql, index conversations_pkey
-SELECT id, title, metadata, last_position, message_count, created_at, updated_at, version, external_id
+SELECT /* export_conversations */ id, title, metadata, last_position, message_count, created_at, updated_at, version, external_id
 FROM conversations
 WHERE user_id = $1
   AND id >= coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
@@ -1328,7 +1328,7 @@ LIMIT $3;
 
 -- export_messages(user_id uuid, after_id uuid, after integer, last_id uuid, limit integer) -> many MessageLine
 -- export.sql, index messages_pkey
-SELECT
+SELECT /* export_messages */
     l.id, l.conversation_id, l.position, l.sender_type, l.content, l.message_type, l.metadata, l.created_at,
     l.updated_at, l.version, l.item, l.content_truncated
 FROM (
@@ -1354,7 +1354,7 @@ ORDER BY l.conversation_id, l.position;
 
 -- export_links(user_id uuid, after_id uuid, limit integer) -> many LinkLine
 -- export.sql, index todo_conversation_links_pkey
-SELECT id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+SELECT /* export_links */ id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
 FROM todo_conversation_links
 WHERE user_id = $1
   AND id >= coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
@@ -1364,7 +1364,7 @@ LIMIT $3;
 
 -- check_login() -> one LoginCheck
 -- health.sql, index none
-SELECT
+SELECT /* check_login */
     session_user::text AS login,
     to_regclass('public.users') IS NOT NULL AS is_migrated,
     current_setting('enable_sort') = 'off' AND current_setting('jit') = 'off' AS has_plan_settings,
@@ -1395,29 +1395,55 @@ SELECT
                 AND EXISTS (SELECT FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid)
             )
         ORDER BY c.relname
-    ) AS unprotected_tables;
+    ) AS unprotected_tables,
+    coalesce(has_table_privilege(session_user, to_regclass('public.todos'), 'SELECT'), FALSE) AS may_read,
+    ARRAY(
+        SELECT c.relname::text
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'public'::regnamespace
+            AND c.relkind IN ('r', 'p')
+            AND c.relowner IS DISTINCT FROM to_regrole('todochat_owner')
+            AND (
+                c.relname IN ('users', 'sign_in_attempts')
+                OR EXISTS (
+                    SELECT FROM pg_catalog.pg_attribute AS a
+                    WHERE a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped
+                )
+            )
+        UNION ALL
+        SELECT p.proname || '()'
+        FROM pg_catalog.pg_proc AS p
+        WHERE p.pronamespace = 'public'::regnamespace
+            AND p.prosecdef
+            AND p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
+            AND (
+                EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgfoid = p.oid)
+                OR EXISTS (SELECT FROM aclexplode(p.proacl) AS g WHERE g.grantee = to_regrole('todochat_app'))
+            )
+        ORDER BY 1
+    ) AS misowned;
 
 -- list_applied_migrations() -> many str
 -- health.sql, index none
-SELECT migration_id
+SELECT /* list_applied_migrations */ migration_id
 FROM public._yoyo_migration
 ORDER BY migration_id;
 
 -- forget_idempotency_key(user_id uuid, key text) -> none
 -- idempotency.sql, index idempotency_keys_pkey
-DELETE FROM idempotency_keys
+DELETE /* forget_idempotency_key */ FROM idempotency_keys
 WHERE user_id = $1
   AND key = $2
   AND created_at + INTERVAL '24 hours' < now();
 
 -- claim_idempotency_key(user_id uuid, key text, operation text, request_hash bytea) -> none
 -- idempotency.sql, index idempotency_keys_pkey
-INSERT INTO idempotency_keys (user_id, key, operation, request_hash)
+INSERT /* claim_idempotency_key */ INTO idempotency_keys (user_id, key, operation, request_hash)
 VALUES ($1, $2, $3, $4);
 
 -- keep_answer(user_id uuid, key text, status smallint, headers jsonb, body bytea) -> none
 -- idempotency.sql, index idempotency_keys_pkey
-UPDATE idempotency_keys
+UPDATE /* keep_answer */ idempotency_keys
 SET status = $3,
     headers = $4,
     body = $5
@@ -1426,7 +1452,7 @@ WHERE user_id = $1
 
 -- get_kept_answer(user_id uuid, key text) -> maybe KeptAnswer
 -- idempotency.sql, index idempotency_keys_pkey
-SELECT operation, request_hash, status, headers, body
+SELECT /* get_kept_answer */ operation, request_hash, status, headers, body
 FROM idempotency_keys
 WHERE user_id = $1
   AND key = $2
@@ -1434,31 +1460,31 @@ WHERE user_id = $1
 
 -- find_exporter(email text) -> maybe UUID
 -- imports.sql, index users_email_key
-SELECT f.id
+SELECT /* find_exporter */ f.id
 FROM find_credentials($1) AS f;
 
 -- reserve_numbers(user_id uuid, last_number integer) -> none
 -- imports.sql, index todo_counters_pkey
-INSERT INTO todo_counters AS c (user_id, last_number)
+INSERT /* reserve_numbers */ INTO todo_counters AS c (user_id, last_number)
 VALUES ($1, $2)
 ON CONFLICT (user_id) DO UPDATE SET last_number = excluded.last_number
 WHERE c.last_number < excluded.last_number;
 
 -- begin_chunk() -> none
 -- imports.sql, index none
-SAVEPOINT chunk;
+SAVEPOINT /* begin_chunk */ chunk;
 
 -- keep_chunk() -> none
 -- imports.sql, index none
-RELEASE SAVEPOINT chunk;
+RELEASE /* keep_chunk */ SAVEPOINT chunk;
 
 -- undo_chunk() -> none
 -- imports.sql, index none
-ROLLBACK TO SAVEPOINT chunk;
+ROLLBACK /* undo_chunk */ TO SAVEPOINT chunk;
 
 -- import_todos(user_id uuid, rows json) -> count
 -- imports.sql, index todos_pkey
-WITH lines AS MATERIALIZED (
+WITH /* import_todos */ lines AS MATERIALIZED (
     SELECT
         r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
         r.metadata, r.created_at, r.updated_at, r.version,
@@ -1494,7 +1520,7 @@ ON CONFLICT (user_id, id) DO NOTHING;
 
 -- import_conversations(user_id uuid, rows json) -> count
 -- imports.sql, index conversations_pkey
-INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
+INSERT /* import_conversations */ INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
 SELECT
     $1, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
 FROM json_to_recordset($2) AS r (
@@ -1505,7 +1531,7 @@ ON CONFLICT (user_id, id) DO NOTHING;
 
 -- import_messages(user_id uuid, rows json) -> count
 -- imports.sql, index messages_pkey
-INSERT INTO messages (
+INSERT /* import_messages */ INTO messages (
     user_id, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version
 )
@@ -1529,7 +1555,7 @@ WHERE NOT EXISTS (
 
 -- import_links(user_id uuid, rows json) -> count
 -- imports.sql, index todo_conversation_links_key
-INSERT INTO todo_conversation_links (
+INSERT /* import_links */ INTO todo_conversation_links (
     user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
 )
 SELECT
@@ -1542,7 +1568,7 @@ ON CONFLICT DO NOTHING;
 
 -- authenticate_key(user_id uuid, digest bytea, scope text) -> none
 -- keys.sql, index api_keys_digest_key
-SELECT refuse_key(k.expires_at, u.is_active)
+SELECT /* authenticate_key */ refuse_key(k.expires_at, u.is_active)
 FROM (SELECT) AS one
 LEFT JOIN api_keys AS k ON k.user_id = $1 AND k.digest = $2
 LEFT JOIN users AS u ON u.id = $1 AND k.id IS NOT NULL
@@ -1554,7 +1580,7 @@ WHERE (
 
 -- touch_key(user_id uuid, digest bytea, hour timestamptz) -> none
 -- keys.sql, index api_keys_digest_key
-UPDATE api_keys
+UPDATE /* touch_key */ api_keys
 SET last_used_at = $3
 WHERE user_id = $1
   AND id IN (
@@ -1568,14 +1594,14 @@ WHERE user_id = $1
 
 -- lock_keys(user_id uuid) -> maybe UUID
 -- keys.sql, index users_pkey
-SELECT id
+SELECT /* lock_keys */ id
 FROM users
 WHERE id = $1
 FOR NO KEY UPDATE;
 
 -- create_key(user_id uuid, name text, scope text, digest bytea, expires_at timestamptz) -> one Key
 -- keys.sql, index api_keys_slot_key
-INSERT INTO api_keys (user_id, slot, name, scope, digest, expires_at)
+INSERT /* create_key */ INTO api_keys (user_id, slot, name, scope, digest, expires_at)
 VALUES (
     $1,
     (
@@ -1589,7 +1615,7 @@ RETURNING id, name, scope, expires_at, last_used_at, created_at;
 
 -- list_keys(user_id uuid, before_id uuid, limit integer) -> many Key
 -- keys.sql, index api_keys_pkey
-SELECT id, name, scope, expires_at, last_used_at, created_at
+SELECT /* list_keys */ id, name, scope, expires_at, last_used_at, created_at
 FROM api_keys
 WHERE user_id = $1
   AND id < $2
@@ -1598,34 +1624,34 @@ LIMIT $3;
 
 -- get_key(user_id uuid, id uuid) -> maybe Key
 -- keys.sql, index api_keys_pkey
-SELECT id, name, scope, expires_at, last_used_at, created_at
+SELECT /* get_key */ id, name, scope, expires_at, last_used_at, created_at
 FROM api_keys
 WHERE user_id = $1
   AND id = $2;
 
 -- delete_key(user_id uuid, id uuid) -> maybe UUID
 -- keys.sql, index api_keys_pkey
-DELETE FROM api_keys
+DELETE /* delete_key */ FROM api_keys
 WHERE user_id = $1
   AND id = $2
 RETURNING id;
 
 -- get_link(user_id uuid, id uuid) -> maybe Link+version
 -- links.sql, index todo_conversation_links_pkey
-SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at, version
+SELECT /* get_link */ id, user_id, todo_id, conversation_id, relationship_type, created_at, version
 FROM todo_conversation_links
 WHERE user_id = $1
   AND id = $2;
 
 -- create_link(user_id uuid, todo_id uuid, conversation_id uuid, relationship_type text) -> one Link+version
 -- links.sql, index todo_conversation_links_key
-INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
+INSERT /* create_link */ INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
 VALUES ($1, $2, $3, $4)
 RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, version;
 
 -- link_todo(user_id uuid, id uuid, number bigint, conversation_id uuid, relationship_type text) -> count
 -- links.sql, index todo_conversation_links_key
-INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
+INSERT /* link_todo */ INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
 SELECT $1, t.id, $4, $5
 FROM todos AS t
 WHERE t.user_id = $1
@@ -1637,7 +1663,7 @@ ON CONFLICT (user_id, todo_id, conversation_id, relationship_type) DO NOTHING;
 
 -- update_link(user_id uuid, id uuid, relationship_type text, version integer) -> maybe Link+version
 -- links.sql, index todo_conversation_links_pkey
-UPDATE todo_conversation_links
+UPDATE /* update_link */ todo_conversation_links
 SET relationship_type = coalesce($3, relationship_type)
 WHERE user_id = $1
   AND id = $2
@@ -1646,7 +1672,7 @@ RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, 
 
 -- delete_link(user_id uuid, id uuid, version integer) -> maybe UUID
 -- links.sql, index todo_conversation_links_pkey
-DELETE FROM todo_conversation_links
+DELETE /* delete_link */ FROM todo_conversation_links
 WHERE user_id = $1
   AND id = $2
   AND ($3 IS NULL OR version = $3)
@@ -1654,7 +1680,7 @@ RETURNING id;
 
 -- list_links(user_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
 -- links.sql, index todo_conversation_links_pkey
-SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+SELECT /* list_links */ id, user_id, todo_id, conversation_id, relationship_type, created_at
 FROM todo_conversation_links
 WHERE user_id = $1
   AND id < $3
@@ -1664,7 +1690,7 @@ LIMIT $4;
 
 -- list_links_of_todo(user_id uuid, todo_id uuid, conversation_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
 -- links.sql, index todo_conversation_links_key
-SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+SELECT /* list_links_of_todo */ id, user_id, todo_id, conversation_id, relationship_type, created_at
 FROM (
     SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
     FROM todo_conversation_links
@@ -1680,7 +1706,7 @@ LIMIT $6;
 
 -- list_links_of_conversation(user_id uuid, conversation_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
 -- links.sql, index todo_conversation_links_conversation_id_idx
-SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+SELECT /* list_links_of_conversation */ id, user_id, todo_id, conversation_id, relationship_type, created_at
 FROM (
     SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
     FROM todo_conversation_links
@@ -1695,30 +1721,30 @@ LIMIT $5;
 
 -- find_conversation(user_id uuid, id uuid) -> maybe UUID
 -- messages.sql, index conversations_pkey
-SELECT id
+SELECT /* find_conversation */ id
 FROM conversations
 WHERE user_id = $1
   AND id = $2;
 
 -- find_last_position(user_id uuid, id uuid) -> maybe int
 -- messages.sql, index conversations_pkey
-SELECT last_position
+SELECT /* find_last_position */ last_position
 FROM conversations
 WHERE user_id = $1
   AND id = $2;
 
 -- open_conversation(user_id uuid, id uuid, title text) -> none
 -- messages.sql, index conversations_pkey
-INSERT INTO conversations (user_id, id, title)
+INSERT /* open_conversation */ INTO conversations (user_id, id, title)
 VALUES ($1, $2, $3);
 
 -- expect_position(user_id uuid, conversation_id uuid, expected integer) -> none
 -- messages.sql, index messages_pkey
-SELECT expect_position($1, $2, $3);
+SELECT /* expect_position */ expect_position($1, $2, $3);
 
 -- create_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one Message
 -- messages.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
+INSERT /* create_message */ INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
 VALUES (
     $1, $2, $3, $4, $5, coalesce($6, '{}'),
     $7, $8
@@ -1728,7 +1754,7 @@ RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, 
 
 -- create_two_messages(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean, second_sender_type text, second_content text, second_message_type text, second_metadata jsonb, second_item text, second_content_truncated boolean) -> many Message
 -- messages.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
+INSERT /* create_two_messages */ INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
 VALUES
     (
         $1, $2, $3, $4, $5,
@@ -1743,7 +1769,7 @@ RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, 
 
 -- create_tagged_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one FullMessage+version
 -- messages.sql, index messages_pkey
-INSERT INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
+INSERT /* create_tagged_message */ INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
 VALUES (
     $1, $2, $3, $4, $5, coalesce($6, '{}'),
     $7, $8
@@ -1753,7 +1779,7 @@ RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, 
 
 -- get_message(user_id uuid, conversation_id uuid, id uuid) -> maybe FullMessage+version
 -- messages.sql, index messages_user_id_id_key
-SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+SELECT /* get_message */ id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
     content_truncated, created_at, updated_at, item::json AS item, version
 FROM messages
 WHERE user_id = $1
@@ -1762,7 +1788,7 @@ WHERE user_id = $1
 
 -- update_message(user_id uuid, conversation_id uuid, id uuid, content text, message_type text, metadata jsonb, version integer) -> maybe FullMessage+version
 -- messages.sql, index messages_user_id_id_key
-UPDATE messages
+UPDATE /* update_message */ messages
 SET content = coalesce($4, content),
     content_truncated = content_truncated AND $4 IS NULL,
     message_type = coalesce($5, message_type),
@@ -1776,7 +1802,7 @@ RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, 
 
 -- delete_message(user_id uuid, conversation_id uuid, id uuid, version integer) -> maybe UUID
 -- messages.sql, index messages_user_id_id_key
-DELETE FROM messages
+DELETE /* delete_message */ FROM messages
 WHERE user_id = $1
   AND conversation_id = $2
   AND id = $3
@@ -1785,14 +1811,14 @@ RETURNING id;
 
 -- delete_messages_from(user_id uuid, conversation_id uuid, from_position integer) -> count
 -- messages.sql, index messages_pkey
-DELETE FROM messages
+DELETE /* delete_messages_from */ FROM messages
 WHERE user_id = $1
   AND conversation_id = $2
   AND position >= $3;
 
 -- list_messages(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many Message
 -- messages.sql, index messages_pkey
-SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+SELECT /* list_messages */ id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
     content_truncated, created_at, updated_at
 FROM messages
 WHERE user_id = $1
@@ -1806,7 +1832,7 @@ LIMIT $7;
 
 -- list_messages_desc(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many Message
 -- messages.sql, index messages_pkey
-SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+SELECT /* list_messages_desc */ id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
     content_truncated, created_at, updated_at
 FROM messages
 WHERE user_id = $1
@@ -1820,7 +1846,7 @@ LIMIT $7;
 
 -- list_messages_with_items(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many FullMessage
 -- messages.sql, index messages_pkey
-SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+SELECT /* list_messages_with_items */ id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
     content_truncated, created_at, updated_at, l.item::json AS item
 FROM (
     SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
@@ -1846,7 +1872,7 @@ ORDER BY l.position ASC;
 
 -- list_messages_with_items_desc(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many FullMessage
 -- messages.sql, index messages_pkey
-SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+SELECT /* list_messages_with_items_desc */ id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
     content_truncated, created_at, updated_at, l.item::json AS item
 FROM (
     SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
@@ -1872,7 +1898,7 @@ ORDER BY l.position DESC;
 
 -- list_context(user_id uuid, conversation_id uuid, messages integer) -> many ContextRow
 -- messages.sql, index messages_pkey
-SELECT l.role, l.content, l.message_type
+SELECT /* list_context */ l.role, l.content, l.message_type
 FROM (
     SELECT role, content, message_type, position
     FROM messages
@@ -1885,7 +1911,7 @@ ORDER BY l.position;
 
 -- list_context_items(user_id uuid, conversation_id uuid, messages integer) -> many ContextItemRow
 -- messages.sql, index messages_pkey
-SELECT l.role, l.content, l.message_type, l.item::json AS item
+SELECT /* list_context_items */ l.role, l.content, l.message_type, l.item::json AS item
 FROM (
     SELECT p.role, p.content, p.message_type, p.item, p.position,
         sum(octet_length(coalesce(p.item, p.content))) OVER (ORDER BY p.position DESC) AS bytes
@@ -1903,7 +1929,7 @@ ORDER BY l.position;
 
 -- search_messages(user_id uuid, words text[], before_id uuid, looked_at integer, row_limit integer) -> some FoundMessage
 -- messages.sql, index messages_user_id_id_key
-SELECT
+SELECT /* search_messages */
     s.id, s.conversation_id, s.position, s.role, s.message_type,
     substring(s.content FROM greatest(1, strpos(s.lowered, lower(($2::text[])[1])) - 40) FOR 200) AS snippet,
     s.created_at, s.matches, s.is_last
@@ -1929,7 +1955,7 @@ LIMIT $5;
 
 -- find_item(user_id uuid, conversation_id uuid, item_id text) -> maybe FullMessage
 -- messages.sql, index messages_pkey
-SELECT id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+SELECT /* find_item */ id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
     content_truncated, created_at, updated_at, item::json AS item
 FROM messages
 WHERE user_id = $1
@@ -1940,15 +1966,15 @@ LIMIT 1;
 
 -- begin_restoring() -> none
 -- restoring.sql, index none
-SET LOCAL app.restoring = 'on';
+SET /* begin_restoring */ LOCAL app.restoring = 'on';
 
 -- write_entries() -> none
 -- restoring.sql, index none
-SET CONSTRAINTS ALL IMMEDIATE;
+SET /* write_entries */ CONSTRAINTS ALL IMMEDIATE;
 
 -- authenticate(user_id uuid, token_version integer, issued_at bigint) -> none
 -- sign_in.sql, index users_pkey
-SELECT refuse_token(u.is_active)
+SELECT /* authenticate */ refuse_token(u.is_active)
 FROM (SELECT) AS one
 LEFT JOIN users AS u ON u.id = $1
 WHERE (
@@ -1958,45 +1984,45 @@ WHERE (
 
 -- create_user(user_id uuid, email text, username text, full_name text, password_hash text) -> one User
 -- sign_in.sql, index users_pkey
-INSERT INTO users (id, email, username, full_name, password_hash)
+INSERT /* create_user */ INTO users (id, email, username, full_name, password_hash)
 VALUES ($1, $2, $3, $4, $5)
 RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
 
 -- find_credentials(email text) -> maybe Credentials
 -- sign_in.sql, index users_email_key
-SELECT id, password_hash, is_active, token_version
+SELECT /* find_credentials */ id, password_hash, is_active, token_version
 FROM find_credentials($1);
 
 -- get_own_credentials(user_id uuid) -> one OwnCredentials
 -- sign_in.sql, index users_pkey
-SELECT email, password_hash
+SELECT /* get_own_credentials */ email, password_hash
 FROM users
 WHERE id = $1;
 
 -- take_sign_in_attempt(account bytea, networks bytea[]) -> one float
 -- sign_in.sql, index sign_in_attempts_pkey
-SELECT take_sign_in_attempt($1, $2);
+SELECT /* take_sign_in_attempt */ take_sign_in_attempt($1, $2);
 
 -- forgive_sign_in_attempt(account bytea, networks bytea[]) -> none
 -- sign_in.sql, index sign_in_attempts_pkey
-SELECT forgive_sign_in_attempt($1, $2);
+SELECT /* forgive_sign_in_attempt */ forgive_sign_in_attempt($1, $2);
 
 -- set_password(user_id uuid, password_hash text) -> none
 -- sign_in.sql, index users_pkey
-UPDATE users
+UPDATE /* set_password */ users
 SET password_hash = $2,
     token_version = token_version + 1
 WHERE id = $1;
 
 -- revoke_tokens(user_id uuid) -> none
 -- sign_in.sql, index users_pkey
-UPDATE users
+UPDATE /* revoke_tokens */ users
 SET token_version = token_version + 1
 WHERE id = $1;
 
 -- resolve_identity(user_id uuid, issuer text, subject text, issued_at bigint, email text, full_name text, creates boolean) -> maybe UUID
 -- sign_in.sql, index identities_issuer_subject_key
-SELECT r.id
+SELECT /* resolve_identity */ r.id
 FROM resolve_identity(
     $1, $2, $3, $4, $5, $6, $7
 ) AS r (id)
@@ -2004,20 +2030,20 @@ WHERE r.id IS NOT NULL;
 
 -- get_task(user_id uuid, number bigint) -> maybe Task+version
 -- tasks.sql, index todos_user_id_number_key
-SELECT number AS id, user_id, title, description, completed, created_at, updated_at, version
+SELECT /* get_task */ number AS id, user_id, title, description, completed, created_at, updated_at, version
 FROM todos
 WHERE user_id = $1
   AND number = $2;
 
 -- create_task(user_id uuid, title text, description text, status text) -> one Task+version
 -- tasks.sql, index todos_pkey
-INSERT INTO todos (user_id, title, description, status)
+INSERT /* create_task */ INTO todos (user_id, title, description, status)
 VALUES ($1, $2, $3, $4)
 RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
 
 -- update_task(user_id uuid, number bigint, title text, set_description boolean, description text, completed boolean, version integer) -> maybe Task+version
 -- tasks.sql, index todos_user_id_number_key
-UPDATE todos
+UPDATE /* update_task */ todos
 SET title = coalesce($3, title),
     description = CASE WHEN $4 THEN $5 ELSE description END,
     status = CASE
@@ -2032,7 +2058,7 @@ RETURNING number AS id, user_id, title, description, completed, created_at, upda
 
 -- complete_task(user_id uuid, number bigint, completed boolean, version integer) -> maybe Task+version
 -- tasks.sql, index todos_user_id_number_key
-UPDATE todos
+UPDATE /* complete_task */ todos
 SET status = CASE
         WHEN coalesce($3, status <> 'completed') THEN 'completed'
         WHEN status = 'completed' THEN 'pending'
@@ -2045,7 +2071,7 @@ RETURNING number AS id, user_id, title, description, completed, created_at, upda
 
 -- delete_task(user_id uuid, number bigint, version integer) -> maybe int
 -- tasks.sql, index todos_user_id_number_key
-DELETE FROM todos
+DELETE /* delete_task */ FROM todos
 WHERE user_id = $1
   AND number = $2
   AND ($3 IS NULL OR version = $3)
@@ -2053,7 +2079,7 @@ RETURNING number;
 
 -- list_tasks_by_created(user_id uuid, completed boolean) -> many Task
 -- tasks.sql, index todos_user_id_created_at_idx
-SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+SELECT /* list_tasks_by_created */ number AS id, user_id, title, description, completed, created_at, updated_at
 FROM todos
 WHERE user_id = $1
   AND status <> 'archived'
@@ -2062,7 +2088,7 @@ ORDER BY created_at, todos.id;
 
 -- list_tasks_by_title(user_id uuid, completed boolean) -> many Task
 -- tasks.sql, index todos_user_id_created_at_idx
-SELECT id, user_id, title, description, completed, created_at, updated_at
+SELECT /* list_tasks_by_title */ id, user_id, title, description, completed, created_at, updated_at
 FROM (
     SELECT number AS id, user_id, title, description, completed, created_at, updated_at
     FROM todos
@@ -2076,7 +2102,7 @@ ORDER BY title, id;
 
 -- list_tasks_by_due_date(user_id uuid, completed boolean) -> many Task
 -- tasks.sql, index todos_user_id_due_date_idx
-SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+SELECT /* list_tasks_by_due_date */ number AS id, user_id, title, description, completed, created_at, updated_at
 FROM todos
 WHERE user_id = $1
   AND status <> 'archived'
@@ -2085,7 +2111,7 @@ ORDER BY due_date NULLS LAST, todos.id;
 
 -- get_todo(user_id uuid, id uuid) -> maybe Todo
 -- todos.sql, index todos_pkey
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* get_todo */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
 FROM todos
 WHERE user_id = $1
@@ -2101,7 +2127,7 @@ LIMIT 1;
 
 -- get_todo_by_number(user_id uuid, number bigint) -> maybe Todo
 -- todos.sql, index todos_user_id_number_key
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* get_todo_by_number */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
 FROM todos
 WHERE user_id = $1
@@ -2109,7 +2135,7 @@ WHERE user_id = $1
 
 -- create_todo(user_id uuid, id uuid, title text, description text, status text, priority text, due_date timestamptz, assigned_to uuid, completed_at timestamptz, metadata jsonb) -> one Todo
 -- todos.sql, index todos_pkey
-INSERT INTO todos (user_id, id, title, description, status, priority, due_date, assigned_to, completed_at, metadata)
+INSERT /* create_todo */ INTO todos (user_id, id, title, description, status, priority, due_date, assigned_to, completed_at, metadata)
 VALUES (
     $1, coalesce($2, uuid7()), $3, $4, $5, $6, $7, $8,
     $9, coalesce($10, '{}')
@@ -2119,7 +2145,7 @@ RETURNING id, number, user_id, title, description, status, completed, priority, 
 
 -- update_todo(user_id uuid, id uuid, number bigint, title text, set_description boolean, description text, status text, priority text, set_due_date boolean, due_date timestamptz, set_assigned_to boolean, assigned_to uuid, set_completed_at boolean, completed_at timestamptz, metadata jsonb, version integer) -> maybe Todo
 -- todos.sql, index todos_pkey
-UPDATE todos
+UPDATE /* update_todo */ todos
 SET title = coalesce($4, title),
     description = CASE WHEN $5 THEN $6 ELSE description END,
     status = coalesce($7, status),
@@ -2144,7 +2170,7 @@ RETURNING id, number, user_id, title, description, status, completed, priority, 
 
 -- delete_todo(user_id uuid, id uuid, number bigint, version integer) -> maybe UUID
 -- todos.sql, index todos_pkey
-DELETE FROM todos
+DELETE /* delete_todo */ FROM todos
 WHERE user_id = $1
   AND id = CASE
           WHEN $2 IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = $1 AND t.number = $3)
@@ -2155,7 +2181,7 @@ RETURNING id;
 
 -- list_todos_by_status(user_id uuid, status text, after timestamptz, after_id uuid, row_limit integer) -> many Todo
 -- todos.sql, index todos_user_id_status_created_at_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_status */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
 FROM todos
 WHERE user_id = $1
@@ -2166,7 +2192,7 @@ LIMIT $5;
 
 -- list_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_created_at_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_created_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2200,7 +2226,7 @@ LIMIT $5;
 
 -- list_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_created_at_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_created_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2234,7 +2260,7 @@ LIMIT $5;
 
 -- list_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_updated_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2268,7 +2294,7 @@ LIMIT $5;
 
 -- list_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_updated_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2302,7 +2328,7 @@ LIMIT $5;
 
 -- list_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2336,7 +2362,7 @@ LIMIT $5;
 
 -- list_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2370,7 +2396,7 @@ LIMIT $5;
 
 -- list_todos_by_no_due_date(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_no_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2404,7 +2430,7 @@ LIMIT $4;
 
 -- list_todos_by_no_due_date_desc(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_no_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2438,7 +2464,7 @@ LIMIT $4;
 
 -- list_todos_by_priority(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_priority_rank_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_priority */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2472,7 +2498,7 @@ LIMIT $5;
 
 -- list_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_priority_rank_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_priority_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2506,7 +2532,7 @@ LIMIT $5;
 
 -- list_todos_by_number(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_number_key
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_number */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2540,7 +2566,7 @@ LIMIT $5;
 
 -- list_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_number_key
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_todos_by_number_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2574,7 +2600,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_created_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2608,7 +2634,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_created_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2642,7 +2668,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_updated_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2676,7 +2702,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_updated_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2710,7 +2736,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2744,7 +2770,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2778,7 +2804,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_no_due_date(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_no_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2812,7 +2838,7 @@ LIMIT $4;
 
 -- list_assigned_todos_by_no_due_date_desc(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_no_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2846,7 +2872,7 @@ LIMIT $4;
 
 -- list_assigned_todos_by_priority(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_priority */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2880,7 +2906,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_priority_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2914,7 +2940,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_number(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_number */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2948,7 +2974,7 @@ LIMIT $5;
 
 -- list_assigned_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_assigned_todos_by_number_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2982,7 +3008,7 @@ LIMIT $5;
 
 -- find_todo(user_id uuid, id uuid, number bigint) -> maybe UUID
 -- todos.sql, index todos_pkey
-SELECT t.id
+SELECT /* find_todo */ t.id
 FROM todos AS t
 WHERE t.user_id = $1
   AND t.id = CASE
@@ -2992,7 +3018,7 @@ WHERE t.user_id = $1
 
 -- list_conversation_todos(user_id uuid, conversation_id uuid, after_id uuid, row_limit integer) -> many Todo
 -- todos.sql, index todo_conversation_links_conversation_id_idx
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+SELECT /* list_conversation_todos */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
 FROM todos
 WHERE user_id = $1
@@ -3010,13 +3036,13 @@ ORDER BY id;
 
 -- get_me(user_id uuid) -> one User
 -- users.sql, index users_pkey
-SELECT id, email, username, full_name, is_active, version, created_at, updated_at
+SELECT /* get_me */ id, email, username, full_name, is_active, version, created_at, updated_at
 FROM users
 WHERE id = $1;
 
 -- update_me(user_id uuid, set_username boolean, username text, set_full_name boolean, full_name text, is_active boolean, version integer) -> maybe User
 -- users.sql, index users_pkey
-UPDATE users
+UPDATE /* update_me */ users
 SET username = CASE WHEN $2 THEN $3 ELSE username END,
     full_name = CASE WHEN $4 THEN $5 ELSE full_name END,
     is_active = coalesce($6, is_active)
@@ -3026,9 +3052,9 @@ RETURNING id, email, username, full_name, is_active, version, created_at, update
 
 -- erase_me(user_id uuid, version integer, records boolean) -> one bool
 -- users.sql, index users_pkey
-SELECT erase_user($1, $2, $3);
+SELECT /* erase_me */ erase_user($1, $2, $3);
 
 -- list_users(username text) -> many PublicUser
 -- users.sql, index users_username_key
-SELECT id, username, full_name
+SELECT /* list_users */ id, username, full_name
 FROM find_user_by_username($1);

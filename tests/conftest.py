@@ -28,6 +28,8 @@ from argon2 import PasswordHasher
 from psycopg import sql
 
 from service.commands.development import OWNER_LOGIN, SERVICE_LOGIN, migrate_database, prepare_database
+from service.commands.migrate import upgrade
+from service.db.migration_files import DEFAULT_DIRECTORY
 from service.embedded import EmbeddedPostgres
 from service.http.fields import new_id
 from service.identity.tokens import Tokens
@@ -36,6 +38,8 @@ REPOSITORY = Path(__file__).parent.parent
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 POSTGRES_BIN = os.environ.get("TEST_POSTGRES_BIN")
 """The folder of another PostgreSQL's programs, on which the tests run instead of that of the wheel."""
+MIGRATIONS = Path(os.environ.get("TEST_MIGRATIONS", DEFAULT_DIRECTORY))
+"""The folder of other migrations, of a later release, on which this one is tested."""
 TEMPLATE = "todochat_template"
 PASSWORD = "correct horse battery staple"
 UNSAFE_BUT_FAST = {
@@ -60,6 +64,7 @@ for _name in [name for name in os.environ if name.startswith("PG")]:  # libpq wo
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "root: needs to run as root; left out otherwise")
+    config.addinivalue_line("markers", "every_column: names all columns of a table; left out on a later release's")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -68,9 +73,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=place)
-    if os.geteuid() != 0:
-        left_out = [item for item in items if item.get_closest_marker("root")]
-        items[:] = [item for item in items if not item.get_closest_marker("root")]
+    without = {"root"} if os.geteuid() != 0 else set[str]()
+    if MIGRATIONS != DEFAULT_DIRECTORY:
+        without.add("every_column")
+    left_out = [item for item in items if without & {marker.name for marker in item.iter_markers()}]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
 
 
@@ -116,7 +124,9 @@ def start_postgres(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Em
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not cluster.exists():
                 with EmbeddedPostgres(shared / "making", bin_dir=bin_dir, options=UNSAFE_BUT_FAST) as server:
-                    migrate_database(server, prepare_database(server, TEMPLATE))
+                    urls = prepare_database(server, TEMPLATE)
+                    upgrade(urls.owner, MIGRATIONS)
+                    migrate_database(server, urls)
                 server.cluster_dir.rename(cluster)
         return cluster
 

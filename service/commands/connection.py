@@ -15,6 +15,9 @@ from service.settings import OperatorError
 OWNER_ROLE = "todochat_owner"
 
 
+DIRECT_ADDRESS = "the database's own address in MIGRATION_DATABASE_URL (Neon: the host without -pooler)"
+
+
 class DatabaseError(OperatorError):
     """The database can't be reached, or refuses; never holds a password."""
 
@@ -43,6 +46,12 @@ def connect(url: str) -> psycopg.Connection:
         conn.close()
         raise DatabaseError(f"{where}: PostgreSQL 15 or later is needed, this is {conn.info.server_version // 10000}")
     return conn
+
+
+def refuse_pooler(url: str) -> None:
+    """Raises DatabaseError where the address says that it is a pooler's: sessions there are shared with others."""
+    if "-pooler." in url:
+        raise DatabaseError(f"this is the address of a connection pooler: this needs {DIRECT_ADDRESS}")
 
 
 @contextmanager

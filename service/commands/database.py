@@ -1,5 +1,7 @@
 """The commands for the database itself: its migrations and its queries."""
 
+from functools import partial
+
 import click
 
 from service.commands import migrate as runner
@@ -11,12 +13,11 @@ def migrate() -> None:
     """Apply the pending migrations.
 
     Migrations make and change the tables. They run as the login of MIGRATION_DATABASE_URL, which owns the database.
-    It is safe to kill this at any moment, and to start it several times at once.
+    It is safe to kill this at any moment, and to start it several times at once. The release that is running goes on
+    with the new tables, so migrate first, then restart. Where a newer release has migrated, there is nothing to do.
     """
     with owner_url() as url:
-        applied = runner.upgrade(url)
-    for migration in applied:
-        print(f"applied {migration}")
+        applied = runner.upgrade(url, done=partial(print, flush=True), doing=say)
     if not applied:
         print("nothing to do: every migration is applied")
 
@@ -26,8 +27,9 @@ def migrate() -> None:
 def status(ctx: click.Context) -> None:
     """Say which migrations are applied.
 
-    Each is applied, pending, changed (its file was edited after it was applied) or missing (its file is gone). Where
-    something stands in the way of applying the pending ones, it says so, and the exit status is 1.
+    Each is applied, pending, changed (its file was edited after it was applied), missing (its file is gone) or newer (a
+    later release applied it, and this one can serve). Where something stands in the way of applying the pending ones,
+    it says so, and the exit status is 1.
     """
     with owner_url() as url:
         found = runner.status(url)
@@ -50,8 +52,8 @@ def rollback(count: int, *, yes: bool) -> None:
     makes them anew, empty.
     """
     with owner_url() as url:
-        for migration in runner.rollback(url, count, confirm=lambda losses: confirm_loss(losses, yes=yes)):
-            print(f"rolled back {migration}")
+        confirm = partial(confirm_loss, yes=yes)
+        runner.rollback(url, count, confirm=confirm, done=partial(print, flush=True), doing=say)
 
 
 @click.command()

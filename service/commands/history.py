@@ -14,6 +14,8 @@ from psycopg.errors import InsufficientPrivilege
 
 from service.db.migration_files import Migration, MigrationError, Operation
 
+BOOKKEEPING = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
+"""The runner's own tables, which belong to the login that migrates."""
 _BEFORE_1_0 = "0002_create_functions"  # which 1.0's baseline doesn't have
 _ROLLING_BACK = "rolling back"  # stands for the checksum while a rollback without a transaction is under way
 _TABLES = """
@@ -57,10 +59,14 @@ Applied = dict[str, tuple[str | None, datetime]]
 
 
 class MigrationStatus(msgspec.Struct, frozen=True):
-    """One line of `status`: `changed` was edited after it was applied, `missing` is applied but has no file here."""
+    """One line of `status`.
+
+    `changed` was edited after it was applied. `missing` is applied but has no file here. So is `newer`, but a later
+    release applied it, which only adds: this one goes on with it.
+    """
 
     id: str
-    state: Literal["applied", "pending", "changed", "missing"]
+    state: Literal["applied", "pending", "changed", "missing", "newer"]
     applied_at: datetime | None
     problem: str | None
     """Why no migration can be run, in one line that says what to do."""
@@ -123,13 +129,9 @@ def compare(migrations: list[Migration], applied: Applied) -> list[MigrationStat
             if migration_id < latest:
                 problem = f"{migration_id} comes before {latest}, which is applied: give it a number after {newest}"
         elif wanted is None:
-            state = "missing"
-            problem = f"{migration_id} was applied on {applied_at:%Y-%m-%d} but its file is gone: restore it"
-            if migration_id > newest:
-                problem = (
-                    f"the database is ahead: a newer release applied {migration_id}, this one ends at {newest}; "
-                    "use the newer release, to roll back too"
-                )
+            state = "newer" if migration_id > newest else "missing"
+            if state == "missing":
+                problem = f"{migration_id} was applied on {applied_at:%Y-%m-%d} but its file is gone: restore it"
         elif checksum == wanted:
             state = "applied"
         else:
@@ -149,15 +151,25 @@ def compare(migrations: list[Migration], applied: Applied) -> list[MigrationStat
     return found
 
 
-def check(migrations: list[Migration], applied: Applied, *, to_roll_back: bool = False) -> None:
-    """Raise MigrationError unless the database's history is the beginning of the files'.
+def newer(migrations: list[Migration], applied: Applied) -> list[str]:
+    """The migrations that a later release applied."""
+    return [found.id for found in compare(migrations, applied) if found.state == "newer"]
 
-    To roll back, a migration may be in the middle of its rollback.
+
+def check(migrations: list[Migration], applied: Applied, *, to_roll_back: bool = False) -> None:
+    """Raise MigrationError unless the database's history is the beginning of the files', or goes on from their end.
+
+    To roll back, a migration may be in the middle of its rollback, but the last one must be known here.
     """
     if _BEFORE_1_0 in applied and all(migration.id != _BEFORE_1_0 for migration in migrations):
         raise MigrationError(
             "this database is of a version before 1.0: export each account with that version (todochat export), "
             "migrate an empty database and import them there (todochat import)"
+        )
+    if to_roll_back and (ahead := newer(migrations, applied)):
+        raise MigrationError(
+            f"the database is ahead: a newer release applied {ahead[-1]}, this one ends at {migrations[-1].id}: roll "
+            "back with the newer release"
         )
     for found in compare(migrations, applied):
         if found.problem and not (to_roll_back and applied.get(found.id, ("", None))[0] == _ROLLING_BACK):

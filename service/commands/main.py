@@ -24,6 +24,8 @@ COMMANDS = {
     "export": ("transfer.export_account", "Write everything that an account owns, as lines of JSON."),
     "import": ("transfer.import_account", "Bring a file that an export wrote into an account."),
     "prune": ("retention.prune_rows", "Remove old audit entries and idempotency keys, and conversations if told so."),
+    "backup": ("backup.backup", "Write the whole database into a file, while it is served."),
+    "restore": ("backup.restore", "Make a database of a file that `todochat backup` wrote."),
     "queries": ("database.queries", "Print the named queries."),
 }
 """Where each command stands, and the first sentence of its help; in the order in which a newcomer needs them."""

@@ -26,7 +26,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Identifier
 
 from service.commands import history
-from service.commands.connection import connect, reason
+from service.commands.connection import DIRECT_ADDRESS, OWNER_ROLE, connect, reason, refuse_pooler
+from service.commands.owners import mend_owners
 from service.db.migration_files import (
     DEFAULT_DIRECTORY,
     REPEATABLE,
@@ -44,7 +45,7 @@ RUNNER_WAIT_SECONDS = 60.0
 _RUNNER_POLL_SECONDS = 0.2
 _RUNNER_LOCK = 0x746F646F63686174  # "todochat" in ASCII; advisory locks are per database
 
-_DIRECT = "migrations need the database's own address in MIGRATION_DATABASE_URL (Neon: the host without -pooler)"
+_DIRECT = f"migrations need {DIRECT_ADDRESS}"
 
 # Whatever the role or the database has set as a default, a migration meets the same session. The keepalives let the
 # server notice a runner whose machine has gone, and give its lock away, within a minute.
@@ -77,16 +78,44 @@ FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s)
 """
 
 
-def upgrade(url: str, directory: Path = DEFAULT_DIRECTORY, *, wait_seconds: float = RUNNER_WAIT_SECONDS) -> list[str]:
-    """Apply every pending migration and return their ids; wait up to `wait_seconds` for another runner to end."""
+Tell = Callable[[str], None]
+"""Takes a line for whoever waits."""
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def upgrade(
+    url: str,
+    directory: Path = DEFAULT_DIRECTORY,
+    *,
+    wait_seconds: float = RUNNER_WAIT_SECONDS,
+    done: Tell = _silent,
+    doing: Tell = _silent,
+) -> list[str]:
+    """Apply every pending migration and return their ids; wait up to `wait_seconds` for another runner to end.
+
+    Before, what a restore by hand has left with another owner is given back. `done` is told what is done, at once, and
+    `doing` what is begun or waited for.
+    """
     migrations = load(directory)
-    with _locked_session(url, wait_seconds) as conn:
+    with _locked_session(url, wait_seconds, doing) as conn:
         history.create_tables(conn)
         applied = history.read(conn)
         history.check(migrations, applied)
+        if given := mend_owners(conn, (migration for migration in migrations if migration.id in applied)):
+            done(f"gave {OWNER_ROLE} what others owned: {', '.join(given)}")
+        if ahead := history.newer(migrations, applied):
+            doing(
+                f"the database is ahead: a newer release applied {', '.join(ahead)}. This one ends at "
+                f"{migrations[-1].id} and can serve it as it is"
+            )
         pending = [migration for migration in migrations if migration.id not in applied]
-        for migration in pending:
-            _run(conn, migration, "apply")
+        for number, migration in enumerate(pending, 1):
+            doing(f"{number} of {len(pending)}, {migration.id}: {migration.purpose}")
+            _run(conn, migration, "apply", doing)
+            done(f"applied {migration.id}")
     return [migration.id for migration in pending]
 
 
@@ -97,22 +126,26 @@ def rollback(
     *,
     wait_seconds: float = RUNNER_WAIT_SECONDS,
     confirm: Callable[[list[str]], None] = lambda _: None,
+    done: Tell = _silent,
+    doing: Tell = _silent,
 ) -> list[str]:
     """Roll the latest `count` applied migrations back, newest first, and return their ids.
 
-    `confirm` is told before what will be lost, while no other runner can change it; it raises to prevent it.
+    `confirm` is told before what will be lost, while no other runner can change it; it raises to prevent it. `done` and
+    `doing` as in `upgrade`.
     """
     if count < 1:
         raise MigrationError(f"can't roll back {count} migrations: the count starts at 1")
     migrations = load(directory)
-    with _locked_session(url, wait_seconds) as conn:
+    with _locked_session(url, wait_seconds, doing) as conn:
         applied = history.read(conn)
         history.check(migrations, applied, to_roll_back=True)
         latest = [migration for migration in reversed(migrations) if migration.id in applied][:count]
         if latest:
             confirm([line for migration in latest for line in _losses(conn, migration)])
         for migration in latest:
-            _run(conn, migration, "rollback")
+            _run(conn, migration, "rollback", doing)
+            done(f"rolled back {migration.id}")
     return [migration.id for migration in latest]
 
 
@@ -133,16 +166,19 @@ def _losses(conn: psycopg.Connection, migration: Migration) -> list[str]:
 
 
 @contextmanager
-def _locked_session(url: str, wait_seconds: float) -> Generator[psycopg.Connection]:
+def _locked_session(url: str, wait_seconds: float, doing: Tell) -> Generator[psycopg.Connection]:
     """A connection with the session settings of _SESSION that holds the one runner's lock."""
-    if "-pooler." in url:
-        raise MigrationError(f"this is the address of a connection pooler: {_DIRECT}")
+    refuse_pooler(url)
     with _one_line_errors(), connect(url) as conn:
         deadline = time.monotonic() + wait_seconds
+        is_told = False
         while not _scalar(conn, _TRY_LOCK):
+            row = conn.execute(_LOCK_HOLDER, {"key": _RUNNER_LOCK}).fetchone()
+            who = row[1] if row else "which has just ended"
+            if not is_told:
+                doing(f"waiting for another runner ({who}), {wait_seconds:g} s at most")
+                is_told = True
             if time.monotonic() > deadline:
-                row = conn.execute(_LOCK_HOLDER, {"key": _RUNNER_LOCK}).fetchone()
-                who = row[1] if row else "which has just ended"
                 raise MigrationError(f"waited {wait_seconds:g} s for another runner ({who}): try again when it is done")
             time.sleep(_RUNNER_POLL_SECONDS)
         if conn.info.backend_pid != _scalar(conn, "SELECT pg_backend_pid()"):
@@ -167,11 +203,12 @@ def _check_lock(conn: psycopg.Connection) -> None:
         raise MigrationError(f"the runner's lock is gone, as behind a pooler: {_DIRECT}")
 
 
-def _run(conn: psycopg.Connection, migration: Migration, operation: Operation) -> None:
+def _run(conn: psycopg.Connection, migration: Migration, operation: Operation, doing: Tell = _silent) -> None:
     if not migration.transactional:
         return _run_alone(conn, migration, operation)
     name, text = migration.file(operation)
-    for _ in range(LOCK_ATTEMPTS):
+    why = ""
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
         try:
             with conn.transaction():
                 _check_lock(conn)
@@ -181,8 +218,10 @@ def _run(conn: psycopg.Connection, migration: Migration, operation: Operation) -
                     raise MigrationError(f"{name} ended the runner's transaction: take the statement out")
                 return history.mark(conn, migration, operation)
         except (LockNotAvailable, DeadlockDetected):
-            time.sleep(LOCK_PAUSE_SECONDS)  # the requests that queued behind the try go first
-    why = _scalar(conn, _OLDEST_TRANSACTION) or "try again when the database is quieter"
+            why = _scalar(conn, _OLDEST_TRANSACTION) or "the database is busy"
+            if attempt < LOCK_ATTEMPTS:
+                doing(f"{name} got no lock in {LOCK_TIMEOUT}, try {attempt} of {LOCK_ATTEMPTS}: {why}")
+                time.sleep(LOCK_PAUSE_SECONDS)  # the requests that queued behind the try go first
     raise MigrationError(f"{name} got no lock in {LOCK_ATTEMPTS} tries of {LOCK_TIMEOUT}: {why}")
 
 

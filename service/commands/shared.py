@@ -3,8 +3,9 @@
 import os
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -44,10 +45,11 @@ def database_settings() -> Settings:
 
 
 @contextmanager
-def owner_url(*, to_fill: bool = False) -> Generator[str]:
+def owner_url(*, to_fill: bool = False, to_dump: bool = False) -> Generator[str]:
     """The URL that migrates: MIGRATION_DATABASE_URL, else DATABASE_URL, else the embedded development database's.
 
-    With ``to_fill`` the embedded one is migrated first, and its superuser's, who may copy rows in.
+    With ``to_fill`` the embedded one is migrated first, and its superuser's, who may copy rows in; with ``to_dump``
+    its superuser's, who sees all rows.
     """
     settings = database_settings()
     if configured := settings.migration_database_url or settings.database_url:
@@ -59,7 +61,25 @@ def owner_url(*, to_fill: bool = False) -> Generator[str]:
         urls = development.prepare_database(embedded)
         if to_fill:
             development.migrate_database(embedded, urls)
-        yield embedded.url(development.DATABASE) if to_fill else urls.owner
+        yield embedded.url(development.DATABASE) if to_fill or to_dump else urls.owner
+
+
+@contextmanager
+def written_whole(path: Path) -> Generator[BinaryIO]:
+    """A file that only its owner can read; it is at ``path`` when the block has ended well, at its ``.name`` before."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("x+b") as file:
+            draft.chmod(0o600)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise OperatorError(f"can't write {path}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import click
 from service.commands.accounts import find_account
 from service.commands.connection import as_owner
 from service.commands.progress import Stage
-from service.commands.shared import account_argument, owner_url
+from service.commands.shared import account_argument, owner_url, written_whole
 from service.db.caller import Caller
 from service.db.database import Database
 from service.exports import exported
@@ -41,19 +41,8 @@ def export_account(account: str, output: Path | None) -> None:
         if output is None or str(output) == "-":
             _run(_export(url, account, sys.stdout.buffer, stage))
             return
-        draft = output.with_name(f".{output.name}.{os.getpid()}")
-        try:
-            with draft.open("xb") as file:
-                draft.chmod(0o600)
-                _run(_export(url, account, file, stage))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(output)
-        except OSError as error:
-            raise OperatorError(f"can't write {output}: {error.strerror}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+        with written_whole(output) as file:
+            _run(_export(url, account, file, stage))
 
 
 async def _export(url: str, account: str, file: IO[bytes], stage: Stage) -> None:

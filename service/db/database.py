@@ -328,7 +328,7 @@ def _problem(refused: StepRefused, request: Sequence[Step], before: int, context
             extra={"query": statement, "request_id": context.request_id, "hint": _POOLER},
         )
         problem = Problem("database_unavailable")
-    elif problem.code == "user_has_records" and not text.startswith(b"SELECT erase_user"):
+    elif problem.code == "user_has_records" and b" erase_user(" not in text:
         # The foreign key's other side: something was added, and the user deleted behind the check that let them in.
         problem = Problem("invalid_token", "The user is gone.")
     elif problem.code == "internal":

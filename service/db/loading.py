@@ -114,6 +114,7 @@ _FIELD = re.compile(r"--\s?(name|slot|returns|index|writes|users|param)\b\s*(\w*
 _SLOT = re.compile(r"\{([a-z_]+)\}")
 _FILL = re.compile(r"-- (fill|with): ?(.*)")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%|%")
+_FIRST_WORD = re.compile(r"\w+")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TABLE = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?:ONLY\s+)?(?:\w+\.)?(\w+)")
 _CARDINALITIES = ("one", "maybe", "many", "some", "count", "none")
@@ -248,7 +249,9 @@ def _parse_query(block: _Block, slots: dict[str, _Block], used_slots: set[str]) 
         text=text,
         prepared=Prepared(
             name.encode(),
-            _PLACEHOLDER.sub(place, text).encode(),
+            # By its name a DBA finds it in pg_stat_activity, in pg_stat_statements and in the server's log. Behind the
+            # first word it is part of the statement for all of them.
+            _FIRST_WORD.sub(rf"\g<0> /* {name} */", _PLACEHOLDER.sub(place, text), count=1).encode(),
             tuple(TYPES[kind][0] for kind in parameters.values()),
             reads_only,
         ),

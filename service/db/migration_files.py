@@ -50,8 +50,15 @@ class Migration(msgspec.Struct, frozen=True):
     text: str
     rollback: str
     transactional: bool
+    header: str
+    """The comment above the first statement: what it makes, why, what it locks, and what the rollback loses."""
     rollback_header: str
     """The comment above the rollback's first statement: what it takes back, and what is lost."""
+
+    @property
+    def purpose(self) -> str:
+        """The first line of its header."""
+        return self.header.partition("\n")[0].strip()
 
     @property
     def hash(self) -> str:
@@ -100,7 +107,7 @@ def load(directory: Path = DEFAULT_DIRECTORY) -> list[Migration]:
 
 
 def _read_pair(directory: Path, migration_id: str, previous: str | None) -> Migration:
-    text, directives, _ = _read(directory / f"{migration_id}.sql")
+    text, directives, header = _read(directory / f"{migration_id}.sql")
     depends = directives.get("depends", "").split()
     if depends != ([previous] if previous else []):
         wanted = f"write `-- depends: {previous}` at its top" if previous else "it is the first one"
@@ -110,7 +117,7 @@ def _read_pair(directory: Path, migration_id: str, previous: str | None) -> Migr
     flag = directives.get("transactional", "true").strip().lower()
     if flag not in {"true", "false"}:
         raise MigrationError(f"{migration_id}: `-- transactional:` is true or false")
-    rollback, rollback_directives, header = _read(directory / f"{migration_id}.rollback.sql")
+    rollback, rollback_directives, loses = _read(directory / f"{migration_id}.rollback.sql")
     # As in yoyo, the rollback runs the way its migration does; it may repeat the line for its reader.
     if rollback_directives not in ({}, {"transactional": directives.get("transactional", "true")}):
         raise MigrationError(
@@ -118,7 +125,8 @@ def _read_pair(directory: Path, migration_id: str, previous: str | None) -> Migr
         )
     for name, content in ((f"{migration_id}.sql", text), (f"{migration_id}.rollback.sql", rollback)):
         _check_statements(name, content, transactional=flag == "true")
-    return Migration(migration_id, text, rollback, flag == "true", " ".join(header.partition("\n\n")[0].split()))
+    losses = " ".join(loses.partition("\n\n")[0].split())
+    return Migration(migration_id, text, rollback, flag == "true", header, losses)
 
 
 def _read(path: Path) -> tuple[str, dict[str, str], str]:

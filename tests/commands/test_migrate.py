@@ -34,6 +34,7 @@ from service.embedded import EmbeddedPostgres
 from service.embedded.server import as_account
 from service.settings import OperatorError
 from tests.support.schema_dump import SCHEMA, dump_schema
+from tests.support.schema_picture import PICTURE, draw_schema
 
 ROOT = Path(__file__).parents[2]
 REAL = known_ids()
@@ -247,6 +248,38 @@ def test_the_real_migrations_are_well_formed_and_one_line_of_history() -> None:
         assert re.match(r"SET (LOCAL )?ROLE todochat_owner", start), f"{migration.id} makes objects of the wrong owner"
 
 
+BLOCKING = {
+    "ShareLock": "against writes",
+    "ShareRowExclusiveLock": "against writes",
+    "ExclusiveLock": "against writes",
+    "AccessExclusiveLock": "against everything",
+}
+"""Locks of tables that requests have to wait for, and how a header says it."""
+
+
+def test_every_migration_states_the_locks_it_takes_of_tables_that_were_there(database: Database) -> None:
+    """What PostgreSQL says it holds at the end, and the header says as much: which tables, against what."""
+    with psycopg.connect(database.url) as conn:
+        for migration in migration_files.load():
+            stated = re.search(r"^Locks: (.+?)\.(?:$| )", migration.header, re.MULTILINE)
+            assert stated, f"{migration.id} doesn't state its locks"
+            before = "SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+            tables = [oid for (oid,) in conn.execute(before)]
+            conn.execute(migration.text.encode())
+            held = conn.execute(
+                "SELECT relation::regclass::text, mode FROM pg_locks WHERE pid = pg_backend_pid()"
+                " AND locktype = 'relation' AND relation = ANY (%s::oid[]) AND mode = ANY (%s)",
+                [tables, [*BLOCKING]],
+            ).fetchall()
+            conn.commit()
+            conn.execute("RESET ROLE")
+            for table in {table for table, _ in held}:
+                assert table in stated[1] or "each" in stated[1], f"{migration.id} locks {table}, too"
+            assert bool(held) == ("against" in stated[1] and "roles" not in stated[1]), f"{migration.id}: {held}"
+            for mode in {mode for _, mode in held}:
+                assert BLOCKING[mode] in stated[1] or "against everything" in stated[1], f"{migration.id} takes {mode}"
+
+
 def test_the_service_knows_the_names_of_migrations_without_loading_what_runs_them() -> None:
     program = "import sys, service.app; sys.exit(str({'yoyo', 'sqlparse', 'click', 'rich'} & sys.modules.keys() or ''))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -287,6 +320,23 @@ def test_a_rollback_undoes_the_latest_first_and_only_as_many_as_asked(any_databa
     assert any_database.tables() == set()
     with pytest.raises(MigrationError, match="starts at 1"):
         rollback(any_database.url, 0, folder.path)
+
+
+def test_what_is_done_is_said_at_once_and_before_it_what_is_begun(database: Database, folder: Folder) -> None:
+    folder.add("0003_create_plums", "SELECT 1 / 0;")
+    said: list[str] = []
+    with pytest.raises(MigrationError, match="division by zero"):
+        upgrade(database.url, folder.path, done=said.append, doing=said.append)
+    assert said == [
+        "1 of 3, 0001_create_apples: Made up.",
+        "applied 0001_create_apples",
+        "2 of 3, 0002_create_pears: Made up.",
+        "applied 0002_create_pears",
+        "3 of 3, 0003_create_plums: Made up.",
+    ]
+    said.clear()
+    rollback(database.url, 2, folder.path, done=said.append)
+    assert said == ["rolled back 0002_create_pears", "rolled back 0001_create_apples"]
 
 
 def test_a_failing_migration_leaves_nothing_and_says_file_and_line(database: Database, folder: Folder) -> None:
@@ -342,11 +392,6 @@ def _remove(path: Path) -> None:
     (path / "0002_create_pears.sql").write_text(text.replace("-- depends: 0001_create_apples", ""))
 
 
-def _go_back(path: Path) -> None:
-    for file in path.glob("0002_*"):
-        file.unlink()
-
-
 def _come_late(path: Path) -> None:
     (path / "0001_create_apples.sql").rename(path / "0001_add_figs.sql")
     (path / "0001_create_apples.rollback.sql").rename(path / "0001_add_figs.rollback.sql")
@@ -357,7 +402,6 @@ def _come_late(path: Path) -> None:
 HISTORIES = {
     "an edited file": (_edit, "0001_create_apples.sql was edited", ["changed", "applied"]),
     "a removed file": (_remove, "0001_create_apples was applied on .* but its file is gone", ["missing", "changed"]),
-    "a newer release": (_go_back, "newer release applied 0002_create_pears", ["applied", "missing"]),
 }
 
 
@@ -372,6 +416,45 @@ def test_a_database_that_does_not_match_the_files_is_refused(database: Database,
         rollback(database.url, 1, folder.path)
     assert [entry.state for entry in status(database.url, folder.path)] == states
     assert database.tables() == {"apples", "pears"}
+
+
+def test_a_database_that_a_newer_release_migrated_is_left_as_it_is(database: Database, folder: Folder) -> None:
+    folder.add_table("plums")
+    upgrade(database.url, folder.path)
+    for file in [*folder.path.glob("0002_*"), *folder.path.glob("0003_*")]:
+        file.unlink()
+    said: list[str] = []
+    assert upgrade(database.url, folder.path, doing=said.append) == []
+    assert len(said) == 1
+    assert said[0].startswith(
+        "the database is ahead: a newer release applied 0002_create_pears, 0003_create_plums. This"
+    )
+    assert said[0].endswith("ends at 0001_create_apples and can serve it as it is")
+    assert [(entry.state, entry.problem) for entry in status(database.url, folder.path)] == [
+        ("applied", None),
+        ("newer", None),
+        ("newer", None),
+    ]
+    with pytest.raises(
+        MigrationError, match="newer release applied 0003_create_plums, this one ends at 0001"
+    ) as refused:
+        rollback(database.url, 1, folder.path)
+    assert "roll back with the newer release" in str(refused.value)
+    assert database.tables() == {"apples", "pears", "plums"}
+    _edit(folder.path)
+    with pytest.raises(MigrationError, match=r"0001_create_apples\.sql was edited"):
+        upgrade(database.url, folder.path)
+
+
+def test_a_migration_that_a_newer_release_passed_over_is_refused(database: Database, folder: Folder) -> None:
+    """Two branches: what is pending here comes before what is applied there."""
+    folder.add_table("plums")
+    upgrade(database.url, folder.path)
+    for file in folder.path.glob("0003_*"):
+        file.unlink()
+    database.execute("DELETE FROM _yoyo_migration WHERE migration_id = '0002_create_pears'")
+    with pytest.raises(MigrationError, match="0002_create_pears comes before 0003_create_plums, which is applied"):
+        upgrade(database.url, folder.path)
 
 
 def test_a_database_of_before_1_0_is_told_how_to_come_along(database: Database, folder: Folder) -> None:
@@ -478,8 +561,10 @@ def test_a_runner_that_waits_too_long_says_for_whom(database: Database, folder: 
     key = migrate._RUNNER_LOCK
     with psycopg.connect(database.url, application_name="the other one", autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(%s)", [key])
-        with pytest.raises(MigrationError, match=f"backend {other.info.backend_pid}, {LOGIN}, the other one"):
-            upgrade(database.url, folder.path, wait_seconds=0.1)
+        the_other, said = f"backend {other.info.backend_pid}, {LOGIN}, the other one", list[str]()
+        with pytest.raises(MigrationError, match=the_other):
+            upgrade(database.url, folder.path, wait_seconds=0.1, doing=said.append)
+        assert said == [f"waiting for another runner ({the_other}), 0.1 s at most"]
     assert upgrade(database.url, folder.path) == folder.ids
 
 
@@ -599,12 +684,18 @@ def test_a_migration_behind_a_long_transaction_gives_way_and_then_up(
     monkeypatch.setattr(migrate, "LOCK_PAUSE_SECONDS", 0.0)
     upgrade(database.url, folder.path)
     folder.add("0003_alter_pears", "CREATE TABLE plums ();\nALTER TABLE pears ADD COLUMN name text;")
+    said: list[str] = []
     with psycopg.connect(database.url, application_name="a long report") as reader:
         reader.execute("SELECT * FROM pears")
         with pytest.raises(
             MigrationError, match=f"no lock in 2 tries of 50ms: backend .*{LOGIN}, a long report.* open for"
         ):
-            upgrade(database.url, folder.path)
+            upgrade(database.url, folder.path, doing=said.append)
+        assert len(said) == 2
+        assert re.fullmatch(
+            rf"0003_alter_pears.sql got no lock in 50ms, try 1 of 2: backend .*{LOGIN}, a long report.* end it first",
+            said[1],
+        )
         assert database.tables() == {"apples", "pears"}
     assert upgrade(database.url, folder.path) == ["0003_alter_pears"]
 
@@ -762,12 +853,13 @@ def test_up_down_up_leaves_the_same_schema(any_database: Database, postgres: Emb
     assert dump_schema(any_database.url, program) == up
 
 
-def test_schema_sql_is_what_the_migrations_make_whoever_runs_them(postgres: EmbeddedPostgres) -> None:
+def test_schema_sql_and_its_picture_are_what_the_migrations_make_whoever_runs_them(postgres: EmbeddedPostgres) -> None:
     for login in (LOGIN, "postgres"):
         with empty_database(postgres) as database:
             url = postgres.url(database.name, login)
             upgrade(url)
             assert SCHEMA.read_text() == dump_schema(url, pg_dump(postgres)), "run `make schema`"
+            assert PICTURE.read_text() == draw_schema(url), "run `make schema`"
 
 
 def test_schema_sql_depends_on_no_place_and_no_version() -> None:

@@ -72,12 +72,12 @@ def test_a_good_file_is_read_as_it_says(tmp_path: Path):
     query = load(tmp_path, todos="-- Todos.\n\n" + GOOD)["get_todo"]
     assert (query.cardinality, query.row, query.index, query.where) == ("maybe", "Todo", "todos_pkey", "todos.sql:3")
     assert query.parameters == {"user_id": "uuid"}
-    assert query.prepared == (b"get_todo", b"SELECT id\nFROM todos\nWHERE user_id = $1", (2950,), True)
+    assert query.prepared == (b"get_todo", b"SELECT /* get_todo */ id\nFROM todos\nWHERE user_id = $1", (2950,), True)
 
 
 def test_a_doubled_percent_sign_stands_for_one(tmp_path: Path):
     query = load(tmp_path, a=GOOD.replace("SELECT id", "SELECT 7 %% 2"))["get_todo"]
-    assert query.prepared.text.startswith(b"SELECT 7 % 2\n")
+    assert query.prepared.text.startswith(b"SELECT /* get_todo */ 7 % 2\n")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 from psycopg import sql
@@ -19,27 +18,13 @@ from psycopg import sql
 from service.commands.development import prepare_database
 from service.embedded import EmbeddedPostgres
 from tests.conftest import TEMPLATE, UNSAFE_BUT_FAST, Server, User, _database, reachable_folder, user_factory
+from tests.support.feed import Entry, assert_goes_on, assert_whole, follow
 from tests.support.load import wait_for
-from tests.support.problems import problem
 
 Connection = psycopg.Connection[Any]
-Entry = dict[str, Any]
 WRITERS = 8
 ROUNDS = 12
 IMPORTED = 500
-
-
-def follow(client: httpx.Client, cursor: str | None = None, limit: int = 200) -> tuple[list[Entry], str]:
-    """What the feed has behind the cursor, and the cursor to go on from."""
-    entries: list[Entry] = []
-    while True:
-        answer = client.get("/v1/changes", params={"limit": limit, **({"cursor": cursor} if cursor else {})})
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
-        entries += page["items"]
-        cursor = str(page["next_cursor"])
-        if not page["items"]:
-            return entries, cursor
 
 
 def export_of(todos: int) -> bytes:
@@ -165,12 +150,6 @@ def busy(start_server: Callable[..., Server]) -> Iterator[tuple[Server, User, li
         yield server, ada, heard, cursor
 
 
-def assert_whole(heard: list[Entry], client: httpx.Client) -> None:
-    """Every entry once, in ascending order, nothing missing."""
-    assert [entry["id"] for entry in heard] == [*range(1, len(heard) + 1)]
-    assert follow(client)[0] == heard
-
-
 def test_a_follower_hears_everything_once_and_in_order_and_so_it_does_after_a_restore_elsewhere(
     busy: tuple[Server, User, list[Entry], str], start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -191,18 +170,6 @@ def test_a_follower_hears_everything_once_and_in_order_and_so_it_does_after_a_re
         assert_goes_on(
             start_server(database=_database(other, "restored"), JWT_SECRET=server.env["JWT_SECRET"]), ada, heard, cursor
         )
-
-
-def assert_goes_on(successor: Server, ada: User, heard: list[Entry], cursor: str) -> None:
-    """The same user on another server: the trail is the same, and the old cursor leads on."""
-    with httpx.Client(base_url=successor.url, headers=ada.client.headers) as client:
-        assert_whole(heard, client)
-        assert follow(client, cursor) == ([], cursor)
-        assert client.post("/v1/todos", json={"title": "later"}).status_code == 201
-        more, last = follow(client, cursor)
-        assert [(entry["id"], entry["changes"]["title"][1]) for entry in more] == [(len(heard) + 1, "later")]
-        # The first one knows nothing of that: as if it were a successor that had lost the end.
-        problem(ada.client.get("/v1/changes", params={"cursor": last}), 422, "invalid_cursor")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """pg_dump's text made readable: each table with all that belongs to it, and nothing that depends on where it ran.
 
-`make schema` runs this, which writes sql/schema.sql from an empty database on the embedded PostgreSQL.
+`make schema` runs this, which writes sql/schema.sql and sql/schema.md from an empty database on the embedded server.
 """
 
 import os
@@ -16,11 +16,13 @@ import psycopg
 from psycopg import sql
 
 from service.commands.development import prepare_database
+from service.commands.history import BOOKKEEPING
 from service.commands.migrate import upgrade
 from service.commands.shared import database_settings, embedded_server
 from service.database_url import format_database_url, parse_database_url
 from service.embedded import EmbeddedPostgres
 from service.settings import OperatorError
+from tests.support.schema_picture import PICTURE, draw_schema
 
 SCHEMA = Path(__file__).parents[2] / "sql" / "schema.sql"
 
@@ -33,7 +35,6 @@ _HEADER = """\
 -- migrates. Characters that can't be seen are written as \\XXXX. Roles and what databases grant: migrations/0001.
 """
 _OWNER = "todochat_owner"
-_BOOKKEEPING = {"_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock"}
 _ENTRY = re.compile(r"^--\n-- Name: (.*); Type: (.*?); Schema: .*; Owner:.*\n--\n", re.MULTILINE)
 # Since the minor releases of November 2026 every column has an option pg_attver, a number that an older pg_dump tells.
 _SKIPPED = re.compile(
@@ -97,12 +98,12 @@ def _place(name: str, kind: str, body: str) -> _Place:
     elif kind not in {*_ORDER, "COLUMN", "SEQUENCE", "VIEW"}:
         return 1, "domains" if kind == "DOMAIN" else "schema", order
     table = re.split(r"[ .]", name)[0]
-    return (3 if table in _BOOKKEEPING else 0), table, order
+    return (3 if table in BOOKKEEPING else 0), table, order
 
 
 def _clean(body: str, group: str) -> str:
     body = _SKIPPED.sub("", body)
-    body = _OWNER_LINE.sub(lambda match: "" if match[1] == _OWNER or group in _BOOKKEEPING else match[0], body)
+    body = _OWNER_LINE.sub(lambda match: "" if match[1] == _OWNER or group in BOOKKEEPING else match[0], body)
     body = "".join(c if c.isprintable() or c in "\n\t" else f"\\{ord(c):04X}" for c in body)
     return re.sub(r"\n{3,}", "\n\n", body).strip("\n")
 
@@ -123,6 +124,7 @@ if __name__ == "__main__":
         with embedded_server(database_settings()) as embedded, scratch_database(embedded) as owner_url:
             upgrade(owner_url)
             SCHEMA.write_text(dump_schema(owner_url, embedded.bin_dir / "pg_dump"), encoding="utf-8")
+            PICTURE.write_text(draw_schema(owner_url), encoding="utf-8")
     except OperatorError as error:
         sys.exit(f"todochat: {error}")
-    print(f"wrote {SCHEMA}")
+    print(f"wrote {SCHEMA} and {PICTURE}")

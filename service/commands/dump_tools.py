@@ -1,0 +1,135 @@
+"""pg_dump and pg_restore: found in a version that fits, run to their end, and their errors said in one line."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from service.commands.connection import one_line
+from service.database_url import format_database_url, parse_database_url
+from service.embedded.programs import wheel_versions
+from service.settings import OperatorError
+
+_ERROR = re.compile(r"^\S+: error: (?P<what>.*)$", re.MULTILINE)
+_COPY = re.compile(rb"COPY public\.\"?(?P<table>\w+)\"? \(")
+
+
+class Tool(NamedTuple):
+    """One of the programs, and its major version."""
+
+    path: str
+    major: int
+
+
+def find_tool(name: str, fits: Callable[[int], bool], wanted: str, *, encrypted: bool) -> Tool:
+    """The program in the lowest version that fits, of those in PATH and, unless ``encrypted``, in PostgreSQL's wheel.
+
+    The wheel's have no TLS. ``wanted`` says which versions fit; raises OperatorError when there is none.
+    """
+    folders = os.get_exec_path() + ([] if encrypted else [str(folder) for folder in wheel_versions().values()])
+    found: dict[int, str] = {}
+    for folder in folders:
+        path = shutil.which(name, path=folder)
+        major = _major(path) if path else None
+        if path and major:
+            found.setdefault(major, path)
+    if fitting := sorted(filter(fits, found)):
+        return Tool(found[fitting[0]], fitting[0])
+    there = f"there is {', '.join(map(str, sorted(found)))}" if found else "there is none"
+    raise OperatorError(
+        f"{name} {wanted} is needed, and {there}: install PostgreSQL's client programs of that version and put their "
+        "folder into PATH (Debian's are in /usr/lib/postgresql/VERSION/bin)"
+    )
+
+
+def _major(path: str) -> int | None:
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    match = re.search(r"\(PostgreSQL\) (\d+)", said)
+    return int(match[1]) if match else None
+
+
+def run_tool(tool: Tool, url: str, *arguments: str, on_line: Callable[[str], None]) -> None:
+    """Run it on the database of ``url``, with each line that it says on its way; raises OperatorError when it fails."""
+    parts = parse_database_url(url)
+    secret = {"PGPASSWORD": password} if (password := parts.pop("password", "")) else {}  # no command line shows it
+    command = [tool.path, "--verbose", "--no-password", *arguments, "--dbname", format_database_url(parts)]
+    error = ""
+    with (
+        subprocess.Popen(
+            command,
+            env=_environment(secret),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        ) as process,
+        _killed_on_error(process),
+    ):
+        for line in process.stderr or ():
+            on_line(line)
+            error = error or (line if _ERROR.match(line) else "")
+    _check(tool, process.returncode, error)
+
+
+@contextmanager
+def read_tool(tool: Tool, *arguments: str) -> Generator[Iterator[bytes]]:
+    """The lines that it writes; raises OperatorError at the end when it failed."""
+    with tempfile.TemporaryFile() as errors:
+        with (
+            subprocess.Popen(
+                [tool.path, *arguments],
+                env=_environment({}),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            ) as process,
+            _killed_on_error(process),
+        ):
+            yield iter(process.stdout or ())
+        errors.seek(0)
+        _check(tool, process.returncode, errors.read().decode(errors="replace"))
+
+
+def count_rows(script: Iterator[bytes], on_table: Callable[[int], None]) -> dict[str, int]:
+    """How many rows a dump's script has for each table: a line each, from COPY to a line with a backslash and a dot."""
+    counts: dict[str, int] = {}
+    table = None
+    for line in script:
+        if table is None:
+            if match := _COPY.match(line):
+                table = match["table"].decode()
+                counts[table] = 0
+        elif line == b"\\.\n":
+            on_table(counts[table])
+            table = None
+        else:
+            counts[table] += 1
+    return counts
+
+
+@contextmanager
+def _killed_on_error(process: "subprocess.Popen[Any]") -> Generator[None]:
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
+
+
+def _environment(secret: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C", **secret}
+
+
+def _check(tool: Tool, status: int, said: str) -> None:
+    if status:
+        error = _ERROR.search(said)
+        what = error["what"] if error else f"it ended with status {status}"
+        raise OperatorError(f"{Path(tool.path).name} failed: {one_line(what)}")
