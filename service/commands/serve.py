@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,23 +12,47 @@ from service.commands.shared import say
 from service.serving import server
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.telemetry import Telemetry
+
 
 @click.command()
 @click.pass_context
 def serve(ctx: click.Context) -> None:
     """Serve over HTTP on HOST:PORT.
 
-    When DATABASE_URL is unset, an embedded PostgreSQL is started and migrated: for development. Ctrl-C or SIGTERM ends
-    it after the requests that are running. `todochat --help` lists the settings.
+    Where systemd gives it sockets (LISTEN_FDS), it listens on those instead. When DATABASE_URL is unset, an embedded
+    PostgreSQL is started and migrated: for development. Ctrl-C or SIGTERM ends it after the requests that are running.
+    `todochat --help` lists the settings.
     """
     settings = Settings.from_environ(os.environ)
-    server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
+    shared = server.given_sockets()
+    if not shared:
+        server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
     with contextlib.nullcontext(settings) if settings.database_url else development.served(settings) as complete:
         from service.app import create_app  # takes longest to import, so whoever made a mistake is told before
 
-        greet = _greet if complete.local_accounts else _say_url
-        status = server.run(complete, create_app(complete), on_ready=greet)
+        greets = complete.log_level in {"debug", "info"} and not shared
+        on_ready = (_greet if complete.local_accounts else _say_url) if greets else None
+        telemetry = _telemetry()
+        status = server.run(complete, create_app(complete, telemetry), shared=shared, on_ready=on_ready)
+        if telemetry:
+            telemetry.close()
     ctx.exit(status)
+
+
+def _telemetry() -> "Telemetry | None":
+    """What OTEL_* configures; None, and nothing imported, where they name no collector of spans."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    found = [name for name in names if os.environ.get(name)]
+    if not found:
+        return None
+    try:
+        from service.telemetry import Telemetry, configured_provider
+    except ImportError:
+        say(f"{found[0]} is set, but nothing is traced: pip install 'todochat[telemetry]'")
+        return None
+    return Telemetry(configured_provider())
 
 
 def _say_url(url: str) -> None:
