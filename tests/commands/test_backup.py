@@ -398,6 +398,20 @@ def test_a_restore_without_the_roles_is_told_wherever_it_is_met(
         )
 
 
+def test_a_backup_of_the_oldest_server_is_restored_on_the_newest(
+    source: Source, file: Path, postgres: EmbeddedPostgres, start_server: Callable[..., Server]
+) -> None:
+    """The way from one major version to another; for the newest, with the pg_restore that is its own."""
+    with new_cluster(postgres.bin_dir) as cluster:
+        target = next(new_target(cluster))
+        done = run("restore", str(file), **target.env())
+        assert done.returncode == 0, done.stderr
+        assert rows(target.superuser_url) == rows(source.database.superuser_url)
+        server = target.served(start_server, source)
+        with httpx.Client(base_url=server.url, headers=source.users[0].client.headers) as client:
+            assert client.get("/v1/export").content == export(source.users[0])
+
+
 # Ended
 
 SLOW = """\
