@@ -27,7 +27,7 @@ from service.commands import history
 from service.commands.connection import OWNER_ROLE, connect, one_line_errors, refuse_pooler
 from service.commands.dump_tools import Tool, count_rows, find_tool, read_tool, run_tool
 from service.commands.progress import Stage
-from service.commands.shared import confirm_loss, owner_url, say, written_whole, yes_option
+from service.commands.shared import confirm_loss, ended_by_sigterm, owner_url, say, written_whole, yes_option
 from service.db.migration_files import load
 from service.settings import OperatorError
 
@@ -37,7 +37,7 @@ _TAIL_BYTES = 65_536
 """More than the two lines ever have."""
 _SESSION = """
 SELECT set_config(name, wanted, false)
-FROM (VALUES ('search_path', 'public'), ('row_security', 'off'), ('statement_timeout', '0'), ('lock_timeout', '0'),
+FROM (VALUES ('search_path', 'public'), ('row_security', 'off'), ('statement_timeout', '0'), ('lock_timeout', '60s'),
     ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('client_min_messages', 'warning'))
     AS settings (name, wanted)
 JOIN pg_settings USING (name)
@@ -105,7 +105,7 @@ def backup(file: Path, *, yes: bool) -> None:
     """
     if file.exists():
         confirm_loss([f"replaces {file}"], yes=yes)
-    with owner_url(to_dump=True) as url:
+    with ended_by_sigterm(), owner_url(to_dump=True) as url:
         refuse_pooler(url)
         with written_whole(file) as draft:
             contents = _dump(url, draft)
@@ -121,7 +121,7 @@ def restore(file: Path) -> None:
     login that owns it and has CREATEROLE, or a superuser's. The roles are made first. pg_restore is taken from PATH.
     """
     contents = _read_contents(file)
-    with owner_url() as url:
+    with ended_by_sigterm(), owner_url() as url:
         refuse_pooler(url)
         _fill(url, file, contents)
         say("next: `todochat migrate`, `todochat create-login`, and serve with the JWT_SECRET that there was")

@@ -1,6 +1,7 @@
 """What the commands share: the database they work on, how they speak, and how they ask before something is lost."""
 
 import os
+import signal
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -62,6 +63,16 @@ def owner_url(*, to_fill: bool = False, to_dump: bool = False) -> Generator[str]
         if to_fill:
             development.migrate_database(embedded, urls)
         yield embedded.url(development.DATABASE) if to_fill or to_dump else urls.owner
+
+
+@contextmanager
+def ended_by_sigterm() -> Generator[None]:
+    """SIGTERM ends the block as Ctrl-C does, with what it has begun cleared away."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from service import health
+from service.commands.migrate import upgrade
 from service.db.caller import Caller
 from service.db.database import Database
 from service.db.migration_files import known_ids
@@ -242,6 +243,49 @@ def test_a_table_of_users_without_forced_row_security_and_a_policy_is_refused(
     message = refusal(database.service_url)
     table = change.split()[2]
     assert f"row security is not enabled and forced, with a policy, on: {table}." in message
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("ALTER TABLE messages OWNER TO postgres", "messages"),
+        ("ALTER TABLE sign_in_attempts OWNER TO todochat_admin", "sign_in_attempts"),
+        ("ALTER FUNCTION audit() OWNER TO todochat_admin", "audit()"),
+        ("ALTER FUNCTION find_credentials(text) OWNER TO postgres", "find_credentials()"),
+    ],
+)
+def test_what_another_role_than_todochat_owner_owns_is_refused_with_the_command_that_mends_it(
+    make_database: Callable[[], TestDatabase], change: str, what: str
+) -> None:
+    database = make_database()
+    as_superuser(database, change)
+    message = refusal(database.service_url)
+    assert message.startswith(f"todochat_owner must own {what} … and does not, as after a restore by hand")
+    assert "run `todochat migrate`, which gives them back" in message
+    upgrade(database.superuser_url)
+    with_database(database.service_url, health.refuse_unsafe_login)
+
+
+def test_what_others_own_beside_todochat_is_theirs(make_database: Callable[[], TestDatabase]) -> None:
+    database = make_database()
+    as_superuser(database, "CREATE TABLE theirs (id int); GRANT SELECT ON theirs TO PUBLIC")
+    as_superuser(database, "CREATE FUNCTION theirs() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1")
+    with_database(database.service_url, health.refuse_unsafe_login)
+    upgrade(database.superuser_url)
+    with psycopg.connect(database.superuser_url) as connection:
+        owner = "SELECT tableowner FROM pg_tables WHERE tablename = 'theirs'"
+        assert connection.execute(owner).fetchone() == ("postgres",)
+
+
+def test_a_login_without_the_privileges_of_the_service_is_refused(
+    make_database: Callable[[], TestDatabase], postgres: EmbeddedPostgres, login: str
+) -> None:
+    database = make_database()
+    as_superuser(database, f"REVOKE todochat_app FROM {login}")
+    message = refusal(postgres.url(database.name, login))
+    assert message.startswith(
+        f"the database login {login!r} may not read the tables: make one with `todochat create-login`"
+    )
 
 
 def test_a_database_without_tables_is_refused(postgres: EmbeddedPostgres) -> None:

@@ -38,6 +38,7 @@ from tests.contract.test_readme import section
 from tests.support.commands import complaint, run
 from tests.support.exports import export, fill
 from tests.support.feed import assert_goes_on, follow
+from tests.support.load import wait_for
 from tests.support.schema_dump import dump_schema
 
 RESTORER = "restorer"
@@ -395,6 +396,52 @@ def test_a_restore_without_the_roles_is_told_wherever_it_is_met(
         assert (
             "restored before the roles, and lost their privileges: restore them anew" in refused.log().splitlines()[-1]
         )
+
+
+def test_a_backup_of_the_oldest_server_is_restored_on_the_newest(
+    source: Source, file: Path, postgres: EmbeddedPostgres, start_server: Callable[..., Server]
+) -> None:
+    """The way from one major version to another; for the newest, with the pg_restore that is its own."""
+    with new_cluster(postgres.bin_dir) as cluster:
+        target = next(new_target(cluster))
+        done = run("restore", str(file), **target.env())
+        assert done.returncode == 0, done.stderr
+        assert rows(target.superuser_url) == rows(source.database.superuser_url)
+        server = target.served(start_server, source)
+        with httpx.Client(base_url=server.url, headers=source.users[0].client.headers) as client:
+            assert client.get("/v1/export").content == export(source.users[0])
+
+
+# Ended
+
+SLOW = """\
+#!/bin/sh
+case $1 in
+--version) echo "pg_dump (PostgreSQL) %s.0" ;;
+*) echo $$ > %s; exec sleep 600 ;;
+esac
+"""
+
+
+def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
+    postgres: EmbeddedPostgres, session_database: TestDatabase, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pid"
+    slow = tmp_path / "bin" / "pg_dump"
+    slow.parent.mkdir()
+    slow.write_text(SLOW % (version_of(postgres), pid_file))
+    slow.chmod(0o755)
+    env = service_environment(
+        PATH=f"{slow.parent}:{path_of(postgres)}", MIGRATION_DATABASE_URL=session_database.superuser_url
+    )
+    command = [sys.executable, "-m", "service", "backup", str(tmp_path / "backup")]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=env) as process:
+        pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip()))
+        process.terminate()
+        assert process.wait(20) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", "pid"}
 
 
 # Refused

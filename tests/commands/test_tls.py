@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -23,6 +24,7 @@ from service.embedded import EmbeddedPostgres
 from service.settings import Settings, SettingsError
 from tests.conftest import POSTGRES_15, TEMPLATE, UNSAFE_BUT_FAST, Server, TestDatabase, reachable_folder
 from tests.support.commands import complaint, run, run_process
+from tests.support.load import wait_for
 
 HOST = "db.example.org"
 
@@ -162,6 +164,20 @@ class FarServer:
     def url(self, login: str) -> str:
         return f"postgresql://{login}:not-asked-for@{HOST}/{TEMPLATE}?hostaddr={self.address}"
 
+    def ask_for_passwords(self, login: str) -> None:
+        """From now on this login needs its password."""
+        hba = self._server.cluster_dir / "pg_hba.conf"
+        hba.write_text(f"host all {login} 127.0.0.0/8 scram-sha-256\n{hba.read_text()}")
+
+        def loaded_at() -> object:
+            with psycopg.connect(self._server.url()) as connection:
+                return connection.execute("SELECT pg_conf_load_time()").fetchone()
+
+        before = loaded_at()
+        with psycopg.connect(self._server.url()) as connection:
+            connection.execute("SELECT pg_reload_conf()")
+        wait_for(lambda: loaded_at() != before)
+
     def show(self, certificate: tuple[str, str] | None) -> None:
         """From now on show this certificate; with None, speak no TLS."""
         settings = {"ssl": "off"}
@@ -275,3 +291,24 @@ def test_create_login_prints_no_path_of_this_machine(far: FarServer) -> None:
     assert done.returncode == 0, done.stderr
     assert "sslmode=verify-full" in done.stdout
     assert "sslrootcert" not in done.stdout
+
+
+def test_a_backup_takes_the_same_way_with_its_password(far: FarServer, tmp_path: Path) -> None:
+    """By programs that have TLS: those of the wheel, which would fit otherwise, have none."""
+    far.show(far.authority.issue(HOST))
+    name, password = f"backup_{secrets.token_hex(4)}", "p@ss:w/ö?r&d %20"
+    far.ask_for_passwords(name)
+    with psycopg.connect(far.superuser_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN BYPASSRLS PASSWORD '{password}' IN ROLE pg_read_all_data")
+        try:
+            url = far.url(name).replace("not-asked-for", quote(password, safe=""))
+            env = {"MIGRATION_DATABASE_URL": url, "SSL_CERT_FILE": str(far.root)}
+            said = complaint(run("backup", str(tmp_path / "backup"), PATH=str(tmp_path), **env))
+            assert "pg_dump of PostgreSQL 15 or later is needed, and there is none" in said
+            done = run("backup", str(tmp_path / "backup"), PATH=str(POSTGRES_15), **env)
+            assert done.returncode == 0, done.stderr
+            wrong = {**env, "MIGRATION_DATABASE_URL": far.url(name)}
+            said = complaint(run("backup", str(tmp_path / "other"), PATH=str(POSTGRES_15), **wrong))
+            assert "password authentication failed" in said
+        finally:
+            connection.execute(f"DROP ROLE {name}")
