@@ -138,8 +138,8 @@ def _origin(text: str) -> str:
 
 
 _seconds = _number("number of seconds", float, 0, 300)
-_YES, _NO = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
-_switch = _one_of("true or false", {word: word in _YES for word in (*_YES, *_NO)})
+_YES = ("true", "on", "yes", "1")
+_switch = _one_of("true or false", {word: word in _YES for word in (*_YES, "false", "off", "no", "0")})
 _level = _one_of("debug, info, warning or error", {name: name for name in ("debug", "info", "warning", "error")})
 
 

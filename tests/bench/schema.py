@@ -19,6 +19,7 @@ from psycopg import pq, sql
 from service.commands.development import prepare_database
 from service.commands.logins import SERVICE_LOGIN, create_service_login
 from service.commands.migrate import upgrade
+from service.db.loading import TEXTS
 from service.db.migration_files import DEFAULT_DIRECTORY
 from service.db.statements import SESSION
 from service.embedded import EmbeddedPostgres
@@ -140,15 +141,18 @@ class Candidate:
         self.monitor = psycopg.connect(server.url(database), autocommit=True)
         self.monitor.execute("SELECT pg_stat_reset()")
         self._rows = {table: self.monitor.execute(query).fetchall() for table, query in _ROWS.items()}
-        ((parameters,),) = self.monitor.execute("SELECT pronargs FROM pg_proc WHERE proname = 'authenticate'")
+        # Earlier schemas had a function for the check, of two or three parameters.
+        function = self.monitor.execute("SELECT pronargs FROM pg_proc WHERE proname = 'authenticate'").fetchone()
         options = " ".join(f"-c {setting}={value}" for setting, value in SESSION.items())
         service = psycopg.connect(server.url(database, SERVICE_LOGIN), options=options)
         self._stat = Path(f"/proc/{service.info.backend_pid}/schedstat")
         self._service = service
         self._pgconn = service.pgconn
         self._pgconn.enter_pipeline_mode()
-        # 0.3.0's has two parameters, today's a third.
-        self._prepare("authenticate", f"SELECT authenticate($1, 1{', NULL' * (parameters - 2)})", _UUID)
+        check = TEXTS["authenticate"].prepared.text.decode().replace("$2", "1").replace("$3", "NULL")
+        if function:
+            check = f"SELECT authenticate($1, 1{', NULL' * (function[0] - 2)})"
+        self._prepare("authenticate", check, _UUID)
         for operation, text in STATEMENTS.items():
             self._prepare(operation, text, _UUID, _UUID)
 
