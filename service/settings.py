@@ -22,7 +22,7 @@ LOCAL_ISSUER = "todochat"
 DEFAULT_ALGORITHMS = ("EdDSA", "ES256", "RS256")
 KEY_SET_ALGORITHMS = (*DEFAULT_ALGORITHMS, "ES384", "ES512", "RS384", "RS512", "PS256", "PS384", "PS512")
 """Asymmetric ones only: what is public must not be what signs."""
-_ROTATION = "during a rotation: tokens signed with it are still read"
+_ALSO_READ = "tokens signed with it are read too: in a rotation first the next secret, then the previous one"
 
 
 class OperatorError(Exception):
@@ -166,7 +166,7 @@ class IssuerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Setting(_some_of(*KEY_SET_ALGORITHMS), f"what the key set is for; also {', '.join(KEY_SET_ALGORITHMS[3:])}"),
     ] = DEFAULT_ALGORITHMS
     secret: Annotated[Secret | None, Setting(_secret, "for HS256; 32 bytes or more, and not JWT_SECRET")] = None
-    secret_previous: Annotated[Secret | None, Setting(_secret, _ROTATION)] = None
+    secret_previous: Annotated[Secret | None, Setting(_secret, _ALSO_READ)] = None
     absent_claims: Annotated[
         frozenset[str],
         Setting(_some_of("iss", "aud"), "iss, aud or both, which its tokens lack; one that has it is refused", "none"),
@@ -210,7 +210,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Secret | None,
         Setting(_secret, "signs tokens; 32 bytes or more", "a kept random one, with the embedded database only"),
     ] = None
-    jwt_secret_previous: Annotated[Secret | None, Setting(_secret, _ROTATION)] = None
+    jwt_secret_previous: Annotated[Secret | None, Setting(_secret, _ALSO_READ)] = None
     access_token_seconds: Annotated[int, Setting(_whole(10, 86_400), "life of an access token")] = 900
     refresh_token_seconds: Annotated[int, Setting(_whole(60, 365 * 86_400), "life of a refresh token")] = 30 * 86_400
     local_accounts: Annotated[

@@ -17,16 +17,20 @@ from service.settings import Settings
 def serve(ctx: click.Context) -> None:
     """Serve over HTTP on HOST:PORT.
 
-    When DATABASE_URL is unset, an embedded PostgreSQL is started and migrated: for development. Ctrl-C or SIGTERM ends
-    it after the requests that are running. `todochat --help` lists the settings.
+    Where systemd gives it sockets (LISTEN_FDS), it listens on those instead. When DATABASE_URL is unset, an embedded
+    PostgreSQL is started and migrated: for development. Ctrl-C or SIGTERM ends it after the requests that are running.
+    `todochat --help` lists the settings.
     """
     settings = Settings.from_environ(os.environ)
-    server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
+    shared = server.given_sockets()
+    if not shared:
+        server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
     with contextlib.nullcontext(settings) if settings.database_url else development.served(settings) as complete:
         from service.app import create_app  # takes longest to import, so whoever made a mistake is told before
 
-        greet = _greet if complete.local_accounts else _say_url
-        status = server.run(complete, create_app(complete), on_ready=greet)
+        greets = complete.log_level in {"debug", "info"} and not shared
+        on_ready = (_greet if complete.local_accounts else _say_url) if greets else None
+        status = server.run(complete, create_app(complete), shared=shared, on_ready=on_ready)
     ctx.exit(status)
 
 

@@ -151,10 +151,10 @@ def _is_among(audience: str, audiences: Any) -> bool:
 
 
 class Tokens:
-    """Issues and reads tokens. While a secret is rotated, those signed with the previous one are read too."""
+    """Issues and reads tokens. While a secret is rotated, those signed with the next or previous one are read too."""
 
-    def __init__(self, secret: str, previous: str | None, access_seconds: int, refresh_seconds: int) -> None:
-        self._secrets = [secret] if previous is None else [secret, previous]
+    def __init__(self, secret: str, also_read: str | None, access_seconds: int, refresh_seconds: int) -> None:
+        self._secrets = [secret] if also_read is None else [secret, also_read]
         self._access_seconds = access_seconds
         self._refresh_seconds = refresh_seconds
 

@@ -2,6 +2,9 @@
 
 uvicorn's server does the work. What differs: its shutdown resets connections that wait in the accept queue and those
 whose request is on its way, it ends by the signal instead of exit status 0, and it tells start-up errors as tracebacks.
+
+systemd may give the process listening sockets that it shares with others. Then connections that nobody has accepted yet
+wait for one of those, or for the next process: a process that stops accepts no more of them from its signal on.
 """
 
 import asyncio
@@ -9,12 +12,13 @@ import ctypes
 import errno
 import gc
 import logging
+import os
 import resource
 import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any, cast
@@ -40,6 +44,8 @@ STARTUP_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
 """How long the application's own shutdown (closing the pool) may take."""
 
+_FIRST_GIVEN = 3
+"""The file descriptor of the first socket that systemd gives."""
 _SO_ATTACH_FILTER = 26
 _DROP_SYN = (
     (0x30, 0, 0, 13),  # load the byte of TCP's flags
@@ -53,20 +59,28 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    settings: Settings, app: Envelope, *, limits: Limits | None = None, on_ready: Callable[[str], None] | None = None
+    settings: Settings,
+    app: Envelope,
+    *,
+    shared: Sequence[socket.socket] = (),
+    limits: Limits | None = None,
+    on_ready: Callable[[str], None] | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT and return the process's exit status.
 
     0 after an orderly end, 1 when the service can't start (one line on standard error says why), 128 + the signal's
-    number when a second signal cut it short. ``on_ready`` is called with the URL once requests are answered.
+    number when a second signal cut it short. It listens on the ``shared`` sockets of `given_sockets`, or else on HOST
+    and PORT. ``on_ready`` is called with each URL once requests are answered.
     """
     handler = configure(settings.log_level)
     app.metrics.log_lines_dropped = lambda: handler.dropped
     try:
-        listener = listen(settings.host, settings.port)
+        listeners = [*shared] or [listen(settings.host, settings.port)]
+        for listener in listeners:
+            _set_options(listener)
         _raise_file_limit()
-        server = Server(settings, app, limits or Limits(), on_ready)
-        server.run([listener])
+        server = Server(settings, app, limits or Limits(), on_ready, shares=bool(shared))
+        server.run(listeners)
     except StartupError as error:
         print(f"todochat: {error}", file=sys.stderr)
         return 1
@@ -93,10 +107,50 @@ def listen(host: str, port: int) -> socket.socket:
         }
         reason = reasons.get(error.errno or 0, f"can't listen on {host}, port {port}: {error.strerror}")
         raise StartupError(reason) from error
+    return listener
+
+
+def given_sockets() -> list[socket.socket]:
+    """The listening sockets that systemd gave this process: none, unless it was started so (sd_listen_fds(3)).
+
+    They stay open elsewhere when this process closes them. Raises StartupError for one that can't be served on.
+    """
+    pid, count = os.environ.get("LISTEN_PID", ""), os.environ.get("LISTEN_FDS", "")
+    if not pid or not count.isdecimal():
+        return []
+    if pid != str(os.getpid()):
+        print(f"todochat: LISTEN_FDS is for process {pid}, not for this one: HOST and PORT hold", file=sys.stderr)
+        return []
+    return [_given_socket(descriptor) for descriptor in range(_FIRST_GIVEN, _FIRST_GIVEN + int(count))]
+
+
+def _given_socket(descriptor: int) -> socket.socket:
+    try:
+        os.set_inheritable(descriptor, False)
+        found = socket.socket(fileno=descriptor)
+        is_tcp = found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM
+        if is_tcp and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return found
+    except OSError:
+        pass
+    raise StartupError(
+        f"file descriptor {descriptor} of LISTEN_FDS is no listening TCP socket: set ListenStream= to a port or an "
+        "address with one, and Accept=no, in the socket's unit"
+    )
+
+
+def _set_options(listener: socket.socket) -> None:
     # What a client doesn't read waits here, where it is counted, and not in the kernel: up to 4 MiB a connection there.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     listener.setblocking(False)
-    return listener
+
+
+def _tell_systemd_ready() -> None:
+    """What Type=notify waits for (sd_notify(3)): `systemctl restart` returns when requests are answered."""
+    if path := os.environ.get("NOTIFY_SOCKET"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect(path.replace("@", "\0", 1) if path.startswith("@") else path)
+            notify.send(b"READY=1")
 
 
 class Server(uvicorn.Server):
@@ -105,8 +159,15 @@ class Server(uvicorn.Server):
     server_state: Connections
 
     def __init__(
-        self, settings: Settings, app: Envelope, limits: Limits, on_ready: Callable[[str], None] | None
+        self,
+        settings: Settings,
+        app: Envelope,
+        limits: Limits,
+        on_ready: Callable[[str], None] | None,
+        *,
+        shares: bool,
     ) -> None:
+        """``shares``: its listening sockets are others' too."""
         config = uvicorn.Config(
             cast("Any", app),
             http=HttpProtocol,
@@ -135,6 +196,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._draining = app.draining
         self._on_ready = on_ready
+        self._shares = shares
         self._drained_at: float | None = None
         app.metrics.connections = lambda: len(self.server_state.connections)
 
@@ -175,6 +237,7 @@ class Server(uvicorn.Server):
             log.info("serving", extra={"url": url})
             if self._on_ready:
                 self._on_ready(url)
+        _tell_systemd_ready()
 
     async def _live(self) -> None:
         """The application's lifespan, in a task of its own: what it enters is left there, however the server ends."""
@@ -198,18 +261,18 @@ class Server(uvicorn.Server):
             fields = {"signal": signal.Signals(self.signals[0]).name, "requests": len(self.server_state.tasks)}
             log.info("draining", extra=fields)
             self._drained_at = now + self._settings.shutdown_delay_seconds
+            if self._shares:
+                self._stop_accepting()
         return self.force_exit or now >= self._drained_at
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take every connection made so far, let each finish what was sent, and close the application."""
-        for listener in sockets or ():
-            drop_newcomers(listener)
-        await asyncio.sleep(HANDSHAKE_SECONDS)
-        await asyncio.sleep(0)  # if the loop stood still meanwhile, it accepts what waits before it comes back here
-        for server in self.servers:
-            server.close()
-        for listener in sockets or ():
-            listener.close()
+        if not self._shares:
+            for listener in sockets or ():
+                drop_newcomers(listener)
+            await asyncio.sleep(HANDSHAKE_SECONDS)
+            await asyncio.sleep(0)  # if the loop stood still meanwhile, it accepts what waits before it comes back here
+        self._stop_accepting()
         await self._finish()
         if self.force_exit:
             log.warning("stopped_at_once", extra={"requests": len(self.server_state.tasks)})
@@ -220,6 +283,11 @@ class Server(uvicorn.Server):
         elif error := self._life.exception():
             log.error("shutdown_failed", exc_info=error)
         log.info("stopped")
+
+    def _stop_accepting(self) -> None:
+        """Close the listening sockets, as far as they are this process's."""
+        for server in self.servers:
+            server.close()
 
     async def _finish(self) -> None:
         """Wait for running requests and close idle connections; after SHUTDOWN_GRACE_SECONDS, cut off what is left."""

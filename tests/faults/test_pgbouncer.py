@@ -1,6 +1,10 @@
-"""Through PgBouncer 1.18 in transaction mode, which knows nothing of prepared statements, on one server connection."""
+"""Through PgBouncer 1.18 in transaction mode, which knows nothing of prepared statements, on one server connection.
+
+With the settings of the README, but for the number of connections.
+"""
 
 import contextlib
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,21 +16,20 @@ import pytest
 from service.embedded import EmbeddedPostgres
 from service.embedded.server import as_account
 from service.identity.tokens import Tokens
-from tests.conftest import Server, TestDatabase, free_port, reachable_folder, user_factory
+from tests.conftest import REPOSITORY, Server, TestDatabase, free_port, reachable_folder, user_factory
 from tests.support.load import Ask, at_once, wait_for
 
 CONFIGURATION = """
 [databases]
 * = host={socket_dir} port=5432
 [pgbouncer]
+{readme}
+default_pool_size = 1
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = trust
 auth_file = {folder}/users
-pool_mode = transaction
-default_pool_size = 1
-max_client_conn = 100
 """
 
 
@@ -37,7 +40,11 @@ def pgbouncer_port(postgres: EmbeddedPostgres) -> Iterator[int]:
         pytest.skip("needs PgBouncer: apt-get install pgbouncer")
     port = free_port()
     with reachable_folder() as folder:
-        configuration = CONFIGURATION.format(socket_dir=postgres.socket_dir, port=port, folder=folder)
+        _, _, text = (REPOSITORY / "README.md").read_text().partition("or PgBouncer does: ")
+        told = re.findall(r"`(\w+ = \w+)`", text.partition(".\n")[0])
+        assert [line.partition(" ")[0] for line in told] == ["pool_mode", "max_client_conn", "default_pool_size"]
+        readme = "\n".join(told)
+        configuration = CONFIGURATION.format(socket_dir=postgres.socket_dir, port=port, folder=folder, readme=readme)
         (folder / "configuration").write_text(configuration)
         (folder / "users").write_text('"todochat_service" ""\n')
         with (folder / "log").open("wb") as log:

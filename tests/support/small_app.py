@@ -20,7 +20,7 @@ from service.http.metrics import Metrics
 from service.http.response import problem_answer
 from service.problems import Problem, StartupError
 from service.serving.limits import Limits
-from service.serving.server import run
+from service.serving.server import given_sockets, run
 from service.settings import Settings
 from tests.support.small_server import LARGE
 
@@ -157,4 +157,4 @@ if __name__ == "__main__":
         cors=cors,
         **OPTIONS["edge"],
     )
-    sys.exit(run(settings, edge, limits=Limits(**OPTIONS["limits"])))
+    sys.exit(run(settings, edge, shared=given_sockets(), limits=Limits(**OPTIONS["limits"])))
