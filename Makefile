@@ -59,6 +59,7 @@ lock: tools        ## resolve the dependencies of pyproject.toml anew and write 
 
 help:              ## say what there is
 	@awk -F '## ' '/^[a-z-]+:.*## / { split($$1, name, ":"); printf "make %-11s %s\n", name[1], $$2 }' Makefile
+	@echo 'The command line that these run, with more commands, is .venv/bin/todochat: see .venv/bin/todochat --help'
 
 clean:             ## remove everything that was made here but the database in .data
 	@rm -rf .bench .venv .venv.lock dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache .schemathesis

@@ -38,7 +38,7 @@ _PACKAGED = Path(__file__).parents[1] / "sql" / "demo"
 _FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "sql" / "demo"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('todochat: demo'))"
 _FIND = (
-    'SELECT min(email) FROM public.users WHERE lower(email COLLATE "C") >= %(account)s'
+    'SELECT min(email), count(*) FROM public.users WHERE lower(email COLLATE "C") >= %(account)s'
     " AND lower(email COLLATE \"C\") < %(account)s || '~'"
 )
 
@@ -59,9 +59,13 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class Filled(msgspec.Struct, frozen=True):
-    """What was added, by table (nothing, when it was there already), and an account to sign in with, by PASSWORD."""
+    """What was added, by table (nothing, when users of the seed were there), and an account to sign in with.
+
+    Its password is PASSWORD; ``users`` is how many of the seed there are.
+    """
 
     email: str
+    users: int
     added: dict[str, int]
     seconds: float
     as_superuser: bool
@@ -75,7 +79,8 @@ class Filled(msgspec.Struct, frozen=True):
 def demo(users: int | None, todos: int | None, messages: int | None, seed: int | None) -> None:
     """Add demo data, once, and say whom to sign in as.
 
-    An account to look around in, or as many rows as --users, --todos and --messages say.
+    An account to look around in, or as many rows as --users, --todos and --messages say. Where users of the same seed
+    are, nothing is added.
     """
     is_account = users is None and todos is None and messages is None
     if is_account and seed is not None:
@@ -84,14 +89,21 @@ def demo(users: int | None, todos: int | None, messages: int | None, seed: int |
         users = max(1, (todos or 0) // 50, (messages or 0) // 100)
     todos = 50 * users if todos is None else todos
     messages = 100 * users if messages is None else messages
+    seed = seed or 0
     with owner_url(to_fill=True) as url:
-        filled = _fill(url, ACCOUNT) if is_account else fill_many(url, Size(users, todos, messages, seed or 0))
+        filled = _fill(url, ACCOUNT) if is_account else fill_many(url, Size(users, todos, messages, seed))
+    if filled.users != users:
+        raise OperatorError(
+            f"seed {seed} has {filled.users:,} users here, not {users:,}, and nothing was added: --seed {seed + 1} does"
+        )
     if filled.added:
         rows = sum(filled.added.values())
         print(", ".join(f"{count:,} {table}" for table, count in filled.added.items()))
         print(f"{rows:,} rows in {filled.seconds:.1f} s, {rows / filled.seconds:,.0f} a second")
-    else:
+    elif is_account:
         print("it is there already: nothing was added")
+    else:
+        print(f"{users:,} users of seed {seed} are there already, with what they have: nothing was added")
     print(f"sign in as {filled.email} with the password: {PASSWORD}")
 
 
@@ -116,19 +128,20 @@ def _fill(url: str, account: str, size: Size | None = None) -> Filled:
             connection.execute(_LOCK)
             if not as_superuser:
                 connection.execute(f"SET LOCAL ROLE {OWNER_ROLE}".encode())
-            if email := _find(connection, parameters):  # perhaps made in another size
-                return Filled(email, {}, 0, as_superuser)
+            email, users = _find(connection, parameters)
+            if users:  # perhaps made in another size
+                return Filled(email, users, {}, 0, as_superuser)
             _run(connection, "begin")
             if size is None:
                 added = _count(_run(connection, "account", parameters))
             else:
                 added = _write_all(connection, parameters, as_superuser=as_superuser)
-            email = _find(connection, parameters)
+            email, users = _find(connection, parameters)
             _run(connection, "end")
         if size is not None:
             with Stage("vacuum, analyze"):
                 _run(connection, "vacuum")
-    return Filled(email, {table: added[table] for table in TABLES}, time.monotonic() - started, as_superuser)
+    return Filled(email, users, {table: added[table] for table in TABLES}, time.monotonic() - started, as_superuser)
 
 
 def _write_all(connection: _Connection, parameters: _Parameters, *, as_superuser: bool) -> Counter[str]:
@@ -178,6 +191,6 @@ def _statements(name: str) -> list[tuple[str, bytes]]:
     return [("".join(re.findall(r"^INSERT INTO public\.(\w+)", text, re.MULTILINE)), text.encode()) for text in texts]
 
 
-def _find(connection: _Connection, parameters: _Parameters) -> Any:
-    row = connection.execute(_FIND, parameters).fetchone()
-    return row and row[0]
+def _find(connection: _Connection, parameters: _Parameters) -> tuple[str, int]:
+    """The first of the users whose address begins with ``account``, and how many there are."""
+    return connection.execute(_FIND, parameters).fetchone() or ("", 0)

@@ -47,3 +47,7 @@ def cluster_version(cluster_dir: Path) -> int | None:
         return int((cluster_dir / "PG_VERSION").read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError:
+        raise EmbeddedPostgresError(
+            f"{cluster_dir} is damaged, no PostgreSQL made it: move that folder away to begin anew"
+        ) from None

@@ -118,7 +118,10 @@ class EmbeddedPostgres:
         except BaseException as error:
             self._release()
             if isinstance(error, OSError):
-                raise EmbeddedPostgresError(f"the database folder can't be used: {error}") from None
+                reason = f"{error.filename}: {error.strerror}" if error.filename else error
+                raise EmbeddedPostgresError(
+                    f"the database folder can't be used ({reason}): set EMBEDDED_DATA_DIR to a folder of your own"
+                ) from None
             raise
 
     def stop(self) -> None:

@@ -7,12 +7,14 @@ are bounded: route templates, known methods, statuses and query names.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
     SummaryMetricFamily,
 )
 from prometheus_client.metrics_core import Metric
@@ -43,6 +45,7 @@ class Metrics(Collector):
         """How many log lines nobody took; the server sets it."""
         self.pool: Callable[[], Mapping[str, int]] = dict
         """``Database.stats``: in_use, waiting and size; the application sets it."""
+        self._build = {"version": version("todochat")}
         self._requests: dict[tuple[str, str, int], list[float]] = {}
         self._queries: dict[str, list[float]] = {}
         self._registry = CollectorRegistry(auto_describe=False)
@@ -75,6 +78,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_requests()
         yield from self._collect_queries()
+        yield InfoMetricFamily("todochat_build", "The release that answers.", value=self._build)
         yield GaugeMetricFamily("todochat_requests_in_flight", "Requests being answered.", value=self.in_flight)
         yield GaugeMetricFamily("todochat_http_connections", "Open HTTP connections.", value=self.connections())
         pool = self.pool()

@@ -13,7 +13,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -462,10 +462,54 @@ def test_everything_the_service_logs_to_standard_output_is_json(server: Server) 
             json.loads(line)
 
 
+def test_the_greeting_is_information_as_the_log_has_it(start_server: Callable[..., Server]) -> None:
+    assert "to begin with:\n  curl " in start_server().log()
+    assert start_server(LOG_LEVEL="warning").log() == ""
+
+
+# Folders that may not be read or written. Root may do both, unless it gives that right away.
+
+_RIGHTS = "-dac_override,-dac_read_search"
+BOUND = ["setpriv", f"--bounding-set={_RIGHTS}", f"--inh-caps={_RIGHTS}"] if os.geteuid() == 0 else []
+"""The beginning of a command that the permissions of files hold for, whoever runs it."""
+
+
+@pytest.mark.parametrize(
+    "unusable", [".", "postgres", "postgres/cluster", "postgres/start.lock", "postgres/server.log"]
+)
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_a_data_folder_that_can_not_be_read_is_said_in_one_line(tmp_path: Path, command: str, unusable: str) -> None:
+    data = tmp_path / "data"
+    (data / "postgres/cluster").mkdir(parents=True)
+    for name in ("start.lock", "server.log"):
+        (data / "postgres" / name).touch()
+    (data / unusable).chmod(0)
+    done = subprocess.run(
+        [*BOUND, sys.executable, "-m", "service", command],
+        cwd=REPOSITORY,
+        env=service_environment(EMBEDDED_DATA_DIR=str(data), PORT="0"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (data / unusable).chmod(0o700)
+    line = complaint(done)
+    assert str(data) in line
+    assert "Permission denied" in line
+    assert line.endswith("set EMBEDDED_DATA_DIR to a folder of your own")
+
+
+def test_a_data_folder_that_no_postgresql_made_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "postgres/cluster").mkdir(parents=True)
+    (tmp_path / "postgres/cluster/PG_VERSION").write_text("eighteen\n")
+    line = complaint(run_process("serve", EMBEDDED_DATA_DIR=str(tmp_path), PORT="0"))
+    assert line.endswith("cluster is damaged, no PostgreSQL made it: move that folder away to begin anew")
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make: apt-get install make")
 class TestMakefile:
-    def make(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-        command = [shutil.which("make") or "make", *arguments]
+    def make(self, *arguments: str, before: Sequence[str] = (), **env: str) -> "subprocess.CompletedProcess[str]":
+        command = [*before, shutil.which("make") or "make", *arguments]
         kept = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
         return subprocess.run(
             command, cwd=self.folder, env={**kept, **env}, capture_output=True, text=True, check=False
@@ -519,6 +563,23 @@ class TestMakefile:
         said = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
         assert len(said) == 1
         assert "apt-get install python3-venv" in said[0]
+
+    def test_help_says_where_the_command_line_is(self) -> None:
+        assert self.make().stdout.splitlines()[-1].endswith("see .venv/bin/todochat --help")
+
+    def test_a_checkout_that_can_not_be_written_to_is_used_where_it_is_set_up_else_said_in_one_line(self) -> None:
+        (self.folder / ".venv/bin").mkdir(parents=True)
+        self.fake(".venv/bin/python", '[ "$1" = -c ] || echo the service runs')  # -c asks for its version
+        (self.folder / ".venv/service.stamp").touch()
+        self.folder.chmod(0o555)
+        what_to_do = "copy it to a folder of your own, or have its owner run `sh .ci/install"
+        done = self.make("run", before=BOUND)
+        assert done.stderr.splitlines()[0] == f"todochat: {self.folder} can't be written to: {what_to_do}` there"
+        assert done.returncode != 0
+        made_from = [(self.folder / name).read_text() for name in ("requirements.lock", "pyproject.toml")]
+        (self.folder / ".venv/service.stamp").write_text("".join(made_from))
+        assert self.make("run", before=BOUND).stdout == "the service runs\n"
+        assert f"{what_to_do} tools` there\n" in self.make("lint", before=BOUND).stderr
 
     def test_clean_leaves_the_database(self) -> None:
         for name in (".venv/bin", ".data/postgres", ".pytest_cache", "service/__pycache__", "tests"):

@@ -27,7 +27,7 @@ from tests.conftest import (
     reachable_folder,
     service_environment,
 )
-from tests.support.commands import run, run_process
+from tests.support.commands import complaint, run, run_process
 
 SIZE = demo.Size(users=12, todos=400, messages=1_500, seed=7)
 CONTENT = {
@@ -261,6 +261,20 @@ def test_a_second_run_adds_nothing_and_another_seed_adds_its_own(make_database: 
     assert demo.fill_many(database.superuser_url, demo.Size(users=2, todos=0, messages=0, seed=10)).added["users"] == 2
     assert demo.fill_many(database.owner_url, demo.Size(users=2, todos=3, messages=0, seed=2)).added["todos"] == 3
     assert digests(database)["users"][0] == 7
+
+
+def test_the_command_says_what_is_there_and_never_that_other_sizes_are(
+    make_database: Callable[[], TestDatabase],
+) -> None:
+    database = make_database()
+    for way in (database.owner_url, database.superuser_url):
+        again = run("demo", "--users", "3", "--todos", "9", "--messages", "0", DATABASE_URL=way)
+        assert again.returncode == 0
+    said = again.stdout.splitlines()
+    assert said[0] == "3 users of seed 0 are there already, with what they have: nothing was added"
+    assert said[1].startswith("sign in as seed0-user00001@demo.example with")
+    line = complaint(run("demo", "--users", "1000", "--seed", "0", DATABASE_URL=database.owner_url))
+    assert line == "todochat: seed 0 has 3 users here, not 1,000, and nothing was added: --seed 1 does"
 
 
 @pytest.mark.parametrize("way", ["superuser_url", "owner_url"])

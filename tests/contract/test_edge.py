@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -647,6 +648,7 @@ def test_labels_of_metrics_are_bounded(small: SmallServer) -> None:
     assert ("GET", UNMATCHED) in labels
     assert {method for method, _ in labels} <= METHODS | {OTHER_METHOD}
     assert not [route for _, route in labels if route.startswith("/unknown")]
+    assert f'todochat_build_info{{version="{version("todochat")}"}} 1.0' in exposed
     assert "todochat_requests_in_flight 1.0" in exposed
     assert "todochat_pool_in_use" in exposed
     assert "process_resident_memory_bytes" in exposed
