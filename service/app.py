@@ -189,6 +189,8 @@ def _cors(settings: Settings) -> CORSConfig | None:
             "MCP-Protocol-Version",
             "Mcp-Method",
             "Mcp-Name",
+            "traceparent",
+            "tracestate",
             "X-Request-ID",
         ],
         expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID", "Idempotency-Replayed"],

@@ -1,14 +1,15 @@
 """The outermost layer of every request: its id, its log line, its metrics, every answer's headers, the last resort.
 
 A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
-nor 405. It sets ``request_id`` and ``headers`` (by name) in ``scope["state"]``, and reads ``route`` (the template) and
-``user_id`` back from there. The server puts the HTTP connection there as ``connection``; without one, as in a test, a
-client that left is seen only by its missing body.
+nor 405. It sets ``request_id``, ``headers`` (by name) and, where the client sent one, ``trace`` in ``scope["state"]``,
+and reads ``route`` (the template) and ``user_id`` back from there, and ``trace``, if the request has a span of its own.
+The server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only
+by its missing body.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from secrets import token_hex
 from string import ascii_letters, digits
 from time import perf_counter, time
@@ -19,6 +20,7 @@ from litestar.config.cors import CORSConfig
 from service.http.metrics import UNMATCHED, Metrics
 from service.http.origins import ALLOW_ORIGIN, Origins
 from service.http.response import problem_answer
+from service.http.traces import trace_of
 from service.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -106,10 +108,16 @@ class Draining:
         self.active = False
 
 
-def request_id_for(sent: bytes) -> str:
-    """The id that a client sent as X-Request-ID, if it is a sane one, or else a new one."""
+def request_id_for(headers: Mapping[bytes, bytes]) -> str:
+    """The id that a client sent as X-Request-ID, if it is a sane one, or else its trace's, or else a new one.
+
+    A trace may have several requests. But the audit trail keeps this id alone, and must lead to the trace.
+    """
+    sent = headers.get(b"x-request-id", b"")
     if 0 < len(sent) <= REQUEST_ID_MAX and not sent.translate(None, REQUEST_ID_CHARACTERS):
         return sent.decode()
+    if b"traceparent" in headers and (trace := trace_of(headers)):
+        return trace["trace_id"]
     return token_hex(16)
 
 
@@ -198,6 +206,8 @@ class Envelope:
                 "bytes_out": exchange.bytes_out,
                 "remote": client[0] if client else None,
             }
+            if "trace" in exchange.state:
+                fields |= exchange.state["trace"]
             request_log.handle(RequestRecord(level, fields))
 
 
@@ -220,7 +230,9 @@ class _Exchange:
         self.connection: Connection | None = self.state.get("connection")
         headers = self.state["headers"] = headers_by_name(scope["headers"])
         self.has_body = b"content-length" in headers or b"transfer-encoding" in headers
-        self.request_id = self.state["request_id"] = request_id_for(headers.get(b"x-request-id", b""))
+        self.request_id = self.state["request_id"] = request_id_for(headers)
+        if b"traceparent" in headers and (trace := trace_of(headers)):
+            self.state["trace"] = trace
         self.method: str = scope["method"]
         if self.method == "HEAD":
             self.state["head"] = True

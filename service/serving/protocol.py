@@ -223,8 +223,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.deadline = inf
         if not self._is_busy() and not self.server_state.refusals.has_place(self.url):
             stays = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-            sent_id = dict(self.headers).get(b"x-request-id", b"")
-            self._owed = request_id_for(sent_id), self.parser.get_method().decode(), not stays
+            self._owed = request_id_for(dict(self.headers)), self.parser.get_method().decode(), not stays
             self.server_state.refusals.answer_soon(self)
         else:
             super().on_headers_complete()

@@ -34,6 +34,15 @@ def entries(user: User, **filters: Any) -> list[dict[str, Any]]:
     return found
 
 
+def test_an_entry_leads_to_the_trace_of_its_request(new_user: NewUser) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    ada = new_user()
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    first = ada.client.post("/v1/todos", json={"title": "A"}, headers=headers).json()
+    second = ada.client.post("/v1/todos", json={"title": "B"}, headers={**headers, "X-Request-ID": "named"}).json()
+    assert [entries(ada, row_id=todo["id"])[0]["request_id"] for todo in (first, second)] == [trace, "named"]
+
+
 def test_an_entry_says_who_changed_what_from_what_to_what(new_user: NewUser) -> None:
     ada = new_user()
     made = ada.client.post("/v1/todos", json={"title": "<A>", "due_date": "2030-01-01T00:00:00+01:00"})

@@ -91,6 +91,55 @@ def test_new_request_ids_differ(small: SmallServer) -> None:
         assert len({client.get(small.url).headers["x-request-id"] for _ in range(300)}) == 300
 
 
+# Traces (W3C Trace Context, section 3.2)
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize("sent", [f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00", f"cc-{TRACE}-{SPAN}-01-what-comes"])
+def test_the_callers_trace_is_in_the_line_and_the_request_id_where_none_was_sent(small: SmallServer, sent: str) -> None:
+    headers = {"traceparent": sent}
+    assert get(small.url, headers=headers).headers["x-request-id"] == TRACE
+    named = f"traced-{sent[:2]}{sent[53:55]}"
+    assert get(small.url, headers={**headers, "X-Request-ID": named}).headers["x-request-id"] == named
+    for request_id in (TRACE, named):
+        line = small.line_of(request_id)
+        assert (line["trace_id"], line["span_id"]) == (TRACE, SPAN)
+
+
+MALFORMED = [
+    "",
+    "00",
+    f"00-{TRACE}-{SPAN}",
+    f"00-{TRACE}-{SPAN}-01-more",
+    f"00-{TRACE}-{SPAN}-01-",
+    f"cc-{TRACE}-{SPAN}-01.more",
+    f"ff-{TRACE}-{SPAN}-01",
+    f"0-{TRACE}-{SPAN}-01",
+    f"00-{'0' * 32}-{SPAN}-01",
+    f"00-{TRACE}-{'0' * 16}-01",
+    f"00-{TRACE.upper()}-{SPAN}-01",
+    f"00-{TRACE[1:]}-{SPAN}-01",
+    f"00-{TRACE}-{SPAN}x-01",
+    f"00-{TRACE}-{SPAN}-zz",
+    f"00-{TRACE}-{SPAN}-01, 00-{TRACE}-{SPAN}-01",
+    "\xe4" * 55,
+]
+
+
+@pytest.mark.parametrize("sent", MALFORMED)
+def test_a_malformed_trace_is_ignored(small: SmallServer, sent: str) -> None:
+    given = get(small.url, headers={b"traceparent": sent.encode("latin-1")}).headers["x-request-id"]
+    assert given != TRACE
+    assert "trace_id" not in small.line_of(given)
+
+
+def test_two_traces_are_none(small: SmallServer) -> None:
+    twice = [(b"traceparent", f"00-{TRACE}-{SPAN}-01".encode())] * 2
+    given = httpx.get(small.url, headers=twice, verify=PLAIN_HTTP).headers["x-request-id"]
+    assert "trace_id" not in small.line_of(given)
+
+
 # Answers
 
 

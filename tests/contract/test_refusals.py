@@ -64,6 +64,9 @@ def test_a_request_is_refused_soon_and_its_connection_serves_on(small: SmallServ
         assert headers["access-control-allow-origin"] == "https://app.example.com"
         assert "retry-after" in headers["access-control-expose-headers"]
         assert "connection" not in headers
+        trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+        connection.sendall(GET % f"traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n".encode())
+        assert split(connection.recv(65536))[1]["x-request-id"] == trace
         time.sleep(1.6)
         connection.sendall(GET % b"")
         assert split(connection.recv(65536))[0] == 200
