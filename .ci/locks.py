@@ -9,7 +9,7 @@ from pathlib import Path
 
 LOCKS = {
     "requirements.lock": ["--extra=embedded", "--group=build"],
-    "tests/requirements.lock": ["--group=test", "--group=lint", "--constraint=requirements.lock"],
+    "tests/requirements.lock": ["--extra=telemetry", "--group=test", "--group=lint", "--constraint=requirements.lock"],
 }
 OPTIONS = """
     --python-version=3.11 --universal --generate-hashes --no-emit-index-url --no-header --no-annotate

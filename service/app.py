@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from litestar import Litestar
@@ -52,6 +52,9 @@ from service.identity.tokens import Tokens
 from service.problems import Problem, StartupError
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.telemetry import Telemetry
+
 HANDLERS: list[HTTPRouteHandler] = [
     health.get_live, health.get_ready, health.get_metrics,
     sign_in.logout_everywhere,
@@ -96,16 +99,17 @@ LOCAL_HANDLERS: list[HTTPRouteHandler] = [
 """There only where people sign in here, and not at an outside issuer alone."""
 
 
-def create_app(settings: Settings) -> Envelope:
+def create_app(settings: Settings, telemetry: "Telemetry | None" = None) -> Envelope:
     """The ASGI application; its lifespan connects to the database and refuses a login that isn't safe to serve with.
 
-    ``settings`` must name a database, and a secret unless there are no local accounts.
+    ``settings`` must name a database, and a secret unless there are no local accounts. With ``telemetry``, requests and
+    their transactions are spans.
     """
     if settings.database_url is None or (settings.local_accounts and settings.jwt_secret is None):
         raise StartupError("DATABASE_URL and JWT_SECRET are needed")
     metrics = Metrics()
     draining = Draining()
-    database = Database(settings, metrics.observe_query)
+    database = (telemetry.database if telemetry else Database)(settings, metrics.observe_query)
     metrics.pool = database.stats
     tokens = _tokens(settings)
     issuers = [Issuer(issuer) for issuer in settings.issuers]
@@ -156,6 +160,7 @@ def create_app(settings: Settings) -> Envelope:
         cors_config=cors,
         openapi_config=openapi.config,
         plugins=[openapi],
+        middleware=[telemetry.middleware] if telemetry else [],
         logging_config=None,
         debug=False,
     )

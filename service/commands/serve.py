@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from service.commands import development
 from service.commands.shared import say
 from service.serving import server
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.telemetry import Telemetry
 
 
 @click.command()
@@ -30,8 +34,25 @@ def serve(ctx: click.Context) -> None:
 
         greets = complete.log_level in {"debug", "info"} and not shared
         on_ready = (_greet if complete.local_accounts else _say_url) if greets else None
-        status = server.run(complete, create_app(complete), shared=shared, on_ready=on_ready)
+        telemetry = _telemetry()
+        status = server.run(complete, create_app(complete, telemetry), shared=shared, on_ready=on_ready)
+        if telemetry:
+            telemetry.close()
     ctx.exit(status)
+
+
+def _telemetry() -> "Telemetry | None":
+    """What OTEL_* configures; None, and nothing imported, where they name no collector of spans."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    found = [name for name in names if os.environ.get(name)]
+    if not found:
+        return None
+    try:
+        from service.telemetry import Telemetry, configured_provider
+    except ImportError:
+        say(f"{found[0]} is set, but nothing is traced: pip install 'todochat[telemetry]'")
+        return None
+    return Telemetry(configured_provider())
 
 
 def _say_url(url: str) -> None:
