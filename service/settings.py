@@ -236,7 +236,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting(_origins, "origins whose pages may call the service from a browser, with commas between them", "none"),
     ] = ()
-    shutdown_delay_seconds: Annotated[float, Setting(_seconds, "how long to go on accepting after SIGTERM")] = 1.0
+    shutdown_delay_seconds: Annotated[
+        float,
+        Setting(_seconds, "how long to go on accepting after SIGTERM; not for systemd's sockets, which others serve"),
+    ] = 1.0
     shutdown_grace_seconds: Annotated[float, Setting(_seconds, "how long running requests may then take")] = 10.0
     log_level: Annotated[str, Setting(_level, "debug, info, warning or error")] = "info"
 

@@ -256,6 +256,9 @@ def service_environment(**env: str) -> dict[str, str]:
         "EMBEDDED_",
         "ISSUER",
         "LOCAL_",
+        "OTEL_",
+        "LISTEN_",
+        "NOTIFY_",
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     return {**inherited, "PYTHONUNBUFFERED": "1", **env}
