@@ -83,7 +83,7 @@ def test_a_sane_request_id_is_given_back_and_logged(small: SmallServer, sent: st
 @pytest.mark.parametrize("sent", [b"", b"x" * 129, b"a b", b'a"b', b"a\tb", b"<script>", b"\xc3\xa4", b"a,b", b"a\\nb"])
 def test_any_other_request_id_is_replaced_by_a_new_one(small: SmallServer, sent: bytes) -> None:
     given = get(small.url, headers={b"X-Request-ID": sent}).headers["x-request-id"]
-    assert re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", given)
+    assert re.fullmatch(r"[0-9a-f]{32}", given)
 
 
 def test_new_request_ids_differ(small: SmallServer) -> None:

@@ -15,12 +15,13 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from service.serving import server as serving
 from service.settings import Settings
 from tests.conftest import PASSWORD, PLAIN_HTTP, REPOSITORY, Server, TestDatabase, user_factory
-from tests.support.commands import complaint
+from tests.support.commands import as_migrator, complaint, run
 from tests.support.load import Ask, Stream, wait_for
 from tests.support.small_server import command, environment
 from tests.support.systemd import ENVIRONMENT_FILE, HERE, PROGRAM, Systemd, readme_units, settings_of
@@ -36,7 +37,7 @@ def systemd(tmp_path: Path, make_database: Callable[[], TestDatabase]) -> Iterat
         "DATABASE_URL": database.service_url,
         "DATABASE_POOL_SIZE": "5",
         "JWT_SECRET": secrets.token_hex(32),
-        "SHUTDOWN_DELAY_SECONDS": "1",
+        "SHUTDOWN_DELAY_SECONDS": "0",
     }
     with Systemd(tmp_path, settings) as played:
         yield played, database
@@ -91,6 +92,8 @@ def test_a_database_that_is_away_never_makes_systemd_give_up() -> None:
 
 def test_a_rolling_restart_under_load_loses_no_request(systemd: tuple[Systemd, TestDatabase]) -> None:
     played, database = systemd
+    # So long a busy machine may take to let a client know that its connection closes with the next answer.
+    played.environment["SHUTDOWN_DELAY_SECONDS"] = "2"
     for instance in INSTANCES:
         played.start(instance)
     server = as_server(played, database)
@@ -289,7 +292,7 @@ class People:
 def test_a_rotation_of_the_secret_by_the_readme_refuses_no_token(systemd: tuple[Systemd, TestDatabase]) -> None:
     played, database = systemd
     old, new = secrets.token_hex(32), secrets.token_hex(32)
-    played.environment.update(JWT_SECRET=old, SHUTDOWN_DELAY_SECONDS="0")
+    played.environment["JWT_SECRET"] = old
     for instance in INSTANCES:
         played.start(instance)
     assert len(rounds()) == 3
@@ -317,3 +320,31 @@ def test_a_rotation_of_the_secret_by_the_readme_refuses_no_token(systemd: tuple[
         f"{played.url()}/v1/users/me", headers={"Authorization": f"Bearer {first.token}"}, verify=PLAIN_HTTP
     )
     assert again.status_code == 401
+
+
+def test_another_login_of_the_database_is_taken_in_turn_and_the_first_one_dropped(
+    systemd: tuple[Systemd, TestDatabase],
+) -> None:
+    played, database = systemd
+    first, second = (f"login_{secrets.token_hex(6)}" for _ in range(2))
+
+    def url_of(login: str) -> str:
+        return run("create-login", login, **as_migrator(database)).stdout.strip().removeprefix("DATABASE_URL=")
+
+    with psycopg.connect(database.superuser_url, autocommit=True) as admin:
+        try:
+            played.environment["DATABASE_URL"] = url_of(first)
+            for instance in INSTANCES:
+                played.start(instance)
+            with user_factory(as_server(played, database)) as new_user:
+                ask = Ask("POST", "/v1/todos", new_user().token, {"title": "milk"}, {"Connection": "close"})
+            with Stream(played.url(), [ask] * 4, pause=0.005) as stream:
+                played.environment["DATABASE_URL"] = url_of(second)
+                played.roll(played.wait_until_all_answer)
+                admin.execute(f"DROP ROLE {first}".encode())
+                played.wait_until_all_answer()
+            assert set(stream.statuses()) == {201}
+        finally:
+            for instance in list(played.processes):
+                played.stop(instance)
+            admin.execute(f"DROP ROLE IF EXISTS {first}, {second}".encode())
