@@ -105,7 +105,7 @@ def upgrade(
         history.create_tables(conn)
         applied = history.read(conn)
         history.check(migrations, applied)
-        if given := mend_owners(conn, (migration for migration in migrations if migration.id in applied)):
+        if given := mend_owners(conn, [migration for migration in migrations if migration.id in applied]):
             done(f"gave {OWNER_ROLE} what others owned: {', '.join(given)}")
         if ahead := history.newer(migrations, applied):
             doing(
