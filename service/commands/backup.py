@@ -26,6 +26,7 @@ from psycopg.sql import SQL, Identifier
 from service.commands import history
 from service.commands.connection import OWNER_ROLE, connect, one_line_errors, refuse_pooler
 from service.commands.dump_tools import Tool, count_rows, find_tool, read_tool, run_tool
+from service.commands.owners import find_others
 from service.commands.progress import Stage
 from service.commands.shared import confirm_loss, ended_by_sigterm, owner_url, say, written_whole, yes_option
 from service.db.migration_files import load
@@ -47,7 +48,7 @@ SELECT current_user::text AS login, rolsuper OR rolbypassrls AS sees_all_rows FR
 """
 _RELATIONS = """
 SELECT c.relname, c.relowner IS NOT DISTINCT FROM to_regrole(%(owner)s) OR c.relname = ANY (%(bookkeeping)s),
-    has_table_privilege(c.oid, 'SELECT')
+    has_table_privilege(c.oid, 'SELECT'), c.relkind = 'r'
 FROM pg_class AS c
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
 ORDER BY c.relname
@@ -183,17 +184,21 @@ def _what_to_dump(connection: psycopg.Connection) -> tuple[list[str], list[str]]
     """The tables of todochat, and pg_dump's arguments that leave out what else is in the database."""
     parameters = {"owner": OWNER_ROLE, "bookkeeping": [*history.BOOKKEEPING]}
     ours, arguments = list[str](), list[str]()
-    for name, is_ours, is_readable in connection.execute(_RELATIONS, parameters).fetchall():
+    if others := find_others(connection, load()):
+        raise OperatorError(
+            f"{others[0][2]} owns {others[0][1]}, not {OWNER_ROLE}, as after a restore by hand: run `todochat migrate` "
+            "first, which gives it back"
+        )
+    for name, is_ours, is_readable, has_rows in connection.execute(_RELATIONS, parameters).fetchall():
         if not is_ours:
             arguments.append(f'--exclude-table=public."{name}"')
             continue
         if not is_readable:
             raise OperatorError(f"the login {connection.info.user} may not read {name}: GRANT pg_read_all_data TO it")
-        ours.append(name)
+        if has_rows:
+            ours.append(name)
     if "users" not in ours:
-        raise OperatorError(
-            f"no tables here belong to {OWNER_ROLE}: run `todochat migrate`, which makes them, or mends their owner"
-        )
+        raise OperatorError("the database has no tables of todochat: is MIGRATION_DATABASE_URL right?")
     arguments += [f'--exclude-schema="{name}"' for (name,) in connection.execute(_OTHER_SCHEMAS)]
     return ours, arguments
 

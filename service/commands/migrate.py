@@ -42,6 +42,7 @@ LOCK_TIMEOUT = "1s"  # below the service's own lock_timeout, so that a request q
 LOCK_ATTEMPTS = 10
 LOCK_PAUSE_SECONDS = 2.0
 RUNNER_WAIT_SECONDS = 60.0
+RUNNER_TELL_SECONDS = 1.0  # a runner that has ended needs a moment until its lock is free
 _RUNNER_POLL_SECONDS = 0.2
 _RUNNER_LOCK = 0x746F646F63686174  # "todochat" in ASCII; advisory locks are per database
 
@@ -104,7 +105,7 @@ def upgrade(
         history.create_tables(conn)
         applied = history.read(conn)
         history.check(migrations, applied)
-        if given := mend_owners(conn, (migration for migration in migrations if migration.id in applied)):
+        if given := mend_owners(conn, [migration for migration in migrations if migration.id in applied]):
             done(f"gave {OWNER_ROLE} what others owned: {', '.join(given)}")
         if ahead := history.newer(migrations, applied):
             doing(
@@ -170,15 +171,15 @@ def _locked_session(url: str, wait_seconds: float, doing: Tell) -> Generator[psy
     """A connection with the session settings of _SESSION that holds the one runner's lock."""
     refuse_pooler(url)
     with _one_line_errors(), connect(url) as conn:
-        deadline = time.monotonic() + wait_seconds
-        is_told = False
+        started, is_told = time.monotonic(), False
         while not _scalar(conn, _TRY_LOCK):
             row = conn.execute(_LOCK_HOLDER, {"key": _RUNNER_LOCK}).fetchone()
             who = row[1] if row else "which has just ended"
-            if not is_told:
+            waited = time.monotonic() - started
+            if waited > RUNNER_TELL_SECONDS and not is_told:
                 doing(f"waiting for another runner ({who}), {wait_seconds:g} s at most")
                 is_told = True
-            if time.monotonic() > deadline:
+            if waited > wait_seconds:
                 raise MigrationError(f"waited {wait_seconds:g} s for another runner ({who}): try again when it is done")
             time.sleep(_RUNNER_POLL_SECONDS)
         if conn.info.backend_pid != _scalar(conn, "SELECT pg_backend_pid()"):

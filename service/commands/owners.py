@@ -30,29 +30,33 @@ FROM (
     SELECT 'DOMAIN', oid::regtype::text, typowner FROM pg_type
     WHERE typnamespace = 'public'::regnamespace AND typtype = 'd' AND typname = ANY (%(DOMAIN)s)
 ) AS found
-WHERE found.owner <> to_regrole(%(owner)s)
+WHERE found.owner IS DISTINCT FROM to_regrole(%(owner)s)
 """
 
 
-def mend_owners(conn: psycopg.Connection, applied: Iterable[Migration]) -> list[str]:
+def find_others(conn: psycopg.Connection, migrations: Iterable[Migration]) -> list[tuple[str, str, str]]:
+    """What these migrations make and another role than todochat_owner owns: its kind, its name, and whose it is."""
+    made: dict[str, list[str]] = {"TABLE": [], "FUNCTION": [], "DOMAIN": []}
+    for migration in migrations:
+        for kind, name in _MADE.findall(migration.text):
+            made[kind].append(name)
+    return conn.execute(_OTHERS.encode(), {**made, "owner": OWNER_ROLE}).fetchall()
+
+
+def mend_owners(conn: psycopg.Connection, applied: list[Migration]) -> list[str]:
     """Make todochat_owner the owner of what these migrations made, in one transaction; what was somebody else's.
 
     Raises MigrationError where the database was restored before there were the roles: then privileges and policies
     are missing, too, and only another restore brings them back.
     """
-    made: dict[str, list[str]] = {"TABLE": [], "FUNCTION": [], "DOMAIN": []}
-    for migration in applied:
-        for kind, name in _MADE.findall(migration.text):
-            made[kind].append(name)
-    parameters = {**made, "owner": OWNER_ROLE, "app": APP_ROLE}
-    if "users" not in made["TABLE"]:
+    if not any(("TABLE", "users") in _MADE.findall(migration.text) for migration in applied):
         return []
-    if conn.execute(_HAS_PRIVILEGES.encode(), parameters).fetchone() != (True,):
+    if conn.execute(_HAS_PRIVILEGES.encode(), {"owner": OWNER_ROLE, "app": APP_ROLE}).fetchone() != (True,):
         raise MigrationError(
             f"this database was restored before the roles {OWNER_ROLE} and {APP_ROLE} were made, and lost what they "
             "may do: restore it anew, into an empty database, as the README says under Backup and restore"
         )
-    others = conn.execute(_OTHERS.encode(), parameters).fetchall()
+    others = find_others(conn, applied)
     try:
         with conn.transaction():
             for kind, name, _ in others:

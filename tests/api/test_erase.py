@@ -415,7 +415,7 @@ def test_what_is_added_while_its_user_is_erased_is_refused_as_a_token_of_nobody(
             superuser.execute("SELECT erase_user(%s, NULL)", (ada.id,))
             asking.start()
             with psycopg.connect(server.database.superuser_url, autocommit=True) as watcher:
-                wait_for_a_lock(watcher, "INSERT INTO")
+                wait_for_a_lock(watcher, "INSERT")
         asking.join(10)
         problem(answers[0], 401, "invalid_token")
 

@@ -406,7 +406,7 @@ def test_a_backup_of_the_oldest_server_is_restored_on_the_newest(
         target = next(new_target(cluster))
         done = run("restore", str(file), **target.env())
         assert done.returncode == 0, done.stderr
-        assert rows(target.superuser_url) == rows(source.database.superuser_url)
+        assert rows(target.superuser_url) == backup._read_contents(file).rows
         server = target.served(start_server, source)
         with httpx.Client(base_url=server.url, headers=source.users[0].client.headers) as client:
             assert client.get("/v1/export").content == export(source.users[0])
@@ -616,9 +616,21 @@ def test_what_the_new_cluster_lacks_is_said_and_nothing_is_restored(
 def test_a_database_without_tables_of_todochat_has_no_backup(target: Target, tmp_path: Path) -> None:
     env = target.env(MIGRATION_DATABASE_URL=target.superuser_url)
     said = complaint(run("backup", str(tmp_path / "backup"), **env))
-    assert "no tables here belong to todochat_owner: run `todochat migrate`, which makes them, or mends" in said
-    target.as_superuser("CREATE TABLE users ()")
-    assert "no tables here belong to todochat_owner" in complaint(run("backup", str(tmp_path / "backup"), **env))
+    assert "the database has no tables of todochat: is MIGRATION_DATABASE_URL right?" in said
+
+
+@pytest.mark.parametrize("what", ["TABLE messages", "TABLE users", "FUNCTION audit()", "DOMAIN title"])
+def test_a_database_of_which_somebody_else_owns_a_part_has_no_backup_without_it(
+    source: Source, tmp_path: Path, what: str
+) -> None:
+    with psycopg.connect(source.database.superuser_url, autocommit=True) as connection:
+        connection.execute(f"ALTER {what} OWNER TO postgres")
+        try:
+            said = complaint(run("backup", str(tmp_path / "backup"), **source.env()))
+        finally:
+            connection.execute(f"ALTER {what} OWNER TO todochat_owner")
+    assert f"postgres owns {what.split()[1]}, not todochat_owner" in said
+    assert "run `todochat migrate` first, which gives it back" in said
 
 
 def test_the_embedded_database_needs_no_setting(tmp_path: Path) -> None:

@@ -557,7 +557,10 @@ def test_five_runners_at_once_apply_each_migration_once(any_database: Database, 
     assert any_database.value("SELECT count(*) FROM _yoyo_log") == len(folder.ids)
 
 
-def test_a_runner_that_waits_too_long_says_for_whom(database: Database, folder: Folder) -> None:
+def test_a_runner_that_waits_too_long_says_for_whom(
+    database: Database, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "RUNNER_TELL_SECONDS", -1.0)
     key = migrate._RUNNER_LOCK
     with psycopg.connect(database.url, application_name="the other one", autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(%s)", [key])

@@ -85,11 +85,17 @@ def test_the_role_reads_one_user_s_rows_and_changes_none(dba: psycopg.Connection
 
 
 @pytest.mark.parametrize("login", ["owner_url", "service_url"])
-def test_a_login_that_row_security_binds_reads_one_user_s_rows_too(server: Server, ada: User, login: str) -> None:
+def test_a_login_that_row_security_binds_reads_one_user_s_rows_too(
+    server: Server, ada: User, new_user: Callable[..., User], login: str
+) -> None:
+    """Also where others have todos that are assigned, of which the owner's functions must know."""
+    bob = new_user()
+    assert bob.client.post("/v1/todos", json={"title": "Bob's", "assigned_to": str(bob.id)}).status_code == 201
     with psycopg.connect(getattr(server.database, login), autocommit=True) as connection:
         rows = run(connection, "The same for logins that row security binds", user_id=str(ada.id))
         assert [row[1] for row in rows] == ["Milk", "Bread"]
-        assert connection.execute("SELECT count(*) FROM todos").fetchone() == (0,)
+        counted = connection.execute("SELECT count(*) FROM todos WHERE user_id = %s", [ada.id]).fetchone()
+        assert counted == (0,), "nothing without saying for whom"
 
 
 def test_rows_are_counted_or_the_login_is_refused(server: Server, dba: psycopg.Connection[Any], ada: User) -> None:
