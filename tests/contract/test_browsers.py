@@ -252,3 +252,13 @@ def test_a_refused_preflight_says_why_in_a_problem(service: Server, asked: dict[
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
     assert reason in answer.json()["detail"]
     assert "access-control-allow-methods" not in answer.headers
+
+
+def test_a_page_may_send_its_trace(service: Server) -> None:
+    headers = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "GET"}
+    headers["Access-Control-Request-Headers"] = "authorization, traceparent, tracestate"
+    answer = httpx.options(f"{service.url}/v1/todos", headers=headers, verify=PLAIN_HTTP)
+    assert answer.status_code == 204
+    allowed = answer.headers["access-control-allow-headers"].lower()
+    assert "traceparent" in allowed
+    assert "tracestate" in allowed
