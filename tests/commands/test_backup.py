@@ -294,40 +294,32 @@ def test_only_its_owner_can_read_a_backup_and_an_older_one_is_replaced_when_that
 # By hand, with PostgreSQL's own programs
 
 
-def recipe(number: int) -> str:
-    """One of the README's blocks of commands."""
-    found = re.findall(r"^```\n(.*?)^```$", section("Backup and restore"), re.DOTALL | re.MULTILINE)
-    return found[number]
+def recipe(*titles: str) -> str:
+    """The README's commands below the comments that begin so."""
+    parts = re.findall(r"^# .*\n(?:[^#`].*\n)*", section("Backup and restore"), re.MULTILINE)
+    return "".join(next(part for part in parts if part.startswith(f"# {title}")) for title in titles)
 
 
-def run_recipe(number: int, target: Target, source: Source, folder: Path, *urls: tuple[str, str]) -> None:
-    """Run it as it stands there, in ``folder``, with other URLs."""
-    script = recipe(number)
-    for told, real in urls:
-        assert told in script
-        script = script.replace(told, real)
+def run_recipe(script: str, target: Target, source: Source, folder: Path) -> str:
+    """Run it as it stands there, in ``folder``; the URL of the service that it prints in the end."""
     folders = [str(target.cluster.bin_dir), str(Path(sys.executable).parent), os.environ["PATH"]]
     (folder / "migrations").symlink_to(REPOSITORY / "migrations")
     env = service_environment(PATH=":".join(folders), OLD=source.database.superuser_url, NEW=target.url)
     command = ["/bin/bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout.splitlines()[-1].removeprefix("DATABASE_URL=")
 
 
-def test_the_recipe_of_the_readme_runs_as_it_stands_there(source: Source, target: Target, tmp_path: Path) -> None:
-    old, new = re.findall(r"postgresql://[^ ]+", recipe(0))
-    quoted = [f"'{url}'" for url in (source.database.superuser_url, target.url)]
-    run_recipe(0, target, source, tmp_path, (old, quoted[0]), (new, quoted[1]))
-    assert rows(target.superuser_url) == rows(source.database.superuser_url)
-
-
-def test_the_recipe_without_todochat_s_own_commands_runs_as_it_stands_there(
-    source: Source, target: Target, tmp_path: Path, start_server: Callable[..., Server]
+@pytest.mark.parametrize("way", ["OLD is", "Instead, by hand"])
+def test_the_recipe_of_the_readme_runs_as_it_stands_there(
+    source: Source, target: Target, tmp_path: Path, start_server: Callable[..., Server], way: str
 ) -> None:
-    run_recipe(1, target, source, tmp_path)
+    url = run_recipe(recipe(way, "After either"), target, source, tmp_path)
     assert rows(target.superuser_url) == rows(source.database.superuser_url)
     assert schema(target) == schema(source)
-    served = target.served(start_server, source)
+    database = TestDatabase(target.name, url, target.url, target.superuser_url)
+    served = start_server(database=database, JWT_SECRET=source.server.env["JWT_SECRET"])
     with httpx.Client(base_url=served.url, headers=source.users[0].client.headers) as client:
         assert client.get("/v1/export").content == export(source.users[0])
 
