@@ -429,7 +429,7 @@ def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
     )
     command = [sys.executable, "-m", "service", "backup", str(tmp_path / "backup")]
     with subprocess.Popen(command, cwd=REPOSITORY, env=env) as process:
-        pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip()))
+        pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip(), 60))
         process.terminate()
         assert process.wait(20) == 130
     with pytest.raises(ProcessLookupError):
