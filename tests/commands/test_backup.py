@@ -19,6 +19,7 @@ from psycopg import sql
 from service.commands import backup, dump_tools
 from service.commands.history import BOOKKEEPING
 from service.embedded import EmbeddedPostgres
+from service.embedded.programs import wheel_versions
 from tests.conftest import (
     POSTGRES_15,
     REPOSITORY,
@@ -293,40 +294,32 @@ def test_only_its_owner_can_read_a_backup_and_an_older_one_is_replaced_when_that
 # By hand, with PostgreSQL's own programs
 
 
-def recipe(number: int) -> str:
-    """One of the README's blocks of commands."""
-    found = re.findall(r"^```\n(.*?)^```$", section("Backup and restore"), re.DOTALL | re.MULTILINE)
-    return found[number]
+def recipe(*titles: str) -> str:
+    """The README's commands below the comments that begin so."""
+    parts = re.findall(r"^# .*\n(?:[^#`].*\n)*", section("Backup and restore"), re.MULTILINE)
+    return "".join(next(part for part in parts if part.startswith(f"# {title}")) for title in titles)
 
 
-def run_recipe(number: int, target: Target, source: Source, folder: Path, *urls: tuple[str, str]) -> None:
-    """Run it as it stands there, in ``folder``, with other URLs."""
-    script = recipe(number)
-    for told, real in urls:
-        assert told in script
-        script = script.replace(told, real)
+def run_recipe(script: str, target: Target, source: Source, folder: Path) -> str:
+    """Run it as it stands there, in ``folder``; the URL of the service that it prints in the end."""
     folders = [str(target.cluster.bin_dir), str(Path(sys.executable).parent), os.environ["PATH"]]
     (folder / "migrations").symlink_to(REPOSITORY / "migrations")
     env = service_environment(PATH=":".join(folders), OLD=source.database.superuser_url, NEW=target.url)
     command = ["/bin/bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout.splitlines()[-1].removeprefix("DATABASE_URL=")
 
 
-def test_the_recipe_of_the_readme_runs_as_it_stands_there(source: Source, target: Target, tmp_path: Path) -> None:
-    old, new = re.findall(r"postgresql://[^ ]+", recipe(0))
-    quoted = [f"'{url}'" for url in (source.database.superuser_url, target.url)]
-    run_recipe(0, target, source, tmp_path, (old, quoted[0]), (new, quoted[1]))
-    assert rows(target.superuser_url) == rows(source.database.superuser_url)
-
-
-def test_the_recipe_without_todochat_s_own_commands_runs_as_it_stands_there(
-    source: Source, target: Target, tmp_path: Path, start_server: Callable[..., Server]
+@pytest.mark.parametrize("way", ["OLD is", "Instead, by hand"])
+def test_the_recipe_of_the_readme_runs_as_it_stands_there(
+    source: Source, target: Target, tmp_path: Path, start_server: Callable[..., Server], way: str
 ) -> None:
-    run_recipe(1, target, source, tmp_path)
+    url = run_recipe(recipe(way, "After either"), target, source, tmp_path)
     assert rows(target.superuser_url) == rows(source.database.superuser_url)
     assert schema(target) == schema(source)
-    served = target.served(start_server, source)
+    database = TestDatabase(target.name, url, target.url, target.superuser_url)
+    served = start_server(database=database, JWT_SECRET=source.server.env["JWT_SECRET"])
     with httpx.Client(base_url=served.url, headers=source.users[0].client.headers) as client:
         assert client.get("/v1/export").content == export(source.users[0])
 
@@ -436,7 +429,7 @@ def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
     )
     command = [sys.executable, "-m", "service", "backup", str(tmp_path / "backup")]
     with subprocess.Popen(command, cwd=REPOSITORY, env=env) as process:
-        pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip()))
+        pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip(), 60))
         process.terminate()
         assert process.wait(20) == 130
     with pytest.raises(ProcessLookupError):
@@ -575,13 +568,12 @@ def test_an_older_pg_dump_than_the_server_is_refused(
 
 
 @pytest.mark.usefixtures("no_wheel")
-def test_a_pg_restore_that_can_not_read_the_file_or_talk_to_the_server_is_refused(
-    file: Path, target: Target, postgres: EmbeddedPostgres
-) -> None:
-    major = version_of(target.cluster)
-    wrong, wanted = (POSTGRES_15, "from 18 on") if major == 18 else (postgres.bin_dir, "from 15 to 16")
+def test_a_pg_restore_that_can_not_read_the_file_or_talk_to_the_server_is_refused(file: Path, target: Target) -> None:
+    written_by = backup._read_contents(file).pg_dump
+    is_new = version_of(target.cluster) >= 17
+    wrong = POSTGRES_15 if is_new else max(wheel_versions().items())[1]
     said = complaint(run("restore", str(file), **target.env(PATH=str(wrong))))
-    assert f"pg_restore {wanted} is needed, and there is " in said
+    assert f"pg_restore from {written_by} {'on' if is_new else 'to 16'} is needed, and there is " in said
     assert rows(target.superuser_url) == {}
 
 
