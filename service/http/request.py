@@ -237,7 +237,8 @@ def decode_body(body: bytes, kind: Any) -> Any:
         paths: kept_json.Paths | None = getattr(kind, "kept_as_sent", None)
         if paths is not None and (b"\\u" in body or any(path[-1].encode() in body for path in paths)):
             body = kept_json.lift(body, paths)
-        strict_json.check(body)
+        else:
+            strict_json.check(body)
         return _decoder(kind).decode(body)
     except strict_json.RefusedJSON as error:
         raise _invalid_body(error.field, error.message) from None
