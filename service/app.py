@@ -99,11 +99,12 @@ LOCAL_HANDLERS: list[HTTPRouteHandler] = [
 """There only where people sign in here, and not at an outside issuer alone."""
 
 
-def create_app(settings: Settings, telemetry: "Telemetry | None" = None) -> Envelope:
+def create_app(settings: Settings, telemetry: "Telemetry | None" = None, *, shares_port: bool = False) -> Envelope:
     """The ASGI application; its lifespan connects to the database and refuses a login that isn't safe to serve with.
 
     ``settings`` must name a database, and a secret unless there are no local accounts. With ``telemetry``, requests and
-    their transactions are spans.
+    their transactions are spans. One that ``shares_port`` with other processes doesn't start while a migration is
+    pending: nobody asks there whether it is ready, and the others serve meanwhile.
     """
     if settings.database_url is None or (settings.local_accounts and settings.jwt_secret is None):
         raise StartupError("DATABASE_URL and JWT_SECRET are needed")
@@ -122,6 +123,8 @@ def create_app(settings: Settings, telemetry: "Telemetry | None" = None) -> Enve
             try:
                 await database.ping()
                 await health.refuse_unsafe_login(database)
+                if shares_port:
+                    await health.refuse_pending_migrations(database, known_ids())
             except Problem as problem:
                 raise StartupError(
                     f"the database can't be used ({problem.detail.rstrip('.')}): check DATABASE_URL, and that it runs"

@@ -82,10 +82,15 @@ class Readiness:
             raise Problem("database_unavailable", "The database does not answer.") from None
         if isinstance(applied, Problem):
             raise Problem("database_unavailable", _REASONS.get(applied.code, _REASONS["database_unavailable"]))
-        pending = sorted(self._known.difference(applied))
-        if pending:
-            count = "1 migration is" if len(pending) == 1 else f"{len(pending)} migrations are"
-            raise Problem("database_unavailable", f"{count} pending: {', '.join(pending)}.")
+        if pending := _pending(self._known, applied):
+            raise Problem("database_unavailable", f"{pending}.")
+
+
+def _pending(known: frozenset[str], applied: list[str]) -> str:
+    """Which migrations are pending, in words; empty when none is."""
+    names = sorted(known.difference(applied))
+    count = "1 migration is" if len(names) == 1 else f"{len(names)} migrations are"
+    return f"{count} pending: {', '.join(names)}" if names else ""
 
 
 _REASONS = {
@@ -204,3 +209,10 @@ def login_faults(found: LoginCheck) -> list[str]:
     if found.may_create_temporary_tables:
         faults.append("may create temporary tables")
     return faults
+
+
+async def refuse_pending_migrations(database: Database, known: Collection[str]) -> None:
+    """Raises StartupError where a migration of this release isn't applied yet."""
+    applied = await Caller(database, "startup").run(_list_applied_migrations())
+    if pending := _pending(frozenset(known), applied):
+        raise StartupError(f"{pending}: run `todochat migrate` first")

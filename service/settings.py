@@ -219,10 +219,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     issuers: tuple[IssuerSettings, ...] = ()
     metrics_token: Annotated[
         Secret | None,
-        Setting(
-            _secret,
-            "the one bearer token for GET /metrics; without it, this machine and whoever has signed in may read it",
-        ),
+        Setting(_secret, "the one token for GET /metrics; without it, this machine and anybody signed in may read it"),
     ] = None
     public_url: Annotated[
         str | None,
@@ -238,7 +235,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     shutdown_delay_seconds: Annotated[
         float,
-        Setting(_seconds, "how long to go on accepting after SIGTERM; not for systemd's sockets, which others serve"),
+        Setting(_seconds, "how long to accept connections after SIGTERM; none on systemd's sockets"),
     ] = 1.0
     shutdown_grace_seconds: Annotated[float, Setting(_seconds, "how long running requests may then take")] = 10.0
     log_level: Annotated[str, Setting(_level, "debug, info, warning or error")] = "info"

@@ -10,7 +10,7 @@ import click
 from service.commands import development
 from service.commands.shared import say
 from service.serving import server
-from service.settings import Settings
+from service.settings import OperatorError, Settings
 
 if TYPE_CHECKING:
     from service.telemetry import Telemetry
@@ -35,7 +35,8 @@ def serve(ctx: click.Context) -> None:
         greets = complete.log_level in {"debug", "info"} and not shared
         on_ready = (_greet if complete.local_accounts else _say_url) if greets else None
         telemetry = _telemetry()
-        status = server.run(complete, create_app(complete, telemetry), shared=shared, on_ready=on_ready)
+        app = create_app(complete, telemetry, shares_port=bool(shared))
+        status = server.run(complete, app, shared=shared, on_ready=on_ready)
         if telemetry:
             telemetry.close()
     ctx.exit(status)
@@ -47,12 +48,17 @@ def _telemetry() -> "Telemetry | None":
     found = [name for name in names if os.environ.get(name)]
     if not found:
         return None
+    if os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf") != "http/protobuf":
+        raise OperatorError("OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf: spans are sent so, to port 4318 mostly")
     try:
         from service.telemetry import Telemetry, configured_provider
+
+        return Telemetry(configured_provider())
     except ImportError:
         say(f"{found[0]} is set, but nothing is traced: pip install 'todochat[telemetry]'")
         return None
-    return Telemetry(configured_provider())
+    except ValueError as error:
+        raise OperatorError(f"a variable of OTEL_* has a wrong value: {error}") from error
 
 
 def _say_url(url: str) -> None:

@@ -20,7 +20,7 @@ from litestar.config.cors import CORSConfig
 from service.http.metrics import UNMATCHED, Metrics
 from service.http.origins import ALLOW_ORIGIN, Origins
 from service.http.response import problem_answer
-from service.http.traces import trace_of
+from service.http.traces import Trace, trace_of
 from service.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Draining:
         self.active = False
 
 
-def request_id_for(headers: Mapping[bytes, bytes]) -> str:
+def request_id_for(headers: Mapping[bytes, bytes], trace: Trace | None) -> str:
     """The id that a client sent as X-Request-ID, if it is a sane one, or else its trace's, or else a new one.
 
     A trace may have several requests. But the audit trail keeps this id alone, and must lead to the trace.
@@ -116,9 +116,7 @@ def request_id_for(headers: Mapping[bytes, bytes]) -> str:
     sent = headers.get(b"x-request-id", b"")
     if 0 < len(sent) <= REQUEST_ID_MAX and not sent.translate(None, REQUEST_ID_CHARACTERS):
         return sent.decode()
-    if b"traceparent" in headers and (trace := trace_of(headers)):
-        return trace["trace_id"]
-    return token_hex(16)
+    return trace["trace_id"] if trace else token_hex(16)
 
 
 class Envelope:
@@ -230,9 +228,10 @@ class _Exchange:
         self.connection: Connection | None = self.state.get("connection")
         headers = self.state["headers"] = headers_by_name(scope["headers"])
         self.has_body = b"content-length" in headers or b"transfer-encoding" in headers
-        self.request_id = self.state["request_id"] = request_id_for(headers)
-        if b"traceparent" in headers and (trace := trace_of(headers)):
+        trace = trace_of(headers) if b"traceparent" in headers else None
+        if trace:
             self.state["trace"] = trace
+        self.request_id = self.state["request_id"] = request_id_for(headers, trace)
         self.method: str = scope["method"]
         if self.method == "HEAD":
             self.state["head"] = True

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http.envelope import request_id_for
 from service.http.metrics import OTHER_METHOD, UNMATCHED
+from service.http.traces import trace_of
 from service.problems import Problem
 from service.serving.limits import STALL_BYTES, Connections
 from service.serving.refusals import OVERLOADED, ReadyAnswer
@@ -223,7 +224,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.deadline = inf
         if not self._is_busy() and not self.server_state.refusals.has_place(self.url):
             stays = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-            self._owed = request_id_for(dict(self.headers)), self.parser.get_method().decode(), not stays
+            headers = dict(self.headers)
+            request_id = request_id_for(headers, trace_of(headers) if b"traceparent" in headers else None)
+            self._owed = request_id, self.parser.get_method().decode(), not stays
             self.server_state.refusals.answer_soon(self)
         else:
             super().on_headers_complete()

@@ -4,7 +4,7 @@ While the service is full, refusing must cost next to nothing, or nobody is serv
 never reaches the application, its answer is ready-made, and goes out a moment later together with others. A client that
 tries again at once is slowed down by that moment.
 
-And only so many go out in a moment, the newest first; the others follow within a second. At four times what it bears
+And only so many go out in a moment, the newest first; the others follow within 1.5 s. At four times what it bears
 and 1,500 connections, refusing them all in the same moment left half of the time to serving, and so nine tenths.
 """
 
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 REFUSAL_SECONDS = 0.08
 """How long a request waits for its refusal …"""
-REFUSED_SOON = 144
+REFUSED_SOON = 112
 """… when no more than these were refused in that time …"""
-REFUSAL_SECONDS_AT_MOST = 1.0
-"""… and how long it waits otherwise: as long as Retry-After tells it to wait before it comes again."""
+REFUSAL_SECONDS_AT_MOST = 1.5
+"""… and how long it waits otherwise. Retry-After then tells it to wait a second more."""
 
 _ALWAYS_TAKEN = (b"/health/", b"/metrics")
 _ID = "0" * 32

@@ -224,3 +224,26 @@ def test_a_collector_without_the_packages_is_said_in_one_line() -> None:
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=True)
     told = "todochat: OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is traced: pip install 'todochat[telemetry]'\n"
     assert done.stderr == told
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "1"}, "a variable of OTEL_* has a wrong value: "),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "x"}, "a variable of OTEL_* has a wrong value: "),
+    ],
+)
+def test_a_variable_that_can_not_be_used_is_said_in_one_line(env: dict[str, str], told: str) -> None:
+    script = (
+        "from service.commands.serve import _telemetry\n"
+        "from service.settings import OperatorError\n"
+        "try: _telemetry()\n"
+        "except OperatorError as error: print(error)"
+    )
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", **env}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(told)
+    assert done.stdout.count("\n") == 1

@@ -42,8 +42,11 @@ def pgbouncer_port(postgres: EmbeddedPostgres) -> Iterator[int]:
     with reachable_folder() as folder:
         _, _, text = (REPOSITORY / "README.md").read_text().partition("or PgBouncer does: ")
         told = re.findall(r"`(\w+ = \w+)`", text.partition(".\n")[0])
-        assert [line.partition(" ")[0] for line in told] == ["pool_mode", "max_client_conn", "default_pool_size"]
-        readme = "\n".join(told)
+        names = ["pool_mode", "max_client_conn", "default_pool_size", "max_prepared_statements"]
+        assert [line.partition(" ")[0] for line in told] == names
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+        major, minor = map(int, re.findall(r"PgBouncer (\d+)\.(\d+)", version)[0])
+        readme = "\n".join(told if (major, minor) >= (1, 21) else told[:-1])
         configuration = CONFIGURATION.format(socket_dir=postgres.socket_dir, port=port, folder=folder, readme=readme)
         (folder / "configuration").write_text(configuration)
         (folder / "users").write_text('"todochat_service" ""\n')

@@ -26,7 +26,7 @@ from tests.support.load import Ask, Stream, wait_for
 from tests.support.small_server import command, environment
 from tests.support.systemd import ENVIRONMENT_FILE, HERE, PROGRAM, Systemd, readme_units, settings_of
 
-INSTANCES = ("1", "2")
+INSTANCES = ("9001", "9002")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_systemd_takes_the_units_of_the_readme(tmp_path: Path) -> None:
     for name, text in units.items():
         there = text.replace(PROGRAM, str(HERE)).replace(ENVIRONMENT_FILE, str(environment_file))
         (tmp_path / name).write_text(there)
-    paths = [str(tmp_path / name) for name in ("todochat.socket", "todochat@1.socket", "todochat@1.service")]
+    paths = [str(tmp_path / name) for name in ("todochat.socket", "todochat@9001.socket", "todochat@9001.service")]
     done = subprocess.run(
         [program, "verify", "--man=no", "--recursive-errors=yes", *paths],
         capture_output=True,
@@ -119,13 +119,27 @@ def test_a_rolling_restart_under_load_loses_no_request(systemd: tuple[Systemd, T
 
 def test_requests_that_come_while_no_process_runs_wait_for_the_next_one(systemd: tuple[Systemd, TestDatabase]) -> None:
     played, _ = systemd
-    played.start("1")
-    played.stop("1")
+    played.start(INSTANCES[0])
+    played.stop(INSTANCES[0])
     host, port = played.url().removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as waiting:
         waiting.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        played.start("1")
+        played.start(INSTANCES[0])
         assert waiting.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_process_of_a_newer_release_does_not_start_before_the_migrations(
+    systemd: tuple[Systemd, TestDatabase],
+) -> None:
+    played, database = systemd
+    played.start(INSTANCES[0])
+    with psycopg.connect(database.owner_url) as connection:
+        connection.execute("DELETE FROM _yoyo_migration WHERE migration_id = '0010_create_erase_user'")
+    with pytest.raises(
+        AssertionError, match="1 migration is pending: 0010_create_erase_user: run `todochat migrate` first"
+    ):
+        played.start(INSTANCES[1])
+    assert httpx.get(f"{played.url()}/health/live", verify=PLAIN_HTTP).status_code == 200
 
 
 def test_the_port_of_one_process_shows_its_own_metrics(systemd: tuple[Systemd, TestDatabase]) -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -52,7 +53,7 @@ def settings_of(unit: str) -> dict[str, str]:
 
 
 class Process:
-    """One instance of the template unit, such as todochat@1."""
+    """One instance of the template unit, such as todochat@9001."""
 
     def __init__(self, started: "subprocess.Popen[bytes]", log_path: Path) -> None:
         self.started = started
@@ -118,7 +119,7 @@ class Systemd:
             notify = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
             notify_path.unlink(missing_ok=True)
             notify.bind(str(notify_path))
-            notify.settimeout(START_SECONDS)
+            notify.settimeout(0.1)
             log = stack.enter_context(log_path.open("wb"))
             started = subprocess.Popen(
                 [sys.executable, "-c", _EXEC, ",".join(map(str, descriptors)), *command],
@@ -131,10 +132,14 @@ class Systemd:
             )
             process = Process(started, log_path)
             self.all.append(process)
-            try:
-                assert notify.recv(100) == b"READY=1"
-            except TimeoutError:
-                raise AssertionError(f"{instance} is not ready: {log_path.read_text()}") from None
+            deadline = time.monotonic() + START_SECONDS
+            said = b""
+            while not said:
+                with contextlib.suppress(TimeoutError):
+                    said = notify.recv(100)
+                ended = started.poll() is not None or time.monotonic() > deadline
+                assert said or not ended, f"{instance} is not ready: {log_path.read_text()}"
+            assert said == b"READY=1"
         self.processes[instance] = process
         return process
 
