@@ -27,7 +27,8 @@ ROLE_DEFAULTS = {
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     # A plan for any user guesses that few rows are left after the filters and row security, and would rather read all
-    # that the user has and sort it than walk the index in order. Where there is no index to walk, it still sorts ...
+    # that the user has and sort it than walk the index in order: of 12,000 todos, the first 20 by priority took 12
+    # buffers and 0.1 ms with this and 555 and 26 ms without. Where there is no index to walk, it still sorts ...
     "enable_sort": "off",
     # ... at a price that, before PostgreSQL 18, would make it compile the query first.
     "jit": "off",
