@@ -190,7 +190,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     migration_database_url: Annotated[
         Secret | None,
         Setting(
-            _database_url, "the same of the owner's login, for all commands but serve; no pooler's", "DATABASE_URL"
+            _database_url,
+            "of the login that migrates, for all commands but serve; backup needs one that sees all rows; no pooler's",
+            "DATABASE_URL",
         ),
     ] = None
     database_insecure: Annotated[
