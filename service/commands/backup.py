@@ -29,7 +29,7 @@ from service.commands.dump_tools import Tool, count_rows, find_tool, read_tool, 
 from service.commands.owners import find_others
 from service.commands.progress import Stage
 from service.commands.shared import confirm_loss, ended_by_sigterm, owner_url, say, written_whole, yes_option
-from service.db.migration_files import load
+from service.db.migration_files import known_objects, load
 from service.settings import OperatorError
 
 _LAST_WITHOUT = 16
@@ -184,7 +184,7 @@ def _what_to_dump(connection: psycopg.Connection) -> tuple[list[str], list[str]]
     """The tables of todochat, and pg_dump's arguments that leave out what else is in the database."""
     parameters = {"owner": OWNER_ROLE, "bookkeeping": [*history.BOOKKEEPING]}
     ours, arguments = list[str](), list[str]()
-    if others := find_others(connection, load()):
+    if others := find_others(connection, known_objects()):
         raise OperatorError(
             f"{others[0][2]} owns {others[0][1]}, not {OWNER_ROLE}, as after a restore by hand: run `todochat migrate` "
             "first, which gives it back"

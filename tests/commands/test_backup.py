@@ -341,7 +341,7 @@ def test_tables_of_whoever_restored_them_are_not_served_until_migrate_gives_them
     refused = target.served(start_server, source, ready=False)
     assert refused.process.wait(20) == 1
     said = refused.log().splitlines()[-1]
-    assert said.startswith("todochat: todochat_owner must own api_keys, audit(), audit_log … and does not, as after a")
+    assert said.startswith("todochat: todochat_owner must own action, api_keys, audit() … and does not, as after a")
     assert "run `todochat migrate`, which gives them back" in said
     done = run("migrate", **target.env())
     assert done.returncode == 0, done.stderr
