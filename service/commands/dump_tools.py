@@ -56,6 +56,15 @@ def _major(path: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def refuse_shown_password(url: str) -> None:
+    """Raises OperatorError where a command line would show the passphrase of a key, which libpq takes no other way."""
+    if parse_database_url(url).get("sslpassword"):
+        raise OperatorError(
+            "PostgreSQL's programs would show sslpassword to everybody on this machine: take it out of the URL, and "
+            "use a key without a passphrase that only you can read"
+        )
+
+
 def run_tool(tool: Tool, url: str, *arguments: str, on_line: Callable[[str], None]) -> None:
     """Run it on the database of ``url``, with each line that it says on its way; raises OperatorError when it fails."""
     parts = parse_database_url(url)

@@ -4,20 +4,25 @@ import contextlib
 import dataclasses
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 from psycopg import sql
 
 from service.commands import backup, dump_tools
 from service.commands.history import BOOKKEEPING
+from service.commands.shared import written_whole
+from service.db.migration_files import load
 from service.embedded import EmbeddedPostgres
 from service.embedded.programs import wheel_versions
 from tests.conftest import (
@@ -202,6 +207,7 @@ def test_what_is_restored_in_another_cluster_is_served_as_before(
         done = run("restore", str(file), **target.env())
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(f"restored {sum(rows(source.database.superuser_url).values())} rows of 16 tables")
+        assert f" UTC, into database {target.name} at /" in done.stdout
         assert rows(target.superuser_url) == rows(source.database.superuser_url)
         assert rows(target.superuser_url).keys() >= TABLES
         assert schema(target) == schema(source)
@@ -255,6 +261,71 @@ def test_a_superuser_may_restore_too_and_what_others_keep_in_the_database_stays_
     assert schema(target) == schema(source)
 
 
+THEIRS = """
+CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER hook AFTER INSERT ON todos FOR EACH ROW EXECUTE FUNCTION theirs();
+COMMENT ON TRIGGER hook ON todos IS 'Theirs';
+CREATE OPERATOR CLASS their_ops FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=,
+    OPERATOR 5 >, FUNCTION 1 bttextcmp(text, text);
+CREATE INDEX their_index ON todos ((title::text) their_ops);
+COMMENT ON INDEX their_index IS 'Theirs';
+ALTER TABLE todos ADD CONSTRAINT their_exclusion EXCLUDE ((id::text) their_ops WITH =);
+CREATE TABLE their_kinds (kind text PRIMARY KEY);
+ALTER TABLE messages ADD CONSTRAINT their_key FOREIGN KEY (content) REFERENCES their_kinds NOT VALID;
+CREATE FUNCTION theirs(text) RETURNS boolean LANGUAGE sql RETURN true;
+CREATE POLICY their_policy ON todos FOR SELECT TO todochat_app USING (theirs(title));
+CREATE RULE their_rule AS ON DELETE TO todos WHERE theirs(OLD.title) DO ALSO NOTHING;
+CREATE STATISTICS their_statistics ON (theirs(title)), status FROM todos;
+CREATE VIEW their_view AS SELECT id FROM todos WHERE theirs(title);
+ALTER VIEW their_view OWNER TO todochat_owner;
+GRANT SELECT ON their_view TO todochat_app;
+CREATE FUNCTION on_their_view() RETURNS SETOF their_view LANGUAGE sql AS 'SELECT * FROM their_view';
+ALTER FUNCTION on_their_view() OWNER TO todochat_owner;
+"""
+LEFT_OUT = {
+    "trigger todos hook", "index their_index", "constraint todos their_exclusion", "fk constraint messages their_key",
+    "policy todos their_policy", "rule todos their_rule", "statistics their_statistics", "view their_view",
+    "function on_their_view()",
+}  # fmt: skip
+
+
+def test_what_needs_something_of_others_is_left_out_and_named_and_the_rows_are_restored(
+    source: Source, target: Target, tmp_path: Path
+) -> None:
+    """Plain indexes of a DBA's are kept."""
+    path = tmp_path / "backup"
+    theirs = Target(source.cluster, f"theirs_{os.urandom(4).hex()}")
+    with psycopg.connect(source.cluster.url(), autocommit=True) as connection:
+        name, template = sql.Identifier(theirs.name), sql.Identifier(TEMPLATE)
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, template))
+        try:
+            theirs.as_superuser("CREATE INDEX plain ON todos (title)")
+            expected = re.sub(r"[()\s]+", " ", dump_schema(theirs.superuser_url, source.cluster.bin_dir / "pg_dump"))
+            with psycopg.connect(theirs.superuser_url, autocommit=True) as dba:
+                dba.execute(THEIRS)
+            done = run("backup", str(path), **source.env(MIGRATION_DATABASE_URL=theirs.superuser_url))
+            assert done.returncode == 0, done.stderr
+            (said,) = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
+            about, _, names = said.rpartition(": ")
+            assert about == "todochat: left out, since they need what isn't todochat's"
+            assert set(names.split(", ")) == LEFT_OUT
+            done = run("restore", str(path), **target.env())
+            assert done.returncode == 0, done.stderr
+            assert said in done.stderr.splitlines()
+            assert schema(target) == expected
+            theirs.as_superuser("ALTER TABLE todos ADD CONSTRAINT theirs CHECK (theirs(title::text))")
+            path.unlink()
+            done = run("backup", str(path), **source.env(MIGRATION_DATABASE_URL=theirs.superuser_url))
+            assert done.returncode == 1
+            said = done.stderr.splitlines()[-1]
+            assert said.endswith(
+                "table todos needs function theirs(text), which isn't todochat's and would not be restored"
+            )
+            assert not path.exists()
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
 def test_on_a_managed_host_the_role_of_its_console_backs_up_and_restores(
     source: Source, other: EmbeddedPostgres, tmp_path: Path, start_server: Callable[..., Server]
 ) -> None:
@@ -289,6 +360,18 @@ def test_only_its_owner_can_read_a_backup_and_an_older_one_is_replaced_when_that
     done = run("backup", str(path), "--yes", **source.env())
     assert (done.returncode, [*tmp_path.iterdir()]) == (0, [path])
     assert done.stdout.startswith(f"wrote {path}: ")
+    assert f" bytes, of database {source.database.name} at /" in done.stdout
+
+
+def test_a_draft_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not opened to others first and closed to them then."""
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    before = os.umask(0)
+    try:
+        with written_whole(tmp_path / "backup") as draft:
+            assert stat.S_IMODE(os.fstat(draft.fileno()).st_mode) == 0o600
+    finally:
+        os.umask(before)
 
 
 # By hand, with PostgreSQL's own programs
@@ -416,8 +499,9 @@ esac
 """
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
 def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
-    postgres: EmbeddedPostgres, session_database: TestDatabase, tmp_path: Path
+    postgres: EmbeddedPostgres, session_database: TestDatabase, tmp_path: Path, how: signal.Signals
 ) -> None:
     pid_file = tmp_path / "pid"
     slow = tmp_path / "bin" / "pg_dump"
@@ -430,7 +514,7 @@ def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
     command = [sys.executable, "-m", "service", "backup", str(tmp_path / "backup")]
     with subprocess.Popen(command, cwd=REPOSITORY, env=env) as process:
         pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip(), 60))
-        process.terminate()
+        process.send_signal(how)
         assert process.wait(20) == 130
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -521,6 +605,7 @@ def test_a_database_that_holds_other_rows_than_the_file_says_is_told(
     done = run("restore", str(file), **target.env())
     assert done.returncode == 1
     assert "the database doesn't hold the rows that were counted (todo_counters: 0 instead of 2)" in done.stderr
+    assert f"todochat: database {target.name} at {target.cluster.data_dir} is filled, but nobody knows" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -623,6 +708,59 @@ def test_a_database_of_which_somebody_else_owns_a_part_has_no_backup_without_it(
             connection.execute(f"ALTER {what} OWNER TO todochat_owner")
     assert f"postgres owns {what.split()[1]}, not todochat_owner" in said
     assert "run `todochat migrate` first, which gives it back" in said
+
+
+def test_an_older_release_writes_no_backup_of_a_newer_one_s_tables(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *known, newest = load()
+    monkeypatch.setattr(backup, "load", lambda: known)
+    said = complaint(run("backup", str(tmp_path / "backup"), **source.env()))
+    assert f"a newer release applied {newest.id}" in said
+    assert "make the backup with that release's todochat" in said
+
+
+def test_what_is_no_regular_file_is_not_replaced(source: Source) -> None:
+    assert "can't write /dev/null: it is no regular file" in complaint(run("backup", "/dev/null", **source.env()))
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_the_passphrase_of_a_key_comes_on_no_command_line(source: Source, file: Path, tmp_path: Path) -> None:
+    env = source.env(MIGRATION_DATABASE_URL=f"{source.database.superuser_url}&sslpassword=Geheim")
+    for arguments in (["backup", str(tmp_path / "backup")], ["restore", str(file)]):
+        said = complaint(run(*arguments, **env))
+        assert "would show sslpassword" in said
+        assert "Geheim" not in said
+
+
+def test_a_file_of_a_format_to_come_names_the_newer_release(file: Path, target: Target, tmp_path: Path) -> None:
+    path = tmp_path / "backup"
+    text, line, _, _ = file.read_bytes().rsplit(b"\n", 3)
+    contents = msgspec.json.decode(line) | {"format": 2, "moons": 3}
+    path.write_bytes(text + b"\n" + msgspec.json.encode(contents) + b"\n" + b"0" * 64 + b"\n")
+    said = complaint(run("restore", str(path), **target.env()))
+    assert (
+        "is of a format that this release doesn't know, as a newer one writes it: restore it with the release" in said
+    )
+
+
+def test_a_login_whose_idle_sessions_are_ended_restores(
+    file: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While pg_restore works the command's own session is idle."""
+    restore = backup._pg_restore
+
+    def restore_slowly(*arguments: Any) -> None:
+        restore(*arguments)
+        time.sleep(1)
+
+    monkeypatch.setattr(backup, "_pg_restore", restore_slowly)
+    target.as_superuser(f"ALTER ROLE {RESTORER} SET idle_session_timeout = '500ms'")
+    try:
+        done = run("restore", str(file), **target.env())
+    finally:
+        target.as_superuser(f"ALTER ROLE {RESTORER} RESET idle_session_timeout")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_embedded_database_needs_no_setting(tmp_path: Path) -> None:
