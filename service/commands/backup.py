@@ -24,12 +24,12 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from service.commands import history
-from service.commands.connection import OWNER_ROLE, connect, one_line_errors, place, refuse_pooler
+from service.commands.connection import OWNER_ROLE, connect, one_line_errors, refuse_pooler
 from service.commands.dump_entries import find_left_out, find_needs, list_restored
 from service.commands.dump_tools import Tool, count_rows, find_tool, read_tool, refuse_shown_password, run_tool
 from service.commands.owners import find_others
 from service.commands.progress import Stage
-from service.commands.shared import confirm_loss, ended_by_signals, owner_url, say, written_whole, yes_option
+from service.commands.shared import confirm_loss, ended_by_signals, owner_url, place, say, written_whole, yes_option
 from service.db.migration_files import known_objects, load
 from service.settings import OperatorError
 

@@ -48,11 +48,6 @@ def connect(url: str) -> psycopg.Connection:
     return conn
 
 
-def place(connection: psycopg.Connection) -> str:
-    """Which database it leads to, in words."""
-    return f"database {connection.info.dbname} at {connection.info.host or 'the local socket'}"
-
-
 def refuse_pooler(url: str) -> None:
     """Raises DatabaseError where the address says that it is a pooler's: sessions there are shared with others."""
     if "-pooler." in url:

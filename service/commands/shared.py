@@ -13,6 +13,8 @@ import click
 from service.settings import SECRET_MIN_BYTES, OperatorError, Settings
 
 if TYPE_CHECKING:
+    import psycopg
+
     from service.embedded import EmbeddedPostgres
 
 yes_option = click.option("--yes", is_flag=True, help="Don't ask: for scripts.")
@@ -63,6 +65,14 @@ def owner_url(*, to_fill: bool = False, to_dump: bool = False) -> Generator[str]
         if to_fill:
             development.migrate_database(embedded, urls)
         yield embedded.url(development.DATABASE) if to_fill or to_dump else urls.owner
+
+
+def place(connection: "psycopg.Connection") -> str:
+    """Which database a connection to ``owner_url`` has reached, in words."""
+    settings = database_settings()
+    if settings.migration_database_url or settings.database_url:
+        return f"the database {connection.info.dbname} at {connection.info.host or 'the local socket'}"
+    return f"the embedded database in {settings.embedded_data_dir}"
 
 
 @contextmanager
