@@ -11,6 +11,7 @@ from litestar import get
 
 from service.db.caller import Caller
 from service.db.database import Database
+from service.db.migration_files import known_objects
 from service.db.queries import Many, One
 from service.http.envelope import Draining
 from service.http.metrics import CONTENT_TYPE
@@ -43,10 +44,11 @@ class LoginCheck(msgspec.Struct, frozen=True):
     may_create_temporary_tables: bool
     owned_tables: list[str]
     unprotected_tables: list[str]
+    """Tables of todochat's that would show a user other users' rows."""
     may_read: bool
     """Whether the login has todochat_app's privileges, and those were not lost."""
     misowned: list[str]
-    """Tables, and functions that run as their owner, which is not todochat_owner, as it must be."""
+    """What the migrations make and another role than todochat_owner owns."""
 
 
 _check_login = One("check_login", LoginCheck)
@@ -166,7 +168,7 @@ def _is_loopback(remote: str | None) -> bool:
 
 async def refuse_unsafe_login(database: Database) -> None:
     """Raises StartupError unless row security binds the login that DATABASE_URL names."""
-    found = await Caller(database, "startup").run(_check_login())
+    found = await Caller(database, "startup").run(_check_login(**msgspec.structs.asdict(known_objects())))
     if not found.is_migrated:
         raise StartupError("the database has no tables yet: run `todochat migrate`")
     reasons = login_faults(found)
@@ -192,7 +194,7 @@ async def refuse_unsafe_login(database: Database) -> None:
         )
     if found.misowned:
         raise StartupError(
-            f"todochat_owner must own {', '.join(found.misowned[:3])} … and does not, as after a restore by hand: run "
+            f"todochat_owner must own {_some(found.misowned)} and does not, as after a restore by hand: run "
             "`todochat migrate`, which gives them back"
         )
 
@@ -205,7 +207,7 @@ def login_faults(found: LoginCheck) -> list[str]:
     if found.bypasses_row_security:
         faults.append("bypasses row security, or may become a role that does")
     if found.owned_tables:
-        faults.append(f"owns tables or belongs to their owner ({', '.join(found.owned_tables[:3])} …)")
+        faults.append(f"owns tables or belongs to their owner ({_some(found.owned_tables)})")
     if found.may_create_temporary_tables:
         faults.append("may create temporary tables")
     return faults
@@ -216,3 +218,7 @@ async def refuse_pending_migrations(database: Database, known: Collection[str]) 
     applied = await Caller(database, "startup").run(_list_applied_migrations())
     if pending := _pending(frozenset(known), applied):
         raise StartupError(f"{pending}: run `todochat migrate` first")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

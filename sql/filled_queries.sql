@@ -1362,7 +1362,7 @@ WHERE user_id = $1
 ORDER BY id
 LIMIT $3;
 
--- check_login() -> one LoginCheck
+-- check_login(tables text[], functions text[], domains text[]) -> one LoginCheck
 -- health.sql, index none
 SELECT /* check_login */
     session_user::text AS login,
@@ -1389,6 +1389,7 @@ SELECT /* check_login */
         INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped
         WHERE c.relnamespace = 'public'::regnamespace
             AND c.relkind IN ('r', 'p')
+            AND c.relowner = to_regrole('todochat_owner')
             AND NOT (
                 c.relrowsecurity
                 AND c.relforcerowsecurity
@@ -1403,23 +1404,19 @@ SELECT /* check_login */
         WHERE c.relnamespace = 'public'::regnamespace
             AND c.relkind IN ('r', 'p')
             AND c.relowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND (
-                c.relname IN ('users', 'sign_in_attempts')
-                OR EXISTS (
-                    SELECT FROM pg_catalog.pg_attribute AS a
-                    WHERE a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped
-                )
-            )
+            AND c.relname = ANY ($1::text[])
         UNION ALL
-        SELECT p.proname || '()'
-        FROM pg_catalog.pg_proc AS p
-        WHERE p.pronamespace = 'public'::regnamespace
-            AND p.prosecdef
-            AND p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND (
-                EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgfoid = p.oid)
-                OR EXISTS (SELECT FROM aclexplode(p.proacl) AS g WHERE g.grantee = to_regrole('todochat_app'))
-            )
+        SELECT p.proname || '(' || oidvectortypes(p.proargtypes) || ')'
+        FROM unnest($2::text[]) AS f (signature)
+        INNER JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure('public.' || f.signature)
+        WHERE p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
+        UNION ALL
+        SELECT t.typname::text
+        FROM pg_catalog.pg_type AS t
+        WHERE t.typnamespace = 'public'::regnamespace
+            AND t.typtype = 'd'
+            AND t.typowner IS DISTINCT FROM to_regrole('todochat_owner')
+            AND t.typname = ANY ($3::text[])
         ORDER BY 1
     ) AS misowned;
 

@@ -8,7 +8,6 @@ Row security hides rows from a login that it binds, and pg_dump's --enable-row-s
 login that may see every row is asked for, and that option never used.
 """
 
-import hashlib
 import os
 import re
 import tempfile
@@ -25,11 +24,20 @@ from psycopg.sql import SQL, Identifier
 
 from service.commands import history
 from service.commands.connection import OWNER_ROLE, connect, one_line_errors, refuse_pooler
-from service.commands.dump_tools import Tool, count_rows, find_tool, read_tool, run_tool
+from service.commands.dump_entries import find_left_out, find_needs, list_restored
+from service.commands.dump_tools import (
+    Tool,
+    count_rows,
+    digest_of,
+    find_tool,
+    read_tool,
+    refuse_shown_password,
+    run_tool,
+)
 from service.commands.owners import find_others
 from service.commands.progress import Stage
-from service.commands.shared import confirm_loss, ended_by_sigterm, owner_url, say, written_whole, yes_option
-from service.db.migration_files import load
+from service.commands.shared import confirm_loss, ended_by_signals, owner_url, place, say, written_whole, yes_option
+from service.db.migration_files import known_objects, load
 from service.settings import OperatorError
 
 _LAST_WITHOUT = 16
@@ -39,7 +47,8 @@ _TAIL_BYTES = 65_536
 _SESSION = """
 SELECT set_config(name, wanted, false)
 FROM (VALUES ('search_path', 'public'), ('row_security', 'off'), ('statement_timeout', '0'), ('lock_timeout', '60s'),
-    ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('client_min_messages', 'warning'))
+    ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'),
+    ('client_min_messages', 'warning'))
     AS settings (name, wanted)
 JOIN pg_settings USING (name)
 """
@@ -72,7 +81,6 @@ WHERE NOT EXISTS (  -- what belongs to an extension
 )
 LIMIT 1
 """
-_ENTRY = re.compile(rb"\d+; \d+ \d+ .*")
 
 
 class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,11 +94,18 @@ class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pg_dump: int
     """The major version of the program that wrote it: an older pg_restore can't read it."""
     rows: dict[str, int]
+    left_out: dict[int, str] = {}
+    """Entries of the file that would need what isn't todochat's: pg_restore's number and what it is."""
     format: Literal[1] = 1
 
     def summary(self) -> str:
         """Its size in words."""
         return f"{sum(self.rows.values()):,} rows of {len(self.rows)} tables"
+
+    def say_left_out(self) -> None:
+        """What of a DBA's is not restored, in one line."""
+        if names := [name for name in self.left_out.values() if name]:
+            say(f"left out, since they need what isn't todochat's: {', '.join(names)}")
 
 
 @click.command()
@@ -104,13 +119,15 @@ def backup(file: Path, *, yes: bool) -> None:
     owner can read it: password hashes are in it. Logins, their passwords and JWT_SECRET are not. It asks before it
     replaces a file.
     """
-    if file.exists():
+    if file.is_file():
         confirm_loss([f"replaces {file}"], yes=yes)
-    with ended_by_sigterm(), owner_url(to_dump=True) as url:
+    with ended_by_signals(), owner_url(to_dump=True) as url:
         refuse_pooler(url)
+        refuse_shown_password(url)
         with written_whole(file) as draft:
-            contents = _dump(url, draft)
-    print(f"wrote {file}: {contents.summary()}, {file.stat().st_size:,} bytes")
+            contents, where = _dump(url, draft)
+    contents.say_left_out()
+    print(f"wrote {file}: {contents.summary()}, {file.stat().st_size:,} bytes, of {where}")
 
 
 @click.command()
@@ -122,14 +139,16 @@ def restore(file: Path) -> None:
     login that owns it and has CREATEROLE, or a superuser's. The roles are made first. pg_restore is taken from PATH.
     """
     contents = _read_contents(file)
-    with ended_by_sigterm(), owner_url() as url:
+    with ended_by_signals(), owner_url() as url:
         refuse_pooler(url)
-        _fill(url, file, contents)
+        refuse_shown_password(url)
+        where = _fill(url, file, contents)
+        contents.say_left_out()
         say("next: `todochat migrate`, `todochat create-login`, and serve with the JWT_SECRET that there was")
-    print(f"restored {contents.summary()}, as of {contents.made_at:%Y-%m-%d %H:%M:%S} UTC")
+    print(f"restored {contents.summary()}, as of {contents.made_at:%Y-%m-%d %H:%M:%S} UTC, into {where}")
 
 
-def _dump(url: str, draft: BinaryIO) -> Contents:
+def _dump(url: str, draft: BinaryIO) -> tuple[Contents, str]:
     with connect(url) as connection, one_line_errors():
         server = connection.info.server_version // 10000
         _refuse_bound_login(connection)
@@ -144,6 +163,7 @@ def _dump(url: str, draft: BinaryIO) -> Contents:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot, now = connection.execute("SELECT pg_export_snapshot(), now()").fetchone() or ("", datetime.now(UTC))
         ours, arguments = _what_to_dump(connection)
+        needs = find_needs(connection)
         rows = _count(connection, ours)
         _run(
             "pg_dump",
@@ -160,14 +180,16 @@ def _dump(url: str, draft: BinaryIO) -> Contents:
             ),
         )
         connection.execute("ROLLBACK")
+        where = place(connection)
+    left_out = find_left_out(reader, str(draft.name), needs)
     with Stage("read back") as stage, read_tool(reader, "--data-only", "--file=-", str(draft.name)) as script:
         dumped = count_rows(script, lambda count: stage.update(None, count))
     _compare(rows, dumped, "the file")
-    contents = Contents(version("todochat"), now.astimezone(UTC), server, tool.major, rows)
+    contents = Contents(version("todochat"), now.astimezone(UTC), server, tool.major, rows, left_out)
     draft.seek(0, os.SEEK_END)
     draft.write(b"\n" + msgspec.json.encode(contents) + b"\n")
-    draft.write(f"{_digest(draft, draft.tell())}\n".encode())
-    return contents
+    draft.write(f"{digest_of(draft, draft.tell())}\n".encode())
+    return contents, where
 
 
 def _refuse_bound_login(connection: psycopg.Connection) -> None:
@@ -184,7 +206,7 @@ def _what_to_dump(connection: psycopg.Connection) -> tuple[list[str], list[str]]
     """The tables of todochat, and pg_dump's arguments that leave out what else is in the database."""
     parameters = {"owner": OWNER_ROLE, "bookkeeping": [*history.BOOKKEEPING]}
     ours, arguments = list[str](), list[str]()
-    if others := find_others(connection, load()):
+    if others := find_others(connection, known_objects()):
         raise OperatorError(
             f"{others[0][2]} owns {others[0][1]}, not {OWNER_ROLE}, as after a restore by hand: run `todochat migrate` "
             "first, which gives it back"
@@ -199,6 +221,11 @@ def _what_to_dump(connection: psycopg.Connection) -> tuple[list[str], list[str]]
             ours.append(name)
     if "users" not in ours:
         raise OperatorError("the database has no tables of todochat: is MIGRATION_DATABASE_URL right?")
+    if ahead := history.newer(load(), history.read(connection)):
+        raise OperatorError(
+            f"a newer release applied {ahead[-1]}, and this one doesn't know all of its tables: make the backup with "
+            "that release's todochat"
+        )
     arguments += [f'--exclude-schema="{name}"' for (name,) in connection.execute(_OTHER_SCHEMAS)]
     return ours, arguments
 
@@ -250,9 +277,14 @@ def _read_contents(file: Path) -> Contents:
             tail = source.read()
             _, line, digest, end = tail.rsplit(b"\n", 3)
             contents = msgspec.json.decode(line, type=Contents)
-            is_whole = not end and digest.decode(errors="replace") == _digest(source, size - len(digest) - 1)
+            is_whole = not end and digest.decode(errors="replace") == digest_of(source, size - len(digest) - 1)
     except OSError as error:
         raise OperatorError(f"can't read {file}: {error.strerror}") from error
+    except msgspec.ValidationError:
+        raise OperatorError(
+            f"{file} is of a format that this release doesn't know, as a newer one writes it: restore it with the "
+            "release that made it; nothing was done"
+        ) from None
     except (ValueError, msgspec.MsgspecError):
         raise OperatorError(
             f"{file} doesn't end like a file of `todochat backup`: it was cut short, or something else wrote it; "
@@ -263,18 +295,10 @@ def _read_contents(file: Path) -> Contents:
     return contents
 
 
-def _digest(file: BinaryIO, size: int) -> str:
-    """SHA-256 of the file's first bytes, in hexadecimal; leaves the file behind them."""
-    file.seek(0)
-    digest = hashlib.sha256()
-    while piece := file.read(min(1 << 20, size)):
-        digest.update(piece)
-        size -= len(piece)
-    return digest.hexdigest()
-
-
-def _fill(url: str, file: Path, contents: Contents) -> None:
+def _fill(url: str, file: Path, contents: Contents) -> str:
+    """Fill the database, and say which one it is."""
     with connect(url) as connection, one_line_errors():
+        connection.execute(_SESSION)
         server = connection.info.server_version // 10000
         if found := connection.execute(_OBJECTS).fetchone():
             raise OperatorError(f"the database is not empty (there is {found[0]}): make a new one to restore into")
@@ -292,35 +316,38 @@ def _fill(url: str, file: Path, contents: Contents) -> None:
         )
         with connection.transaction():
             connection.execute(load()[0].text.encode())
-        _run("pg_restore", contents.rows, lambda on_line: _pg_restore(tool, url, file, on_line))
-        connection.execute(_SESSION)
-        with connection.transaction(force_rollback=True):
-            connection.execute(SQL("SET LOCAL ROLE {}").format(Identifier(OWNER_ROLE)))
-            for table in contents.rows:  # nobody sees this, and it lets the owner count
-                connection.execute(SQL("ALTER TABLE public.{} NO FORCE ROW LEVEL SECURITY").format(Identifier(table)))
-            _compare(contents.rows, _count(connection, [*contents.rows]), "the database")
+        _run("pg_restore", contents.rows, lambda on_line: _pg_restore(tool, url, file, contents, on_line))
+        try:
+            _count_restored(connection, contents.rows)
+        except BaseException:
+            say(f"{place(connection)} is filled, but nobody knows with what: drop it")
+            raise
         with connection.transaction():
             for table in history.BOOKKEEPING:
                 connection.execute(SQL("ALTER TABLE public.{} OWNER TO CURRENT_USER").format(Identifier(table)))
         with Stage("analyze"):
             connection.execute(SQL("SET ROLE {}").format(Identifier(OWNER_ROLE)))
             connection.execute(SQL("ANALYZE {}").format(SQL(", ").join(Identifier("public", t) for t in contents.rows)))
+        return place(connection)
 
 
-def _pg_restore(tool: Tool, url: str, file: Path, on_line: Callable[[str], None]) -> None:
+def _count_restored(connection: psycopg.Connection, rows: dict[str, int]) -> None:
+    with connection.transaction(force_rollback=True):
+        connection.execute(SQL("SET LOCAL ROLE {}").format(Identifier(OWNER_ROLE)))
+        for table in rows:  # nobody sees this, and it lets the owner count
+            connection.execute(SQL("ALTER TABLE public.{} NO FORCE ROW LEVEL SECURITY").format(Identifier(table)))
+        _compare(rows, _count(connection, [*rows]), "the database")
+
+
+def _pg_restore(tool: Tool, url: str, file: Path, contents: Contents, on_line: Callable[[str], None]) -> None:
     """Make all that belongs to todochat, as the role that owns it; the runner's own tables, too."""
     with read_tool(tool, "--list", str(file)) as lines:
-        entries = [line for line in lines if _ENTRY.match(line) and _is_ours(line.decode().split())]
-    with tempfile.NamedTemporaryFile() as wanted:
-        wanted.write(b"".join(entries))
+        entries = list_restored(lines, contents.left_out)
+    with tempfile.NamedTemporaryFile("w") as wanted:
+        wanted.write("".join(entries))
         wanted.flush()
         arguments = ("--exit-on-error", "--single-transaction", "--no-owner", f"--role={OWNER_ROLE}")
         try:
             run_tool(tool, url, *arguments, f"--use-list={wanted.name}", str(file), on_line=on_line)
         except OperatorError as error:
             raise OperatorError(f"{error}; nothing was restored") from error
-
-
-def _is_ours(entry: list[str]) -> bool:
-    """Whether todochat made what an entry of a dump's list is about: its last word is the owner."""
-    return entry[-1] == OWNER_ROLE or any(word.partition(".")[0] in history.BOOKKEEPING for word in entry)

@@ -1,5 +1,6 @@
 """pg_dump and pg_restore: found in a version that fits, run to their end, and their errors said in one line."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -8,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from service.commands.connection import one_line
 from service.database_url import format_database_url, parse_database_url
@@ -54,6 +55,15 @@ def _major(path: str) -> int | None:
         return None
     match = re.search(r"\(PostgreSQL\) (\d+)", said)
     return int(match[1]) if match else None
+
+
+def refuse_shown_password(url: str) -> None:
+    """Raises OperatorError where a command line would show the passphrase of a key, which libpq takes no other way."""
+    if parse_database_url(url).get("sslpassword"):
+        raise OperatorError(
+            "PostgreSQL's programs would show sslpassword to everybody on this machine: take it out of the URL, and "
+            "use a key without a passphrase that only you can read"
+        )
 
 
 def run_tool(tool: Tool, url: str, *arguments: str, on_line: Callable[[str], None]) -> None:
@@ -113,6 +123,16 @@ def count_rows(script: Iterator[bytes], on_table: Callable[[int], None]) -> dict
         else:
             counts[table] += 1
     return counts
+
+
+def digest_of(file: BinaryIO, size: int) -> str:
+    """SHA-256 of the file's first bytes, in hexadecimal; leaves the file behind them."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while piece := file.read(min(1 << 20, size)):
+        digest.update(piece)
+        size -= len(piece)
+    return digest.hexdigest()
 
 
 @contextmanager

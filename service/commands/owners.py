@@ -3,17 +3,14 @@
 With another owner the triggers run as somebody whom the policy of audit_log doesn't know, or as a superuser.
 """
 
-import re
-from collections.abc import Iterable
-
+import msgspec
 import psycopg
 from psycopg.errors import InsufficientPrivilege
 
 from service.commands.connection import OWNER_ROLE, reason
 from service.commands.logins import APP_ROLE
-from service.db.migration_files import Migration, MigrationError
+from service.db.migration_files import Made, Migration, MigrationError, made_by
 
-_MADE = re.compile(r"^CREATE (TABLE|FUNCTION|DOMAIN) public\.(\w+)", re.MULTILINE)
 _HAS_PRIVILEGES = """
 SELECT coalesce(has_table_privilege(to_regrole(%(app)s), to_regclass('public.users'), 'SELECT'), false)
     AND to_regrole(%(owner)s) IS NOT NULL
@@ -22,25 +19,21 @@ _OTHERS = """
 SELECT found.kind, found.name, pg_get_userbyid(found.owner)
 FROM (
     SELECT 'TABLE' AS kind, oid::regclass::text AS name, relowner AS owner FROM pg_class
-    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname = ANY (%(TABLE)s)
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname = ANY (%(tables)s)
     UNION ALL
     SELECT 'FUNCTION', oid::regprocedure::text, proowner FROM pg_proc
-    WHERE pronamespace = 'public'::regnamespace AND proname = ANY (%(FUNCTION)s)
+    WHERE oid IN (SELECT to_regprocedure('public.' || f.signature) FROM unnest(%(functions)s::text[]) AS f (signature))
     UNION ALL
     SELECT 'DOMAIN', oid::regtype::text, typowner FROM pg_type
-    WHERE typnamespace = 'public'::regnamespace AND typtype = 'd' AND typname = ANY (%(DOMAIN)s)
+    WHERE typnamespace = 'public'::regnamespace AND typtype = 'd' AND typname = ANY (%(domains)s)
 ) AS found
 WHERE found.owner IS DISTINCT FROM to_regrole(%(owner)s)
 """
 
 
-def find_others(conn: psycopg.Connection, migrations: Iterable[Migration]) -> list[tuple[str, str, str]]:
-    """What these migrations make and another role than todochat_owner owns: its kind, its name, and whose it is."""
-    made: dict[str, list[str]] = {"TABLE": [], "FUNCTION": [], "DOMAIN": []}
-    for migration in migrations:
-        for kind, name in _MADE.findall(migration.text):
-            made[kind].append(name)
-    return conn.execute(_OTHERS.encode(), {**made, "owner": OWNER_ROLE}).fetchall()
+def find_others(conn: psycopg.Connection, made: Made) -> list[tuple[str, str, str]]:
+    """What is todochat's and another role than todochat_owner owns: its kind, its name, and whose it is."""
+    return conn.execute(_OTHERS.encode(), {**msgspec.structs.asdict(made), "owner": OWNER_ROLE}).fetchall()
 
 
 def mend_owners(conn: psycopg.Connection, applied: list[Migration]) -> list[str]:
@@ -49,14 +42,15 @@ def mend_owners(conn: psycopg.Connection, applied: list[Migration]) -> list[str]
     Raises MigrationError where the database was restored before there were the roles: then privileges and policies
     are missing, too, and only another restore brings them back.
     """
-    if not any(("TABLE", "users") in _MADE.findall(migration.text) for migration in applied):
+    made = made_by(migration.text for migration in applied)
+    if "users" not in made.tables:
         return []
     if conn.execute(_HAS_PRIVILEGES.encode(), {"owner": OWNER_ROLE, "app": APP_ROLE}).fetchone() != (True,):
         raise MigrationError(
             f"this database was restored before the roles {OWNER_ROLE} and {APP_ROLE} were made, and lost what they "
             "may do: restore it anew, into an empty database, as the README says under Backup and restore"
         )
-    others = find_others(conn, applied)
+    others = find_others(conn, made)
     try:
         with conn.transaction():
             for kind, name, _ in others:

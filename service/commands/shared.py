@@ -13,6 +13,8 @@ import click
 from service.settings import SECRET_MIN_BYTES, OperatorError, Settings
 
 if TYPE_CHECKING:
+    import psycopg
+
     from service.embedded import EmbeddedPostgres
 
 yes_option = click.option("--yes", is_flag=True, help="Don't ask: for scripts.")
@@ -65,14 +67,26 @@ def owner_url(*, to_fill: bool = False, to_dump: bool = False) -> Generator[str]
         yield embedded.url(development.DATABASE) if to_fill or to_dump else urls.owner
 
 
+def place(connection: "psycopg.Connection") -> str:
+    """Which database a connection to ``owner_url`` has reached, in words."""
+    settings = database_settings()
+    if settings.migration_database_url or settings.database_url:
+        return f"the database {connection.info.dbname} at {connection.info.host or 'the local socket'}"
+    return f"the embedded database in {settings.embedded_data_dir}"
+
+
 @contextmanager
-def ended_by_sigterm() -> Generator[None]:
-    """SIGTERM ends the block as Ctrl-C does, with what it has begun cleared away."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def ended_by_signals() -> Generator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, with what it has begun cleared away; not SIGHUP under nohup."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -80,8 +94,9 @@ def written_whole(path: Path) -> Generator[BinaryIO]:
     """A file that only its owner can read; it is at ``path`` when the block has ended well, at its ``.name`` before."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("x+b") as file:
-            draft.chmod(0o600)
+        if path.exists() and not path.is_file():
+            raise OperatorError(f"can't write {path}: it is no regular file")
+        with open(draft, "x+b", opener=_open_privately) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -91,6 +106,10 @@ def written_whole(path: Path) -> Generator[BinaryIO]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def _open_privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

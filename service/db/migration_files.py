@@ -7,6 +7,7 @@ it, a COMMIT in the middle.
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,11 @@ _DROP_TABLE = re.compile(
 )
 _ALTER_TABLE = re.compile(r"ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?(?P<name>[\w.]+)\s", re.IGNORECASE)
 _DROP_COLUMN = re.compile(r"\bDROP\s+COLUMN\s+(?:IF\s+EXISTS\s+)?(\w+)", re.IGNORECASE)
+_CREATE = re.compile(
+    r"^CREATE (?:OR REPLACE )?(?P<kind>TABLE|FUNCTION|DOMAIN) public\.(?P<name>\w+)(?: ?\((?P<arguments>[^()]*)\))?",
+    re.MULTILINE,
+)
+_ARGUMENT = re.compile(r"\w+ (?P<type>.+?)(?: DEFAULT .*)?", re.DOTALL)
 
 
 Operation = Literal["apply", "rollback"]
@@ -41,6 +47,15 @@ Operation = Literal["apply", "rollback"]
 
 class MigrationError(OperatorError):
     """What stands in the way, in one line that says what to do; never holds a password."""
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What migrations make in the schema public, by name: this is todochat's, and nothing else there is."""
+
+    tables: list[str]
+    functions: list[str]
+    """With the types of their arguments: ``touch()`` is todochat's, and somebody's ``touch(text)`` is not."""
+    domains: list[str]
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -172,3 +187,20 @@ def _check_statements(name: str, text: str, *, transactional: bool) -> None:
 def known_ids(directory: Path = DEFAULT_DIRECTORY) -> list[str]:
     """The ids of the migrations in `directory`, oldest first, by the names of their files."""
     return sorted(path.stem for path in directory.glob("*.sql") if not path.stem.endswith(".rollback"))
+
+
+def made_by(texts: Iterable[str]) -> Made:
+    """What migrations with these texts make."""
+    made = Made([], [], [])
+    for match in (match for text in texts for match in _CREATE.finditer(text)):
+        if match["kind"] == "FUNCTION":
+            arguments = filter(None, map(_ARGUMENT.fullmatch, map(str.strip, match["arguments"].split(","))))
+            made.functions.append(f"{match['name']}({', '.join(argument['type'] for argument in arguments)})")
+        else:
+            (made.tables if match["kind"] == "TABLE" else made.domains).append(match["name"])
+    return made
+
+
+def known_objects(directory: Path = DEFAULT_DIRECTORY) -> Made:
+    """What the migrations in `directory` make."""
+    return made_by((directory / f"{name}.sql").read_text(encoding="utf-8") for name in known_ids(directory))

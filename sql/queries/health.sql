@@ -3,7 +3,11 @@
 
 -- name: check_login
 -- What makes the session's login unfit for serving, because row security wouldn't bind it: what it is, or may become.
--- And what a restore by hand may have left: tables that the login can't read, tables and functions of another owner.
+-- And what a restore by hand may have left: tables that the login can't read, and objects of another owner.
+-- The parameters name what the migrations make: what else is in the schema is somebody else's, and no concern of ours.
+-- param tables: text[]
+-- param functions: text[]
+-- param domains: text[]
 -- returns: one LoginCheck
 -- index: none
 SELECT
@@ -31,6 +35,7 @@ SELECT
         INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped
         WHERE c.relnamespace = 'public'::regnamespace
             AND c.relkind IN ('r', 'p')
+            AND c.relowner = to_regrole('todochat_owner')
             AND NOT (
                 c.relrowsecurity
                 AND c.relforcerowsecurity
@@ -45,23 +50,19 @@ SELECT
         WHERE c.relnamespace = 'public'::regnamespace
             AND c.relkind IN ('r', 'p')
             AND c.relowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND (
-                c.relname IN ('users', 'sign_in_attempts')
-                OR EXISTS (
-                    SELECT FROM pg_catalog.pg_attribute AS a
-                    WHERE a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped
-                )
-            )
+            AND c.relname = ANY (%(tables)s::text[])
         UNION ALL
-        SELECT p.proname || '()'
-        FROM pg_catalog.pg_proc AS p
-        WHERE p.pronamespace = 'public'::regnamespace
-            AND p.prosecdef
-            AND p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND (
-                EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgfoid = p.oid)
-                OR EXISTS (SELECT FROM aclexplode(p.proacl) AS g WHERE g.grantee = to_regrole('todochat_app'))
-            )
+        SELECT p.proname || '(' || oidvectortypes(p.proargtypes) || ')'
+        FROM unnest(%(functions)s::text[]) AS f (signature)
+        INNER JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure('public.' || f.signature)
+        WHERE p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
+        UNION ALL
+        SELECT t.typname::text
+        FROM pg_catalog.pg_type AS t
+        WHERE t.typnamespace = 'public'::regnamespace
+            AND t.typtype = 'd'
+            AND t.typowner IS DISTINCT FROM to_regrole('todochat_owner')
+            AND t.typname = ANY (%(domains)s::text[])
         ORDER BY 1
     ) AS misowned;
 

@@ -239,7 +239,7 @@ def test_a_table_of_users_without_forced_row_security_and_a_policy_is_refused(
     make_database: Callable[[], TestDatabase], change: str
 ) -> None:
     database = make_database()
-    as_superuser(database, change)
+    as_superuser(database, f"SET ROLE todochat_owner; {change}")
     message = refusal(database.service_url)
     table = change.split()[2]
     assert f"row security is not enabled and forced, with a policy, on: {table}." in message
@@ -251,7 +251,10 @@ def test_a_table_of_users_without_forced_row_security_and_a_policy_is_refused(
         ("ALTER TABLE messages OWNER TO postgres", "messages"),
         ("ALTER TABLE sign_in_attempts OWNER TO todochat_admin", "sign_in_attempts"),
         ("ALTER FUNCTION audit() OWNER TO todochat_admin", "audit()"),
-        ("ALTER FUNCTION find_credentials(text) OWNER TO postgres", "find_credentials()"),
+        ("ALTER FUNCTION find_credentials(text) OWNER TO postgres", "find_credentials(text)"),
+        ("ALTER FUNCTION erase_user(uuid, integer, boolean) OWNER TO postgres", "erase_user(uuid, integer, boolean)"),
+        ("ALTER DOMAIN title OWNER TO todochat_admin", "title"),
+        ("ALTER TABLE todos OWNER TO postgres; ALTER TABLE users OWNER TO postgres", "todos, users"),
     ],
 )
 def test_what_another_role_than_todochat_owner_owns_is_refused_with_the_command_that_mends_it(
@@ -260,7 +263,7 @@ def test_what_another_role_than_todochat_owner_owns_is_refused_with_the_command_
     database = make_database()
     as_superuser(database, change)
     message = refusal(database.service_url)
-    assert message.startswith(f"todochat_owner must own {what} … and does not, as after a restore by hand")
+    assert message.startswith(f"todochat_owner must own {what} and does not, as after a restore by hand")
     assert "run `todochat migrate`, which gives them back" in message
     upgrade(database.superuser_url)
     with_database(database.service_url, health.refuse_unsafe_login)
@@ -268,13 +271,27 @@ def test_what_another_role_than_todochat_owner_owns_is_refused_with_the_command_
 
 def test_what_others_own_beside_todochat_is_theirs(make_database: Callable[[], TestDatabase]) -> None:
     database = make_database()
-    as_superuser(database, "CREATE TABLE theirs (id int); GRANT SELECT ON theirs TO PUBLIC")
-    as_superuser(database, "CREATE FUNCTION theirs() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1")
+    for statement in (
+        "CREATE TABLE theirs (id int, user_id uuid); GRANT SELECT ON theirs TO PUBLIC",
+        "CREATE FUNCTION theirs() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1",
+        "GRANT EXECUTE ON FUNCTION theirs() TO todochat_app",
+        "CREATE FUNCTION touch(text) RETURNS text LANGUAGE sql SECURITY DEFINER RETURN $1",
+        "CREATE FUNCTION handle_new_user() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN END'",
+        "CREATE TRIGGER theirs BEFORE INSERT ON theirs FOR EACH ROW EXECUTE FUNCTION handle_new_user()",
+        "CREATE FOREIGN DATA WRAPPER files; CREATE SERVER files FOREIGN DATA WRAPPER files",
+        "CREATE FOREIGN TABLE abroad (user_id uuid) SERVER files",
+    ):
+        as_superuser(database, statement)
     with_database(database.service_url, health.refuse_unsafe_login)
     upgrade(database.superuser_url)
     with psycopg.connect(database.superuser_url) as connection:
-        owner = "SELECT tableowner FROM pg_tables WHERE tablename = 'theirs'"
-        assert connection.execute(owner).fetchone() == ("postgres",)
+        owners = (
+            "SELECT proname, pg_get_userbyid(proowner) FROM pg_proc"
+            " WHERE oid::regprocedure::text IN ('theirs()', 'touch(text)', 'handle_new_user()')"
+            " UNION ALL SELECT relname, pg_get_userbyid(relowner) FROM pg_class WHERE relname IN ('theirs', 'abroad')"
+        )
+        names = ["abroad", "handle_new_user", "theirs", "theirs", "touch"]
+        assert sorted(connection.execute(owners).fetchall()) == [(name, "postgres") for name in names]
 
 
 def test_a_login_without_the_privileges_of_the_service_is_refused(

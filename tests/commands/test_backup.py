@@ -4,20 +4,25 @@ import contextlib
 import dataclasses
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 from psycopg import sql
 
 from service.commands import backup, dump_tools
 from service.commands.history import BOOKKEEPING
+from service.commands.shared import written_whole
+from service.db.migration_files import load
 from service.embedded import EmbeddedPostgres
 from service.embedded.programs import wheel_versions
 from tests.conftest import (
@@ -65,6 +70,10 @@ class Source:
     def env(self, **more: str) -> dict[str, str]:
         """What a backup needs: pg_dump of the server's version, and a login that sees every row."""
         return {"PATH": path_of(self.cluster), "MIGRATION_DATABASE_URL": self.database.superuser_url, **more}
+
+
+ON_THE_NEWEST = pytest.mark.parametrize("source", ["postgres"], indirect=True)
+ON_THE_OLDEST = pytest.mark.parametrize("source", ["postgres15"], indirect=True)
 
 
 def version_of(cluster: EmbeddedPostgres) -> int:
@@ -202,6 +211,7 @@ def test_what_is_restored_in_another_cluster_is_served_as_before(
         done = run("restore", str(file), **target.env())
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(f"restored {sum(rows(source.database.superuser_url).values())} rows of 16 tables")
+        assert f" UTC, into the database {target.name} at /" in done.stdout
         assert rows(target.superuser_url) == rows(source.database.superuser_url)
         assert rows(target.superuser_url).keys() >= TABLES
         assert schema(target) == schema(source)
@@ -255,6 +265,72 @@ def test_a_superuser_may_restore_too_and_what_others_keep_in_the_database_stays_
     assert schema(target) == schema(source)
 
 
+THEIRS = """
+CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER hook AFTER INSERT ON todos FOR EACH ROW EXECUTE FUNCTION theirs();
+COMMENT ON TRIGGER hook ON todos IS 'Theirs';
+CREATE OPERATOR CLASS their_ops FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=,
+    OPERATOR 5 >, FUNCTION 1 bttextcmp(text, text);
+CREATE INDEX their_index ON todos ((title::text) their_ops);
+COMMENT ON INDEX their_index IS 'Theirs';
+ALTER TABLE todos ADD CONSTRAINT their_exclusion EXCLUDE ((id::text) their_ops WITH =);
+CREATE TABLE their_kinds (kind text PRIMARY KEY);
+ALTER TABLE messages ADD CONSTRAINT their_key FOREIGN KEY (content) REFERENCES their_kinds NOT VALID;
+CREATE FUNCTION theirs(text) RETURNS boolean LANGUAGE sql RETURN true;
+CREATE POLICY their_policy ON todos FOR SELECT TO todochat_app USING (theirs(title));
+CREATE RULE their_rule AS ON DELETE TO todos WHERE theirs(OLD.title) DO ALSO NOTHING;
+CREATE STATISTICS their_statistics ON (theirs(title)), status FROM todos;
+CREATE VIEW their_view AS SELECT id FROM todos WHERE theirs(title);
+ALTER VIEW their_view OWNER TO todochat_owner;
+GRANT SELECT ON their_view TO todochat_app;
+CREATE FUNCTION on_their_view() RETURNS SETOF their_view LANGUAGE sql AS 'SELECT * FROM their_view';
+ALTER FUNCTION on_their_view() OWNER TO todochat_owner;
+"""
+LEFT_OUT = {
+    "trigger todos hook", "index their_index", "constraint todos their_exclusion", "fk constraint messages their_key",
+    "policy todos their_policy", "rule todos their_rule", "statistics their_statistics", "view their_view",
+    "function on_their_view()",
+}  # fmt: skip
+
+
+def test_what_needs_something_of_others_is_left_out_and_named_and_the_rows_are_restored(
+    source: Source, target: Target, tmp_path: Path
+) -> None:
+    """Plain indexes of a DBA's are kept."""
+    path = tmp_path / "backup"
+    theirs = Target(source.cluster, f"theirs_{os.urandom(4).hex()}")
+    with psycopg.connect(source.cluster.url(), autocommit=True) as connection:
+        name, template = sql.Identifier(theirs.name), sql.Identifier(TEMPLATE)
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, template))
+        try:
+            theirs.as_superuser("CREATE INDEX plain ON todos (title)")
+            expected = re.sub(r"[()\s]+", " ", dump_schema(theirs.superuser_url, source.cluster.bin_dir / "pg_dump"))
+            with psycopg.connect(theirs.superuser_url, autocommit=True) as dba:
+                dba.execute(THEIRS)
+            done = run("backup", str(path), **source.env(MIGRATION_DATABASE_URL=theirs.superuser_url))
+            assert done.returncode == 0, done.stderr
+            (said,) = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
+            about, _, names = said.rpartition(": ")
+            assert about == "todochat: left out, since they need what isn't todochat's"
+            assert set(names.split(", ")) == LEFT_OUT
+            done = run("restore", str(path), **target.env())
+            assert done.returncode == 0, done.stderr
+            assert said in done.stderr.splitlines()
+            assert schema(target) == expected
+            theirs.as_superuser("ALTER TABLE todos ADD CONSTRAINT theirs CHECK (theirs(title::text))")
+            path.unlink()
+            done = run("backup", str(path), **source.env(MIGRATION_DATABASE_URL=theirs.superuser_url))
+            assert done.returncode == 1
+            said = done.stderr.splitlines()[-1]
+            assert said.endswith(
+                "table todos needs function theirs(text), which isn't todochat's and would not be restored"
+            )
+            assert not path.exists()
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@ON_THE_NEWEST
 def test_on_a_managed_host_the_role_of_its_console_backs_up_and_restores(
     source: Source, other: EmbeddedPostgres, tmp_path: Path, start_server: Callable[..., Server]
 ) -> None:
@@ -278,6 +354,7 @@ def test_on_a_managed_host_the_role_of_its_console_backs_up_and_restores(
             new.as_superuser(f"ALTER ROLE {RESTORER} NOBYPASSRLS NOCREATEDB")
 
 
+@ON_THE_NEWEST
 def test_only_its_owner_can_read_a_backup_and_an_older_one_is_replaced_when_that_is_wanted(
     source: Source, file: Path, tmp_path: Path
 ) -> None:
@@ -289,6 +366,18 @@ def test_only_its_owner_can_read_a_backup_and_an_older_one_is_replaced_when_that
     done = run("backup", str(path), "--yes", **source.env())
     assert (done.returncode, [*tmp_path.iterdir()]) == (0, [path])
     assert done.stdout.startswith(f"wrote {path}: ")
+    assert f" bytes, of the database {source.database.name} at /" in done.stdout
+
+
+def test_a_draft_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not opened to others first and closed to them then."""
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    before = os.umask(0)
+    try:
+        with written_whole(tmp_path / "backup") as draft:
+            assert stat.S_IMODE(os.fstat(draft.fileno()).st_mode) == 0o600
+    finally:
+        os.umask(before)
 
 
 # By hand, with PostgreSQL's own programs
@@ -311,6 +400,7 @@ def run_recipe(script: str, target: Target, source: Source, folder: Path) -> str
     return done.stdout.splitlines()[-1].removeprefix("DATABASE_URL=")
 
 
+@ON_THE_NEWEST
 @pytest.mark.parametrize("way", ["OLD is", "Instead, by hand"])
 def test_the_recipe_of_the_readme_runs_as_it_stands_there(
     source: Source, target: Target, tmp_path: Path, start_server: Callable[..., Server], way: str
@@ -333,6 +423,7 @@ def dump(source: Source, tmp_path: Path) -> str:
     return path
 
 
+@ON_THE_NEWEST
 def test_tables_of_whoever_restored_them_are_not_served_until_migrate_gives_them_back(
     source: Source, target: Target, dump: str, start_server: Callable[..., Server]
 ) -> None:
@@ -341,7 +432,7 @@ def test_tables_of_whoever_restored_them_are_not_served_until_migrate_gives_them
     refused = target.served(start_server, source, ready=False)
     assert refused.process.wait(20) == 1
     said = refused.log().splitlines()[-1]
-    assert said.startswith("todochat: todochat_owner must own api_keys, audit(), audit_log … and does not, as after a")
+    assert said.startswith("todochat: todochat_owner must own action, api_keys, audit() … and does not, as after a")
     assert "run `todochat migrate`, which gives them back" in said
     done = run("migrate", **target.env())
     assert done.returncode == 0, done.stderr
@@ -359,6 +450,7 @@ def test_tables_of_whoever_restored_them_are_not_served_until_migrate_gives_them
         assert [entry["action"] for entry in follow(client, cursor)[0]] == ["insert"]
 
 
+@ON_THE_NEWEST
 def test_who_may_not_give_the_tables_back_is_told_who_may(source: Source, target: Target, dump: str) -> None:
     target.tool("psql", "-1", "-f", "migrations/0001_create_roles.sql", "-d", target.url)
     target.tool("pg_restore", "--exit-on-error", "-1", "--no-owner", "-d", target.superuser_url, dump)
@@ -371,6 +463,7 @@ def test_who_may_not_give_the_tables_back_is_told_who_may(source: Source, target
     assert schema(target) == schema(source)
 
 
+@ON_THE_NEWEST
 def test_a_restore_without_the_roles_is_told_wherever_it_is_met(
     source: Source, dump: str, start_server: Callable[..., Server]
 ) -> None:
@@ -391,6 +484,7 @@ def test_a_restore_without_the_roles_is_told_wherever_it_is_met(
         )
 
 
+@ON_THE_OLDEST
 def test_a_backup_of_the_oldest_server_is_restored_on_the_newest(
     source: Source, file: Path, postgres: EmbeddedPostgres, start_server: Callable[..., Server]
 ) -> None:
@@ -416,8 +510,9 @@ esac
 """
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
 def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
-    postgres: EmbeddedPostgres, session_database: TestDatabase, tmp_path: Path
+    postgres: EmbeddedPostgres, session_database: TestDatabase, tmp_path: Path, how: signal.Signals
 ) -> None:
     pid_file = tmp_path / "pid"
     slow = tmp_path / "bin" / "pg_dump"
@@ -430,7 +525,7 @@ def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
     command = [sys.executable, "-m", "service", "backup", str(tmp_path / "backup")]
     with subprocess.Popen(command, cwd=REPOSITORY, env=env) as process:
         pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip(), 60))
-        process.terminate()
+        process.send_signal(how)
         assert process.wait(20) == 130
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -440,6 +535,7 @@ def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
 # Refused
 
 
+@ON_THE_NEWEST
 def test_a_login_that_row_security_binds_writes_no_backup(source: Source, tmp_path: Path) -> None:
     path = tmp_path / "backup"
     env = source.env(MIGRATION_DATABASE_URL=source.database.owner_url)
@@ -470,6 +566,7 @@ def test_the_login_that_is_advised_writes_one_and_can_do_no_harm(source: Source,
             connection.execute("DROP ROLE todochat_backup")
 
 
+@ON_THE_NEWEST
 @pytest.mark.parametrize("lost", [1, 65, 700, 0.5])
 def test_a_file_that_was_cut_short_is_refused(file: Path, target: Target, tmp_path: Path, lost: float) -> None:
     path = tmp_path / "backup"
@@ -479,6 +576,7 @@ def test_a_file_that_was_cut_short_is_refused(file: Path, target: Target, tmp_pa
     assert rows(target.superuser_url) == {}
 
 
+@ON_THE_NEWEST
 @pytest.mark.parametrize("place", [0, 100, 0.3, 0.6, 0.9, -70, -2])
 def test_a_file_of_which_one_byte_is_another_is_refused(
     file: Path, target: Target, tmp_path: Path, place: float
@@ -491,6 +589,7 @@ def test_a_file_of_which_one_byte_is_another_is_refused(
     assert rows(target.superuser_url) == {}
 
 
+@ON_THE_NEWEST
 def test_a_file_that_holds_other_rows_than_were_counted_is_no_backup(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,6 +607,7 @@ def test_a_file_that_holds_other_rows_than_were_counted_is_no_backup(
     assert not [*tmp_path.iterdir()]
 
 
+@ON_THE_NEWEST
 def test_a_database_that_holds_other_rows_than_the_file_says_is_told(
     file: Path, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,8 +621,12 @@ def test_a_database_that_holds_other_rows_than_the_file_says_is_told(
     done = run("restore", str(file), **target.env())
     assert done.returncode == 1
     assert "the database doesn't hold the rows that were counted (todo_counters: 0 instead of 2)" in done.stderr
+    assert re.search(
+        f"todochat: the database {target.name} at /.* is filled, but nobody knows with what: drop it", done.stderr
+    )
 
 
+@ON_THE_NEWEST
 @pytest.mark.parametrize(
     ("statement", "what"),
     [
@@ -538,6 +642,7 @@ def test_a_database_that_is_not_empty_is_left_alone(file: Path, target: Target, 
     assert f"the database is not empty (there is {what}): make a new one" in said
 
 
+@ON_THE_NEWEST
 def test_a_login_that_can_not_make_the_roles_is_told(file: Path, source: Source) -> None:
     with new_cluster(source.cluster.bin_dir) as cluster:
         target = next(new_target(cluster))
@@ -589,6 +694,7 @@ def test_a_file_of_a_newer_pg_dump_is_refused_for_a_server_that_can_not_take_it(
     assert said.endswith("for servers from 17 on: restore it there, or make a backup with a pg_dump from 15 to 16")
 
 
+@ON_THE_NEWEST
 def test_what_the_new_cluster_lacks_is_said_and_nothing_is_restored(
     source: Source, target: Target, tmp_path: Path
 ) -> None:
@@ -605,12 +711,14 @@ def test_what_the_new_cluster_lacks_is_said_and_nothing_is_restored(
     assert rows(target.superuser_url) == {}
 
 
+@ON_THE_NEWEST
 def test_a_database_without_tables_of_todochat_has_no_backup(target: Target, tmp_path: Path) -> None:
     env = target.env(MIGRATION_DATABASE_URL=target.superuser_url)
     said = complaint(run("backup", str(tmp_path / "backup"), **env))
     assert "the database has no tables of todochat: is MIGRATION_DATABASE_URL right?" in said
 
 
+@ON_THE_NEWEST
 @pytest.mark.parametrize("what", ["TABLE messages", "TABLE users", "FUNCTION audit()", "DOMAIN title"])
 def test_a_database_of_which_somebody_else_owns_a_part_has_no_backup_without_it(
     source: Source, tmp_path: Path, what: str
@@ -625,12 +733,78 @@ def test_a_database_of_which_somebody_else_owns_a_part_has_no_backup_without_it(
     assert "run `todochat migrate` first, which gives it back" in said
 
 
+@ON_THE_NEWEST
+def test_an_older_release_writes_no_backup_of_a_newer_one_s_tables(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *known, newest = load()
+    monkeypatch.setattr(backup, "load", lambda: known)
+    said = complaint(run("backup", str(tmp_path / "backup"), **source.env()))
+    assert f"a newer release applied {newest.id}" in said
+    assert "make the backup with that release's todochat" in said
+
+
+@ON_THE_NEWEST
+def test_what_is_no_regular_file_is_not_replaced(source: Source, tmp_path: Path) -> None:
+    """Such as /dev/null."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    for more in ([], ["--yes"]):
+        assert f"can't write {path}: it is no regular file" in complaint(
+            run("backup", str(path), *more, **source.env())
+        )
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+@ON_THE_NEWEST
+def test_the_passphrase_of_a_key_comes_on_no_command_line(source: Source, file: Path, tmp_path: Path) -> None:
+    env = source.env(MIGRATION_DATABASE_URL=f"{source.database.superuser_url}&sslpassword=Geheim")
+    for arguments in (["backup", str(tmp_path / "backup")], ["restore", str(file)]):
+        said = complaint(run(*arguments, **env))
+        assert "would show sslpassword" in said
+        assert "Geheim" not in said
+
+
+@ON_THE_NEWEST
+def test_a_file_of_a_format_to_come_names_the_newer_release(file: Path, target: Target, tmp_path: Path) -> None:
+    path = tmp_path / "backup"
+    text, line, _, _ = file.read_bytes().rsplit(b"\n", 3)
+    contents = msgspec.json.decode(line) | {"format": 2, "moons": 3}
+    path.write_bytes(text + b"\n" + msgspec.json.encode(contents) + b"\n" + b"0" * 64 + b"\n")
+    said = complaint(run("restore", str(path), **target.env()))
+    assert (
+        "is of a format that this release doesn't know, as a newer one writes it: restore it with the release" in said
+    )
+
+
+@ON_THE_NEWEST
+def test_a_login_whose_idle_sessions_are_ended_restores(
+    file: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While pg_restore works the command's own session is idle."""
+    restore = backup._pg_restore
+
+    def restore_slowly(*arguments: Any) -> None:
+        restore(*arguments)
+        time.sleep(1)
+
+    monkeypatch.setattr(backup, "_pg_restore", restore_slowly)
+    target.as_superuser(f"ALTER ROLE {RESTORER} SET idle_session_timeout = '500ms'")
+    try:
+        done = run("restore", str(file), **target.env())
+    finally:
+        target.as_superuser(f"ALTER ROLE {RESTORER} RESET idle_session_timeout")
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_embedded_database_needs_no_setting(tmp_path: Path) -> None:
     first, second, path = tmp_path / "first", tmp_path / "second", tmp_path / "backup"
     env = {"PATH": os.defpath}
     assert run("demo", EMBEDDED_DATA_DIR=str(first), **env).returncode == 0
     done = run("backup", str(path), EMBEDDED_DATA_DIR=str(first), **env)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f", of the embedded database in {first}\n")
     done = run("restore", str(path), EMBEDDED_DATA_DIR=str(second), **env)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f", into the embedded database in {second}\n")
     assert run("users", "list", EMBEDDED_DATA_DIR=str(second)).stdout.count("\n") == 2

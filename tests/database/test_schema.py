@@ -16,6 +16,7 @@ from psycopg import errors, sql
 from psycopg.types.json import Json, Jsonb
 
 from service.db.loading import TEXTS
+from service.db.migration_files import known_objects
 from tests.conftest import TestDatabase
 
 Connection = psycopg.Connection[Any]
@@ -234,6 +235,18 @@ def test_columns_have_types_that_row_security_and_readers_can_live_with(dba: Con
 
 
 # Ids, times and what a DBA need not type
+
+
+def test_what_the_migrations_make_is_read_from_them_as_it_is_in_the_database(dba: Connection) -> None:
+    """Of this the service, `migrate` and `backup` say that it is todochat's; functions by the types they take."""
+    made = known_objects()
+    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'todochat_owner'"
+    assert sorted(made.tables) == sorted(name for (name,) in dba.execute(tables))
+    functions = "SELECT oid FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    found = "SELECT to_regprocedure('public.' || f)::oid FROM unnest(%s::text[]) AS f"
+    assert sorted(dba.execute(found, [made.functions])) == sorted(dba.execute(functions))
+    domains = "SELECT typname FROM pg_type WHERE typtype = 'd' AND typnamespace = 'public'::regnamespace"
+    assert sorted(made.domains) == sorted(name for (name,) in dba.execute(domains))
 
 
 def test_ids_are_of_version_7_and_in_the_order_of_time(dba: Connection) -> None:
