@@ -99,7 +99,10 @@ def find_left_out(reader: Tool, file: str, needs: dict[str, str]) -> dict[int, s
                 name = f"{entry['kind'].lower()} {entry['name']}"
                 if entry["kind"] in {"TABLE", "TABLE DATA"}:
                     needed = needs.get(entry["object"]) or ", ".join(left_out.values())
-                    raise OperatorError(f"{name} needs {needed}, which isn't todochat's and would not be restored")
+                    raise OperatorError(
+                        f"{name} needs {needed}, which isn't {OWNER_ROLE}'s and would not be restored: make it so, or "
+                        "drop what needs it"
+                    )
                 left_out[int(entry["id"])] = "" if entry["kind"] in {"COMMENT", "ACL", "SECURITY LABEL"} else name
     return left_out
 
