@@ -346,8 +346,8 @@ def _pg_restore(tool: Tool, url: str, file: Path, contents: Contents, on_line: C
     """Make all that belongs to todochat, as the role that owns it; the runner's own tables, too."""
     with read_tool(tool, "--list", str(file)) as lines:
         entries = list_restored(lines, contents.left_out)
-    with tempfile.NamedTemporaryFile("w") as wanted:
-        wanted.write("".join(entries))
+    with tempfile.NamedTemporaryFile() as wanted:
+        wanted.write(b"".join(entries))
         wanted.flush()
         arguments = (
             "--exit-on-error",

@@ -267,8 +267,8 @@ def test_a_superuser_may_restore_too_and_what_others_keep_in_the_database_stays_
 
 THEIRS = """
 CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
-CREATE TRIGGER hook AFTER INSERT ON todos FOR EACH ROW EXECUTE FUNCTION theirs();
-COMMENT ON TRIGGER hook ON todos IS 'Theirs';
+CREATE TRIGGER häkchen AFTER INSERT ON todos FOR EACH ROW EXECUTE FUNCTION theirs();
+COMMENT ON TRIGGER häkchen ON todos IS 'Theirs';
 CREATE OPERATOR CLASS their_ops FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=,
     OPERATOR 5 >, FUNCTION 1 bttextcmp(text, text);
 CREATE INDEX their_index ON todos ((title::text) their_ops);
@@ -287,9 +287,9 @@ CREATE FUNCTION on_their_view() RETURNS SETOF their_view LANGUAGE sql AS 'SELECT
 ALTER FUNCTION on_their_view() OWNER TO todochat_owner;
 """
 LEFT_OUT = {
-    "trigger todos hook", "index their_index", "constraint todos their_exclusion", "fk constraint messages their_key",
-    "policy todos their_policy", "rule todos their_rule", "statistics their_statistics", "view their_view",
-    "function on_their_view()",
+    "trigger todos häkchen", "index their_index", "constraint todos their_exclusion",
+    "fk constraint messages their_key", "policy todos their_policy", "rule todos their_rule",
+    "statistics their_statistics", "view their_view", "function on_their_view()",
 }  # fmt: skip
 
 
