@@ -299,7 +299,7 @@ def _fill(url: str, file: Path, contents: Contents) -> str:
     """Fill the database, and say which one it is."""
     with connect(url) as connection, one_line_errors():
         connection.execute(_SESSION)
-        server = connection.info.server_version // 10000
+        where, server = place(connection), connection.info.server_version // 10000
         if found := connection.execute(_OBJECTS).fetchone():
             raise OperatorError(f"the database is not empty (there is {found[0]}): make a new one to restore into")
         if server <= _LAST_WITHOUT < contents.pg_dump:
@@ -320,7 +320,7 @@ def _fill(url: str, file: Path, contents: Contents) -> str:
         try:
             _count_restored(connection, contents.rows)
         except BaseException:
-            say(f"{place(connection)} is filled, but nobody knows with what: drop it")
+            say(f"{where} is filled, but nobody knows with what: drop it")
             raise
         with connection.transaction():
             for table in history.BOOKKEEPING:
@@ -328,7 +328,7 @@ def _fill(url: str, file: Path, contents: Contents) -> str:
         with Stage("analyze"):
             connection.execute(SQL("SET ROLE {}").format(Identifier(OWNER_ROLE)))
             connection.execute(SQL("ANALYZE {}").format(SQL(", ").join(Identifier("public", t) for t in contents.rows)))
-        return place(connection)
+        return where
 
 
 def _count_restored(connection: psycopg.Connection, rows: dict[str, int]) -> None:
@@ -343,10 +343,16 @@ def _pg_restore(tool: Tool, url: str, file: Path, contents: Contents, on_line: C
     """Make all that belongs to todochat, as the role that owns it; the runner's own tables, too."""
     with read_tool(tool, "--list", str(file)) as lines:
         entries = list_restored(lines, contents.left_out)
-    with tempfile.NamedTemporaryFile("w") as wanted:
-        wanted.write("".join(entries))
+    with tempfile.NamedTemporaryFile() as wanted:
+        wanted.write(b"".join(entries))
         wanted.flush()
-        arguments = ("--exit-on-error", "--single-transaction", "--no-owner", f"--role={OWNER_ROLE}")
+        arguments = (
+            "--exit-on-error",
+            "--single-transaction",
+            "--no-owner",
+            "--no-tablespaces",
+            f"--role={OWNER_ROLE}",
+        )
         try:
             run_tool(tool, url, *arguments, f"--use-list={wanted.name}", str(file), on_line=on_line)
         except OperatorError as error:

@@ -88,7 +88,7 @@ def find_left_out(reader: Tool, file: str, needs: dict[str, str]) -> dict[int, s
         return left_out
     entry = None
     with read_tool(reader, "--list", "--verbose", file) as lines:
-        for line in map(bytes.decode, lines):
+        for line in (line.decode(errors="replace") for line in lines):
             is_needy = False
             if match := _ENTRY.fullmatch(line):
                 entry = match
@@ -99,15 +99,23 @@ def find_left_out(reader: Tool, file: str, needs: dict[str, str]) -> dict[int, s
                 name = f"{entry['kind'].lower()} {entry['name']}"
                 if entry["kind"] in {"TABLE", "TABLE DATA"}:
                     needed = needs.get(entry["object"]) or ", ".join(left_out.values())
-                    raise OperatorError(f"{name} needs {needed}, which isn't todochat's and would not be restored")
+                    raise OperatorError(
+                        f"{name} needs {needed}, which isn't {OWNER_ROLE}'s and would not be restored: make it so, or "
+                        "drop what needs it"
+                    )
                 left_out[int(entry["id"])] = "" if entry["kind"] in {"COMMENT", "ACL", "SECURITY LABEL"} else name
     return left_out
 
 
-def list_restored(lines: Iterable[bytes], left_out: Collection[int]) -> list[str]:
+def list_restored(lines: Iterable[bytes], left_out: Collection[int]) -> list[bytes]:
     """The lines of pg_restore's list that are to be restored."""
-    entries = filter(None, map(_ENTRY.fullmatch, map(bytes.decode, lines)))
-    return [entry[0] for entry in entries if int(entry["id"]) not in left_out and _is_ours(entry[0].split())]
+    return [
+        line
+        for line in lines
+        if (entry := _ENTRY.fullmatch(line.decode(errors="replace")))
+        and int(entry["id"]) not in left_out
+        and _is_ours(entry[0].split())
+    ]
 
 
 def _is_ours(entry: list[str]) -> bool:

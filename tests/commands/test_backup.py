@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import httpx
 import msgspec
@@ -267,8 +267,8 @@ def test_a_superuser_may_restore_too_and_what_others_keep_in_the_database_stays_
 
 THEIRS = """
 CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
-CREATE TRIGGER hook AFTER INSERT ON todos FOR EACH ROW EXECUTE FUNCTION theirs();
-COMMENT ON TRIGGER hook ON todos IS 'Theirs';
+CREATE TRIGGER häkchen AFTER INSERT ON todos FOR EACH ROW EXECUTE FUNCTION theirs();
+COMMENT ON TRIGGER häkchen ON todos IS 'Theirs';
 CREATE OPERATOR CLASS their_ops FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=,
     OPERATOR 5 >, FUNCTION 1 bttextcmp(text, text);
 CREATE INDEX their_index ON todos ((title::text) their_ops);
@@ -287,9 +287,9 @@ CREATE FUNCTION on_their_view() RETURNS SETOF their_view LANGUAGE sql AS 'SELECT
 ALTER FUNCTION on_their_view() OWNER TO todochat_owner;
 """
 LEFT_OUT = {
-    "trigger todos hook", "index their_index", "constraint todos their_exclusion", "fk constraint messages their_key",
-    "policy todos their_policy", "rule todos their_rule", "statistics their_statistics", "view their_view",
-    "function on_their_view()",
+    "trigger todos häkchen", "index their_index", "constraint todos their_exclusion",
+    "fk constraint messages their_key", "policy todos their_policy", "rule todos their_rule",
+    "statistics their_statistics", "view their_view", "function on_their_view()",
 }  # fmt: skip
 
 
@@ -307,6 +307,9 @@ def test_what_needs_something_of_others_is_left_out_and_named_and_the_rows_are_r
             expected = re.sub(r"[()\s]+", " ", dump_schema(theirs.superuser_url, source.cluster.bin_dir / "pg_dump"))
             with psycopg.connect(theirs.superuser_url, autocommit=True) as dba:
                 dba.execute(THEIRS)
+                dba.execute("SET allow_in_place_tablespaces = on")
+                dba.execute(sql.SQL("CREATE TABLESPACE {} LOCATION ''").format(name))
+                dba.execute(sql.SQL("ALTER INDEX plain SET TABLESPACE {}").format(name))
             done = run("backup", str(path), **source.env(MIGRATION_DATABASE_URL=theirs.superuser_url))
             assert done.returncode == 0, done.stderr
             (said,) = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
@@ -323,11 +326,13 @@ def test_what_needs_something_of_others_is_left_out_and_named_and_the_rows_are_r
             assert done.returncode == 1
             said = done.stderr.splitlines()[-1]
             assert said.endswith(
-                "table todos needs function theirs(text), which isn't todochat's and would not be restored"
+                "table todos needs function theirs(text), which isn't todochat_owner's and would not be restored: "
+                "make it so, or drop what needs it"
             )
             assert not path.exists()
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+            connection.execute(sql.SQL("DROP TABLESPACE IF EXISTS {}").format(name))
 
 
 @ON_THE_NEWEST
@@ -608,19 +613,29 @@ def test_a_file_that_holds_other_rows_than_were_counted_is_no_backup(
 
 
 @ON_THE_NEWEST
-def test_a_database_that_holds_other_rows_than_the_file_says_is_told(
-    file: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        ("DELETE FROM todo_counters", "the rows that were counted (todo_counters: 0 instead of 2)"),
+        (
+            "RESET ROLE; SELECT pg_terminate_backend(pg_backend_pid())",
+            "terminating connection due to administrator command",
+        ),
+    ],
+)
+def test_a_database_that_may_hold_other_rows_than_the_file_says_is_to_be_dropped(
+    file: Path, target: Target, monkeypatch: pytest.MonkeyPatch, loss: LiteralString, what: str
 ) -> None:
     count = backup._count
 
     def count_after_loss(connection: psycopg.Connection, tables: list[str]) -> dict[str, int]:
-        connection.execute("DELETE FROM todo_counters")
+        connection.execute(loss)
         return count(connection, tables)
 
     monkeypatch.setattr(backup, "_count", count_after_loss)
     done = run("restore", str(file), **target.env())
     assert done.returncode == 1
-    assert "the database doesn't hold the rows that were counted (todo_counters: 0 instead of 2)" in done.stderr
+    assert what in done.stderr
     assert re.search(
         f"todochat: the database {target.name} at /.* is filled, but nobody knows with what: drop it", done.stderr
     )
