@@ -27,7 +27,9 @@ from service.commands.connection import OWNER_ROLE, connect, one_line_errors, re
 from service.commands.dump_entries import find_left_out, find_needs, list_restored
 from service.commands.dump_tools import (
     Tool,
+    compare_rows,
     count_rows,
+    count_tables,
     digest_of,
     find_tool,
     read_tool,
@@ -164,7 +166,7 @@ def _dump(url: str, draft: BinaryIO) -> tuple[Contents, str]:
         snapshot, now = connection.execute("SELECT pg_export_snapshot(), now()").fetchone() or ("", datetime.now(UTC))
         ours, arguments = _what_to_dump(connection)
         needs = find_needs(connection)
-        rows = _count(connection, ours)
+        rows = count_tables(connection, ours)
         _run(
             "pg_dump",
             rows,
@@ -184,7 +186,7 @@ def _dump(url: str, draft: BinaryIO) -> tuple[Contents, str]:
     left_out = find_left_out(reader, str(draft.name), needs)
     with Stage("read back") as stage, read_tool(reader, "--data-only", "--file=-", str(draft.name)) as script:
         dumped = count_rows(script, lambda count: stage.update(None, count))
-    _compare(rows, dumped, "the file")
+    compare_rows(rows, dumped, "the file")
     contents = Contents(version("todochat"), now.astimezone(UTC), server, tool.major, rows, left_out)
     draft.seek(0, os.SEEK_END)
     draft.write(b"\n" + msgspec.json.encode(contents) + b"\n")
@@ -228,28 +230,6 @@ def _what_to_dump(connection: psycopg.Connection) -> tuple[list[str], list[str]]
         )
     arguments += [f'--exclude-schema="{name}"' for (name,) in connection.execute(_OTHER_SCHEMAS)]
     return ours, arguments
-
-
-def _count(connection: psycopg.Connection, tables: list[str]) -> dict[str, int]:
-    rows: dict[str, int] = {}
-    with Stage("count rows") as stage:
-        for table in tables:
-            query = SQL("SELECT count(*) FROM ONLY public.{}").format(Identifier(table))
-            (rows[table],) = connection.execute(query).fetchone() or (0,)
-            stage.update(len(rows) / len(tables), rows[table])
-    return rows
-
-
-def _compare(wanted: dict[str, int], found: dict[str, int], where: str) -> None:
-    differences = [
-        f"{table}: {found.get(table, 0):,} instead of {wanted.get(table, 0):,}"
-        for table in sorted(wanted.keys() | found.keys())
-        if wanted.get(table) != found.get(table)
-    ]
-    if differences:
-        raise OperatorError(
-            f"{where} doesn't hold the rows that were counted ({', '.join(differences)}): do not use it"
-        )
 
 
 def _run(name: str, rows: dict[str, int], work: Callable[[Callable[[str], None]], None]) -> None:
@@ -336,7 +316,7 @@ def _count_restored(connection: psycopg.Connection, rows: dict[str, int]) -> Non
         connection.execute(SQL("SET LOCAL ROLE {}").format(Identifier(OWNER_ROLE)))
         for table in rows:  # nobody sees this, and it lets the owner count
             connection.execute(SQL("ALTER TABLE public.{} NO FORCE ROW LEVEL SECURITY").format(Identifier(table)))
-        _compare(rows, _count(connection, [*rows]), "the database")
+        compare_rows(rows, count_tables(connection, [*rows]), "the database")
 
 
 def _pg_restore(tool: Tool, url: str, file: Path, contents: Contents, on_line: Callable[[str], None]) -> None:

@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import psycopg
+from psycopg.sql import SQL, Identifier
+
 from service.commands.connection import one_line
+from service.commands.progress import Stage
 from service.database_url import format_database_url, parse_database_url
 from service.embedded.programs import wheel_versions
 from service.settings import OperatorError
@@ -133,6 +137,30 @@ def digest_of(file: BinaryIO, size: int) -> str:
         digest.update(piece)
         size -= len(piece)
     return digest.hexdigest()
+
+
+def count_tables(connection: psycopg.Connection, tables: list[str]) -> dict[str, int]:
+    """How many rows each table has, as the connection sees them."""
+    rows: dict[str, int] = {}
+    with Stage("count rows") as stage:
+        for table in tables:
+            query = SQL("SELECT count(*) FROM ONLY public.{}").format(Identifier(table))
+            (rows[table],) = connection.execute(query).fetchone() or (0,)
+            stage.update(len(rows) / len(tables), rows[table])
+    return rows
+
+
+def compare_rows(wanted: dict[str, int], found: dict[str, int], where: str) -> None:
+    """Raises OperatorError where they differ; ``where`` says whose rows were found."""
+    differences = [
+        f"{table}: {found.get(table, 0):,} instead of {wanted.get(table, 0):,}"
+        for table in sorted(wanted.keys() | found.keys())
+        if wanted.get(table) != found.get(table)
+    ]
+    if differences:
+        raise OperatorError(
+            f"{where} doesn't hold the rows that were counted ({', '.join(differences)}): do not use it"
+        )
 
 
 @contextmanager

@@ -145,8 +145,10 @@ def new_cluster(bin_dir: Path | None) -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="module")
 def other(source: Source) -> Iterator[EmbeddedPostgres]:
-    """Another cluster of the same version."""
+    """Another cluster of the same version, whose roles RESTORER made."""
     with new_cluster(source.cluster.bin_dir) as cluster:
+        for target in new_target(cluster):
+            target.tool("psql", "-1", "-f", "migrations/0001_create_roles.sql", "-d", target.url)
         yield cluster
 
 
@@ -232,7 +234,7 @@ def test_a_backup_is_of_one_moment_though_the_service_goes_on_writing(
     source: Source, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the count and pg_dump a row is added: it is in neither, and the numbers fit."""
-    count = backup._count
+    count = backup.count_tables
 
     def count_and_write(connection: psycopg.Connection, tables: list[str]) -> dict[str, int]:
         found = count(connection, tables)
@@ -240,7 +242,7 @@ def test_a_backup_is_of_one_moment_though_the_service_goes_on_writing(
         return found
 
     before = rows(source.database.superuser_url)
-    monkeypatch.setattr(backup, "_count", count_and_write)
+    monkeypatch.setattr(backup, "count_tables", count_and_write)
     path = tmp_path / "backup"
     assert run("backup", str(path), **source.env()).returncode == 0
     monkeypatch.undo()
@@ -528,7 +530,11 @@ def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
         PATH=f"{slow.parent}:{path_of(postgres)}", MIGRATION_DATABASE_URL=session_database.superuser_url
     )
     command = [sys.executable, "-m", "service", "backup", str(tmp_path / "backup")]
-    with subprocess.Popen(command, cwd=REPOSITORY, env=env) as process:
+    # Whoever runs the tests may ignore the signal, as nohup does, and then their children do.
+    heed = (
+        f"import os, signal, sys; signal.signal({how:d}, signal.SIG_DFL); os.execv(sys.executable, sys.orig_argv[3:])"
+    )
+    with subprocess.Popen([sys.executable, "-c", heed, *command], cwd=REPOSITORY, env=env) as process:
         pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip(), 60))
         process.send_signal(how)
         assert process.wait(20) == 130
@@ -626,13 +632,13 @@ def test_a_file_that_holds_other_rows_than_were_counted_is_no_backup(
 def test_a_database_that_may_hold_other_rows_than_the_file_says_is_to_be_dropped(
     file: Path, target: Target, monkeypatch: pytest.MonkeyPatch, loss: LiteralString, what: str
 ) -> None:
-    count = backup._count
+    count = backup.count_tables
 
     def count_after_loss(connection: psycopg.Connection, tables: list[str]) -> dict[str, int]:
         connection.execute(loss)
         return count(connection, tables)
 
-    monkeypatch.setattr(backup, "_count", count_after_loss)
+    monkeypatch.setattr(backup, "count_tables", count_after_loss)
     done = run("restore", str(file), **target.env())
     assert done.returncode == 1
     assert what in done.stderr
