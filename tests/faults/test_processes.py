@@ -61,7 +61,7 @@ def test_systemd_takes_the_units_of_the_readme(tmp_path: Path) -> None:
     units = readme_units()
     assert sorted(units) == ["todochat.socket", "todochat@.service", "todochat@.socket"]
     for name, text in units.items():
-        there = text.replace(PROGRAM, str(HERE)).replace(ENVIRONMENT_FILE, str(environment_file))
+        there = text.replace(PROGRAM, f'"{HERE}"').replace(ENVIRONMENT_FILE, str(environment_file))
         (tmp_path / name).write_text(there)
     paths = [str(tmp_path / name) for name in ("todochat.socket", "todochat@9001.socket", "todochat@9001.service")]
     done = subprocess.run(

@@ -112,7 +112,7 @@ class Systemd:
             self.url(name)
         descriptors = [self._sockets[name].fileno() for name in names]
         assert self.service["EnvironmentFile"] == ENVIRONMENT_FILE
-        command = shlex.split(self.service["ExecStart"].replace(PROGRAM, str(HERE)))
+        command = shlex.split(self.service["ExecStart"].replace(PROGRAM, f'"{HERE}"'))
         notify_path = self._folder / "notify"
         log_path = self._folder / f"todochat@{instance}-{len(self.all)}.log"
         with contextlib.ExitStack() as stack:
