@@ -110,6 +110,7 @@ def create_app(settings: Settings, telemetry: "Telemetry | None" = None, *, shar
         raise StartupError("DATABASE_URL and JWT_SECRET are needed")
     metrics = Metrics()
     draining = Draining()
+    migrations = known_ids()
     database = (telemetry.database if telemetry else Database)(settings, metrics.observe_query)
     metrics.pool = database.stats
     tokens = _tokens(settings)
@@ -124,7 +125,7 @@ def create_app(settings: Settings, telemetry: "Telemetry | None" = None, *, shar
                 await database.ping()
                 await health.refuse_unsafe_login(database)
                 if shares_port:
-                    await health.refuse_pending_migrations(database, known_ids())
+                    await health.refuse_pending_migrations(database, migrations)
             except Problem as problem:
                 raise StartupError(
                     f"the database can't be used ({problem.detail.rstrip('.')}): check DATABASE_URL, and that it runs"
@@ -150,7 +151,7 @@ def create_app(settings: Settings, telemetry: "Telemetry | None" = None, *, shar
                 "passwords": passwords,
                 "bodies": Counter[UUID | str](),
                 "bulk": Bulk(settings.database_pool_size),
-                "readiness": health.Readiness(draining, known_ids()),
+                "readiness": health.Readiness(draining, migrations),
                 "metrics": metrics,
             }
         ),

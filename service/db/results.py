@@ -49,7 +49,7 @@ _adapters.register_loader("jsonb", _JsonLoader)
 _transformer: psycopg.abc.Transformer = Transformer(_Adapters(_adapters))
 
 _VOID = 2278
-"""The type of what a function returns that returns nothing, such as refuse_token()."""
+"""The type of what a function returns that returns nothing, such as expect_position()."""
 
 
 def read_result(answer: pq.abc.PGresult) -> Result:

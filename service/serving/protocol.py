@@ -225,7 +225,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._is_busy() and not self.server_state.refusals.has_place(self.url):
             stays = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
             headers = dict(self.headers)
-            request_id = request_id_for(headers, trace_of(headers) if b"traceparent" in headers else None)
+            request_id = request_id_for(headers, trace_of(headers))
             self._owed = request_id, self.parser.get_method().decode(), not stays
             self.server_state.refusals.answer_soon(self)
         else:

@@ -6,7 +6,6 @@ from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
-import psycopg
 import pytest
 
 from service.contexts import ContextSize
@@ -19,7 +18,7 @@ from service.search import MessageSearch, search_messages
 from service.todo_lists import Order, TodoFilters, list_todos
 from tests.conftest import TestDatabase
 from tests.support.asking import asking, in_process
-from tests.support.plans import Recorder, buffers, service_session
+from tests.support.plans import Recorder, buffers, seed, service_session
 from tests.support.worlds import Connection
 
 ADA = UUID("00000000-0000-7000-8000-000000000001")
@@ -87,9 +86,7 @@ RESET session_replication_role;
 @pytest.fixture(scope="module")
 def database(make_module_database: Callable[[], TestDatabase]) -> TestDatabase:
     made = make_module_database()
-    with psycopg.connect(made.superuser_url, autocommit=True) as connection:
-        connection.execute(SEED)
-        connection.execute("VACUUM (ANALYZE)")
+    seed(made.superuser_url, SEED)
     return made
 
 

@@ -39,7 +39,7 @@ from service.todos import Todo
 from tests.conftest import REPOSITORY, TestDatabase
 from tests.support import grammar
 from tests.support.asking import asking
-from tests.support.plans import Recorder, buffers, execute, nodes, plan, prepare, service_session
+from tests.support.plans import Recorder, buffers, execute, nodes, plan, prepare, seed, service_session
 from tests.support.worlds import Connection
 
 EVERY_QUERY = pytest.mark.parametrize("query", TEXTS.values(), ids=TEXTS)
@@ -419,9 +419,7 @@ RESET session_replication_role;
 def database(make_module_database: Callable[[], TestDatabase]) -> TestDatabase:
     """A database with as much in it as makes the planner think."""
     made = make_module_database()
-    with psycopg.connect(made.superuser_url, autocommit=True) as connection:
-        connection.execute(SEED)
-        connection.execute("VACUUM (ANALYZE)")
+    seed(made.superuser_url, SEED)
     return made
 
 

@@ -25,6 +25,13 @@ def service_session(url: str) -> Iterator[Connection]:
         yield connection
 
 
+def seed(url: str, statements: LiteralString) -> None:
+    """Fill a database, as a superuser, and tell its planner."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statements)
+        connection.execute("VACUUM (ANALYZE)")
+
+
 def prepare(connection: Connection, query: QueryText) -> None:
     kinds = f" ({', '.join(query.parameters.values())})" if query.parameters else ""
     connection.execute(f"PREPARE planned{kinds} AS ".encode() + query.prepared.text)
