@@ -27,6 +27,11 @@ def install_python(folder: Path) -> Path:
     return python
 
 
+def py_spy(folder: Path) -> Path:
+    """The profiler."""
+    return install_python(folder).with_name("py-spy")
+
+
 def install_node(folder: Path) -> Path:
     """The folder with the node modules and Fastify's program."""
     found = shutil.which("node")
