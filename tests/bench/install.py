@@ -14,12 +14,12 @@ NODE = 20
 
 
 def install_python(folder: Path) -> Path:
-    """The interpreter that has FastAPI and SQLModel."""
-    lock = CONTENDERS / "fastapi_sqlmodel" / "requirements.lock"
+    """The interpreter that has FastAPI, SQLModel, psycopg, Litestar and advanced-alchemy."""
+    lock = CONTENDERS / "python" / "requirements.lock"
     environment = folder / "python"
     python = environment / "bin" / "python"
     if not _is_fresh(environment, lock):
-        _say("installing FastAPI and SQLModel")
+        _say("installing FastAPI, SQLModel, psycopg, Litestar and advanced-alchemy")
         _run([sys.executable, "-m", "venv", "--clear", str(environment)])
         quiet = ["--quiet", "--quiet", "--disable-pip-version-check", "--no-input"]
         _run([str(python), "-m", "pip", "install", *quiet, "--require-hashes", "-r", str(lock)])
