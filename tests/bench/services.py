@@ -17,7 +17,7 @@ import msgspec
 from service.commands.development import SERVICE_LOGIN
 from tests.bench import operations
 from tests.bench.data import POSTGREST_LOGIN, BenchDatabase
-from tests.bench.install import CONTENDERS, install_node, install_python, postgrest_program
+from tests.bench.install import CONTENDERS, install_node, install_python, node_program, postgrest_program
 from tests.bench.measure import REPOSITORY, BenchError, descendants
 from tests.bench.operations import (
     CONTEXT,
@@ -166,7 +166,7 @@ class Fastify(Contender):
         self._modules = install_node(self.folder)
 
     def command(self) -> list[str]:
-        return ["node", str(self._modules / "server.js")]
+        return [str(node_program(self.folder)), str(self._modules / "server.js")]
 
     def environment(self, database: BenchDatabase, socket_folder: Path, port: int) -> dict[str, str]:
         own = {"PORT": str(port), "JWT_SECRET": SECRET, "NODE_ENV": "production"}

@@ -1,5 +1,6 @@
 """The benchmark: that it runs and measures what it says. How fast anything is, is no test's business."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -10,19 +11,24 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import psycopg
 import pytest
 
+from service.db.database import Database
 from service.db.migration_files import DEFAULT_DIRECTORY
+from service.db.results import Result
+from service.db.statements import Context, Prepared, Step
 from service.embedded import EmbeddedPostgres
+from service.settings import Secret, Settings
 from tests.bench import __main__ as command_line
 from tests.bench import bench as bench_module
 from tests.bench import report, schema
 from tests.bench.bench import Bench
 from tests.bench.ceiling import statements
+from tests.bench.contenders.without_database import RememberedDatabase
 from tests.bench.data import BenchDatabase
 from tests.bench.install import CONTENDERS
 from tests.bench.load import LoadError, Order, Outcome, is_whole
@@ -262,6 +268,43 @@ def test_a_write_that_was_answered_but_is_not_there_is_found(
     monkeypatch.setattr(bench_module, "counts", lambda _: (right[0] - 1, right[1]))
     with pytest.raises(BenchError, match="answered as written"):
         found.check_counts((100, 200))
+
+
+def test_without_its_database_each_question_is_the_databases_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[bytes]] = []
+    observed: list[str] = []
+    seen: list[list[Result]] = []
+
+    async def transact(_: Database, context: Context, steps: list[Step], *given: Any) -> list[Result]:
+        del context, given
+        asked.append([prepared.name for prepared, _ in steps])
+        return [Result([(len(asked),)], 1)]
+
+    monkeypatch.setattr(Database, "transact", transact)
+    database = RememberedDatabase(
+        Settings(database_url=Secret("postgresql://")), lambda name, *_: observed.append(name)
+    )
+    get, turn = (
+        (Prepared(name, b"SELECT $1", (), reads_only=True), [b"1"]) for name in (b"get_todo", b"create_message")
+    )
+    ahead = (Prepared(b"authenticate", b"SELECT", (), reads_only=True), [])
+
+    async def ask(*steps: Step) -> Any:
+        return (await database.transact(Context(None, "", (ahead,)), steps, seen.append))[0].rows[0][0]
+
+    async def ask_all() -> list[int]:
+        return [await ask(*steps) for steps in ([get], [get], [turn], [get, turn], [turn], [get, turn])]
+
+    assert asyncio.run(ask_all()) == [1, 1, 2, 3, 2, 3]
+    assert asked == [[b"get_todo"], [b"create_message"], [b"get_todo", b"create_message"]]
+    # The three that were not asked: their statements are counted, and may be refused by whoever asked.
+    assert observed == [
+        "authenticate",
+        "get_todo",
+        *["authenticate", "create_message"],
+        *["authenticate", "get_todo", "create_message"],
+    ]
+    assert len(seen) == 3
 
 
 def test_postgrest_is_asked_for_the_same_rows(tmp_path: Path) -> None:
