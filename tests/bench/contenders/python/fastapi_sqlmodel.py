@@ -10,11 +10,10 @@ import os
 import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import jwt
 from fastapi import Depends, FastAPI, HTTPException
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_common import ContextMessage, MessageCreate, Turn, UserId
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Column, DateTime, FetchedValue, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -22,7 +21,6 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlmodel import Field, SQLModel, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-SECRET = os.environ["JWT_SECRET"]
 engine = create_async_engine(
     f"postgresql+asyncpg://{os.environ['PGUSER']}@/{os.environ['PGDATABASE']}?host={os.environ['PGHOST']}",
     pool_size=10,
@@ -31,7 +29,6 @@ engine = create_async_engine(
     pool_recycle=3600,
 )
 new_session = async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
-bearer = HTTPBearer()
 app = FastAPI(openapi_url=None)
 
 
@@ -138,35 +135,6 @@ class TodoCreate(TodoBase):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class MessageCreate(BaseModel):
-    """A message to be appended."""
-
-    sender_type: Literal["user", "ai", "system"]
-    content: str = Field(min_length=1, max_length=10_000)
-    message_type: Literal["text", "command", "response", "error"] = "text"
-    metadata: dict[str, Any] = Field(default_factory=dict)
-
-
-class TurnContext(BaseModel):
-    """How many of the last messages are wanted back."""
-
-    messages: int = Field(ge=0, le=200)
-
-
-class Turn(BaseModel):
-    """Messages to be appended, and what is wanted back."""
-
-    messages: list[MessageCreate] = Field(min_length=1, max_length=100)
-    context: TurnContext
-
-
-class ContextMessage(Read):
-    """A message as a model takes it."""
-
-    role: str
-    content: str
-
-
 class TodoPage(BaseModel):
     """A page of todos."""
 
@@ -186,18 +154,6 @@ class TurnRead(BaseModel):
     context: list[ContextMessage]
 
 
-async def current_user(credentials: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]) -> uuid.UUID:
-    """Who asks."""
-    try:
-        claims = jwt.decode(
-            credentials.credentials, SECRET, algorithms=["HS256"], audience="todochat", issuer="todochat"
-        )
-        return uuid.UUID(claims["sub"])
-    except (jwt.InvalidTokenError, ValueError) as error:
-        raise HTTPException(401, "invalid token") from error
-
-
-UserId = Annotated[uuid.UUID, Depends(current_user)]
 _CONTEXT = text("SELECT set_config('app.user_id', :user_id, true)")
 
 
