@@ -10,6 +10,7 @@ benchmark with an error and without a report.
 import argparse
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -21,16 +22,18 @@ from statistics import median
 import msgspec
 
 from service.commands.demo import Size
-from tests.bench import report
+from tests.bench import report, schema
 from tests.bench.bench import Bench, Plan
 from tests.bench.ceiling import DatabaseSample, Pgbench
 from tests.bench.data import SETTINGS, bench_database
+from tests.bench.install import py_spy
 from tests.bench.measure import REPOSITORY, BenchError, Sample, keep_off_the_load, memory_mib
 from tests.bench.operations import (
     OPERATIONS,
     Operation,
     counts,
 )
+from tests.bench.profiles import flame_name, profile
 from tests.bench.report import Machine, Results
 from tests.bench.services import CONTENDER_TYPES, RawUvicorn, Running, running
 from tests.bench.wire import Traffic
@@ -39,12 +42,12 @@ PART_LOAD = 0.7
 WARM_SECONDS = 0.5
 """Of each operation of each contender before the first round, which so finds every page touched and every plan made."""
 
-FULL = Plan(Size(10_000, 500_000, 1_000_000), 3, 2.0, 0.3, 8, 64, 2, 2, 2.0, 40)
-QUICK = Plan(Size(40, 2_500, 6_000), 1, 0.1, 0.02, 4, 16, 1, 0, 1.0, 8)
+FULL = Plan(Size(10_000, 500_000, 1_000_000), 3, 2.0, 0.3, 8, 64, 2, 2, 2.0, 5.0, 40, 40)
+QUICK = Plan(Size(40, 2_500, 6_000), 1, 0.1, 0.02, 4, 16, 1, 0, 1.0, 0, 0, 8)
 
 
 def run(plan: Plan, names: Collection[str], home: Path, settings: dict[str, str]) -> Results:
-    """The whole benchmark. Raises BenchError."""
+    """The whole benchmark; flame graphs are in ``home``. Raises BenchError."""
     began = time.monotonic()
     home.mkdir(parents=True, exist_ok=True)
     for log in home.glob("*.log"):
@@ -74,9 +77,9 @@ def run(plan: Plan, names: Collection[str], home: Path, settings: dict[str, str]
                 wire[contender.name] = dict(bench.count_wire(contender))
             if contender.name == "todochat":
                 bodies = answered
-        pgbench = Pgbench(database, Path(folder), plan.connections, plan.pgbench_seconds)
+        pgbench = Pgbench(database, Path(folder), plan.connections, plan.pgbench_seconds, bench.sent)
         for operation in bench.order:
-            pgbench.check(operation, bench.picks[operation])
+            pgbench.check(operation)
         before = counts(database)
         began_timing = time.monotonic()
         _say("warming up")
@@ -86,18 +89,13 @@ def run(plan: Plan, names: Collection[str], home: Path, settings: dict[str, str]
         tested = [one for one in started if not one.contender.is_ceiling]
         many = list(_progress(bench, tested, plan.many, plan.many_rounds))
         part = _part_load(bench, started[0], many)
+        layers = _layers(bench, started[0], home)
         bench.check_counts(before)
         memory = {one.contender.name: memory_mib(one.pids) for one in started}
         served = Counter[str]()
         for sample in bench.samples:
             served[sample.contender] += sample.sent
         starts = {one.contender.name: one.start_seconds for one in started}
-        database_samples: list[DatabaseSample] = []
-        if plan.pgbench_rounds:
-            _say("pgbench: the database's ceiling, row security, audit")
-            for operation in bench.order:
-                database_samples += pgbench.operation(operation, bench.picks[operation], plan.pgbench_rounds)
-            database_samples += pgbench.audit(bench.picks, plan.pgbench_rounds)
         return Results(
             machine=Machine.here(database.settings(), plan.size),
             contenders={contender.name: contender.label for contender in contenders},
@@ -112,7 +110,9 @@ def run(plan: Plan, names: Collection[str], home: Path, settings: dict[str, str]
             memory=memory,
             served=dict(served),
             starts=starts,
-            database=database_samples,
+            database=_database_samples(bench, pgbench),
+            layers=layers,
+            parts=_parts(plan),
             timed_seconds=time.monotonic() - began_timing,
             all_seconds=time.monotonic() - began,
         )
@@ -137,6 +137,30 @@ def _part_load(bench: Bench, todochat: Running, many: Sequence[Sample]) -> list[
         if rates:
             found.append(bench.load(todochat, operation, bench.plan.many, 0, rate=median(rates) * PART_LOAD))
     return found
+
+
+def _layers(bench: Bench, todochat: Running, home: Path) -> dict[Operation, dict[str, float]]:
+    if not bench.plan.profile_seconds:
+        return {}
+    _say("profiling todochat")
+    return profile(bench, todochat, py_spy(home), bench.plan.profile_seconds, home)
+
+
+def _database_samples(bench: Bench, pgbench: Pgbench) -> list[DatabaseSample]:
+    rounds = bench.plan.pgbench_rounds
+    if not rounds:
+        return []
+    _say("pgbench: the database's ceiling, row security, audit")
+    found = [one for operation in bench.order for one in pgbench.operation(operation, bench.picks[operation], rounds)]
+    return [*found, *pgbench.audit(bench.picks, rounds)]
+
+
+def _parts(plan: Plan) -> dict[str, dict[str, schema.Cost]]:
+    if not plan.schema_rounds:
+        return {}
+    _say("PostgreSQL's cost without each part of the schema")
+    with schema.measured(None, list(schema.PARTS), plan.schema_rounds) as candidates:
+        return {candidate.name: candidate.middle() for candidate in candidates}
 
 
 def _say(line: str) -> None:
@@ -168,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"bench: {error}")
         return 1
     written = report.write(results, options.output)
+    for operation in results.layers:
+        written.append(Path(shutil.copy(options.folder / flame_name(operation), options.output)))
     print(report.markdown(results))
     _say(f"wrote {', '.join(str(path) for path in written)} in {results.all_seconds:.0f} s")
     if options.readme:

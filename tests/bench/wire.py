@@ -1,6 +1,7 @@
-"""Counts what a service and PostgreSQL say to each other: a Unix socket in front of the server's, for one service.
+"""Notes what a service says to PostgreSQL, and counts: a Unix socket in front of the server's, for one service.
 
-Used in a pass of its own, with one request at a time: nothing goes through it while something is timed.
+Used in a pass of its own, with one request at a time: nothing goes through it while something is timed. The messages'
+formats are those of "Frontend/Backend Protocol" in PostgreSQL's manual.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -25,6 +26,14 @@ class Traffic(msgspec.Struct):
     transactions: int = 0
 
 
+class Sent(NamedTuple):
+    """A statement that was run: its text with ``$1 …``, its parameters' type oids where they were told, its values."""
+
+    text: str
+    types: tuple[int, ...]
+    values: tuple[bytes | None, ...]
+
+
 class _Link:
     """One connection, read as the protocol's messages: a type, a length, a body."""
 
@@ -32,14 +41,18 @@ class _Link:
         self.client = client
         self.server = server
         self.server_spoke = True
+        self.from_client = b""
         self.from_server = b""
+        self.is_started = False
+        self.prepared: dict[bytes, tuple[str, tuple[int, ...]]] = {}
 
 
 class CountingProxy:
-    """Passes everything on, and counts. ``traffic`` may be replaced between requests."""
+    """Passes everything on, and counts. ``traffic`` and ``sent`` may be replaced between requests."""
 
     def __init__(self, folder: Path, server_folder: Path) -> None:
         self.traffic = Traffic()
+        self.sent: list[Sent] = []
         self._server_path = str(server_folder / SOCKET)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / SOCKET))
@@ -93,6 +106,7 @@ class CountingProxy:
             if link.server_spoke:
                 self.traffic.round_trips += 1
                 link.server_spoke = False
+            self._note(link, data)
             target = link.server
         else:
             link.server_spoke = True
@@ -100,6 +114,24 @@ class CountingProxy:
             target = link.client
         with contextlib.suppress(OSError):
             target.sendall(data)
+
+    def _note(self, link: _Link, data: bytes) -> None:
+        """Keep what is prepared on this connection, and what is run with which values."""
+        data = link.from_client + data
+        while len(data) >= (start := int(link.is_started)) + 4:
+            end = start + struct.unpack_from("!I", data, start)[0]
+            if len(data) < end:
+                break
+            kind, body, data = data[:start], data[start + 4 : end], data[end:]
+            link.is_started = True  # the first message has no type
+            if kind == b"P":
+                name, text, rest = body.split(b"\0", 2)
+                count = struct.unpack_from("!H", rest)[0]
+                link.prepared[name] = text.decode(), struct.unpack_from(f"!{count}I", rest, 2)
+            elif kind == b"B":
+                _, name, rest = body.split(b"\0", 2)
+                self.sent.append(Sent(*link.prepared[name], _values(rest)))
+        link.from_client = data
 
     def _count(self, data: bytes) -> bytes:
         """Count the statements that were completed; what is left is the beginning of a message."""
@@ -112,6 +144,17 @@ class CountingProxy:
                 self.traffic.transactions += data[5:11] == b"COMMIT"
             data = data[length + 1 :]
         return data
+
+
+def _values(data: bytes) -> tuple[bytes | None, ...]:
+    """The parameters of a Bind message, behind their formats."""
+    at = 2 + 2 * struct.unpack_from("!H", data)[0]
+    found: list[bytes | None] = []
+    for _ in range(struct.unpack_from("!H", data, at)[0]):
+        (length,) = struct.unpack_from("!i", data, at + 2)
+        found.append(None if length < 0 else data[at + 6 : at + 6 + length])
+        at += 4 + max(length, 0)
+    return tuple(found)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """What the hot path may cost, in figures that a busy machine doesn't change: a regression fails with the number.
 
 Statements and round trips are read off the wire between the service and PostgreSQL. Buffers (pages read or written, the
-work of triggers and foreign keys included) are PostgreSQL's own count. Python's share is the number of calls it makes.
+work of triggers and foreign keys included) are PostgreSQL's own count, as are bytes of WAL. Python's share is the
+number of calls it makes.
 """
 
 import asyncio
@@ -349,6 +350,45 @@ def counted(database: TestDatabase) -> int:
 @pytest.mark.parametrize("name", BUFFERS)
 def test_a_request_takes_no_more_buffers_than_it_may(small: Seeded, name: str):
     assert buffers(small, name) <= BUFFERS[name][1]
+
+
+WAL = {
+    "get a todo": 0,
+    "list 20 by status": 0,
+    "create a todo": 1_520,
+    "append a message": 1_160,
+    "last 50 messages": 0,
+    "a turn of two messages": 2_245,
+}
+"""Each operation, and the bytes of WAL that a request may write, without images of pages, which the tests' server
+doesn't write: what it wrote when this was written, and a tenth more."""
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_a_request_writes_no_more_wal_than_it_may(small: Seeded, name: str):
+    operation, _ = BUFFERS[name]
+    rows = small.conversations if "message" in name else small.todos
+    settings = Settings(database_url=Secret(small.database.service_url), database_pool_size=1)
+    written: list[int] = []
+
+    async def run() -> None:
+        database = Database(settings, lambda *_: None)
+        await database.open()
+        with psycopg.connect(small.database.superuser_url, autocommit=True) as monitor:
+
+            def position() -> int:
+                return int(monitor.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()[0])
+
+            # The first time after a vacuum, a page is also marked as no longer visible to all.
+            for user_id, row in [*rows, *rows]:
+                before = position()
+                await operation(Caller(database, "", user_id, 1), row)
+                written.append(position() - before)
+        await database.close()
+
+    asyncio.run(run())
+    # Of a server that vacuums and checkpoints meanwhile, a few requests are charged with that.
+    assert statistics.median(written[len(rows) :]) <= WAL[name]
 
 
 @pytest.mark.parametrize("name", BUFFERS)
