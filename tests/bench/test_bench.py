@@ -46,7 +46,7 @@ APPEND = "create_tagged_message"
 
 def bench(*arguments: str, folder: Path, module: str = "tests.bench") -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", module, *arguments, "--folder", str(folder), "--output", str(folder / "out")]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=240)
 
 
 @pytest.fixture(scope="module")
