@@ -26,6 +26,7 @@ from tests.bench import report, schema
 from tests.bench.bench import Bench, Plan
 from tests.bench.ceiling import DatabaseSample, Pgbench
 from tests.bench.data import SETTINGS, bench_database
+from tests.bench.figures import Machine, Results
 from tests.bench.install import py_spy
 from tests.bench.measure import REPOSITORY, BenchError, Sample, keep_off_the_load, memory_mib
 from tests.bench.operations import (
@@ -34,7 +35,6 @@ from tests.bench.operations import (
     counts,
 )
 from tests.bench.profiles import flame_name, profile
-from tests.bench.report import Machine, Results
 from tests.bench.services import CONTENDER_TYPES, RawUvicorn, Running, running
 from tests.bench.wire import Traffic
 

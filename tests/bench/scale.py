@@ -20,10 +20,10 @@ from service.commands.demo import Size
 from tests.bench.bench import Bench, Plan
 from tests.bench.ceiling import Request
 from tests.bench.data import SETTINGS, BenchDatabase, bench_database
+from tests.bench.figures import Machine, table
 from tests.bench.load import Order
 from tests.bench.measure import CORES, REPOSITORY, BenchError, Sample, keep_off_the_load, memory_mib, run_load
 from tests.bench.operations import OPERATIONS, READS, Operation, Pick
-from tests.bench.report import Machine, table
 from tests.bench.services import STATUS, Contender, Running, running
 
 OVERLOADS = (2, 4)

@@ -28,14 +28,17 @@ from tests.bench import bench as bench_module
 from tests.bench import report, schema
 from tests.bench.bench import Bench
 from tests.bench.ceiling import Pgbench, Request, Statement
+from tests.bench.chart import COLOURS, chart
 from tests.bench.contenders.without_database import RememberedDatabase
 from tests.bench.data import BenchDatabase, bench_database
+from tests.bench.figures import Results
 from tests.bench.install import CONTENDERS
 from tests.bench.load import LoadError, Order, Outcome, is_whole
 from tests.bench.measure import BenchError
 from tests.bench.operations import OPERATIONS, Answer, Operation, Pick
 from tests.bench.profiles import shares
 from tests.bench.services import CEILINGS, CONTENDER_TYPES, Contender, PostgRest, running
+from tests.bench.targets import targets
 from tests.bench.wire import Traffic
 from tests.conftest import REPOSITORY, reachable_folder
 
@@ -61,11 +64,11 @@ def home(start_postgres: Callable[..., EmbeddedPostgres]) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def results(home: Path) -> report.Results:
-    return msgspec.json.decode((home / "out" / "figures.json").read_bytes(), type=report.Results)
+def results(home: Path) -> Results:
+    return msgspec.json.decode((home / "out" / "figures.json").read_bytes(), type=Results)
 
 
-def test_it_measures_every_operation_of_every_contender(results: report.Results) -> None:
+def test_it_measures_every_operation_of_every_contender(results: Results) -> None:
     wanted = {(contender, operation) for contender in ("todochat", *CEILINGS) for operation in OPERATIONS}
     assert {(sample.contender, sample.operation) for sample in results.samples} == wanted
     for sample in [*results.samples, *results.many_samples, *results.part_samples]:
@@ -80,7 +83,7 @@ def test_it_measures_every_operation_of_every_contender(results: report.Results)
     assert results.served["todochat"] >= sum(s.answers for s in results.samples if s.contender == "todochat")
 
 
-def test_a_request_of_todochat_is_one_round_trip_and_one_transaction(results: report.Results) -> None:
+def test_a_request_of_todochat_is_one_round_trip_and_one_transaction(results: Results) -> None:
     counted = results.wire["todochat"]
     assert counted.keys() == OPERATIONS.keys()
     assert {(each.round_trips, each.transactions) for each in counted.values()} == {(1, 1)}
@@ -89,7 +92,7 @@ def test_a_request_of_todochat_is_one_round_trip_and_one_transaction(results: re
     assert (counted["get"].statements, counted["turn"].statements) == (5, 7)
 
 
-def test_the_report_says_what_was_found(home: Path, results: report.Results) -> None:
+def test_the_report_says_what_was_found(home: Path, results: Results) -> None:
     text = (home / "out" / "report.md").read_text()
     for label in [*OPERATIONS.values(), *results.contenders.values()]:
         assert label in text
@@ -100,13 +103,13 @@ def test_the_report_says_what_was_found(home: Path, results: report.Results) -> 
     assert chart.count("<rect ") == 1 + 1 + len(OPERATIONS)  # the page, the legend, the bars
     assert chart.count("no database: raw uvicorn ") == len(OPERATIONS)
     assert "/tmp" not in text + chart
-    assert {target.text.partition(":")[0] for target in report.targets(results)} >= {"memory", "start to first answer"}
+    assert {target.text.partition(":")[0] for target in targets(results)} >= {"memory", "start to first answer"}
 
 
-def test_peers_have_bars_and_times_in_the_table_and_ceilings_figures_and_shares(results: report.Results) -> None:
+def test_peers_have_bars_and_times_in_the_table_and_ceilings_figures_and_shares(results: Results) -> None:
     ours = [sample for sample in results.samples if sample.contender == "todochat"]
     peers = {kind.name: kind.label for kind in CONTENDER_TYPES if kind.name not in CEILINGS}
-    assert peers.keys() == report.COLOURS.keys()
+    assert peers.keys() == COLOURS.keys()
     everybody = msgspec.structs.replace(
         results,
         contenders=peers | {name: label for name, label in results.contenders.items() if name in CEILINGS},
@@ -119,22 +122,22 @@ def test_peers_have_bars_and_times_in_the_table_and_ceilings_figures_and_shares(
     assert len(rows) == 2 + len(OPERATIONS) + 1
     for row in rows[2:-1]:
         assert re.fullmatch(r"\| [^|]+ \| \*\*[\d,]+\*\* \|( 1\.0× \|){5}( \d+% \|){3}", row)
-    assert report.chart(everybody).count("<rect ") == 1 + len(peers) * (1 + len(OPERATIONS))
+    assert chart(everybody).count("<rect ") == 1 + len(peers) * (1 + len(OPERATIONS))
 
 
-def test_a_target_that_is_not_reached_is_said_not_to_be(results: report.Results) -> None:
+def test_a_target_that_is_not_reached_is_said_not_to_be(results: Results) -> None:
     heavy = msgspec.structs.replace(results, memory=results.memory | {"todochat": 91.0})
-    (memory,) = [target for target in report.targets(heavy) if target.text.startswith("memory")]
+    (memory,) = [target for target in targets(heavy) if target.text.startswith("memory")]
     assert not memory.reached
     assert "| memory: ≤ 90 MiB | 91 MiB" in report.full_report(heavy)
     assert "**not reached**" in report.full_report(heavy)
     twice = {name: Traffic(5, 2, 1) for name in OPERATIONS}
     chatty = msgspec.structs.replace(results, wire={"todochat": dict(twice)})
-    (trips,) = [target for target in report.targets(chatty) if target.text.startswith("round trips")]
+    (trips,) = [target for target in targets(chatty) if target.text.startswith("round trips")]
     assert (trips.found, trips.reached) == ("2 and 1", False)
 
 
-def test_the_table_goes_between_the_markers_of_a_readme(tmp_path: Path, results: report.Results) -> None:
+def test_the_table_goes_between_the_markers_of_a_readme(tmp_path: Path, results: Results) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{report.BEGIN}\nan old table\n{report.END}\nafter\n")
     report.write_readme(results, readme, tmp_path / "results")
@@ -257,9 +260,7 @@ def test_an_answer_is_held_against_the_database(
             found.check(one)
 
 
-def test_a_write_that_was_answered_but_is_not_there_is_found(
-    monkeypatch: pytest.MonkeyPatch, results: report.Results
-) -> None:
+def test_a_write_that_was_answered_but_is_not_there_is_found(monkeypatch: pytest.MonkeyPatch, results: Results) -> None:
     found = Bench.__new__(Bench)
     found.samples = [sample for sample in results.samples if sample.operation in ("create", "turn")]
     found.database = BenchDatabase.__new__(BenchDatabase)
