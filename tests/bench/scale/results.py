@@ -1,8 +1,8 @@
 """What a part of the benchmark of growth found, and the file in which the parts' results are kept."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -30,6 +30,16 @@ class Series(msgspec.Struct, frozen=True):
     """What the sizes count: rows, messages."""
     points: list[tuple[float, float]]
     """Sizes, and what each costs."""
+    is_bounded: bool = False
+    """Whether the run fails if it grows faster than linear."""
+
+
+def series(
+    panel: str, name: str, unit: str, of: str, costs: Iterable[tuple[float, float]], *, is_bounded: bool = False
+) -> Series:
+    """Without what is too small to be measured: a logarithm needs more than 0."""
+    points = [(float(size), round(cost, 4)) for size, cost in costs if cost > 0.00005]
+    return Series(panel, name, unit, of, points, is_bounded)
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -52,15 +62,17 @@ class Part(msgspec.Struct, frozen=True):
     machine: str
     size: Size
     settings: dict[str, str]
-    """PostgreSQL's, and what was asked of the part."""
+    """PostgreSQL's."""
+    plan: dict[str, str] = {}
+    """How much was measured."""
 
 
-def part(findings: Findings, seconds: float, postgres: dict[str, str], size: Size, plan: dict[str, Any]) -> Part:
+def part(findings: Findings, seconds: float, postgres: dict[str, str], size: Size, plan: msgspec.Struct) -> Part:
     """The findings of a part that has just ended."""
     here = Machine.here(postgres, size)
     machine = f"{here.cores} cores ({here.cpu}), Python {here.python}, Linux {here.kernel}"
-    settings = {**postgres, **{name: str(value) for name, value in plan.items()}}
-    return Part(findings, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", round(seconds, 1), machine, size, settings)
+    told = {name: str(value) for name, value in msgspec.structs.asdict(plan).items() if name != "size"}
+    return Part(findings, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", round(seconds, 1), machine, size, postgres, told)
 
 
 def read(folder: Path) -> dict[str, Part]:

@@ -191,7 +191,7 @@ def steady(plan: SteadyPlan, home: Path, say: Callable[[str], None]) -> tuple[Fi
 def findings(states: list[State], plan: SteadyPlan) -> Findings:
     """Ten of the states, what grew for each million requests, and what must not be."""
     last = states[-1]
-    quarter = states[1 + (len(states) - 1) // 4]
+    quarter = states[(len(states) - 1) // 4]
     after = [state.memory for state in states if state.seconds > quarter.seconds]
     grown = max([*after, quarter.memory]) - quarter.memory
     most, most_dead = max(state.memory for state in states), max(state.most_dead for state in states)
