@@ -24,8 +24,8 @@ SETTINGS = {
     "max_wal_size": "8GB",
 }
 """Beyond PostgreSQL's defaults: durability (fsync, synchronous_commit) is as it comes."""
-WAL_BYTES = 12 * 2**30
-"""Of free disk that is left for the log: max_wal_size, and half of it again."""
+FILL_BYTES, RUN_BYTES = 12 * 2**30, 2 * 2**30
+"""Of free disk that is left for the log: max_wal_size and half of it again where it is filled, else what runs write."""
 POSTGREST_LOGIN = "bench_postgrest"
 
 _OTHER_SCHEMAS = (
@@ -148,7 +148,7 @@ def missing_bytes(database: BenchDatabase, size: Size, factor: int) -> int:
         " EXISTS (SELECT FROM pg_database WHERE datname = %s AND datistemplate)",
         (large,),
     )
-    needed = WAL_BYTES + (0 if is_filled else int(bytes_now * factor * 1.1))
+    needed = RUN_BYTES if is_filled else FILL_BYTES + int(bytes_now * factor * 1.1)
     return max(0, needed - shutil.disk_usage(database.server.data_dir).free)
 
 

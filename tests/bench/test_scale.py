@@ -44,7 +44,7 @@ def home(start_postgres: Callable[..., EmbeddedPostgres]) -> Iterator[Path]:
         command += ["--folder", str(folder), "--output", str(folder / "out")]
         asked = [f"--part={name}" for name in command_line.PARTS]
         done = subprocess.run(
-            [*command, *asked], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300
+            [*command, *asked], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=600
         )
         # It may say that memory is above its limit, or that time grew too fast, on a machine that does much else.
         complaints = re.findall(r"bench: (.*)", done.stderr)
@@ -81,34 +81,31 @@ def test_every_part_keeps_what_it_found_with_when_and_where(home: Path, parts: d
 
 def test_pages_and_descents_of_a_request_are_counted(parts: dict[str, Part]) -> None:
     found = parts["data"]
-    assert column(found, "data") == ["1×", "2×"] * 2
-    pages, descents = (
-        dict(zip(column(found, "operation"), column(found, name), strict=True)) for name in ("pages", "descents")
-    )
-    # A get goes down one index for the todo and looks at the account beside it; a message, many with its triggers.
-    assert 3 < float(pages[OPERATIONS["get"]].split()[0]) < 15
-    assert 1 <= float(descents[OPERATIONS["get"]]) <= 3
-    assert float(descents[OPERATIONS["append"]]) > 5
+    assert column(found, "data") == ["1×", "2×"]
+    # The message's triggers and checks, and an insert into each index of its table.
+    assert all(15 < float(pages.split()[0]) < 80 for pages in column(found, "pages"))
+    assert all(5 < float(descents) < 20 for descents in column(found, "descents"))
     assert {one.panel for one in found.findings.series} == {"pages a request", "PostgreSQL's CPU a request"}
 
 
 def test_connections_tell_who_was_refused_and_what_is_answered_at_a_part_of_the_load(parts: dict[str, Part]) -> None:
     found = parts["connections"]
-    assert column(found, "connections") == ["1", "16"] * 2
-    assert column(found, "answered")[::2] == ["", ""]
+    assert column(found, "connections") == ["1", "16"]
+    assert column(found, "answered")[0] == ""
+    assert column(found, "answered")[1].endswith("%")
     assert {target.text for target in found.findings.targets} >= {"refused at 70 % load, all connections: none"}
 
 
 def test_overload_tells_of_each_multiple_and_of_the_time_after_it(parts: dict[str, Part]) -> None:
     said = column(parts["overload"], "operation")
-    assert said[:4] == [*(f"get a todo, {times}×" for times in (1, 2, 4)), "get a todo, 0.1 s later"]
+    assert said == [*(f"append a message, {times}×" for times in (1, 2, 4)), "append a message, 0.1 s later"]
     assert "size 10" in parts["overload"].findings.text
     assert len(parts["overload"].findings.targets) == 4
 
 
 def test_a_user_who_owns_much_is_measured_beside_the_others(parts: dict[str, Part]) -> None:
     found = parts["skew"]
-    assert column(found, "operation") == [OPERATIONS["get"], OPERATIONS["append"]]
+    assert column(found, "operation") == [OPERATIONS["append"]]
     assert not found.findings.failures
     assert "300 messages in a conversation, 5 other conversations and 30 todos" in found.findings.text
 
@@ -123,7 +120,7 @@ def test_imports_and_deletes_of_each_size_cost_time_and_log(parts: dict[str, Par
 
 
 def test_requests_and_steady_load_tell_of_memory(parts: dict[str, Part]) -> None:
-    assert len(column(parts["requests"], "memory, MiB")) > 1
+    assert float(column(parts["requests"], "memory, MiB")[-1]) > 20
     assert int(column(parts["steady"], "requests")[-1]) > 100
     assert column(parts["steady"], "what", 1) == ["memory", "tables", "indexes", "WAL"]
 
@@ -186,14 +183,14 @@ def measured(cost: Callable[[float], float], noise: float, seed: int) -> list[tu
 
 
 def found_too_fast(cost: Callable[[float], float], noise: float) -> int:
-    """Of a hundred series."""
-    return sum(growth(measured(cost, noise, seed)).is_faster_than_linear for seed in range(100))
+    """Of forty series."""
+    return sum(growth(measured(cost, noise, seed)).is_faster_than_linear for seed in range(40))
 
 
 @pytest.mark.parametrize("fixed", [0.0, 0.01, 0.1, 1.0])
 def test_noise_makes_no_linear_cost_too_fast(fixed: float) -> None:
     assert found_too_fast(lambda share: fixed + share, 0.05) == 0
-    assert found_too_fast(lambda share: fixed + share, 0.1) <= 3
+    assert found_too_fast(lambda share: fixed + share, 0.1) <= 2
 
 
 def test_what_is_flat_or_grows_by_a_logarithm_more_than_linear_is_not_too_fast() -> None:
@@ -205,9 +202,9 @@ def test_what_is_flat_or_grows_by_a_logarithm_more_than_linear_is_not_too_fast()
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.1])
 @pytest.mark.parametrize("fixed", [0.0, 0.01, 0.05])
 def test_no_quadratic_cost_passes(fixed: float, noise: float) -> None:
-    assert found_too_fast(lambda share: fixed + share**2, noise) == 100
-    assert found_too_fast(lambda share: fixed + 0.2 * share + 0.8 * share**2, noise) >= 99
-    assert found_too_fast(lambda share: share**1.3, noise) == 100
+    assert found_too_fast(lambda share: fixed + share**2, noise) == 40
+    assert found_too_fast(lambda share: fixed + 0.2 * share + 0.8 * share**2, noise) >= 39
+    assert found_too_fast(lambda share: share**1.3, noise) == 40
 
 
 def test_growth_is_told_as_slopes_and_without_the_fixed_cost() -> None:
@@ -250,7 +247,7 @@ def test_a_factor_is_left_out_for_which_the_disk_lacks_room(monkeypatch: pytest.
     monkeypatch.setattr(database, "execute", lambda *_: answer)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=30 * 2**30))
     assert missing_bytes(database, Size(1, 1, 1), 10) == 0
-    assert missing_bytes(database, Size(1, 1, 1), 30) == data.WAL_BYTES + 33 * 2**30 - 30 * 2**30
+    assert missing_bytes(database, Size(1, 1, 1), 30) == data.FILL_BYTES + 3 * 2**30
     answer[0] = (2**30, True)  # filled already
     assert missing_bytes(database, Size(1, 1, 1), 30) == 0
 

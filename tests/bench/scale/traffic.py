@@ -85,9 +85,10 @@ def _connection_targets(
             for (operation, count), one in closed.items()
             if count == at_most and (operation in READS) == is_read
         ]
-        p99, label = max(of_kind)
-        text = f"p99 at {at_most} connections, {kind}: ≤ {bound} ms"
-        found.append(Target(text, f"{p99:.1f} ms ({label})", p99 <= bound))
+        if of_kind:
+            p99, label = max(of_kind)
+            text = f"p99 at {at_most} connections, {kind}: ≤ {bound} ms"
+            found.append(Target(text, f"{p99:.1f} ms ({label})", p99 <= bound))
     p99, label, count = max((one.p99, OPERATIONS[operation], count) for (operation, count), one in paced.items())
     refused = sum(one.refused for one in paced.values())
     return [
