@@ -25,7 +25,8 @@ test: tools        ## run the tests (ARGS="-k name" for some of them)
 bench: runtime     ## measure todochat beside its peers (ARGS="--without fastify,postgrest", ARGS=--readme)
 	@.venv/bin/python -m tests.bench $(ARGS)
 
-bench-scale: runtime ## measure how todochat's cost grows with data, connections, load and processes
+# About half an hour; the first time, 40 minutes more to fill ten and thirty times the data, where the disk has room.
+bench-scale: runtime ## measure how todochat's cost grows (ARGS="--part imports", ARGS="--part steady --hours 8")
 	@.venv/bin/python -m tests.bench.scale $(ARGS)
 
 lint: tools        ## check style, types, imports, migrations and that the lock files are fresh

@@ -40,14 +40,15 @@ class Plan(msgspec.Struct, frozen=True):
     connections: int
     many: int
     """A second number of connections, for the tails, in ``many_rounds``."""
-    many_rounds: int
-    pgbench_rounds: int
-    pgbench_seconds: float
-    profile_seconds: float
-    """How long each operation is looked at by the profiler; 0: not at all, and the schema's parts aren't measured."""
-    schema_rounds: int
-    counted: int
+    many_rounds: int = 0
+    counted: int = 0
     """How many requests of a kind are counted on the wire; the most frequent count is the operation's."""
+    pgbench_rounds: int = 0
+    pgbench_seconds: float = 0
+    profile_seconds: float = 0
+    """How long each operation is looked at by the profiler."""
+    schema_rounds: int = 0
+    """How many batches of each operation measure the schema's parts."""
 
 
 class Bench:

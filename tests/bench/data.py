@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ SETTINGS = {
     "max_wal_size": "8GB",
 }
 """Beyond PostgreSQL's defaults: durability (fsync, synchronous_commit) is as it comes."""
+FILL_BYTES, RUN_BYTES = 12 * 2**30, 2 * 2**30
+"""Of free disk that is left for the log: max_wal_size and half of it again where it is filled, else what runs write."""
 POSTGREST_LOGIN = "bench_postgrest"
 
 _OTHER_SCHEMAS = (
@@ -110,7 +113,7 @@ def bench_database(
     Without ``keep`` there is no template: it is filled each time, and takes half the space.
     """
     with EmbeddedPostgres(folder / "postgres", options=settings) as server:
-        template = f"{template_prefix()}{size.users}_{size.todos}_{size.messages}"
+        template = _template(size)
         name = f"{template}_run"
         _drop(server, name)
         try:
@@ -124,6 +127,33 @@ def bench_database(
             yield database
         finally:
             _drop(server, name)
+
+
+@contextlib.contextmanager
+def large_database(folder: Path, size: Size, settings: dict[str, str] = SETTINGS) -> Iterator[BenchDatabase]:
+    """The filled template itself, which is kept: a clone would need its space again, and runs add few rows to many.
+
+    The first call for a size fills it, which takes half an hour for 30 million messages.
+    """
+    with EmbeddedPostgres(folder / "postgres", options=settings) as server:
+        _make_template(server, _template(size), size)
+        yield BenchDatabase(server, _template(size))
+
+
+def missing_bytes(database: BenchDatabase, size: Size, factor: int) -> int:
+    """How much room the disk lacks for ``factor`` times what is in the database: 0 if it has enough, or holds it."""
+    large = _template(Size(size.users * factor, size.todos * factor, size.messages * factor))
+    ((bytes_now, is_filled),) = database.execute(
+        "SELECT pg_database_size(current_database()),"
+        " EXISTS (SELECT FROM pg_database WHERE datname = %s AND datistemplate)",
+        (large,),
+    )
+    needed = RUN_BYTES if is_filled else FILL_BYTES + int(bytes_now * factor * 1.1)
+    return max(0, needed - shutil.disk_usage(database.server.data_dir).free)
+
+
+def _template(size: Size) -> str:
+    return f"{template_prefix()}{size.users}_{size.todos}_{size.messages}"
 
 
 def _drop(server: EmbeddedPostgres, name: str) -> None:

@@ -110,12 +110,11 @@ def run_load(
     command = [sys.executable, "-m", "tests.bench.load", msgspec.json.encode(order).decode()]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        before = process_seconds(service), database_seconds(postmaster)
-        after = before
-        if line == "timed\n" and process.stdout.readline() == "ended\n":
-            after = process_seconds(service), database_seconds(postmaster)
-        *_, last = [line, *process.stdout]
+        last = process.stdout.readline()
+        after = before = process_seconds(service), database_seconds(postmaster)
+        for last in process.stdout:
+            if last == "ended\n":
+                after = process_seconds(service), database_seconds(postmaster)
     if not last.startswith("{"):
         raise BenchError(f"{contender}, {operation}: the load failed")
     outcome = msgspec.json.decode(last, type=Outcome)

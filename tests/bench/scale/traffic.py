@@ -1,0 +1,198 @@
+"""More connections, more load than it bears, more processes, and many requests."""
+
+import time
+
+from tests.bench.measure import CORES, Sample, memory_mib
+from tests.bench.operations import OPERATIONS, READS, Operation
+from tests.bench.scale.base import MANY, Scale, pool
+from tests.bench.scale.results import Findings, Table, series
+from tests.bench.services import Running, running
+from tests.bench.targets import Target
+
+PART = 0.7
+"""Of what it bears: so much must be answered, whoever many connections it comes over."""
+OVERLOADS = (1, 2, 4)
+"""How many times what it bears comes in."""
+MOST_MEMORY_MIB = 90
+
+
+def with_connections(scale: Scale) -> Findings:
+    """Up to as many connections as a process takes: each sending at once what it can, and at 70 % of what it bears."""
+    plan = scale.plan
+    at_most = max(count for count in plan.connections if count <= MANY)
+    rows: list[list[str]] = []
+    closed: dict[tuple[Operation, int], Sample] = {}
+    paced: dict[tuple[Operation, int], Sample] = {}
+    with running(scale.contender, scale.database) as service:
+        for operation in plan.operations:
+            bears = scale.best([service], operation, at_most)
+            for count in plan.connections:
+                key = operation, count
+                one = closed[key] = bears if count == at_most else _closed(scale, service, operation, count)
+                numbers = [f"{one.per_second:,.0f}", f"{one.refused / one.seconds:,.0f}", f"{one.p50:.1f}"]
+                numbers += [f"{one.p99:.1f}", f"{one.longest:.0f}"]
+                if count >= at_most:
+                    rate, seconds = bears.per_second * PART, plan.seconds * 1.5
+                    other = paced[key] = scale.load([service], operation, count, seconds=seconds, rate=rate)
+                    answered = other.answers / (other.answers + other.refused)
+                    numbers += [f"{rate:,.0f}", f"{answered:.1%}", f"{other.p99:.1f}"]
+                else:
+                    numbers += ["", "", ""]
+                rows.append([OPERATIONS[operation], str(count), *numbers, f"{memory_mib(service.pids):.0f}"])
+    head = ["operation", "connections", "answered/s", "refused/s", "p50, ms", "p99, ms", "longest, ms"]
+    head += ["at 70 %: asked/s", "answered", "p99, ms", "memory, MiB"]
+    growing = [
+        series(
+            panel,
+            OPERATIONS[operation],
+            unit,
+            "connections",
+            [(count, of_it(one)) for (of, count), one in paced.items() if of == operation],
+        )
+        for panel, unit, of_it in (("p99 at 70 % load", "ms", _p99), ("CPU a request at 70 % load", "µs", _cpu))
+        for operation in plan.operations
+    ]
+    return Findings(
+        "Connections",
+        "One process with a pool of 10, where 200 requests may wait; what comes beyond that is refused (503), so that "
+        "of a closed loop over more connections some are. At 70 % of what it bears over "
+        f"{at_most} connections, nothing may be.",
+        [Table("", head, rows)],
+        growing,
+        _connection_targets(closed, paced, at_most),
+    )
+
+
+def _closed(scale: Scale, service: Running, operation: Operation, count: int) -> Sample:
+    return scale.best([service], operation, count) if count < MANY else scale.load([service], operation, count)
+
+
+def _p99(sample: Sample) -> float:
+    return sample.p99
+
+
+def _cpu(sample: Sample) -> float:
+    return sample.service_cpu + sample.database_cpu
+
+
+def _connection_targets(
+    closed: dict[tuple[Operation, int], Sample], paced: dict[tuple[Operation, int], Sample], at_most: int
+) -> list[Target]:
+    found: list[Target] = []
+    for kind, bound, is_read in (("reads", 40, True), ("writes", 80, False)):
+        of_kind = [
+            (one.p99, OPERATIONS[operation])
+            for (operation, count), one in closed.items()
+            if count == at_most and (operation in READS) == is_read
+        ]
+        if of_kind:
+            p99, label = max(of_kind)
+            text = f"p99 at {at_most} connections, {kind}: ≤ {bound} ms"
+            found.append(Target(text, f"{p99:.1f} ms ({label})", p99 <= bound))
+    p99, label, count = max((one.p99, OPERATIONS[operation], count) for (operation, count), one in paced.items())
+    refused = sum(one.refused for one in paced.values())
+    return [
+        *found,
+        Target("p99 at 70 % load, all connections: < 100 ms", f"{p99:.1f} ms ({label}, {count})", p99 < 100),
+        Target("refused at 70 % load, all connections: none", f"{refused:,}", refused == 0),
+    ]
+
+
+def with_overload(scale: Scale) -> Findings:
+    """Several times as much as it bears, at even intervals, one round after another; and a little later."""
+    plan = scale.plan
+    rows: list[list[str]] = []
+    goodputs: list[tuple[float, str]] = []
+    refusals: list[tuple[float, str]] = []
+    afterwards: list[tuple[float, str]] = []
+    with running(scale.contender, scale.database) as service:
+        operations: list[Operation] = [one for one in ("get", "append") if one in plan.operations]
+        memories: list[float] = []
+        for operation in operations:
+            bears = scale.best([service], operation, MANY).per_second
+            for times in OVERLOADS:
+                label = f"{OPERATIONS[operation]}, {times}×"
+                for _ in range(plan.overload_rounds):
+                    seconds, rate = plan.seconds * 2, bears * times
+                    one = scale.load([service], operation, plan.overload_connections, seconds=seconds, rate=rate)
+                    memories.append(memory_mib(service.pids))
+                    if times > 1:
+                        goodputs.append((one.per_second / bears, label))
+                        refusals.append((one.refused_p50, label))
+                    answered = f"{one.per_second:,.0f} ({one.per_second / bears:.0%})"
+                    refused = [f"{one.refused / one.seconds:,.0f}", f"{one.refused_p50:.0f}"]
+                    rows.append([label, f"{rate:,.0f}", answered, *refused, f"{memories[-1]:.0f}"])
+            time.sleep(plan.recovery)
+            after = scale.load([service], operation, MANY).per_second
+            label = f"{OPERATIONS[operation]}, {plan.recovery:g} s later"
+            afterwards.append((after / bears, label))
+            rows.append([label, "", f"{after:,.0f} ({after / bears:.0%})", "0", "", f"{memory_mib(service.pids):.0f}"])
+        left = pool(service)
+    head = ["operation", "come in", "answered (of what it bears)", "refused (503)", "refused within, ms", "memory, MiB"]
+    goodput, refused, after = min(goodputs), max(refusals), min(afterwards)
+    grown = max(memories) - memories[0]
+    told = ", ".join(f"{name} {value:.0f}" for name, value in left.items())
+    is_whole = left["in_use"] == left["waiting"] == 0
+    return Findings(
+        "Several times what it bears",
+        f"Requests per second, over {plan.overload_connections:,} connections; what finds no free connection waits "
+        f"outside, unanswered. Refusals: at the median. The pool at the end: {told}.",
+        [Table("", head, rows)],
+        targets=[
+            Target("goodput at 2 and 4 times: ≥ 80 %", f"{goodput[0]:.0%} ({goodput[1]})", goodput[0] >= 0.8),
+            Target("503 within 100 ms at the median", f"{refused[0]:.0f} ms ({refused[1]})", refused[0] <= 100),
+            Target(
+                "nothing lost afterwards: ≥ 90 %, pool free", f"{after[0]:.0%}; {told}", after[0] >= 0.9 and is_whole
+            ),
+            Target("memory flat: ≤ 10 MiB more than in the first round", f"{grown:+.0f} MiB", grown <= 10),
+        ],
+    )
+
+
+def with_processes(scale: Scale) -> Findings:
+    """One process and two, at 64 connections."""
+    rows: list[list[str]] = []
+    with running(scale.contender, scale.database) as first, running(scale.contender, scale.database) as second:
+        for operation in scale.plan.operations:
+            one = scale.best([first], operation, MANY)
+            two = scale.best([first, second], operation, MANY)
+            ratio = f"{two.per_second / one.per_second:.2f}×"
+            cpu = f"{_cpu(one):.0f} → {_cpu(two):.0f}"
+            rows.append([OPERATIONS[operation], f"{one.per_second:,.0f}", f"{two.per_second:,.0f}", ratio, cpu])
+    return Findings(
+        "Processes",
+        f"Requests per second at {MANY} connections on {len(CORES)} cores, which PostgreSQL and the load share with "
+        "them; CPU of service and PostgreSQL for a request, µs.",
+        [Table("", ["operation", "one process", "two", "", "CPU"], rows)],
+    )
+
+
+def with_requests(scale: Scale) -> Findings:
+    """Memory over many requests, of a fresh process: of every kind in turns, since each leaves its own behind."""
+    rows: list[list[str]] = []
+    points: list[tuple[float, float]] = []
+    with running(scale.contender, scale.database) as service:
+        served, step = 0, scale.plan.requests / 10
+        began = time.monotonic()
+        while served < scale.plan.requests:
+            until = served + step
+            while served < until:
+                for operation in READS:
+                    served += scale.load([service], operation, MANY).sent
+            points.append((float(served), round(memory_mib(service.pids), 1)))
+            rows.append([f"{served:,}", f"{points[-1][1]:.1f}", f"{time.monotonic() - began:.0f}"])
+    memory = points[-1][1]
+    growing = [series("memory", "after reads of every kind", "MiB", "requests", points)]
+    return Findings(
+        "Requests served",
+        "Memory of a fresh process, which is sent reads of every kind.",
+        [Table("", ["requests", "memory, MiB", "seconds"], rows)],
+        growing,
+        [
+            Target(
+                f"memory: ≤ {MOST_MEMORY_MIB} MiB after a million requests",
+                f"{memory:.1f} MiB after {served:,}",
+                memory <= MOST_MEMORY_MIB,
+            )
+        ],
+    )
