@@ -96,6 +96,7 @@ def run(plan: Plan, names: Collection[str], home: Path, settings: dict[str, str]
         for sample in bench.samples:
             served[sample.contender] += sample.sent
         starts = {one.contender.name: one.start_seconds for one in started}
+        writes, parts = _writes(plan)
         return Results(
             machine=Machine.here(database.settings(), plan.size),
             contenders={contender.name: contender.label for contender in contenders},
@@ -112,7 +113,8 @@ def run(plan: Plan, names: Collection[str], home: Path, settings: dict[str, str]
             starts=starts,
             database=_database_samples(bench, pgbench),
             layers=layers,
-            parts=_parts(plan),
+            writes=writes,
+            parts=parts,
             timed_seconds=time.monotonic() - began_timing,
             all_seconds=time.monotonic() - began,
         )
@@ -155,12 +157,12 @@ def _database_samples(bench: Bench, pgbench: Pgbench) -> list[DatabaseSample]:
     return [*found, *pgbench.audit(bench.picks, rounds)]
 
 
-def _parts(plan: Plan) -> dict[str, dict[str, schema.Cost]]:
+def _writes(plan: Plan) -> tuple[dict[str, schema.Cost], dict[str, dict[str, float]]]:
     if not plan.schema_rounds:
-        return {}
+        return {}, {}
     _say("PostgreSQL's cost without each part of the schema")
-    with schema.measured(None, list(schema.PARTS), plan.schema_rounds) as candidates:
-        return {candidate.name: candidate.middle() for candidate in candidates}
+    with schema.measured(None, list(schema.PARTS), plan.schema_rounds) as (today, *others):
+        return today.middle(), {candidate.name: candidate.saved(today) for candidate in others}
 
 
 def _say(line: str) -> None:

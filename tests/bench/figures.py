@@ -66,8 +66,10 @@ class Results(msgspec.Struct, frozen=True):
     database: list[DatabaseSample]
     layers: dict[Operation, dict[str, float]]
     """Each layer's share of the service's time."""
-    parts: dict[str, dict[str, Cost]]
-    """What a transaction costs PostgreSQL: today, and without a part of the schema."""
+    writes: dict[str, Cost]
+    """What a transaction costs PostgreSQL."""
+    parts: dict[str, dict[str, float]]
+    """How much of that, in microseconds of CPU, goes with a part of the schema."""
     timed_seconds: float
     all_seconds: float
 

@@ -13,7 +13,7 @@ from tests.bench.figures import Results, database_middle, rates, ratio_form, rat
 from tests.bench.measure import REPOSITORY, BenchError, Sample
 from tests.bench.operations import OPERATIONS, Operation
 from tests.bench.profiles import LAYERS, flame_name
-from tests.bench.schema import STATEMENTS, TODAY, Cost
+from tests.bench.schema import STATEMENTS
 from tests.bench.targets import Target, targets
 from tests.bench.wire import Traffic
 
@@ -142,9 +142,9 @@ def full_report(results: Results) -> str:
         parts += ["## Where the service's time goes\n", _layers_text(results)]
     if results.database:
         parts += ["## The database by itself\n", _database_text(results)]
-    if results.parts:
-        parts += ["## Where PostgreSQL's time goes in a write\n", _parts_text(results.parts)]
-    if results.parts:
+    if results.writes:
+        parts += ["## Where PostgreSQL's time goes in a write\n", _parts_text(results)]
+    if results.writes:
         parts += ["## What it costs\n", cost_text(results)]
     parts += ["## Targets\n", _targets_table(targets(results))]
     settings = ", ".join(f"{name} {value}" for name, value in results.machine.postgres.items())
@@ -253,22 +253,18 @@ def _layers_text(results: Results) -> str:
     )
 
 
-def _parts_text(parts: dict[str, dict[str, Cost]]) -> str:
-    today = parts[TODAY]
-    rows = [[f"**{TODAY}**", *(f"**{today[name].cpu:.0f}**" for name in STATEMENTS)]]
-    rows += [
-        [part, *(f"{today[name].cpu - costs[name].cpu:+.0f}" for name in STATEMENTS)]
-        for part, costs in parts.items()
-        if part != TODAY
-    ]
+def _parts_text(results: Results) -> str:
+    today = results.writes
+    rows = [["**today**", *(f"**{today[name].cpu:.0f}**" for name in STATEMENTS)]]
+    rows += [[part, *(f"{saved[name]:+.0f}" for name in STATEMENTS)] for part, saved in results.parts.items()]
     rows += [
         ["WAL without images of pages, bytes", *(f"{today[name].wal:,.0f}" for name in STATEMENTS)],
         ["growth of tables and indexes, bytes", *(f"{today[name].disk:,.0f}" for name in STATEMENTS)],
     ]
     return (
-        "Microseconds of the backend's CPU for a transaction, and how much of it goes when one part is taken away: the "
-        "parts overlap, and what a copy without anything taken away shows is noise.\n\n"
-        f"{table(['', *STATEMENTS], rows)}"
+        "Microseconds of the backend's CPU for a transaction, and how many fewer it takes without one part: medians "
+        "over batches of the same rounds. Parts overlap; what a copy shows of which nothing was taken away is noise. "
+        f"`nothing` is a transaction with the context, the check and COMMIT alone.\n\n{table(['', *STATEMENTS], rows)}"
     )
 
 

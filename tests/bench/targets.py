@@ -7,10 +7,11 @@ import msgspec
 
 from tests.bench.figures import Results, database_middle, middle, rates, ratios
 from tests.bench.operations import OPERATIONS, READS, SAID, Operation
-from tests.bench.schema import TODAY
 
 DATABASE_CPU: dict[Operation, int] = {"create": 300, "append": 300, "turn": 450}
 """What a write may cost PostgreSQL, in microseconds."""
+MESSAGE_BYTES = 200
+"""Of the message whose disk is bounded: it is measured with a shorter one, and what it lacks is added."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -98,8 +99,8 @@ def _database_targets(results: Results) -> list[Target]:
         cpu = middle(results.samples, "todochat", operation, lambda sample: sample.database_cpu)
         text = f"PostgreSQL's CPU, {OPERATIONS[operation]}: ≤ {bound} µs"
         found.append(Target(text, f"{cpu:.0f} µs", cpu <= bound))
-    if results.parts:
-        disk = results.parts[TODAY]["message"].disk
-        text = f"disk for a message of {len(SAID)} bytes, indexes and trail included: ≤ 900 bytes"
+    if results.writes:
+        disk = results.writes["message"].disk + MESSAGE_BYTES - len(SAID)
+        text = f"disk for a message of {MESSAGE_BYTES} bytes, indexes and trail included: ≤ 900 bytes"
         found.append(Target(text, f"{disk:.0f} bytes", disk <= 900))
     return found
