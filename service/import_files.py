@@ -22,7 +22,7 @@ from service.exports import (
 )
 from service.http.fields import check_time, check_title
 from service.http.request import decode_body, read_aside
-from service.http.strict_json import SHORT
+from service.http.strict_json import is_quick
 from service.items import check_item, check_json
 from service.problems import Problem, invalid
 
@@ -112,8 +112,7 @@ async def check_file(file: IO[bytes]) -> ExportHeader:
     number = unseen = 0
     for chunk in chunks(file):
         for line in chunk:
-            is_long = len(line.text) > SHORT
-            found = await read_aside(_read_line, line) if is_long else _read_line(line)
+            found = _read_line(line) if is_quick(line.text) else await read_aside(_read_line, line)
             try:
                 checker.take(found)
             except ValueError as error:

@@ -156,7 +156,7 @@ class Request(litestar.Request[Caller, Any, State]):
         """The struct of the body."""
         kind, _ = body_type(self.scope["route_handler"])
         body = await self.body()
-        if len(body) <= strict_json.SHORT:
+        if strict_json.is_quick(body):
             return decode_body(body, kind)
         return await read_aside(decode_body, body, kind)
 

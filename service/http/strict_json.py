@@ -27,7 +27,9 @@ VALUES = 200_000
 COMMAS = 1_000_000
 """A text with more is refused unread: the texts that fields can keep have fewer, and each may part two values."""
 SHORT = 16 * 1024
-"""Bytes of a text that is checked within some 5 ms, whatever is in it; a longer one is to be checked in a thread."""
+"""Bytes of a text that may be checked in one go; a longer one is to be checked in a thread."""
+TINY = 1024
+"""Bytes of a text that is checked within 2 ms, whatever is in it."""
 
 WINDOW = 64 * 1024
 """Characters that a regular expression may look at in one go."""
@@ -72,6 +74,15 @@ def decode_any_text(text: bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise too_deep() from None
+
+
+def is_quick(text: bytes) -> bool:
+    """Whether it is checked within some 5 ms: the pass takes 2 to 5 µs for each bracket and comma."""
+    return len(text) <= TINY or (
+        len(text) <= SHORT
+        and text.count(b"[") + text.count(b"{") <= DEPTH
+        and (b"\\u" not in text or text.count(b",") <= ITEMS)
+    )
 
 
 def check(text: bytes) -> None:

@@ -16,6 +16,7 @@ STILL = 0.05
 """Seconds that the event loop may stand still, whatever one client sends."""
 KEYS = BODY_BYTES // 12 - 1
 LONG_BODIES = {
+    "16 KB of []": ("/v1/todos", b'{"metadata":{"a":[' + b"[]," * 5_400 + b"[]]}}"),
     "1 MiB of []": ("/v1/todos", b"[" + b"[]," * (BODY_BYTES // 3 - 1) + b"[]]"),
     "1 MiB of keys, the last one given twice": (
         "/v1/todos",

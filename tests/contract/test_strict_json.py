@@ -20,6 +20,7 @@ from service.http.strict_json import (
     RefusedJSON,
     check,
     decode_any_text,
+    is_quick,
 )
 from service.problems import Problem
 
@@ -32,6 +33,22 @@ BOTH_WAYS = (b"", LONG)
 def decode(text: bytes) -> Any:
     check(text)
     return json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "quick"),
+    [
+        (b"[]," * 300, True),
+        (b"[]," * 400, False),
+        (b"1," * 8_000, True),
+        (b"1," * 8_000 + b'"\\u00e9"', False),
+        (b"\\u00e9" * 2_000, True),
+        (b"1," * 8_200, False),
+    ],
+    ids=["short", "many lists", "many numbers", "and an escape", "a string of escapes", "long"],
+)
+def test_what_takes_long_for_its_length_is_known(text: bytes, quick: bool) -> None:
+    assert is_quick(text) is quick
 
 
 # What is no JSON
