@@ -119,8 +119,7 @@ def test_imports_and_deletes_of_each_size_cost_time_and_log(parts: dict[str, Par
         assert {one.is_bounded for one in parts[name].findings.series} == {True}
 
 
-def test_requests_and_steady_load_tell_of_memory(parts: dict[str, Part]) -> None:
-    assert float(column(parts["requests"], "memory, MiB")[-1]) > 20
+def test_steady_load_tells_of_memory_and_sizes(parts: dict[str, Part]) -> None:
     assert int(column(parts["steady"], "requests")[-1]) > 100
     assert column(parts["steady"], "what", 1) == ["memory", "tables", "indexes", "WAL"]
 
@@ -143,9 +142,9 @@ def test_a_part_takes_the_place_of_its_last_run_and_leaves_the_others(tmp_path: 
         size = Size(1, 2, 3)
         return part(Findings(title, "text", failures=["it broke"]), 1, {"server_version": "18"}, size, SteadyPlan())
 
-    keep(tmp_path, "requests", found("first"))
+    keep(tmp_path, "processes", found("first"))
     keep(tmp_path, "data", found("second"))
-    keep(tmp_path, "requests", found("third"))
+    keep(tmp_path, "processes", found("third"))
     text = write(read(tmp_path), command_line.PARTS, tmp_path)
     assert re.findall("^## (.*)", text, re.MULTILINE) == ["second", "third"]
     assert text.count("**Failed:** it broke.") == 2

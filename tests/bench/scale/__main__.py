@@ -26,13 +26,12 @@ from tests.bench.scale.report import write
 from tests.bench.scale.results import Findings, keep, part, read
 from tests.bench.scale.skew import with_skew
 from tests.bench.scale.steady import SteadyPlan
-from tests.bench.scale.traffic import with_connections, with_overload, with_processes, with_requests
+from tests.bench.scale.traffic import with_connections, with_overload, with_processes
 
 _ON_ONE_DATABASE: dict[str, Callable[[Scale], Findings]] = {
     "connections": with_connections,
     "overload": with_overload,
     "processes": with_processes,
-    "requests": with_requests,
     "skew": with_skew,
     "imports": with_imports,
     "deletes": with_deletes,

@@ -33,8 +33,6 @@ class ScalePlan(msgspec.Struct, frozen=True):
     overload_rounds: int = 4
     recovery: float = 3.0
     """So long after several times what it bears, everything must be as before."""
-    requests: int = 1_000_000
-    """How many reads are served, to see whether memory grows."""
     counted: int = 200
     """Requests whose pages are counted, each of another user."""
     owned: tuple[int, int, int] = (200_000, 1_000, 20_000)
@@ -57,7 +55,6 @@ QUICK = ScalePlan(
     overload_connections=50,
     overload_rounds=1,
     recovery=0.1,
-    requests=100,
     counted=10,
     owned=(300, 5, 30),
     imports=(30, 100, 300),

@@ -1,4 +1,4 @@
-"""More connections, more load than it bears, more processes, and many requests."""
+"""More connections, more load than it bears, and more processes."""
 
 import time
 
@@ -13,7 +13,6 @@ PART = 0.7
 """Of what it bears: so much must be answered, whoever many connections it comes over."""
 OVERLOADS = (1, 2, 4)
 """How many times what it bears comes in."""
-MOST_MEMORY_MIB = 90
 
 
 def with_connections(scale: Scale) -> Findings:
@@ -164,35 +163,4 @@ def with_processes(scale: Scale) -> Findings:
         f"Requests per second at {MANY} connections on {len(CORES)} cores, which PostgreSQL and the load share with "
         "them; CPU of service and PostgreSQL for a request, µs.",
         [Table("", ["operation", "one process", "two", "", "CPU"], rows)],
-    )
-
-
-def with_requests(scale: Scale) -> Findings:
-    """Memory over many requests, of a fresh process: of every kind in turns, since each leaves its own behind."""
-    rows: list[list[str]] = []
-    points: list[tuple[float, float]] = []
-    with running(scale.contender, scale.database) as service:
-        served, step = 0, scale.plan.requests / 10
-        began = time.monotonic()
-        while served < scale.plan.requests:
-            until = served + step
-            while served < until:
-                for operation in READS:
-                    served += scale.load([service], operation, MANY).sent
-            points.append((float(served), round(memory_mib(service.pids), 1)))
-            rows.append([f"{served:,}", f"{points[-1][1]:.1f}", f"{time.monotonic() - began:.0f}"])
-    memory = points[-1][1]
-    growing = [series("memory", "after reads of every kind", "MiB", "requests", points)]
-    return Findings(
-        "Requests served",
-        "Memory of a fresh process, which is sent reads of every kind.",
-        [Table("", ["requests", "memory, MiB", "seconds"], rows)],
-        growing,
-        [
-            Target(
-                f"memory: ≤ {MOST_MEMORY_MIB} MiB after a million requests",
-                f"{memory:.1f} MiB after {served:,}",
-                memory <= MOST_MEMORY_MIB,
-            )
-        ],
     )
