@@ -21,7 +21,7 @@ demo: runtime      ## add demo data and say whom to sign in as (ARGS="--users 10
 test: tools        ## run the tests (ARGS="-k name" for some of them)
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# About a quarter of an hour on a machine that does nothing else.
+# About twenty minutes on a machine that does nothing else.
 bench: runtime     ## measure todochat beside its peers (ARGS="--without fastify,postgrest", ARGS=--readme)
 	@.venv/bin/python -m tests.bench $(ARGS)
 
