@@ -16,6 +16,7 @@ from psycopg.sql import SQL, Identifier
 
 from service.commands.connection import one_line
 from service.commands.progress import Stage
+from service.commands.shared import signals_deferred
 from service.database_url import format_database_url, parse_database_url
 from service.embedded.programs import wheel_versions
 from service.settings import OperatorError
@@ -76,17 +77,7 @@ def run_tool(tool: Tool, url: str, *arguments: str, on_line: Callable[[str], Non
     secret = {"PGPASSWORD": password} if (password := parts.pop("password", "")) else {}  # no command line shows it
     command = [tool.path, "--verbose", "--no-password", *arguments, "--dbname", format_database_url(parts)]
     error = ""
-    with (
-        subprocess.Popen(
-            command,
-            env=_environment(secret),
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        ) as process,
-        _killed_on_error(process),
-    ):
+    with _started(command, secret, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         for line in process.stderr or ():
             on_line(line)
             error = error or (line if _ERROR.match(line) else "")
@@ -97,16 +88,7 @@ def run_tool(tool: Tool, url: str, *arguments: str, on_line: Callable[[str], Non
 def read_tool(tool: Tool, *arguments: str) -> Generator[Iterator[bytes]]:
     """The lines that it writes; raises OperatorError at the end when it failed."""
     with tempfile.TemporaryFile() as errors:
-        with (
-            subprocess.Popen(
-                [tool.path, *arguments],
-                env=_environment({}),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            ) as process,
-            _killed_on_error(process),
-        ):
+        with _started([tool.path, *arguments], {}, stdout=subprocess.PIPE, stderr=errors) as process:
             yield iter(process.stdout or ())
         errors.seek(0)
         _check(tool, process.returncode, errors.read().decode(errors="replace"))
@@ -164,16 +146,22 @@ def compare_rows(wanted: dict[str, int], found: dict[str, int], where: str) -> N
 
 
 @contextmanager
-def _killed_on_error(process: "subprocess.Popen[Any]") -> Generator[None]:
+def _started(command: list[str], secret: dict[str, str], **options: Any) -> "Generator[subprocess.Popen[Any]]":
+    """The program; it has ended when the block has, and is killed where an error or a signal ends the block."""
+    env = {**os.environ, "LC_ALL": "C", **secret}
+    process = None
     try:
-        yield
+        with signals_deferred():
+            process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, **options)
+        yield process
     except BaseException:
-        process.kill()
+        if process:
+            process.kill()
         raise
-
-
-def _environment(secret: dict[str, str]) -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C", **secret}
+    finally:
+        if process:
+            with process:  # closes its pipes, and waits: around the block, it would wait for an error's before the kill
+                pass
 
 
 def _check(tool: Tool, status: int, said: str) -> None:

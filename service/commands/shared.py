@@ -3,10 +3,11 @@
 import os
 import signal
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from types import FrameType
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -78,15 +79,34 @@ def place(connection: "psycopg.Connection") -> str:
 @contextmanager
 def ended_by_signals() -> Generator[None]:
     """SIGTERM and SIGHUP end the block as Ctrl-C does, with what it has begun cleared away; not SIGHUP under nohup."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    with _handlers(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextmanager
+def signals_deferred() -> Generator[None]:
+    """Signals that come during the block are heeded at its end."""
+    came: list[int] = []
+    try:
+        with _handlers(lambda number, _: came.append(number), signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            yield
+    finally:
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], Any], *numbers: signal.Signals) -> Generator[None]:
+    """One handler for these signals, but for those that are ignored."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, its_handler in before.items():
+        if its_handler is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, its_handler in before.items():
+            signal.signal(number, its_handler)
 
 
 @contextmanager

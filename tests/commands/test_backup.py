@@ -21,7 +21,7 @@ from psycopg import sql
 
 from service.commands import backup, dump_tools
 from service.commands.history import BOOKKEEPING
-from service.commands.shared import written_whole
+from service.commands.shared import ended_by_signals, written_whole
 from service.db.migration_files import load
 from service.embedded import EmbeddedPostgres
 from service.embedded.programs import wheel_versions
@@ -541,6 +541,29 @@ def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert {path.name for path in tmp_path.iterdir()} == {"bin", "pid"}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_program_is_being_started_ends_it(
+    monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    begun: list[subprocess.Popen[Any]] = []
+    popen = subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[Any]:
+        begun.append(popen(*arguments, **options))
+        signal.raise_signal(how)
+        return begun[0]
+
+    sleep = dump_tools.Tool(sys.executable, 3)
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ended_by_signals(),
+        dump_tools.read_tool(sleep, "-c", "import time; time.sleep(60)"),
+    ):
+        pass
+    assert begun[0].poll() == -signal.SIGKILL
 
 
 # Refused
