@@ -162,10 +162,18 @@ def html_escaped(body: bytes) -> bytes:
     """The JSON with ``& < > " '`` in its strings, the keys included, written as HTML's character references."""
     # In JSON text these stand inside strings only, but for the quotes around them.
     body = body.replace(b"&", b"&amp;").replace(b"<", b"&lt;").replace(b">", b"&gt;").replace(b"'", b"&#x27;")
-    if rb"\"" not in body:
+    if b"\\" not in body:
         return body
     # A backslash that is escaped escapes no quote: it steps aside for NUL, which JSON text has nowhere.
     return body.replace(rb"\\", b"\0").replace(rb"\"", b"&quot;").replace(b"\0", rb"\\")
+
+
+def may_add(body: bytes) -> int:
+    """How many bytes `html_safe` or `html_escaped` add at most, a little more than either; counted, not made."""
+    marks = 0
+    if b"&" in body or b"<" in body or b">" in body or b"'" in body:  # a tenth of the time of counting them
+        marks = len(body) - len(body.translate(None, b"&<>'"))
+    return 5 * marks + (4 * body.count(b"\\") if b"\\" in body else 0)
 
 
 def problem_body(problem: Problem, request_id: str, *, escape: bool = False) -> bytes:

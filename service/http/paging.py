@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 
 from service.db.queries import Looked
-from service.problems import Problem, html_escaped, html_safe
+from service.problems import Problem, may_add
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ def fitting(rows: Sequence[Any]) -> tuple[Any, int]:
     size = 0
     for row in rows:
         item = _encode(row)
-        size += len(item) if len(item) < SMALL_BYTES else max(len(html_safe(item)), len(html_escaped(item)))
+        size += len(item) if len(item) < SMALL_BYTES else len(item) + may_add(item)
         if size > ANSWER_BYTES and items:
             break
         items.append(msgspec.Raw(item))
