@@ -37,6 +37,8 @@ KEY = 128 * 1024
 """The most characters that a key may be written with: what it could stand in is shorter."""
 NUMBER = 20_000
 """The same for a number."""
+STRING = 2 * 1024 * 1024 + 2
+"""And for a string: 1 MiB of JSON that is kept as it is sent becomes one of up to this. msgspec takes 5 ms a MiB."""
 
 STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[{}\[\]]', re.DOTALL)
 TOKEN = re.compile(STRUCTURE.pattern + r"|,|[-\d][\d.eE+-]*", re.DOTALL)
@@ -78,11 +80,11 @@ def decode_any_text(text: bytes) -> Any:
 
 def is_quick(text: bytes) -> bool:
     """Whether it is checked within some 5 ms: the pass takes 2 to 5 µs for each bracket and comma."""
-    return len(text) <= TINY or (
-        len(text) <= SHORT
-        and text.count(b"[") + text.count(b"{") <= DEPTH
-        and (b"\\u" not in text or text.count(b",") <= ITEMS)
-    )
+    return len(text) <= TINY or (_is_short(text) and (b"\\u" not in text or text.count(b",") <= ITEMS))
+
+
+def _is_short(text: bytes) -> bool:
+    return len(text) <= SHORT and text.count(b"[") + text.count(b"{") <= DEPTH
 
 
 def check(text: bytes) -> None:
@@ -90,7 +92,7 @@ def check(text: bytes) -> None:
     found = ""
     try:
         found = text.decode("utf-8")
-        if len(text) <= SHORT and b"\\u" not in text and text.count(b"[") + text.count(b"{") <= DEPTH:
+        if _is_short(text) and b"\\u" not in text:
             _check_short(found)
         else:
             if text.count(b",") > COMMAS:
@@ -225,6 +227,8 @@ def _look_through(text: str) -> None:
     for first, start in found.tokens(text):
         here = found.here
         if first == '"':
+            if found.position - start > STRING:
+                raise RefusedJSON(path([*found.outside, here]), "is too long a string")
             if has_escapes:
                 places = found.outside if found.is_key else [*found.outside, here]
                 _check_escapes(text[start : found.position], places)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from service.http.kept_json import KEPT, lift
 from service.http.request import decode_body
 from service.http.strict_json import (
     DEPTH,
@@ -214,6 +215,15 @@ def test_a_long_list_of_a_field_is_refused_before_it_is_read() -> None:
         check(lists(ITEMS + 1))
     assert (refused.value.field, refused.value.message) == ("delete", f"has more than {ITEMS} items")
     check(lists(ITEMS + 1, '{{"metadata": {{"a": [{}]}}}}'))  # only what the fields of the service take is limited
+
+
+def test_the_longest_value_that_is_kept_as_it_is_sent_is_as_long_a_string_as_may_be() -> None:
+    value = b'"' + b'\\"' * (KEPT // 2 - 1) + b'"'
+    assert json.loads(lift(b'{"item": %b}' % value, frozenset({("item",)})))["item"].encode() == value
+    written = json.dumps("\\" * KEPT)
+    check(written.encode())
+    with pytest.raises(RefusedJSON, match=r"a\[1\]: is too long a string"):
+        check(b'{"a": [1, "\\n%b]}' % written[1:].encode())
 
 
 def test_a_text_that_is_looked_at_later_may_hold_anything_but_what_is_ambiguous() -> None:
