@@ -86,17 +86,21 @@ class Scale:
         seconds: float | None = None,
         rate: float = 0,
         requests: Path | None = None,
+        status: int | None = None,
     ) -> Sample:
-        """One run. With a rate, or more connections than QUEUED, refusals are part of the result; else they end it."""
+        """One run. With a rate, or more connections than QUEUED, refusals are part of the result; else they end it.
+
+        ``status``: of the answers that count, where it isn't the operation's.
+        """
         order = Order(
             requests=str(requests or self.bench.requests(self.contender, operation)),
             ports=[one.port for one in services],
             connections=connections,
             seconds=self.plan.seconds if seconds is None else seconds,
             warmup=self.plan.warmup,
-            status=STATUS[operation],
+            status=status or STATUS[operation],
             rate=rate,
-            refusals=rate > 0 or connections > QUEUED,
+            refusals=not status and (rate > 0 or connections > QUEUED),
         )
         name = f"{len(services)} process{'es' * (len(services) > 1)}"
         sample = run_load(
