@@ -3,6 +3,7 @@
 A command's module is imported when the command is used, so that `todochat --help` is quick.
 """
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -44,7 +45,12 @@ class CommandLine(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(".")
-        return getattr(import_module(f"service.commands.{module}"), function)
+        # What modules make stays: looking for garbage in it takes a tenth of the time that importing them does.
+        gc.disable()
+        try:
+            return getattr(import_module(f"service.commands.{module}"), function)
+        finally:
+            gc.enable()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Commands"):
