@@ -36,7 +36,7 @@ from tests.bench.operations import (
 )
 from tests.bench.profiles import flame_name, profile
 from tests.bench.services import CONTENDER_TYPES, RawUvicorn, Running, running
-from tests.bench.wire import Traffic
+from tests.support.wire import Traffic
 
 PART_LOAD = 0.7
 WARM_SECONDS = 0.5

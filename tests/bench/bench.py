@@ -24,7 +24,7 @@ from tests.bench.operations import (
     truth,
 )
 from tests.bench.services import CEILINGS, Contender, Running, running, write_requests
-from tests.bench.wire import Traffic, counting
+from tests.support.wire import Traffic, Wire
 
 CHECKED = 5
 """How many answers to each operation of each contender are held against the database's rows."""
@@ -110,23 +110,23 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="todochat-") as name:
             Path(name).chmod(0o711)
             with (
-                counting(Path(name), self.database.server.socket_dir) as proxy,
+                Wire(Path(name), self.database.server.socket_dir) as wire,
                 running(contender, self.database, Path(name)) as one,
             ):
                 for operation in self.order:
                     seen = Counter[tuple[int, int, int]]()
                     asked = self.picks[operation][0]
                     for number in range(self.plan.counted):
-                        proxy.traffic, proxy.sent = Traffic(), []
+                        wire.forget()
                         asked = self.picks[operation][number % len(self.picks[operation])]
                         one.ask(contender.request(operation, asked))
                         time.sleep(0.003)  # what comes behind the answer belongs to it
-                        counted = proxy.traffic
+                        counted = wire.traffic
                         if number >= self.plan.counted // 2:
                             seen[counted.statements, counted.round_trips, counted.transactions] += 1
                     found[operation] = Traffic(*seen.most_common(1)[0][0])
                     if contender.name == Contender.name:
-                        self.sent[operation] = read_request(self.database, asked, proxy.sent)
+                        self.sent[operation] = read_request(self.database, asked, wire.sent)
         return found
 
     def load(

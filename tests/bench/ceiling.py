@@ -1,6 +1,6 @@
 """The database's own ceiling: pgbench with the statements of todochat, and what row security and the audit cost.
 
-The statements are those that the service was seen to send for one request (see `wire`): pgbench sends them as one
+The statements are those that the service was seen to send for one request (see `tests.support.wire`): pgbench sends them as one
 pipeline of prepared statements too, for other users' rows, and `Pgbench.check` holds what it sends against what the
 service sent. Two things differ, which cost the server little: pgbench asks for results as text, where the service asks
 for them in binary form, and it can't send NULL as a parameter, so that NULL stands in the text.
@@ -29,7 +29,7 @@ from service.embedded.server import SUPERUSER
 from tests.bench.data import BenchDatabase
 from tests.bench.measure import BenchError, database_seconds
 from tests.bench.operations import Operation, Pick
-from tests.bench.wire import SOCKET, Sent, counting
+from tests.support.wire import SOCKET, Sent, Wire
 
 SCRIPTS = 8
 """How many users each client has. A script's statements are prepared for it alone, and many don't stay in the caches: a
@@ -210,12 +210,12 @@ class Pgbench:
         request = self.requests[operation]
         for variant in VARIANTS:
             told, login = self._variant(operation, variant)
-            with counting(self.folder, self.database.server.socket_dir) as proxy:
+            with Wire(self.folder, self.database.server.socket_dir) as wire:
                 options = ["--transactions=1"]
                 command = self._command(0, options, told, [request.asked], login, str(self.folder))
                 environment = {**os.environ, "PGOPTIONS": _OPTIONS}
                 done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-                sent = [_filled(each) for each in proxy.sent]
+                sent = [_filled(each) for each in wire.sent]
             (self.folder / SOCKET).unlink()
             if done.returncode or "actually processed: 1/1" not in done.stdout:
                 raise BenchError(f"pgbench, {operation} ({variant}): {(done.stderr + done.stdout)[-1500:]}")

@@ -14,7 +14,7 @@ from tests.bench.measure import CORES, Sample
 from tests.bench.operations import Operation
 from tests.bench.schema import Cost
 from tests.bench.services import CEILINGS
-from tests.bench.wire import Traffic
+from tests.support.wire import Traffic
 
 
 class Machine(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from tests.bench.operations import OPERATIONS, Operation
 from tests.bench.profiles import LAYERS, flame_name
 from tests.bench.schema import STATEMENTS
 from tests.bench.targets import Target, targets
-from tests.bench.wire import Traffic
+from tests.support.wire import Traffic
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 

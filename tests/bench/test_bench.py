@@ -39,8 +39,8 @@ from tests.bench.operations import OPERATIONS, Answer, Operation, Pick
 from tests.bench.profiles import shares
 from tests.bench.services import CEILINGS, CONTENDER_TYPES, Contender, PostgRest, running
 from tests.bench.targets import targets
-from tests.bench.wire import Traffic
 from tests.conftest import REPOSITORY, reachable_folder
+from tests.support.wire import Traffic
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmark counts CPU and memory in /proc")
 GET = cast("Operation", "get")

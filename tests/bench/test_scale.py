@@ -97,10 +97,11 @@ def test_connections_tell_who_was_refused_and_what_is_answered_at_a_part_of_the_
 
 
 def test_overload_tells_of_each_multiple_and_of_the_time_after_it(parts: dict[str, Part]) -> None:
-    said = column(parts["overload"], "operation")
-    assert said == [*(f"append a message, {times}×" for times in (1, 2, 4)), "append a message, 0.1 s later"]
-    assert "size 10" in parts["overload"].findings.text
-    assert len(parts["overload"].findings.targets) == 4
+    found = parts["overload"]
+    assert column(found, "operation") == [f"append a message, {times}×" for times in (1, 2, 4)]
+    assert column(found, "bears, before")[1:] == column(found, "bears, 0.1 s later")[:-1]
+    assert "size 10" in found.findings.text
+    assert len(found.findings.targets) == 5
 
 
 def test_a_user_who_owns_much_is_measured_beside_the_others(parts: dict[str, Part]) -> None:

@@ -12,12 +12,9 @@ import gc
 import json
 import logging
 import secrets
-import socket
 import statistics
-import struct
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +42,7 @@ from service.todos import TodoCreate, create_todo, get_todo
 from service.turns import Turn, create_turn
 from tests.conftest import Server, TestDatabase, _server_factory, user_factory
 from tests.support.asking import asking
+from tests.support.wire import Wire
 
 MESSAGE = {"sender_type": "user", "content": "What is left to buy?"}
 REPLY = {"sender_type": "ai", "content": "Bread and milk."}
@@ -52,80 +50,6 @@ TURN = {"messages": [MESSAGE, REPLY], "context": {"messages": 20}}
 
 
 # Statements and round trips, off the wire
-
-
-class Wire:
-    """Stands between the service and PostgreSQL, and notes what the service sends: a list for each round trip."""
-
-    def __init__(self, folder: Path, target: str) -> None:
-        self.round_trips: list[list[str]] = []
-        self._target = target
-        self._folder = folder
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(folder / ".s.PGSQL.5432"))
-        self._listener.listen(50)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def url(self, database_url: str) -> str:
-        parts = conninfo_to_dict(database_url)
-        return f"postgresql://{parts['user']}@/{parts['dbname']}?host={self._folder}&port=5432"
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.socket(socket.AF_UNIX)
-            server.connect(self._target)
-            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
-
-    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
-        with client, server:
-            backward = threading.Thread(target=self._backward, args=(server, client), daemon=True)
-            backward.start()
-            self._forward(client, server)
-            backward.join()
-
-    def _backward(self, server: socket.socket, client: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := server.recv(65536):
-                client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-
-    def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        """Pass on whole messages; "Frontend/Backend Protocol" in PostgreSQL's manual tells their formats."""
-        started = False
-        unnamed = ""
-        sent: list[str] = []
-        waiting = b""
-        with contextlib.suppress(OSError):
-            while data := client.recv(65536):
-                waiting += data
-                while len(waiting) >= (start := 1 if started else 0) + 4:
-                    size = start + struct.unpack_from("!I", waiting, start)[0]
-                    if len(waiting) < size:
-                        break
-                    message, waiting = waiting[:size], waiting[size:]
-                    kind, parts = message[:1], message[5:].split(b"\0")
-                    if not started:
-                        started = True
-                    elif kind == b"P" and parts[0]:
-                        sent.append(f"prepare {parts[0].decode()}")
-                    elif kind == b"P":
-                        unnamed = parts[1].decode().replace('"', "")
-                    elif kind == b"B":
-                        sent.append(parts[1].decode() or unnamed.partition(" =")[0])
-                    elif kind == b"Q":
-                        self.round_trips.append([parts[0].decode()])
-                    elif kind == b"S":
-                        self.round_trips.append(sent)
-                        sent = []
-                    server.sendall(message)
-            server.shutdown(socket.SHUT_WR)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +61,15 @@ class Watched:
     todo: str
     conversation: str
 
+    def round_trips(self, method: str, path: str, **options: Any) -> list[list[str]]:
+        """The statements of each that the request takes, by their names; of SET, by what is set."""
+        self.wire.forget()
+        self.request(method, path, **options)
+        return [
+            [sent.name or sent.text.replace('"', "").partition(" =")[0] for sent in pipeline]
+            for pipeline in self.wire.pipelines
+        ]
+
 
 @pytest.fixture(scope="module")
 def watched(
@@ -146,9 +79,12 @@ def watched(
 ) -> Iterator[Watched]:
     database = make_module_database()
     parts = conninfo_to_dict(database.service_url)
-    wire = Wire(short_folder, f"{parts['host']}/.s.PGSQL.{parts['port']}")
-    behind = dataclasses.replace(database, service_url=wire.url(database.service_url))
-    with _server_factory(tmp_path_factory.mktemp("budget"), lambda: behind) as start:
+    url = f"postgresql://{parts['user']}@/{parts['dbname']}?host={short_folder}&port={parts['port']}"
+    behind = dataclasses.replace(database, service_url=url)
+    with (
+        Wire(short_folder, Path(str(parts["host"]))) as wire,
+        _server_factory(tmp_path_factory.mktemp("budget"), lambda: behind) as start,
+    ):
         server: Server = start(DATABASE_POOL_SIZE="1")
         with user_factory(server) as new_user:
             client = new_user().client
@@ -161,7 +97,6 @@ def watched(
             todo = request("POST", "/v1/todos", json={"title": "Buy milk"})["id"]
             conversation = request("POST", "/v1/conversations", json={})["id"]
             yield Watched(wire, request, todo, conversation)
-    wire.close()
 
 
 @pytest.fixture(scope="module")
@@ -228,20 +163,16 @@ def test_a_request_is_one_transaction_and_one_round_trip(watched: Watched, name:
     method, path, options, expected = ROUND_TRIPS[name]
     path = path.format(todo=watched.todo, conversation=watched.conversation)
     watched.request(method, path, **options)  # the first time, statements are prepared too
-    watched.wire.round_trips.clear()
-    watched.request(method, path, **options)
-    assert watched.wire.round_trips == expected
+    assert watched.round_trips(method, path, **options) == expected
 
 
 def test_an_idempotency_key_costs_one_round_trip_more(watched: Watched):
-    def create() -> None:
+    def create() -> list[list[str]]:
         key = {"Idempotency-Key": secrets.token_hex(8)}
-        watched.request("POST", "/v1/todos", json={"title": "Buy bread"}, headers=key)
+        return watched.round_trips("POST", "/v1/todos", json={"title": "Buy bread"}, headers=key)
 
     create()
-    watched.wire.round_trips.clear()
-    create()
-    assert watched.wire.round_trips == [
+    assert create() == [
         [*WRITES, "forget_idempotency_key", "claim_idempotency_key", "create_todo"],
         ["keep_answer", "commit"],
     ]
@@ -249,11 +180,10 @@ def test_an_idempotency_key_costs_one_round_trip_more(watched: Watched):
 
 def test_statements_are_prepared_once_for_a_connection(watched: Watched):
     path = f"/v1/todos/{watched.todo}/conversations"
-    watched.wire.round_trips.clear()
-    watched.request("GET", path)
-    assert any(statement == "prepare list_todo_conversations" for statement in watched.wire.round_trips[0])
-    watched.request("GET", path)
-    assert not any(statement.startswith("prepare") for statement in watched.wire.round_trips[1])
+    watched.round_trips("GET", path)
+    assert "list_todo_conversations" in watched.wire.prepared
+    watched.round_trips("GET", path)
+    assert not watched.wire.prepared
 
 
 # Buffers

@@ -1,7 +1,7 @@
 """Notes what a service says to PostgreSQL, and counts: a Unix socket in front of the server's, for one service.
 
-Used in a pass of its own, with one request at a time: nothing goes through it while something is timed. The messages'
-formats are those of "Frontend/Backend Protocol" in PostgreSQL's manual.
+For one request at a time, of which nothing is timed. The messages' formats are those of "Frontend/Backend Protocol" in
+PostgreSQL's manual.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import selectors
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -27,8 +26,12 @@ class Traffic(msgspec.Struct):
 
 
 class Sent(NamedTuple):
-    """A statement that was run: its text with ``$1 …``, its parameters' type oids where they were told, its values."""
+    """A statement that was run: its text with ``$1 …``, its parameters' type oids where they were told, its values.
 
+    ``name`` is the one that it is prepared under, empty for one that is parsed each time.
+    """
+
+    name: str
     text: str
     types: tuple[int, ...]
     values: tuple[bytes | None, ...]
@@ -45,14 +48,14 @@ class _Link:
         self.from_server = b""
         self.is_started = False
         self.prepared: dict[bytes, tuple[str, tuple[int, ...]]] = {}
+        self.pipeline: list[Sent] = []
 
 
-class CountingProxy:
-    """Passes everything on, and counts. ``traffic`` and ``sent`` may be replaced between requests."""
+class Wire:
+    """Passes everything on, and notes it, since `forget` was called."""
 
     def __init__(self, folder: Path, server_folder: Path) -> None:
-        self.traffic = Traffic()
-        self.sent: list[Sent] = []
+        self.forget()
         self._server_path = str(server_folder / SOCKET)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / SOCKET))
@@ -61,6 +64,18 @@ class CountingProxy:
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def forget(self) -> None:
+        """Begin anew, as between two requests."""
+        self.traffic = Traffic()
+        self.pipelines: list[list[Sent]] = []
+        """The statements between one Sync and the next: what goes out at once."""
+        self.prepared: list[str] = []
+        """The names that statements were prepared under."""
+
+    @property
+    def sent(self) -> list[Sent]:
+        return [sent for pipeline in self.pipelines for sent in pipeline]
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -128,9 +143,14 @@ class CountingProxy:
                 name, text, rest = body.split(b"\0", 2)
                 count = struct.unpack_from("!H", rest)[0]
                 link.prepared[name] = text.decode(), struct.unpack_from(f"!{count}I", rest, 2)
+                if name:
+                    self.prepared.append(name.decode())
             elif kind == b"B":
                 _, name, rest = body.split(b"\0", 2)
-                self.sent.append(Sent(*link.prepared[name], _values(rest)))
+                link.pipeline.append(Sent(name.decode(), *link.prepared[name], _values(rest)))
+            elif kind == b"S":
+                self.pipelines.append(link.pipeline)
+                link.pipeline = []
         link.from_client = data
 
     def _count(self, data: bytes) -> bytes:
@@ -155,10 +175,3 @@ def _values(data: bytes) -> tuple[bytes | None, ...]:
         found.append(None if length < 0 else data[at + 6 : at + 6 + length])
         at += 4 + max(length, 0)
     return tuple(found)
-
-
-@contextlib.contextmanager
-def counting(folder: Path, server_folder: Path) -> Iterator[CountingProxy]:
-    """A proxy whose socket is in ``folder``, in front of the server's in ``server_folder``."""
-    with CountingProxy(folder, server_folder) as proxy:
-        yield proxy
