@@ -1,7 +1,7 @@
 """The database's own ceiling: pgbench with the statements of todochat, and what row security and the audit cost.
 
-The statements are those that the service was seen to send for one request (see `tests.support.wire`): pgbench sends them as one
-pipeline of prepared statements too, for other users' rows, and `Pgbench.check` holds what it sends against what the
+The statements are those that the service was seen to send for one request (`tests.support.wire`): pgbench sends them as
+one pipeline of prepared statements too, for other users' rows, and `Pgbench.check` holds what it sends against what the
 service sent. Two things differ, which cost the server little: pgbench asks for results as text, where the service asks
 for them in binary form, and it can't send NULL as a parameter, so that NULL stands in the text.
 

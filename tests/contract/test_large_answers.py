@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.http.paging import ANSWER_BYTES
+from service.problems import html_escaped, html_safe, may_add
 from tests.conftest import Server, User, user_factory
 from tests.support.watched import Watched
 
@@ -95,6 +99,12 @@ def test_pages_of_large_entries_end_early_and_lead_on(ada: User, path: str) -> N
     found = [item["id"] for page in pages for item in page]
     assert len(set(found)) == len(found) >= CONVERSATIONS * MESSAGES
     assert len(pages) > 2
+
+
+@given(st.text("<>&'\"\\\n a\u00e9"))
+def test_what_escaping_may_add_is_never_counted_too_small(text: str) -> None:
+    body = msgspec.json.encode({text: text})
+    assert may_add(body) >= max(len(html_safe(body)), len(html_escaped(body))) - len(body)
 
 
 def memory(process: int) -> int:
