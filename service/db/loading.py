@@ -251,7 +251,7 @@ def _parse_query(block: _Block, slots: dict[str, _Block], used_slots: set[str]) 
             name.encode(),
             # By its name a DBA finds it in pg_stat_activity, in pg_stat_statements and in the server's log. Behind the
             # first word it is part of the statement for all of them.
-            _FIRST_WORD.sub(rf"\g<0> /* {name} */", _PLACEHOLDER.sub(place, text), count=1).encode(),
+            _FIRST_WORD.sub(lambda word: f"{word[0]} /* {name} */", _PLACEHOLDER.sub(place, text), count=1).encode(),
             tuple(TYPES[kind][0] for kind in parameters.values()),
             reads_only,
         ),
