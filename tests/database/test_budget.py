@@ -164,6 +164,7 @@ def test_a_request_is_one_transaction_and_one_round_trip(watched: Watched, name:
     path = path.format(todo=watched.todo, conversation=watched.conversation)
     watched.request(method, path, **options)  # the first time, statements are prepared too
     assert watched.round_trips(method, path, **options) == expected
+    assert not watched.wire.prepared
 
 
 def test_an_idempotency_key_costs_one_round_trip_more(watched: Watched):
@@ -176,6 +177,7 @@ def test_an_idempotency_key_costs_one_round_trip_more(watched: Watched):
         [*WRITES, "forget_idempotency_key", "claim_idempotency_key", "create_todo"],
         ["keep_answer", "commit"],
     ]
+    assert not watched.wire.prepared
 
 
 def test_statements_are_prepared_once_for_a_connection(watched: Watched):

@@ -69,7 +69,7 @@ class Wire:
         """Begin anew, as between two requests."""
         self.traffic = Traffic()
         self.pipelines: list[list[Sent]] = []
-        """The statements between one Sync and the next: what goes out at once."""
+        """The statements between one Sync and the next: what goes out at once. A simple query goes out by itself."""
         self.prepared: list[str] = []
         """The names that statements were prepared under."""
 
@@ -151,6 +151,8 @@ class Wire:
             elif kind == b"S":
                 self.pipelines.append(link.pipeline)
                 link.pipeline = []
+            elif kind == b"Q":
+                self.pipelines.append([Sent("", body.partition(b"\0")[0].decode(), (), ())])
         link.from_client = data
 
     def _count(self, data: bytes) -> bytes:
