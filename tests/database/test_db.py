@@ -486,6 +486,18 @@ def test_who_waits_too_long_or_finds_too_many_waiting_is_refused(
     run(shared.service_url, use)
 
 
+def test_the_connection_that_came_back_last_is_lent_next(shared: TestDatabase) -> None:
+    async def use(found: Database) -> None:
+        quick, later = await asyncio.gather(
+            found.transact(NOBODY, [BACKEND]), found.transact(NOBODY, [BACKEND, slow(0.05)])
+        )
+        ((quick_pid,),), ((later_pid,),) = quick[0].rows, later[0].rows
+        assert quick_pid != later_pid
+        assert [await value(found, BACKEND) for _ in range(6)] == [later_pid] * 6
+
+    run(shared.service_url, use, size=3)
+
+
 def test_a_user_holds_half_of_the_connections_and_everybody_is_served_in_turn(shared: TestDatabase) -> None:
     flooder, other = Context(uuid4(), "flooder"), Context(uuid4(), "other")
     ended: list[str] = []
