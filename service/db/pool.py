@@ -55,8 +55,8 @@ class _Idle(deque[Connection]):
     """The connections that nobody has: the one that came back last is lent next, as by asyncpg and node-postgres.
 
     psycopg_pool lends them in turns. But the last one's server process has its memory still in the processor's caches,
-    which takes a tenth off PostgreSQL's CPU for a request (8 and 64 clients, 10 connections, 2 cores), and statements
-    are planned on no more connections than are needed.
+    which takes 8 % off PostgreSQL's CPU for a request (8 and 64 clients, 10 connections, 2 cores), and statements are
+    planned on no more connections than are needed.
     """
 
     append = deque[Connection].appendleft
