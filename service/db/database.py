@@ -25,6 +25,8 @@ TRANSACTION_SECONDS = 5.0
 """How long a transaction may take in all, waiting for its connection and a second attempt included."""
 CLEANUP_SECONDS = 0.5
 """How long a rollback may take, or a commit that begins when the time is up. Then the connection is closed."""
+STALL_SECONDS = 1.0
+"""A server that left a request unanswered for so long, to its end, may have gone, and all connections to it with it."""
 PING_SECONDS = 3.0
 ATTEMPTS = 3
 
@@ -130,6 +132,7 @@ class Database:
         started = loop.time()
         deadline = started + seconds
         request, before, reads_only = self._request(context, steps, accept is None, seconds)
+        asked = started
         ok = False
         try:
             for attempt in itertools.count(1):
@@ -137,6 +140,7 @@ class Database:
                 loan = Loan(self._pool, context.user)
                 try:
                     connection = await loan.take(min(loop.time() + acquire_seconds, deadline))
+                    asked = loop.time()
                     results = await self._attempt(connection, request, before, len(steps), accept, deadline)
                     ok = True
                     return results
@@ -145,7 +149,7 @@ class Database:
                     if not lost.nothing_ran and (is_last or not reads_only):
                         raise Problem("database_unavailable", "" if reads_only else _PERHAPS_DONE) from None
                 except ConnectionExpired:
-                    self._pool.distrust()
+                    _suspect(self._pool, asked)
                     raise Problem("timeout", _LATE if reads_only else f"{_LATE} {_UNKNOWN}") from None
                 except StepRefused as refused:
                     if is_last or refused.error.sqlstate not in _COLLISION:
@@ -186,13 +190,12 @@ class Database:
         try:
             connection = await loan.take(min(loop.time() + ACQUIRE_SECONDS, deadline))
             try:
-                yield Held(connection, alone, begin, context, deadline, self._observe)
+                yield Held(self._pool, connection, alone, begin, context, deadline, self._observe)
             finally:
                 await _roll_back(connection)
         except ConnectionLost:
             raise Problem("database_unavailable", "" if snapshot else _PERHAPS_DONE) from None
         except ConnectionExpired:
-            self._pool.distrust()
             raise Problem("timeout", _LATE if snapshot else f"{_LATE} {_UNKNOWN}") from None
         finally:
             loan.end()
@@ -272,6 +275,7 @@ class Held:
 
     def __init__(
         self,
+        pool: Pool,
         connection: Connection,
         alone: Sequence[Step],
         begin: Sequence[Step],
@@ -279,6 +283,7 @@ class Held:
         deadline: float,
         observe: Callable[[str, float, bool], None],
     ) -> None:
+        self._pool = pool
         self._connection = connection
         self._alone = alone
         self._begin = begin
@@ -306,7 +311,11 @@ class Held:
         except StepRefused as refused:
             if refused.error.sqlstate == _READ_ONLY_SERVER:
                 self._connection.hang_up()
+                self._pool.distrust()
             raise _problem(refused, request, before, self._context) from refused.error
+        except ConnectionExpired:
+            _suspect(self._pool, started)
+            raise
         finally:
             seconds = loop.time() - started
             for (name, _, _, _), _ in (*self._context.ahead, *steps) if before else steps:
@@ -314,6 +323,12 @@ class Held:
         self.is_committed = commit
         self._alone = self._begin = ()
         return [read_result(answer) for answer in answers[before : before + len(steps)]]
+
+
+def _suspect(pool: Pool, asked: float) -> None:
+    """Replace the connections where one was not answered from then on until its time was up, unless that was short."""
+    if asyncio.get_running_loop().time() - asked >= STALL_SECONDS:
+        pool.distrust()
 
 
 def _problem(refused: StepRefused, request: Sequence[Step], before: int, context: Context) -> Problem:

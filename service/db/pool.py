@@ -112,7 +112,8 @@ class Pool:
             reconnect_timeout=0,
             reconnect_failed=self._on_failure,
         )
-        lender._pool = _Idle()  # pyright: ignore[reportPrivateUsage] - it has no option for this
+        # It has no option for this.
+        self._idle = lender._pool = _Idle()  # pyright: ignore[reportPrivateUsage]
         return lender
 
     @property
@@ -124,7 +125,7 @@ class Pool:
     @property
     def in_use(self) -> int:
         """Connections that are lent."""
-        return max(0, self.connected - self.lender.get_stats().get("pool_available", 0))
+        return max(0, self.connected - sum(not connection.closed for connection in self._idle))
 
     def is_full(self, coming: int = 0) -> bool:
         """Whether the next request that needs a connection would be refused, when ``coming`` others are before it."""
@@ -180,10 +181,8 @@ class Pool:
         except (ConnectionLost, ConnectionExpired, StepRefused) as error:
             connection.hang_up()
             raise psycopg.OperationalError(f"a new connection did not answer ({type(error).__name__})") from error
-        self._open.append(connection)
-        if self.unreachable:
-            self.unreachable = False
-            log.info("database_reachable")
+        self._open = [*(other for other in self._open if not other.closed), connection]
+        self._declare_reachable()
 
     def _on_failure(self, _: Any) -> None:
         """An attempt to connect failed, and psycopg_pool has given it up."""
@@ -202,7 +201,13 @@ class Pool:
                 if loop.time() - since > OUTAGE_SECONDS and not self.unreachable:
                     await self._declare_outage()
             else:
+                self._declare_reachable()  # perhaps by a connection that was there all the time
                 return
+
+    def _declare_reachable(self) -> None:
+        if self.unreachable:
+            self.unreachable = False
+            log.info("database_reachable")
 
     async def _declare_outage(self) -> None:
         self.unreachable = True

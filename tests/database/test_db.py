@@ -670,6 +670,108 @@ def test_connections_that_the_server_closes_are_replaced_for_whoever_asks_next(
     run(shared.service_url, use, size=3)
 
 
+async def backends(found: Database, count: int) -> set[int]:
+    """The processes that serve so many connections."""
+    results = await asyncio.gather(*(found.transact(NOBODY, [BACKEND, slow(0.05)]) for _ in range(count)))
+    pids = {pid for ((pid,),) in (pids.rows for pids, _ in results)}
+    assert len(pids) == count
+    return pids
+
+
+def end(admin: "psycopg.Connection[Any]", pids: set[int]) -> None:
+    admin.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS p (pid)", ([*pids],))
+
+
+def test_idle_connections_that_are_dead_are_not_counted_for_those_in_use(
+    shared: TestDatabase, admin: "psycopg.Connection[Any]"
+) -> None:
+    async def use(found: Database) -> None:
+        pids = await backends(found, 3)
+        end(admin, pids - {await value(found, BACKEND)})
+        await eventually(lambda: found.stats() == {"in_use": 0, "waiting": 0, "size": 1})
+        running = asyncio.create_task(found.transact(NOBODY, [slow(0.2)]))
+        await eventually(lambda: found.stats()["in_use"] == 1)
+        await running
+
+    run(shared.service_url, use, size=3)
+
+
+def test_connections_that_are_gone_are_not_kept_though_nobody_counts_them(shared: TestDatabase) -> None:
+    async def use(found: Database) -> None:
+        large = step("SELECT length($1)", ("text", "x" * 4_000_000))  # after which a connection is replaced
+        pids = {(await found.transact(NOBODY, [BACKEND, large]))[0].rows[0][0] for _ in range(5)}
+        assert len(pids) == 5
+        assert len(found._pool._open) <= 2  # pyright: ignore[reportPrivateUsage]
+
+    run(shared.service_url, use)
+
+
+def test_an_outage_is_over_for_good_with_a_connection_that_lived_through_it(
+    shared: TestDatabase, admin: "psycopg.Connection[Any]", caplog: pytest.LogCaptureFixture
+) -> None:
+    def limit_connections(count: int) -> None:
+        name = admin.info.dbname
+        admin.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT {count}'.encode())
+
+    async def use(found: Database) -> None:
+        pids = await backends(found, 2)
+        limit_connections(0)
+        kept = await value(found, BACKEND)
+        end(admin, pids - {kept})
+        await eventually(lambda: found.stats()["size"] == 1)
+        # It is busy for longer than it takes to tell an outage, while another request waits.
+        await asyncio.gather(found.transact(NOBODY, [slow(1.5)]), value(found, BACKEND))
+        await eventually(lambda: "database_reachable" in caplog.messages)
+        end(admin, {kept})  # while nobody asks for a connection
+        await eventually(lambda: found.stats()["size"] == 0)
+        limit_connections(-1)
+        assert await value(found, BACKEND) not in pids
+
+    try:
+        with caplog.at_level("INFO"):
+            run(shared.service_url, use, size=2)
+    finally:
+        limit_connections(-1)
+    assert caplog.messages.index("database_unreachable") < caplog.messages.index("database_reachable")
+
+
+def test_a_deadline_that_leaves_the_server_no_time_costs_one_connection(shared: TestDatabase) -> None:
+    async def use(found: Database) -> None:
+        pids = await backends(found, 3)
+        with pytest.raises(Problem, match="in time"):
+            await found.transact(NOBODY, [slow(2)], seconds=0.2)
+        with pytest.raises(Problem, match="in time"):
+            async with found.hold(NOBODY, seconds=0.2) as held:
+                await held.run([slow(2)])
+        await whole(found, 3)
+        assert len(pids & await backends(found, 3)) == 1
+
+    run(shared.service_url, use, size=3)
+
+
+@pytest.mark.parametrize("holds", [False, True], ids=["one round trip", "several"])
+def test_a_write_on_a_server_that_only_reads_now_replaces_all_connections(shared: TestDatabase, holds: bool) -> None:
+    """As after a failover, when they lead to what is a standby now."""
+    only_read = step("SET SESSION default_transaction_read_only = on", named=False)
+
+    async def write(found: Database) -> None:
+        if holds:
+            async with found.hold(NOBODY) as held:
+                await held.run([insert(1)])
+        else:
+            await found.transact(NOBODY, [insert(1)])
+
+    async def use(found: Database) -> None:
+        pids = await backends(found, 3)
+        await asyncio.gather(*(found.transact(NOBODY, [only_read, slow(0.05)]) for _ in range(3)))
+        with pytest.raises(Problem):
+            await write(found)
+        await whole(found, 3)
+        assert not pids & await backends(found, 3)
+
+    run(shared.service_url, use, size=3)
+
+
 @pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.SelectorEventLoop])
 def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_noticed_at_once(
     shared: TestDatabase, proxy: Proxy, loop: Callable[[], Any]
