@@ -1,7 +1,8 @@
 """HTTP/1.1 on one connection: uvicorn's protocol with the limits that it lacks.
 
-Limits are on the size, number and pace of headers, on idle connections, on clients that don't read their answers, and
-on the number of connections. What breaks one, or isn't HTTP, is answered with problem details where it can be read.
+Limits are on the size, number and pace of headers, on requests that wait for the one before them, on idle connections,
+on clients that don't read their answers, and on the number of connections. What breaks one, or isn't HTTP, is answered
+with problem details where it can be read.
 
 uvicorn's own cycle carries a request to the application and back: one of our own saved under 4 us of a get's 100.
 """
@@ -217,7 +218,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 self._fail(Problem("malformed_request", "This is not a proxy."))
             return  # see _feed
-        if self._owed:
+        if self._owed or len(self.pipeline) == self.limits.pipelined:
             self._fail(Problem("overloaded"))
         self._phase = _BODY
         self._has_progress = True
@@ -251,10 +252,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._answers.finish()
         if self._is_ended or self._raw.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._phase is _BETWEEN:
+            return
+        self.flow.resume_reading()
+        if self._phase is _BETWEEN:
             self.deadline = self.loop.time() + self.limits.idle_seconds
         else:
             seconds = self.limits.header_seconds if self._phase is _HEADERS else self.limits.linger_seconds
@@ -298,8 +300,9 @@ class HttpProtocol(HttpToolsProtocol):
         """
         self._answers.finish()
         self._deaf = self._is_ended = True
-        if self._phase is _BODY and self._raw.can_write_eof():
+        if self._phase is not _BETWEEN and self._raw.can_write_eof():
             self._raw.write_eof()
+            self.flow.resume_reading()
             self.deadline = self.loop.time() + self.limits.linger_seconds
         else:
             self._raw.close()
