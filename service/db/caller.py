@@ -32,26 +32,29 @@ class ApiKey:
     all other requests of that hour that only read need not write.
     """
 
-    __slots__ = ("_noted", "digest", "scope")
+    __slots__ = ("_hour", "_noted", "digest", "scope")
 
     def __init__(self, digest: bytes, scope: str, noted: dict[bytes, int]) -> None:
         self.digest = digest
         self.scope = scope
         self._noted = noted
+        self._hour: int | None = None
 
     def check(self, *, reads_only: bool) -> list[Statement[Any]]:
         """What a transaction of the key begins with; ``reads_only``: it could not note the use."""
         checks: list[Statement[Any]] = [_AUTHENTICATE_KEY(digest=self.digest, scope=self.scope)]
         hour = int(time.time()) // 3600
         if not reads_only and self._noted.get(self.digest) != hour:
+            self._hour = hour
             checks.append(_TOUCH_KEY(digest=self.digest, hour=datetime.fromtimestamp(hour * 3600, UTC)))
         return checks
 
     def note(self) -> None:
         """Its transaction was committed."""
-        if len(self._noted) >= NOTED_KEYS:
-            self._noted.clear()
-        self._noted[self.digest] = int(time.time()) // 3600
+        if self._hour is not None:
+            if len(self._noted) >= NOTED_KEYS:
+                self._noted.clear()
+            self._noted[self.digest] = self._hour
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,7 @@
 """API keys: what they may do, what they may not, and that they end at once."""
 
 import secrets
+import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from service.app import PROTOCOL_HANDLERS
+from service.db.caller import ApiKey
 from tests.conftest import PLAIN_HTTP, Server, User
 from tests.support.problems import problem
 from tests.support.routes import ROUTES, Route
@@ -171,6 +173,27 @@ def test_the_hour_of_its_last_use_is_noted_by_reads_too(user: User, agent: Agent
     assert client.get("/v1/todos").status_code == 200
     after = superuser.execute("SELECT xmin FROM api_keys WHERE id = %s", (made["id"],)).fetchone()
     assert before == after, "once an hour is enough"
+
+
+def test_the_hour_that_is_noted_is_the_one_in_which_the_request_began(monkeypatch: pytest.MonkeyPatch):
+    noted: dict[bytes, int] = {}
+
+    def statements(seconds: float) -> int:
+        monkeypatch.setattr(time, "time", lambda: seconds)
+        return len(ApiKey(b"digest", "read", noted).check(reads_only=False))
+
+    key = ApiKey(b"digest", "read", noted)
+    monkeypatch.setattr(time, "time", lambda: 3599.9)
+    assert len(key.check(reads_only=False)) == 2
+    monkeypatch.setattr(time, "time", lambda: 3600.1)
+    key.note()
+    assert (statements(3599.9), statements(3600.1)) == (1, 2)
+    later = ApiKey(b"digest", "read", noted)  # what had nothing to note in one hour notes nothing in the next
+    monkeypatch.setattr(time, "time", lambda: 3599.9)
+    assert len(later.check(reads_only=False)) == 1
+    monkeypatch.setattr(time, "time", lambda: 3600.1)
+    later.note()
+    assert statements(3600.1) == 2
 
 
 def test_a_use_in_a_transaction_of_several_round_trips_is_noted(user: User, agent: Agent):
