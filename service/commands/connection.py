@@ -32,6 +32,7 @@ def connect(url: str) -> psycopg.Connection:
     defaults = {
         "connect_timeout": "10",
         "tcp_user_timeout": "30000",  # milliseconds
+        "keepalives_idle": "30",  # it is silent while another program works, or a statement that takes long
         "client_encoding": "utf8",
         "application_name": f"todochat on {socket.gethostname()} pid {os.getpid()}",
     }

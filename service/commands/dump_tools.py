@@ -73,7 +73,7 @@ def refuse_shown_password(url: str) -> None:
 
 def run_tool(tool: Tool, url: str, *arguments: str, on_line: Callable[[str], None]) -> None:
     """Run it on the database of ``url``, with each line that it says on its way; raises OperatorError when it fails."""
-    parts = parse_database_url(url)
+    parts = {"keepalives_idle": "30", **parse_database_url(url)}
     secret = {"PGPASSWORD": password} if (password := parts.pop("password", "")) else {}  # no command line shows it
     command = [tool.path, "--verbose", "--no-password", *arguments, "--dbname", format_database_url(parts)]
     error = ""

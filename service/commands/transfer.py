@@ -15,7 +15,7 @@ import click
 from service.commands.accounts import find_account
 from service.commands.connection import as_owner
 from service.commands.progress import Stage
-from service.commands.shared import account_argument, owner_url, written_whole
+from service.commands.shared import account_argument, ended_by_signals, owner_url, written_whole
 from service.db.caller import Caller
 from service.db.database import Database
 from service.exports import exported
@@ -37,7 +37,7 @@ def export_account(account: str, output: Path | None) -> None:
 
     ACCOUNT is an e-mail address or an id. A file can be read by its owner only, and is there when it is whole.
     """
-    with owner_url() as url, Stage("export") as stage:
+    with ended_by_signals(), owner_url() as url, Stage("export") as stage:
         if output is None or str(output) == "-":
             _run(_export(url, account, sys.stdout.buffer, stage))
             return

@@ -76,7 +76,10 @@ async def spool_body(request: Request, *media_types: str) -> Upload:
     ``overloaded`` when the disk is full.
     """
     request.check_content(*media_types)
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - whoever gets the Upload closes it
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - whoever gets the Upload closes it
+    except OSError:
+        raise _no_room() from None
     try:
         digest = hashlib.sha256()
         async for piece in request.stream():
@@ -86,8 +89,12 @@ async def spool_body(request: Request, *media_types: str) -> Upload:
     except OSError:
         with suppress(OSError):  # closing writes what is left
             file.close()
-        raise Problem("overloaded", "There is no room for the body at the moment.") from None
+        raise _no_room() from None
     except BaseException:
         file.close()
         raise
     return Upload(file, digest.digest())
+
+
+def _no_room() -> Problem:
+    return Problem("overloaded", "There is no room for the body at the moment.")

@@ -1,7 +1,9 @@
 """Export: all that a user owns, from one moment, made while it is sent."""
 
 import json
+import signal
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +18,11 @@ from service import exports as export
 from service.db.caller import Caller
 from service.http.bulk import UPLOADS, Bulk
 from service.problems import Problem
-from tests.conftest import Server, TestDatabase, User
+from tests.conftest import REPOSITORY, Server, TestDatabase, User, service_environment
 from tests.support import exports
 from tests.support.asking import in_process
-from tests.support.commands import as_migrator, complaint, run
+from tests.support.commands import as_migrator, complaint, heeding, run
+from tests.support.load import wait_for
 from tests.support.problems import problem
 
 NewUser = Callable[..., User]
@@ -295,6 +298,21 @@ def test_the_command_writes_the_same_file_for_its_owner_only(server: Server, new
     assert f"{len(expected.splitlines()):,} rows" in done.stderr
     printed = run("export", user.email, **as_migrator(server.database))
     assert printed.stdout.encode() == expected
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_the_command_that_is_told_to_end_leaves_no_file(
+    server: Server, new_user: NewUser, tmp_path: Path, how: signal.Signals
+):
+    command = heeding(how, "export", new_user().email, "--output", str(tmp_path / "export.ndjson"))
+    env = service_environment(**as_migrator(server.database))
+    with psycopg.connect(server.database.superuser_url) as connection:
+        connection.execute("LOCK TABLE todos")
+        with subprocess.Popen(command, cwd=REPOSITORY, env=env) as process:
+            wait_for(lambda: [*tmp_path.iterdir()], 60)
+            process.send_signal(how)
+            assert process.wait(20) == 130
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_command_says_in_one_line_what_is_wrong(server: Server, tmp_path: Path):

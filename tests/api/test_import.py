@@ -1,5 +1,6 @@
 """Import: a file of an export goes into an account as it was, as a whole, or not at all."""
 
+import asyncio
 import contextlib
 import http.client
 import io
@@ -7,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +17,7 @@ import psycopg
 import pytest
 
 from service.exports import LARGEST, LINE_BYTES
+from service.http import bulk
 from service.import_files import CHUNK_LINES
 from service.imports import IMPORT_BYTES, import_file
 from service.problems import Problem
@@ -537,3 +540,14 @@ def test_the_command_says_in_one_line_what_is_wrong(server: Server, new_user: Ne
     assert "no account has the address" in complaint(run("import", "nobody@example.org", str(path), **owner))
     assert "can't read" in complaint(run("import", user.email, str(tmp_path / "none"), **owner))
     assert "can't read" in complaint(run("import", user.email, str(tmp_path), **owner))
+
+
+def test_where_no_temporary_file_can_be_made_there_is_no_room(monkeypatch: pytest.MonkeyPatch):
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bulk.tempfile, "TemporaryFile", fail)
+    request: Any = SimpleNamespace(check_content=lambda *_: None)
+    with pytest.raises(Problem) as refused:
+        asyncio.run(bulk.spool_body(request, "application/x-ndjson"))
+    assert refused.value.code == "overloaded"

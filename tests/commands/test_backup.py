@@ -41,7 +41,7 @@ from tests.conftest import (
     user_factory,
 )
 from tests.contract.test_readme import section
-from tests.support.commands import complaint, run
+from tests.support.commands import complaint, heeding, run
 from tests.support.exports import export, fill
 from tests.support.feed import assert_goes_on, follow
 from tests.support.load import wait_for
@@ -529,12 +529,8 @@ def test_a_backup_that_is_told_to_end_leaves_neither_a_file_nor_pg_dump(
     env = service_environment(
         PATH=f"{slow.parent}:{path_of(postgres)}", MIGRATION_DATABASE_URL=session_database.superuser_url
     )
-    command = [sys.executable, "-m", "service", "backup", str(tmp_path / "backup")]
-    # Whoever runs the tests may ignore the signal, as nohup does, and then their children do.
-    heed = (
-        f"import os, signal, sys; signal.signal({how:d}, signal.SIG_DFL); os.execv(sys.executable, sys.orig_argv[3:])"
-    )
-    with subprocess.Popen([sys.executable, "-c", heed, *command], cwd=REPOSITORY, env=env) as process:
+    command = heeding(how, "backup", str(tmp_path / "backup"))
+    with subprocess.Popen(command, cwd=REPOSITORY, env=env) as process:
         pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip(), 60))
         process.send_signal(how)
         assert process.wait(20) == 130

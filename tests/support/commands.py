@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -55,3 +56,14 @@ def complaint(done: Done) -> str:
 
 def as_migrator(database: TestDatabase, **parts: str) -> dict[str, str]:
     return {"MIGRATION_DATABASE_URL": database.owner_url, **parts}
+
+
+def heeding(how: signal.Signals, *arguments: str) -> list[str]:
+    """A command line of the service that heeds the signal, though whoever runs the tests may ignore it, as nohup does.
+
+    Their children would, too.
+    """
+    heed = (
+        f"import os, signal, sys; signal.signal({how:d}, signal.SIG_DFL); os.execv(sys.executable, sys.orig_argv[3:])"
+    )
+    return [sys.executable, "-c", heed, sys.executable, "-m", "service", *arguments]
