@@ -158,14 +158,32 @@ def unbroken(lines: bytes) -> bytes:
     return lines
 
 
+_SPELT = (
+    (rb"\u0022", b"&quot;"),
+    (rb"\u0026", b"&amp;"),
+    (rb"\u0027", b"&#x27;"),
+    (rb"\u003c", b"&lt;"),
+    (rb"\u003C", b"&lt;"),
+    (rb"\u003e", b"&gt;"),
+    (rb"\u003E", b"&gt;"),
+)
+
+
 def html_escaped(body: bytes) -> bytes:
-    """The JSON with ``& < > " '`` in its strings, the keys included, written as HTML's character references."""
+    r"""The JSON with ``& < > " '`` in its strings, the keys included, written as HTML's character references.
+
+    So are those that what is kept as it was sent spells as ``\u003c``.
+    """
     # In JSON text these stand inside strings only, but for the quotes around them.
     body = body.replace(b"&", b"&amp;").replace(b"<", b"&lt;").replace(b">", b"&gt;").replace(b"'", b"&#x27;")
     if b"\\" not in body:
         return body
-    # A backslash that is escaped escapes no quote: it steps aside for NUL, which JSON text has nowhere.
-    return body.replace(rb"\\", b"\0").replace(rb"\"", b"&quot;").replace(b"\0", rb"\\")
+    # A backslash that is escaped escapes nothing: it steps aside for NUL, which JSON text has nowhere.
+    body = body.replace(rb"\\", b"\0").replace(rb"\"", b"&quot;")
+    if rb"\u00" in body:
+        for spelt, reference in _SPELT:
+            body = body.replace(spelt, reference)
+    return body.replace(b"\0", rb"\\")
 
 
 def may_add(body: bytes) -> int:
