@@ -50,20 +50,25 @@ def check_item(item: str) -> None:
 
 def read_item(item: str | msgspec.Raw) -> Reading:
     """Of OpenAI's shapes (Responses and Chat Completions), and of others as far as they name things alike."""
-    value = _decode(item)
+    value = decode_item(item)
     calls, answers = frozenset(_ids(value, is_answer=False)), frozenset(_ids(value, is_answer=True))
     kind: MessageType = "command" if calls - answers else "response" if answers else "text"
     text = "\n".join(part for part in _texts(value) if part)
     return Reading(_storable(text), kind, calls, answers)
 
 
-def _decode(item: str | msgspec.Raw) -> Any:
+def decode_item(item: str | msgspec.Raw) -> Any:
+    """The value; numbers that are too long for msgspec's or Python's integers, and all beside them, are not right."""
     try:
         return msgspec.json.decode(item)
-    except msgspec.DecodeError:  # half of a surrogate pair, which the standard library reads
+    except msgspec.DecodeError:  # such a number, or half of a surrogate pair, which the standard library reads
         import json
 
-        return json.loads(item if isinstance(item, str) else bytes(item))
+        return json.loads(item if isinstance(item, str) else bytes(item), parse_int=_some_number)
+
+
+def _some_number(_: str) -> float:
+    return 0.0
 
 
 def _storable(text: str) -> str:
@@ -144,6 +149,6 @@ def first_whole(rows: Sequence[tuple[frozenset[str], frozenset[str]]]) -> int:
 def check_json(item: str) -> None:
     """Raises ValueError for what is no JSON."""
     try:
-        _decode(item)
+        decode_item(item)
     except (ValueError, RecursionError):
         raise ValueError("item: must be the text of a JSON value") from None

@@ -1,5 +1,6 @@
 """OpenAI's conversations: the same rows for an unchanged ``openai`` SDK and what is built on it, in its shapes."""
 
+from contextlib import suppress
 from typing import Annotated, ClassVar, Literal, cast
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from service.http.fields import Metadata, check_metadata, given, new_id
 from service.http.idempotency import idempotent
 from service.http.kept_json import Paths
 from service.http.missing import found
+from service.http.paging import ANSWER_BYTES
 from service.http.request import Request
 from service.messages import FullMessage
 from service.openai_shapes import (
@@ -181,7 +183,8 @@ async def list_openai_items(request: Request, conversation_id: FromPath[str]) ->
     filters = {"sender_type": None, "message_type": None, "after": after, "before": before}
     asked = messages.LIST_ITEMS[query.order == "desc"](conversation_id=place, row_limit=query.limit + 1, **filters)
     rows: list[FullMessage] = await messages.read(request.user, place, asked)
-    return item_list([item_of(row) for row in rows], query.limit)
+    taken = sum(0 if row.item is None else len(bytes(row.item)) for row in rows)  # by which the query ends
+    return item_list([item_of(row) for row in rows], query.limit, goes_on=taken >= ANSWER_BYTES)
 
 
 @get(
@@ -224,12 +227,10 @@ async def _get(caller: Caller, conversation_id: str) -> Conversation:
 
 
 async def _find(caller: Caller, conversation_id: UUID, item_id: str) -> FullMessage:
-    """The message of an item: by the id that it came with, or by its own."""
-    named = _find_item(conversation_id=conversation_id, item_id=item_id)
+    """The message of an item: by an id of ours, or else by the one that it came with, for which all are looked at."""
     _, _, digits = item_id.rpartition("_")
-    try:
-        message_id = UUID(hex=digits) if len(digits) == 32 else new_id()
-    except ValueError:
-        message_id = new_id()
-    by_name, by_id = await caller.run(named, messages.GET(conversation_id=conversation_id, id=message_id))
-    return found(by_name or (None if by_id is None else by_id.value))
+    with suppress(ValueError):
+        message_id = UUID(hex=digits if len(digits) == 32 else "")
+        if by_id := await caller.run(messages.GET(conversation_id=conversation_id, id=message_id)):
+            return by_id.value
+    return found(await caller.run(_find_item(conversation_id=conversation_id, item_id=item_id)))

@@ -3,10 +3,11 @@
 A conversation's id is ``conv_`` and the hexadecimal digits of its UUID. An item is a message. Its id is the one that it
 came with, or a prefix for its type (``msg_``, ``fc_`` …) and the digits of the message's UUID. What a client sends is
 kept byte for byte; what is answered is that, with what the SDK's types need besides: an id, and for a message its type,
-its status and a list of contents.
+its status and a list of contents. The pages of a list lead on by ids of ours.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from msgspec import UNSET
 from service.conversations import Conversation
 from service.http import kept_json
 from service.http.paging import ANSWER_BYTES
+from service.items import decode_item
 from service.messages import FullMessage, MessageCreate
 from service.problems import Problem, invalid
 
@@ -105,7 +107,7 @@ def _message(text: str, index: int) -> MessageCreate:
     if not text.startswith("{"):
         raise invalid(f"items[{index}]", "must be an object")
     head = _head(text)
-    own = head.id if isinstance(head.id, str) and 0 < len(head.id) <= OWN_ID_LENGTH else None
+    own = head.id if _is_text(head.id) and len(head.id) <= OWN_ID_LENGTH else None
     metadata = UNSET if own is None else msgspec.Raw(msgspec.json.encode({"item_id": own}))
     try:
         sender: Any = _ROLES.get(head.role, "ai") if isinstance(head.role, str) else "ai"
@@ -117,21 +119,24 @@ def _message(text: str, index: int) -> MessageCreate:
 class _Head(msgspec.Struct, frozen=True):
     """What of an item says how it is answered."""
 
-    type: Any = None
-    id: Any = None
-    role: Any = None
-    status: Any = None
-    content: Any = None
+    type: Any = UNSET
+    id: Any = UNSET
+    role: Any = UNSET
+    status: Any = UNSET
+    content: Any = UNSET
 
 
 def _head(text: str) -> _Head:
     try:
         return msgspec.json.decode(text, type=_Head)
-    except msgspec.DecodeError:  # half of a surrogate pair, which the standard library reads
-        import json
+    except msgspec.DecodeError:
+        value = decode_item(text)
+        return _Head(*(value.get(name, UNSET) for name in _Head.__struct_fields__))
 
-        value = json.loads(text)
-        return _Head(*(value.get(name) for name in _Head.__struct_fields__))
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text, of one character at least, that UTF-8 can carry."""
+    return isinstance(value, str) and bool(value) and value.encode("utf-8", "replace").decode() == value
 
 
 # What goes out
@@ -143,42 +148,59 @@ def conversation_of(row: Conversation) -> OpenAIConversation:
 
 
 def item_of(row: FullMessage) -> tuple[str, msgspec.Raw]:
-    """A message as an item, behind its id."""
+    """A message as an item, behind an id that is its alone."""
     return item_shape(row.id, row.role, row.content, None if row.item is None else bytes(row.item).decode())
 
 
 def item_shape(message_id: UUID, role: str, content: str, text: str | None) -> tuple[str, msgspec.Raw]:
-    """An item's id and itself, as the SDK's types want it."""
+    """An item as the SDK's types want it, behind an id that is its alone: that which it came with may not be."""
     if text is None or not text.startswith("{"):
-        own = f"msg_{message_id.hex}"
-        return own, _plain_message(own, role, content)
+        ours = f"msg_{message_id.hex}"
+        return ours, _plain_message(ours, role, content)
     head = _head(text)
     kind = head.type if isinstance(head.type, str) else "message" if isinstance(head.role, str) else ""
-    own = head.id if isinstance(head.id, str) and head.id else f"{_PREFIXES.get(kind, 'item')}_{message_id.hex}"
+    ours = f"{_PREFIXES.get(kind, 'item')}_{message_id.hex}"
+    shown = head.id if _is_text(head.id) else ours
     if kind == "message" and isinstance(head.content, str):
-        return own, _plain_message(own, str(head.role or role), head.content)
+        return ours, _plain_message(shown, head.role if _is_text(head.role) else role, head.content)
     missing = {
-        **({} if isinstance(head.id, str) and head.id else {"id": own}),
+        **({} if isinstance(head.id, str) and head.id else {"id": shown}),
         **({} if isinstance(head.type, str) or not kind else {"type": kind}),
-        **({"status": "completed"} if kind in _WITH_STATUS and head.status is None else {}),
+        **({"status": "completed"} if kind in _WITH_STATUS and head.status in (None, UNSET) else {}),
     }
+    return ours, msgspec.Raw(_completed(text, missing, are_there=any(getattr(head, n) is not UNSET for n in missing)))
+
+
+def _completed(text: str, missing: dict[str, str], *, are_there: bool) -> bytes:
+    """The object with what is missing of it; ``are_there``: some of that is, but null."""
+    if are_there:
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.encode({**msgspec.json.decode(text, type=dict[str, msgspec.Raw]), **missing})
     if not missing:
-        return own, msgspec.Raw(text.encode())
-    rest = text[1:].lstrip()
-    more = "" if rest.startswith("}") else ","
-    return own, msgspec.Raw(msgspec.json.encode(missing)[:-1] + more.encode() + rest.encode())
+        return text.encode()
+    rest = text[1:].lstrip().encode()
+    return msgspec.json.encode(missing)[:-1] + (b"" if rest.startswith(b"}") else b",") + rest
 
 
-def _plain_message(own: str, role: str, content: str) -> msgspec.Raw:
-    part: dict[str, Any] = {"type": "input_text", "text": content}
+def _plain_message(shown: str, role: str, content: str) -> msgspec.Raw:
+    try:
+        text = msgspec.Raw(msgspec.json.encode(content))
+    except UnicodeEncodeError:  # half of a surrogate pair, which stays the escape that it came as
+        import json
+
+        text = msgspec.Raw(json.dumps(content).encode())
+    part: dict[str, Any] = {"type": "input_text", "text": text}
     if role == "assistant":
-        part = {"type": "output_text", "text": content, "annotations": []}
-    whole = {"id": own, "type": "message", "role": role, "status": "completed", "content": [part]}
+        part = {"type": "output_text", "text": text, "annotations": []}
+    whole = {"id": shown, "type": "message", "role": role, "status": "completed", "content": [part]}
     return msgspec.Raw(msgspec.json.encode(whole))
 
 
-def item_list(items: Sequence[tuple[str, msgspec.Raw]], limit: int) -> ItemList:
-    """As many of the items as were asked for, and an answer takes."""
+def item_list(items: Sequence[tuple[str, msgspec.Raw]], limit: int, *, goes_on: bool = False) -> ItemList:
+    """As many of the items as were asked for, and an answer takes; ``goes_on``: there may be more behind them.
+
+    ``first_id`` and ``last_id`` lead on wherever two items came with one id, or with one that was written elsewhere.
+    """
     data: list[msgspec.Raw] = []
     size = 0
     for _, item in items[:limit]:
@@ -186,8 +208,9 @@ def item_list(items: Sequence[tuple[str, msgspec.Raw]], limit: int) -> ItemList:
         if data and size > ANSWER_BYTES:
             break
         data.append(item)
-    ids = [own for own, _ in items]
-    return ItemList(data, ids[0] if ids else "", ids[len(data) - 1] if ids else "", len(data) < len(items))
+    ids = [ours for ours, _ in items]
+    has_more = goes_on or len(data) < len(items)
+    return ItemList(data, ids[0] if ids else "", ids[len(data) - 1] if ids else "", has_more)
 
 
 # Errors

@@ -41,6 +41,7 @@ SHAPES = {
     "an object": '{"b":1,"a":[true,null]}',
     "white space": '{ "a" :\t[ 1 ,\n2 ] }',
     "numbers": "[1.10,1E400,-0,123456789012345678901234567890,0.1000]",
+    "an integer of more digits than Python reads": '{"n":' + "7" * 5000 + "}",
     "NUL": r'{"output":"a\u0000b"}',
     "half a surrogate pair": r'{"output":"\ud800 \uDC00x"}',
     "keys twice": '{"a":1,"a":2}',
@@ -71,6 +72,18 @@ def test_what_is_harmful_in_a_page_is_escaped_within_the_same_value(user: User, 
     made = post_raw(user, conversation, '{"output":"</script>&"}')
     assert b"</script>" not in made.content
     assert made.json()["item"] == {"output": "</script>&"}
+
+
+def test_markup_that_an_item_spells_with_escapes_is_escaped_for_who_asks(user: User, conversation: str):
+    item = r'{"a":"\u003cb \u003Cx\u003e\u0026\u0022\u0027\\u003c","\u003ck\u003E":"\u00e9"}'
+    made = post_raw(user, conversation, item)
+    path = f"/v1/conversations/{conversation}"
+    (listed,) = user.client.get(f"{path}/messages?items=true&escape=html").json()["items"]
+    (context,) = user.client.get(f"{path}/context?format=items&escape=html").json()
+    got = user.client.get(f"{made.headers['location']}?escape=html").json()
+    for found in (got["item"], listed["item"], context):
+        assert found == {"a": "&lt;b &lt;x&gt;&amp;&quot;&#x27;\\u003c", "&lt;k&gt;": "é"}
+    assert raw_item(user.client.get(made.headers["location"])) == item
 
 
 def test_an_item_of_1_mib_is_kept_and_a_larger_one_refused(user: User, conversation: str):

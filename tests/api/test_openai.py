@@ -221,6 +221,60 @@ def test_answers_hold_to_the_sdks_types(sdk: openai.OpenAI, user: User):
     assert kept == easy, "what was sent is kept as it is"
 
 
+def post_items(user: User, conversation: str, items: bytes) -> None:
+    """Byte for byte, as no SDK writes them."""
+    path = f"/openai/v1/conversations/{conversation}/items"
+    sent = {"content": b'{"items":[%b]}' % items, "headers": {"Content-Type": "application/json"}}
+    answer = user.client.post(path, **sent)
+    assert answer.status_code == 200, answer.text
+
+
+def test_half_a_surrogate_pair_stays_the_escape_that_it_was(sdk: openai.OpenAI, user: User):
+    conversation = sdk.conversations.create().id
+    call = rb'{"type":"function_call","id":"\ud800","call_id":"c1","name":"f","arguments":"\udc00"}'
+    post_items(user, conversation, rb'{"role":"user","content":"cut \ud83d"},' + call)
+    answer = user.client.get(f"/openai/v1/conversations/{conversation}/items?order=asc")
+    assert answer.status_code == 200
+    assert rb'"cut \ud83d"' in answer.content
+    assert rb'"arguments":"\udc00"' in answer.content
+    assert len(list(sdk.conversations.items.list(conversation, limit=1))) == 2
+
+
+def test_null_stands_for_what_is_left_out(sdk: openai.OpenAI, user: User):
+    conversation = sdk.conversations.create().id
+    call = b'{"call_id":"c1","id":null,"type":"function_call","status":null,"name":"f","arguments":"{}"}'
+    post_items(user, conversation, call + b',{"type":null,"role":"user","content":[{"type":"input_text","text":"x"}]}')
+    answer = user.client.get(f"/openai/v1/conversations/{conversation}/items?order=asc")
+    found, said = json.loads(answer.content, object_pairs_hook=lambda pairs: pairs)[0][1]
+    for item in (found, said):
+        assert len(dict(item)) == len(item), "each field once"
+    assert (dict(found)["status"], dict(found)["call_id"], dict(said)["type"]) == ("completed", "c1", "message")
+    for item in sdk.conversations.items.list(conversation):
+        sdk.conversations.items.delete(item.id or "", conversation_id=conversation)
+    assert not sdk.conversations.items.list(conversation).data
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_pages_lead_on_though_ids_are_given_twice_or_were_written_elsewhere(sdk: openai.OpenAI, user: User, order: Any):
+    conversation = sdk.conversations.create(items=[CALL, HELLO, CALL, {**CALL, "id": "__fake_id__"}]).id
+    path = f"/v1/conversations/{UUID(hex=conversation.removeprefix('conv_'))}/messages"
+    for _ in range(2):
+        said = {"sender_type": "ai", "item": {**HELLO, "role": "assistant", "id": "msg_68a0f0", "content": []}}
+        assert user.client.post(path, json=said).status_code == 201
+    sdk.conversations.items.create(conversation, items=[{**CALL, "id": "__fake_id__"}, HELLO])
+    whole = [item.id for item in sdk.conversations.items.list(conversation, order=order, limit=100)]
+    assert len(whole) == 8
+    for limit in (1, 3):
+        assert [item.id for item in sdk.conversations.items.list(conversation, order=order, limit=limit)] == whole
+
+
+def test_a_list_goes_on_where_what_is_answered_is_smaller_than_what_was_read(sdk: openai.OpenAI, user: User):
+    conversation = sdk.conversations.create().id
+    for _ in range(8):
+        post_items(user, conversation, rb'{"role":"user","content":"%b"}' % (rb"\u4f60" * 170_000))
+    assert len(list(sdk.conversations.items.list(conversation, limit=100))) == 8
+
+
 def test_an_empty_list(sdk: openai.OpenAI):
     conversation = sdk.conversations.create().id
     page = sdk.conversations.items.list(conversation)
