@@ -13,8 +13,9 @@ from msgspec import UNSET, UnsetType
 from service.db.database import TRANSACTION_SECONDS
 from service.db.queries import Versioned
 from service.http.fields import free_any_json
-from service.http.request import Request, decode_body
+from service.http.request import Request, decode_body, read_aside
 from service.http.response import Answer
+from service.http.strict_json import is_quick
 from service.problems import Problem, html_safe
 
 
@@ -120,7 +121,11 @@ async def run_tool(request: Request, called: Tool, arguments: str) -> ToolResult
         request.user.key.scope = called.scope
     request.user.seconds = called.seconds
     try:
-        given = decode_body(arguments.encode(), called.arguments)
+        text = arguments.encode()
+        if is_quick(text):
+            given = decode_body(text, called.arguments)
+        else:
+            given = await read_aside(decode_body, text, called.arguments)
         asked = Asked(request, called.name, arguments, getattr(given, "idempotency_key", UNSET))
         result = await called.run(asked, given)
     except Problem as problem:
