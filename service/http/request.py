@@ -34,6 +34,8 @@ Found = TypeVar("Found")
 JSON = "application/json"
 BODY_BYTES = 1024 * 1024
 """The most a body may have; a handler that takes many objects at once may allow more."""
+LAST_VERSION = 2_147_483_647
+"""What a version of most rows goes up to."""
 
 _reader = ThreadPoolExecutor(1, thread_name_prefix="long-bodies")
 """Where long bodies are read, one at a time, so that they never hold the event loop."""
@@ -71,10 +73,14 @@ class Request(litestar.Request[Caller, Any, State]):
     @property
     def if_match(self) -> int | None:
         """The version that ``If-Match`` names, None for any. Raises ``version_mismatch`` for what no version can be."""
+        return self.if_match_up_to(LAST_VERSION)
+
+    def if_match_up_to(self, last: int) -> int | None:
+        """The same where versions go up to ``last``."""
         text = self.sent.get(b"if-match", b"*").strip()
         if text == b"*":
             return None
-        if found := re.fullmatch(rb'"([1-9][0-9]{0,8})"', text):
+        if (found := re.fullmatch(rb'"([1-9][0-9]{0,9})"', text)) and int(found[1]) <= last:
             return int(found[1])
         raise Problem("version_mismatch", 'If-Match takes one ETag as it was answered, such as "3".')
 

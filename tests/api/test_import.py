@@ -314,12 +314,19 @@ def test_what_has_the_largest_numbers_can_still_be_written_to(new_user: NewUser)
         line["version"] = LARGEST
     assert exports.send(user, lines).status_code == 200
     ahead = LARGEST + 1
-    assert user.client.patch(f"/v1/todos/{lines[1]['id']}", json={"title": "x"}).json()["version"] == ahead
+    for path, change, version in (
+        (f"/v1/todos/{lines[1]['id']}", {"title": "x"}, LARGEST),
+        (f"/v1/links/{lines[7]['id']}", {"relationship_type": "update"}, LARGEST),
+        (f"/v1/conversations/{lines[3]['id']}", {"title": "x"}, 3 * LARGEST - 2),
+    ):
+        assert user.client.get(path).headers["ETag"] == f'"{version}"'
+        changed = user.client.patch(path, json=change, headers={"If-Match": f'"{version}"'})
+        assert (changed.status_code, changed.headers["ETag"]) == (200, f'"{version + 1}"')
     assert user.client.post("/v1/todos", json={"title": "x"}).json()["number"] == ahead
     conversation = f"/v1/conversations/{lines[3]['id']}"
     said = user.client.post(f"{conversation}/messages", json={"sender_type": "user", "content": "x"})
     assert said.json()["position"] == ahead
-    assert user.client.get(conversation).json()["version"] == LARGEST + 2 * ahead - 3
+    assert user.client.get(conversation).json()["version"] == ahead + 2 * ahead - 3
 
 
 def test_a_clock_may_be_a_little_ahead(new_user: NewUser):
