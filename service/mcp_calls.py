@@ -3,6 +3,7 @@
 Errors are answers with ``isError``, the problem's ``code``, and what to do about it.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -35,11 +36,17 @@ class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True):
     result_type: str = msgspec.field(name="resultType", default="")
 
 
+def _header_of(key: str) -> bytes:
+    """The text as a header may say it: what isn't printable ASCII stands for itself by its digest."""
+    text = key.encode()
+    return text if key.isascii() and key.isprintable() else hashlib.sha256(text).hexdigest().encode()
+
+
 class Asked(SimpleNamespace):
     """What the functions of handlers need to know of a request, where a tool is what is asked for."""
 
     def __init__(self, request: Request, tool: str, arguments: str, key: str | UnsetType) -> None:
-        sent = {} if key is UNSET else {b"idempotency-key": key.encode("utf-8", "replace")}
+        sent = {} if key is UNSET else {b"idempotency-key": _header_of(key)}
         super().__init__(user=request.user, id=request.id, app=request.app, sent=sent, if_match=None)
         self._arguments = arguments.encode()
         self._query: Any = None

@@ -473,3 +473,12 @@ def test_the_official_python_client(server: Server, key: str, mode: str):
             assert "not_found" in str(refused.content)
 
     asyncio.run(talk())
+
+
+@pytest.mark.parametrize("key", ["naïve 🙂", "é" * 255, "a\nb", "\ufffd", "x" * 255])
+def test_a_key_of_a_call_may_be_any_text(user: User, key: str):
+    made = call(user.client, "add_task", title="Once", idempotency_key=key)
+    assert call(user.client, "add_task", title="Once", idempotency_key=key) == made
+    assert call(user.client, "add_task", title="Other", idempotency_key=key)["code"] == "idempotency_key_reused"
+    other = call(user.client, "add_task", title="Once", idempotency_key=key[:-1] + "?")
+    assert other["number"] == made["number"] + 1
