@@ -33,7 +33,7 @@ from service.http.idempotency import idempotent
 from service.http.missing import changed, found
 from service.http.paging import ANSWER_BYTES, LOOKED_AT, Cursor, Limit, Page, PageQuery, decode_cursor, page_of
 from service.http.recency import LAST_ID, LAST_TIME, newest_first
-from service.http.request import Request
+from service.http.request import LAST_VERSION, Request
 from service.http.response import answer
 from service.problems import Problem
 
@@ -136,6 +136,8 @@ _list_with_messages = {
 _find_todo = Maybe("find_todo", UUID)
 _list_of_todo = Many("list_todo_conversations", Conversation)
 
+_LAST_VERSION = 3 * LAST_VERSION
+"""Its own and twice its last position, see the column's comment."""
 _FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 
 
@@ -241,14 +243,14 @@ async def update_conversation(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[ConversationPatch]
 ) -> Conversation:
     """Change a conversation's title or metadata."""
-    change = _update(id=conversation_id, **changes(data), version=request.if_match)
+    change = _update(id=conversation_id, **changes(data), version=request.if_match_up_to(_LAST_VERSION))
     return await changed(request.user, change, GET(id=conversation_id), "conversation")
 
 
 @delete("/v1/conversations/{conversation_id:str}", if_match=True, scope="write")
 async def delete_conversation(request: Request, conversation_id: FromPath[UUID]) -> None:
     """Delete a conversation, and with it its messages and links."""
-    deletion = _delete(id=conversation_id, version=request.if_match)
+    deletion = _delete(id=conversation_id, version=request.if_match_up_to(_LAST_VERSION))
     await changed(
         request.user, deletion, GET(id=conversation_id), "conversation", WRITE_ENTRIES(), seconds=DELETE_SECONDS
     )

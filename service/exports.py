@@ -175,6 +175,8 @@ async def get_export(request: Request) -> Lines:
     """
     caller = request.user
     bulk: Bulk = request.app.state.bulk
+    if caller.key is not None:
+        await caller.run_all([])  # which notes the key's use, as the snapshot, which only reads, can't
     return Lines(bulk.export(caller.user_id, exported(caller)), 'attachment; filename="todochat.ndjson"')
 
 

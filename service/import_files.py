@@ -22,7 +22,7 @@ from service.exports import (
 )
 from service.http.fields import check_time, check_title
 from service.http.request import decode_body, read_aside
-from service.http.strict_json import is_quick
+from service.http.strict_json import check_grammar, is_quick
 from service.items import check_item, check_json
 from service.problems import Problem, invalid
 
@@ -46,10 +46,20 @@ class Line(NamedTuple):
     text: bytes
 
 
-def row_kind(line: Line) -> type[Row] | None:
-    """What kind of row the line is, if it is one."""
+def row_of(line: Line) -> Row | None:
+    """The row that a line holds, if it holds one, with all its times in UTC."""
     found: AnyLine = _decode(line.text)
-    return None if isinstance(found, ExportHeader | ExportEnd) else type(found)
+    if isinstance(found, ExportHeader | ExportEnd):
+        return None
+    moved: dict[str, datetime] = {}
+    for name in _TIMES:
+        value = getattr(found, name, None)
+        if isinstance(value, datetime) and value.tzinfo is not UTC:
+            moved[name] = value.astimezone(UTC)
+    return msgspec.structs.replace(found, **moved) if moved else found
+
+
+_TIMES = ("created_at", "updated_at", "due_date", "completed_at")
 
 
 def chunks(file: IO[bytes]) -> Iterator[list[Line]]:
@@ -85,7 +95,17 @@ def reason_of(problem: Problem) -> str:
 
 
 def _read_line(line: Line) -> AnyLine:
-    """The line, read as strictly as any body; one that looks exactly as an export writes it needs half the work."""
+    """The line, and the JSON that is kept inside of it, read as strictly as any body."""
+    found = _decode_line(line)
+    try:
+        _check_json_inside(found)
+    except ValueError as error:
+        raise bad_line(line.number, str(error)) from None
+    return found
+
+
+def _decode_line(line: Line) -> AnyLine:
+    """A line that looks exactly as an export writes it needs half the work of any other."""
     try:
         found = _decode(line.text)
         plain = getattr(found, "metadata", _NOTHING) == _NOTHING and b"\\u0000" not in line.text
@@ -101,6 +121,19 @@ def _read_line(line: Line) -> AnyLine:
 
 
 _NOTHING = msgspec.Raw(b"{}")
+
+
+def _check_json_inside(line: AnyLine) -> None:
+    """Raises ValueError. How large metadata is, and how deep, the database says as it writes it."""
+    if isinstance(line, TodoLine | ConversationLine | MessageLine) and not bytes(line.metadata).startswith(b"{"):
+        raise ValueError("metadata: must be an object")
+    if isinstance(line, MessageLine) and line.item is not None:
+        check_item(line.item)
+        check_json(line.item)
+        try:
+            check_grammar(line.item.encode())  # NaN is no JSON, though Python reads it
+        except msgspec.DecodeError:
+            raise ValueError("item: must be the text of a JSON value") from None
 
 
 # What a file must be
@@ -202,9 +235,6 @@ class _Checker:
             raise ValueError("position: must ascend, up to last_position of the conversation")
         if line.item is None and not line.content:
             raise ValueError("content: must have at least 1 character where there is no item")
-        if line.item is not None:
-            check_item(line.item)
-            check_json(line.item)
         self._position = line.position
         self._messages += 1
 

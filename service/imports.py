@@ -26,7 +26,7 @@ from service.http.bulk import Bulk, spool_body
 from service.http.idempotency import answer_once
 from service.http.request import Request
 from service.http.response import LINES
-from service.import_files import Line, bad_line, check_file, chunks, reason_of, row_kind
+from service.import_files import Line, bad_line, check_file, chunks, reason_of, row_of
 from service.problems import Problem
 
 IMPORT_BYTES = 128 * 1024 * 1024
@@ -142,13 +142,13 @@ class _Inserter:
 
     async def insert(self, chunk: list[Line]) -> None:
         """Insert them all, in the order of the kinds. Raises ``validation_failed`` about the first that is refused."""
-        texts: dict[type[Row], list[bytes]] = {kind: [] for kind in _IMPORT}
+        rows: dict[type[Row], list[Row]] = {kind: [] for kind in _IMPORT}
         for line in chunk:
-            if (kind := row_kind(line)) is not None:
-                texts[kind].append(line.text)
+            if (row := row_of(line)) is not None:
+                rows[type(row)].append(row)
         try:
             await self._caller.run(_begin_chunk())
-            await self._insert(texts)
+            await self._insert(rows)
             await self._caller.run(_keep_chunk())
         except Problem as problem:
             if problem.code not in _REFUSALS:
@@ -157,23 +157,23 @@ class _Inserter:
             await _find_culprit(self._caller, chunk)
             raise
 
-    async def _insert(self, texts: dict[type[Row], list[bytes]]) -> None:
-        some = [kind for kind in texts if texts[kind]]
+    async def _insert(self, rows: dict[type[Row], list[Row]]) -> None:
+        some = [kind for kind in rows if rows[kind]]
         if not some:
             return
-        added = await self._caller.run_all([_IMPORT[kind](rows=_array(texts[kind])) for kind in some])
+        added = await self._caller.run_all([_insert(kind, rows[kind]) for kind in some])
         for kind, number in zip(some, added, strict=True):
-            self._lines[kind] += len(texts[kind])
+            self._lines[kind] += len(rows[kind])
             self._added[kind] += number
 
 
 async def _find_culprit(caller: Caller, chunk: list[Line]) -> None:
     """Insert the lines one by one, to raise for the one that the database refuses."""
     for line in chunk:
-        if (kind := row_kind(line)) is None:
+        if (row := row_of(line)) is None:
             continue
         try:
-            await caller.run(_IMPORT[kind](rows=_array([line.text])))
+            await caller.run(_insert(type(row), [row]))
         except Problem as problem:
             if problem.code == "not_found":
                 raise bad_line(line.number, "names a todo or a conversation that is not there") from problem
@@ -182,5 +182,9 @@ async def _find_culprit(caller: Caller, chunk: list[Line]) -> None:
             raise
 
 
-def _array(texts: list[bytes]) -> bytes:
-    return b"[" + b",".join(texts) + b"]"
+_encode = msgspec.json.Encoder().encode
+
+
+def _insert(kind: type[Row], rows: list[Row]) -> Statement[int]:
+    """The rows as they were read, and not as they were written: PostgreSQL takes fewer forms of a time."""
+    return _IMPORT[kind](rows=_encode(rows))

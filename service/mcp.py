@@ -17,7 +17,7 @@ from litestar import get, post
 from litestar.params import JSONBody
 from msgspec import UNSET, UnsetType
 
-from service.http.kept_json import Paths
+from service.http.kept_json import Path
 from service.http.request import Request
 from service.http.response import Answer, answer
 from service.mcp_calls import ToolResult, run_tool
@@ -64,7 +64,7 @@ class Params(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True):
     """A request, or without ``id`` a notification, of JSON-RPC 2.0."""
 
-    kept_as_sent: ClassVar[Paths] = frozenset({("params", "arguments")})
+    kept_whole: ClassVar[Path] = ("params", "arguments")
 
     jsonrpc: Literal["2.0"]
     method: str

@@ -3,6 +3,7 @@
 Errors are answers with ``isError``, the problem's ``code``, and what to do about it.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -13,8 +14,9 @@ from msgspec import UNSET, UnsetType
 from service.db.database import TRANSACTION_SECONDS
 from service.db.queries import Versioned
 from service.http.fields import free_any_json
-from service.http.request import Request, decode_body
+from service.http.request import Request, decode_body, read_aside
 from service.http.response import Answer
+from service.http.strict_json import is_quick
 from service.problems import Problem, html_safe
 
 
@@ -34,11 +36,17 @@ class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True):
     result_type: str = msgspec.field(name="resultType", default="")
 
 
+def _header_of(key: str) -> bytes:
+    """The text as a header may say it: what isn't printable ASCII stands for itself by its digest."""
+    text = key.encode()
+    return text if key.isascii() and key.isprintable() else hashlib.sha256(text).hexdigest().encode()
+
+
 class Asked(SimpleNamespace):
     """What the functions of handlers need to know of a request, where a tool is what is asked for."""
 
     def __init__(self, request: Request, tool: str, arguments: str, key: str | UnsetType) -> None:
-        sent = {} if key is UNSET else {b"idempotency-key": key.encode("utf-8", "replace")}
+        sent = {} if key is UNSET else {b"idempotency-key": _header_of(key)}
         super().__init__(user=request.user, id=request.id, app=request.app, sent=sent, if_match=None)
         self._arguments = arguments.encode()
         self._query: Any = None
@@ -120,7 +128,11 @@ async def run_tool(request: Request, called: Tool, arguments: str) -> ToolResult
         request.user.key.scope = called.scope
     request.user.seconds = called.seconds
     try:
-        given = decode_body(arguments.encode(), called.arguments)
+        text = arguments.encode()
+        if is_quick(text):
+            given = decode_body(text, called.arguments)
+        else:
+            given = await read_aside(decode_body, text, called.arguments)
         asked = Asked(request, called.name, arguments, getattr(given, "idempotency_key", UNSET))
         result = await called.run(asked, given)
     except Problem as problem:

@@ -1,7 +1,8 @@
 """OpenAI's conversations: the same rows for an unchanged ``openai`` SDK and what is built on it, in its shapes."""
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -15,10 +16,11 @@ from service.db.caller import Caller
 from service.db.queries import Maybe
 from service.http.fields import Metadata, check_metadata, given, new_id
 from service.http.idempotency import idempotent
-from service.http.kept_json import Paths
+from service.http.kept_json import Path
 from service.http.missing import found
 from service.http.paging import ANSWER_BYTES
-from service.http.request import Request
+from service.http.request import Found, Request, read_aside
+from service.http.strict_json import is_quick
 from service.messages import FullMessage
 from service.openai_shapes import (
     ITEMS,
@@ -39,7 +41,7 @@ from service.turns import TURN_BYTES, Turn
 class NewConversation(msgspec.Struct, frozen=True):
     """A conversation to be opened, with up to 20 items."""
 
-    kept_as_sent: ClassVar[Paths] = frozenset({("items",)})
+    kept_whole: ClassVar[Path] = ("items",)
 
     items: str | None = None
     metadata: Metadata | UnsetType = UNSET
@@ -60,7 +62,7 @@ class ConversationUpdate(msgspec.Struct, frozen=True):
 class NewItems(msgspec.Struct, frozen=True):
     """1 to 20 items to be added, in order, all or none."""
 
-    kept_as_sent: ClassVar[Paths] = frozenset({("items",)})
+    kept_whole: ClassVar[Path] = ("items",)
 
     items: str
 
@@ -94,7 +96,7 @@ _find_item = Maybe("find_item", FullMessage)
 @idempotent
 async def create_openai_conversation(request: Request, data: JSONBody[NewConversation]) -> OpenAIConversation:
     """Open a conversation, with the items that it begins with."""
-    items = [] if data.items is None or data.items == "null" else read_items(data.items)
+    items = [] if data.items is None or data.items == "null" else await _aside(data.items, read_items, data.items)
     conversation_id = new_id()
     metadata = given(_own_metadata(data.metadata))
     create = conversations.CREATE(id=conversation_id, external_id=None, title=None, metadata=metadata)
@@ -154,15 +156,11 @@ async def delete_openai_conversation(request: Request, conversation_id: FromPath
 @idempotent
 async def create_openai_items(request: Request, conversation_id: FromPath[str], data: JSONBody[NewItems]) -> ItemList:
     """Add items."""
-    items = read_items(data.items)
+    items = await _aside(data.items, read_items, data.items)
     if not items:
         raise invalid("items", f"must have 1 to {ITEMS} items")
     added = await turns.append(request.user, conversation_uuid(conversation_id), [], Turn(items))
-    shown = [
-        item_shape(message.id, message.role, message.content, cast("str", item.item))
-        for message, item in zip(added.messages, items, strict=True)
-    ]
-    return item_list(shown, limit=len(shown))
+    return await _aside(data.items, _list_of, added.messages, items)
 
 
 @get(
@@ -215,6 +213,20 @@ async def delete_openai_item(
         message = await _find(request.user, place, item_id)
         await messages.delete_message.fn(request, place, message.id)
         return conversation_of(found(await request.user.run(conversations.GET(id=place))))
+
+
+async def _aside(text: str, read: Callable[..., Found], *arguments: Any) -> Found:
+    """What ``read`` makes of items that came in this text, beside the event loop where that may take long."""
+    return read(*arguments) if is_quick(text.encode()) else await read_aside(read, *arguments)
+
+
+def _list_of(added: list[messages.Message], items: list[messages.MessageCreate]) -> ItemList:
+    """The items as they were added."""
+    shown = [
+        item_shape(message.id, message.role, message.content, cast("str", item.item))
+        for message, item in zip(added, items, strict=True)
+    ]
+    return item_list(shown, limit=len(shown))
 
 
 def _own_metadata(metadata: msgspec.Raw | UnsetType) -> msgspec.Raw | UnsetType:

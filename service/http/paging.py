@@ -20,6 +20,8 @@ SMALL_BYTES = 4096
 """Items below this are counted as they are, however much escaping would add to them."""
 ESCAPED = 6
 """No byte of JSON becomes more bytes than these when it is escaped, such as ``<`` or ``'``."""
+LAST = 2**63 - 1
+"""The greatest integer that the database has; MessagePack has greater ones."""
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=200, description="The most items a page may have.")]
 Cursor = Annotated[
@@ -63,7 +65,7 @@ def decode_cursor(cursor: str, question: Any, kind: type[T]) -> T:
     try:
         packed = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
         fingerprint, *key = msgspec.msgpack.decode(packed, type=list[Any])
-        if fingerprint == _fingerprint(question):
+        if fingerprint == _fingerprint(question) and not any(isinstance(part, int) and part > LAST for part in key):
             return msgspec.convert(key, kind, builtin_types=())
     except (ValueError, TypeError, msgspec.MsgspecError):
         pass

@@ -34,6 +34,8 @@ Found = TypeVar("Found")
 JSON = "application/json"
 BODY_BYTES = 1024 * 1024
 """The most a body may have; a handler that takes many objects at once may allow more."""
+LAST_VERSION = 2_147_483_647
+"""What a version of most rows goes up to."""
 
 _reader = ThreadPoolExecutor(1, thread_name_prefix="long-bodies")
 """Where long bodies are read, one at a time, so that they never hold the event loop."""
@@ -71,10 +73,14 @@ class Request(litestar.Request[Caller, Any, State]):
     @property
     def if_match(self) -> int | None:
         """The version that ``If-Match`` names, None for any. Raises ``version_mismatch`` for what no version can be."""
+        return self.if_match_up_to(LAST_VERSION)
+
+    def if_match_up_to(self, last: int) -> int | None:
+        """The same where versions go up to ``last``."""
         text = self.sent.get(b"if-match", b"*").strip()
         if text == b"*":
             return None
-        if found := re.fullmatch(rb'"([1-9][0-9]{0,8})"', text):
+        if (found := re.fullmatch(rb'"([1-9][0-9]{0,9})"', text)) and int(found[1]) <= last:
             return int(found[1])
         raise Problem("version_mismatch", 'If-Match takes one ETag as it was answered, such as "3".')
 
@@ -231,15 +237,23 @@ def decode_body(body: bytes, kind: Any) -> Any:
 
     Raises ``malformed_request`` for what isn't JSON in UTF-8, or nested too deep; ``validation_failed`` for a duplicate
     key, NUL, half a surrogate pair, a number that isn't finite, and whatever the struct refuses. Values at the paths
-    that the struct names as ``kept_as_sent`` come as strings of their JSON, see `kept_json.lift`.
+    that the struct names as ``kept_as_sent`` come as strings of their JSON, see `kept_json.lift`, and so does one as
+    long as the body, at the path that it names as ``kept_whole``.
     """
     try:
-        paths: kept_json.Paths | None = getattr(kind, "kept_as_sent", None)
-        if paths is not None and (b"\\u" in body or any(path[-1].encode() in body for path in paths)):
+        whole: kept_json.Path | None = getattr(kind, "kept_whole", None)
+        paths: kept_json.Paths = getattr(kind, "kept_as_sent", frozenset() if whole is None else frozenset({whole}))
+        aside: str | None = None
+        if not paths or not (b"\\u" in body or any(path[-1].encode() in body for path in paths)):
+            strict_json.check(body)
+        elif whole is None:
             body = kept_json.lift(body, paths)
         else:
-            strict_json.check(body)
-        return _decoder(kind).decode(body)
+            body, aside = kept_json.put_aside(body, whole)
+        found = _decoder(kind).decode(body)
+        if whole is not None and aside is not None:
+            kept_json.put_back(found, whole, aside)
+        return found
     except strict_json.RefusedJSON as error:
         raise _invalid_body(error.field, error.message) from None
     except msgspec.ValidationError as error:

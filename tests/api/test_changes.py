@@ -11,7 +11,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from service.audit import REVERT_MESSAGES
+from service.audit import REVERT_MESSAGES, AuditFilters
+from service.http.paging import decode_cursor, encode_cursor
+from service.problems import Problem
 from tests.conftest import Server, TestDatabase, User
 from tests.support.load import wait_for
 from tests.support.problems import problem
@@ -227,6 +229,31 @@ def test_a_strangers_cursor_is_refused(new_user: NewUser) -> None:
 @pytest.mark.parametrize("cursor", ["", "x", "AAAA", "kJ", "ÿ"])
 def test_what_never_was_a_cursor_is_refused(new_user: NewUser, cursor: str) -> None:
     problem(new_user().client.get("/v1/changes", params={"cursor": cursor}), 422, "invalid_cursor")
+
+
+@pytest.mark.parametrize("number", [1 << 63, (1 << 64) - 1, (1 << 63) - 1, -1, -(1 << 63)])
+def test_a_made_up_cursor_of_a_number_that_no_change_has_is_refused(new_user: NewUser, number: int) -> None:
+    cursor = encode_cursor("changes", (number, None))
+    problem(new_user().client.get("/v1/changes", params={"cursor": cursor}), 422, "invalid_cursor")
+
+
+def test_a_made_up_cursor_of_the_trail_is_refused_where_its_number_is_none(new_user: NewUser) -> None:
+    user = new_user()
+    for number in (1 << 63, (1 << 64) - 1):
+        cursor = encode_cursor(AuditFilters(limit=1), (number,))
+        problem(user.client.get("/v1/audit", params={"cursor": cursor}), 422, "invalid_cursor")
+    cursor = encode_cursor(AuditFilters(limit=1), (-(1 << 63),))
+    assert user.client.get("/v1/audit", params={"cursor": cursor}).json() == {"items": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize("kind", [tuple[int], tuple[Any]])
+def test_no_cursor_holds_a_number_beyond_those_that_the_database_has(kind: Any) -> None:
+    for number in ((1 << 63) - 1, -(1 << 63)):
+        assert decode_cursor(encode_cursor("list", (number,)), "list", kind) == (number,)
+    for number in (1 << 63, (1 << 64) - 1):
+        with pytest.raises(Problem) as refused:
+            decode_cursor(encode_cursor("list", (number,)), "list", kind)
+        assert refused.value.code == "invalid_cursor"
 
 
 def test_the_cursor_of_a_list_is_refused(new_user: NewUser) -> None:

@@ -524,3 +524,25 @@ def test_the_metrics_know_a_keyed_requests_queries_by_name_and_nothing_else(new_
     post(new_user().client, "/v1/todos", {"title": "x"}, "key")
     named = set(re.findall(r'todochat_query_seconds_count\{query="(\w+)"\}', httpx.get(f"{server.url}/metrics").text))
     assert {"claim_idempotency_key", "create_todo", "keep_answer"} <= named <= TEXTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v1/conversations/{}/messages", 404, "not_found"),
+        ("/v1/changes/{}/revert", 404, "not_found"),
+        ("/openai/v1/conversations/{}", 404, "not_found"),
+        ("/api/{}/tasks", 403, "forbidden"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x" * 600, "%00"])
+def test_a_key_with_a_long_path_or_an_odd_one_changes_nothing_of_the_refusal(
+    new_user: Any, path: str, status: int, code: str, name: str
+) -> None:
+    client = new_user().client
+    body = {"title": "x"} if "tasks" in path else {"sender_type": "ai", "content": "x"} if "mess" in path else {}
+    sent = {} if "revert" in path else {"json": body}
+    without = client.post(path.format(name), **sent)
+    keyed = client.post(path.format(name), **sent, headers={"Idempotency-Key": "once"})
+    assert without.status_code == keyed.status_code == status
+    assert code == keyed.json().get("code", keyed.json().get("error", {}).get("code"))

@@ -174,6 +174,30 @@ def test_the_order_of_the_fields_and_the_spelling_of_the_json_do_not_matter(new_
     assert (shown["title"], shown["created_at"]) == (lines[1]["title"], "2026-01-01T00:00:00Z")
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("2026-01-01T20:30:00+20:00", "2026-01-01T00:30:00Z"),
+        ("2025-12-31T00:30:00-23:59", "2026-01-01T00:29:00Z"),
+        ("2026-01-01T00:00:00." + "5" * 500 + "Z", "2026-01-01T00:00:00.555556Z"),
+        ("2026-01-01T00:00:00.000001" + "0" * 500 + "+16:00", "2025-12-31T08:00:00.000001Z"),
+    ],
+)
+def test_a_time_is_taken_in_every_form_that_a_body_may_have_it_in(new_user: NewUser, sent: str, kept: str):
+    user = new_user()
+    lines = small_file()
+    lines[1].update(due_date=sent, created_at=sent, status="completed", completed_at=sent)
+    for line in (lines[3], lines[4], lines[7]):
+        line["created_at"] = sent
+    assert exports.send(user, lines).json() == counted(lines)
+    shown = user.client.get("/v1/todos/2").json()
+    assert (shown["due_date"], shown["created_at"], shown["completed_at"]) == (kept, kept, kept)
+    for path in (f"/v1/conversations/{lines[3]['id']}", f"/v1/links/{lines[7]['id']}"):
+        assert user.client.get(path).json()["created_at"] == kept
+    said = user.client.get(f"/v1/conversations/{lines[3]['id']}/messages/{lines[4]['id']}").json()
+    assert said["created_at"] == kept
+
+
 @pytest.mark.parametrize("media_type", ["application/x-ndjson", "application/jsonl", "application/json; charset=utf-8"])
 def test_a_file_comes_under_any_of_its_names(new_user: NewUser, media_type: str):
     assert exports.send(new_user(), small_file(), **{"Content-Type": media_type}).status_code == 200
@@ -293,12 +317,19 @@ def test_what_has_the_largest_numbers_can_still_be_written_to(new_user: NewUser)
         line["version"] = LARGEST
     assert exports.send(user, lines).status_code == 200
     ahead = LARGEST + 1
-    assert user.client.patch(f"/v1/todos/{lines[1]['id']}", json={"title": "x"}).json()["version"] == ahead
+    for path, change, version in (
+        (f"/v1/todos/{lines[1]['id']}", {"title": "x"}, LARGEST),
+        (f"/v1/links/{lines[7]['id']}", {"relationship_type": "update"}, LARGEST),
+        (f"/v1/conversations/{lines[3]['id']}", {"title": "x"}, 3 * LARGEST - 2),
+    ):
+        assert user.client.get(path).headers["ETag"] == f'"{version}"'
+        changed = user.client.patch(path, json=change, headers={"If-Match": f'"{version}"'})
+        assert (changed.status_code, changed.headers["ETag"]) == (200, f'"{version + 1}"')
     assert user.client.post("/v1/todos", json={"title": "x"}).json()["number"] == ahead
     conversation = f"/v1/conversations/{lines[3]['id']}"
     said = user.client.post(f"{conversation}/messages", json={"sender_type": "user", "content": "x"})
     assert said.json()["position"] == ahead
-    assert user.client.get(conversation).json()["version"] == LARGEST + 2 * ahead - 3
+    assert user.client.get(conversation).json()["version"] == ahead + 2 * ahead - 3
 
 
 def test_a_clock_may_be_a_little_ahead(new_user: NewUser):
@@ -387,6 +418,14 @@ WRONG: dict[str, tuple[int, dict[str, Any], str]] = {
     "a link from the future": (7, {"created_at": SOON, "updated_at": SOON}, "updated_at: can't be in the future"),
     "an assignee that is none": (1, {"assigned_to": "you"}, "assigned_to"),
     "metadata that is a list": (1, {"metadata": []}, "metadata"),
+    "a todo's metadata of null": (1, {"metadata": None}, "metadata: must be an object"),
+    "a conversation's metadata of null": (3, {"metadata": None}, "metadata: must be an object"),
+    "a message's metadata of null": (4, {"metadata": None}, "metadata: must be an object"),
+    "a long external_id": (3, {"external_id": "x" * 256}, "external_id"),
+    "an item that is no JSON": (4, {"item": "x"}, "item: must be the text of a JSON value"),
+    "an item of NaN": (4, {"item": "[NaN]"}, "item: must be the text of a JSON value"),
+    "an item of nothing": (4, {"item": ""}, "item: must be the text of a JSON value"),
+    "an item nested too deep": (4, {"item": "[" * 100_000 + "]" * 100_000}, "item: must be the text of a JSON value"),
     "metadata of 33 levels": (1, {"metadata": json.loads('{"a":' * 33 + "1" + "}" * 33)}, "metadata"),
     "much metadata": (1, {"metadata": {"k": "x" * 16384}}, "metadata: must have at most 16384 bytes"),
     "a number without end": (1, {"metadata": {"k": 10**400}}, "metadata"),
@@ -488,6 +527,14 @@ def test_a_duplicate_key_is_found_also_where_the_rest_is_as_an_export_writes_it(
     content = exports.export(user)
     refused(user, superuser, content.replace(b'{"a": 1}', b'{"a": 1, "a": 1}'), 2, "a: is given more than once")
     refused(user, superuser, content.replace(b'"version"', b'"title":"x","version"'), 2, "title: is given more than")
+
+
+@pytest.mark.parametrize("number", [b"1e-20000", b"1e-99999999999999999999", b"0." + b"1" * 16_384])
+def test_a_number_that_the_database_cannot_keep_is_refused(
+    new_module_user: NewUser, superuser: Connection, number: bytes
+):
+    content = exports.written(small_file()).replace(b'"metadata": {}', b'"metadata": {"n": %b}' % number, 1)
+    refused(new_module_user(), superuser, content, 2, "metadata: ")
 
 
 def many(count: int) -> Lines:

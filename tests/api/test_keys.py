@@ -212,10 +212,12 @@ def test_what_fails_is_noted_with_the_next_request(user: User, agent: Agent):
     assert user.client.get(f"/v1/keys/{made['id']}").json()["last_used_at"] is not None
 
 
-def test_an_export_takes_a_key(user: User, agent: Agent):
-    answer = agent(make_key(user, "read")["key"]).get("/v1/export")
+def test_an_export_takes_a_key_and_is_noted_as_a_use_of_it(user: User, agent: Agent):
+    made = make_key(user, "read")
+    answer = agent(made["key"]).get("/v1/export")
     assert answer.status_code == 200
     assert answer.text.endswith('"links":0}\n')
+    assert user.client.get(f"/v1/keys/{made['id']}").json()["last_used_at"] is not None
 
 
 # Scopes

@@ -294,6 +294,20 @@ def test_a_conversation_is_kept_linked_and_read_back(user: User):
     assert (stale["code"], stale["position"]) == ("stale_position", 3)
 
 
+def test_each_item_of_a_turn_may_have_1_mib(user: User):
+    conversation = call(user.client, "start_conversation")["id"]
+    large = {"output": "x" * 600 * 1024}
+    said = [{"sender_type": "ai", "item": large}, {"sender_type": "ai", "item": large}]
+    assert call(user.client, "append_turn", conversation_id=conversation, messages=said)["position"] == 2
+    context = call(user.client, "get_context", conversation_id=conversation, format="items")["context"]
+    assert context == [large, large]
+    said[1]["item"] = {"output": "x" * 1024 * 1024}
+    told = call(user.client, "append_turn", conversation_id=conversation, messages=said)
+    assert told["code"] == "validation_failed"
+    assert told["errors"] == [{"field": "messages[1].item", "message": "must have at most 1048576 bytes as text"}]
+    assert user.client.get(f"/v1/conversations/{conversation}").json()["message_count"] == 2
+
+
 def test_the_last_change_is_undone_or_the_one_named(user: User):
     call(user.client, "add_task", title="Buy milk")
     call(user.client, "update_task", task_id=1, title="Buy beer")
@@ -459,3 +473,12 @@ def test_the_official_python_client(server: Server, key: str, mode: str):
             assert "not_found" in str(refused.content)
 
     asyncio.run(talk())
+
+
+@pytest.mark.parametrize("key", ["naïve 🙂", "é" * 255, "a\nb", "\ufffd", "x" * 255])
+def test_a_key_of_a_call_may_be_any_text(user: User, key: str):
+    made = call(user.client, "add_task", title="Once", idempotency_key=key)
+    assert call(user.client, "add_task", title="Once", idempotency_key=key) == made
+    assert call(user.client, "add_task", title="Other", idempotency_key=key)["code"] == "idempotency_key_reused"
+    other = call(user.client, "add_task", title="Once", idempotency_key=key[:-1] + "?")
+    assert other["number"] == made["number"] + 1

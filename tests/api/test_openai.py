@@ -299,6 +299,23 @@ def test_large_items_are_listed_a_few_at_a_time(sdk: openai.OpenAI):
     assert len(list(sdk.conversations.items.list(conversation, limit=100))) == 6
 
 
+def test_each_item_of_a_request_may_have_1_mib(sdk: openai.OpenAI, user: User):
+    large = {**OUTPUT, "output": "x" * 600 * 1024}
+    conversation = sdk.conversations.create(items=[large, large]).id
+    added = sdk.conversations.items.create(conversation, items=[large] * 8)
+    assert 1 < len(added.data) < 8, "an answer has 4 MiB"
+    assert added.has_more
+    listed = list(sdk.conversations.items.list(conversation, limit=100))
+    assert [item.output for item in listed] == [large["output"]] * 10
+    too_large = {**OUTPUT, "output": "x" * 1024 * 1024}
+    for path in ("", f"/{conversation}/items"):
+        answer = user.client.post(f"/openai/v1/conversations{path}", json={"items": [OUTPUT, too_large]})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (422, "validation_failed", "items[1]")
+        assert "must have at most 1048576 bytes" in error["message"]
+    assert len(list(sdk.conversations.items.list(conversation, limit=100))) == 10
+
+
 # Errors
 
 

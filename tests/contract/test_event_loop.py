@@ -9,6 +9,7 @@ import pytest
 
 from service.http.request import BODY_BYTES
 from service.todos import BATCH_BYTES
+from service.turns import TURN_BYTES
 from tests.conftest import Server, User, user_factory
 from tests.support.watched import Watched
 
@@ -67,6 +68,43 @@ def test_the_largest_batch_keeps_nobody_waiting(watched: Watched, ada: User) -> 
     batch = json.dumps({"create": [todo] * 500})
     headers = {"Content-Type": "application/json"}
     assert stood_still(watched, lambda: ada.client.post("/v1/todos/batch", content=batch, headers=headers), 200) < STILL
+
+
+FULL = TURN_BYTES - 1000
+CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"append_turn","arguments":%b}}'
+LISTS = b'{"a":[' + b"[]," * 18_000 + b"[]]}"
+LONG_ITEMS = {
+    "7 items of 1 MiB": ("/v1/conversations", b'{"items":[%b]}', b'{"a":"%b"}' % (b"x" * 1_000_000), 7, 200),
+    "20 items of many lists": ("/v1/conversations", b'{"items":[%b]}', LISTS, 20, 200),
+    "8 MiB of quotation marks": ("/v1/conversations", b'{"items":%b}', b'"' + b'\\"' * (FULL // 2) + b'"', 1, 422),
+    "a turn of 7 items of 1 MiB": (
+        "/mcp",
+        CALL % b'{"conversation_id":"ID","messages":[%b]}',
+        b'{"sender_type":"ai","item":"%b"}' % (b"x" * 1_000_000),
+        7,
+        200,
+    ),
+    "a turn of many lists": (
+        "/mcp",
+        CALL % b'{"conversation_id":"ID","messages":[%b]}',
+        b'{"sender_type":"ai","item":%b}' % LISTS,
+        20,
+        200,
+    ),
+    "a call with 8 MiB of quotation marks": ("/mcp", CALL, b'"' + b'\\"' * (FULL // 2) + b'"', 1, 200),
+}
+"""Where they are sent, the body around them, one of them, how many, and the answer."""
+
+
+@pytest.mark.parametrize(("path", "body", "item", "many", "status"), LONG_ITEMS.values(), ids=LONG_ITEMS)
+def test_long_items_keep_nobody_waiting(
+    watched: Watched, ada: User, path: str, body: bytes, item: bytes, many: int, status: int
+) -> None:
+    conversation = ada.client.post("/v1/conversations", json={}).json()["id"]
+    content = (body % b",".join([item] * many)).replace(b"ID", conversation.encode(), 1)
+    where = path if path == "/mcp" else f"/openai{path}/conv_{conversation.replace('-', '')}/items"
+    headers = {"Content-Type": "application/json"}
+    assert stood_still(watched, lambda: ada.client.post(where, content=content, headers=headers), status) < STILL
 
 
 def many_todos(ada: User, many: int, metadata: bytes) -> bytes:

@@ -4,14 +4,14 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from service.http.kept_json import KEPT, lift
+from service.http.kept_json import KEPT, Path, lift
 from service.http.request import decode_body
 from service.http.strict_json import (
     DEPTH,
@@ -224,6 +224,72 @@ def test_the_longest_value_that_is_kept_as_it_is_sent_is_as_long_a_string_as_may
     check(written.encode())
     with pytest.raises(RefusedJSON, match=r"a\[1\]: is too long a string"):
         check(b'{"a": [1, "\\n%b]}' % written[1:].encode())
+
+
+class Kept(msgspec.Struct):
+    kept_whole: ClassVar[Path] = ("inner", "value")
+
+    inner: "Inner | None" = None
+    value: Any = None
+
+
+class Inner(msgspec.Struct):
+    value: str = ""
+
+
+WHOLE: dict[str, tuple[bytes, str]] = {
+    "a string": (b'{"inner": {"value": "x"}}', '"x"'),
+    "null": (b'{"inner": {"value": null}}', "null"),
+    "what is refused elsewhere": (
+        b'{"inner": {"value": [1e999, "\\u0000\\ud800", {"a": 1, "a": 2}] }}',
+        '[1e999, "\\u0000\\ud800", {"a": 1, "a": 2}]',
+    ),
+    "a name written with an escape": (b'{"\\u0069nner": {"v\\u0061lue" : {"value": 1}}}', '{"value": 1}'),
+    "a list of more items than a field has": (
+        b'{"inner":{"value":[1%b]}}' % (b",1" * ITEMS),
+        "[1" + ",1" * ITEMS + "]",
+    ),
+    "nothing": (b'{"inner": {}}', ""),
+}
+
+
+@pytest.mark.parametrize(("text", "value"), WHOLE.values(), ids=WHOLE)
+def test_a_value_that_is_put_aside_comes_back_as_it_was_sent(text: bytes, value: str) -> None:
+    text = text[:-1] + b', "value": 5}'  # of the same name, at another place
+    for in_front in BOTH_WAYS:
+        found = decode_body(in_front + text, Kept)
+        assert (found.inner.value, found.value) == (value, 5)
+
+
+def test_a_value_that_is_put_aside_may_be_as_long_as_the_text() -> None:
+    value = b'"' + b'\\"' * (2 * KEPT) + b'"'
+    assert decode_body(b'{"inner": {"value": %b}}' % value, Kept).inner.value == value.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (b'{"inner": {"value": 1, "value": 2}}', "value"),
+        (b'{"inner": {"value": 1}, "inner": {"value": 2}}', "inner"),
+        (b'{"inner": {"value": 1}, "value": 1e999}', "value"),
+        (b'{"inner": {"value": 1}, "value": "\\u0000"}', "value"),
+        (b'{"inner": ["value", {"value": 1}]}', "inner"),
+        (b'[{"inner": {"value": 1}}]', "body"),
+    ],
+)
+def test_around_a_value_that_is_put_aside_the_rules_are_the_same(text: bytes, field: str) -> None:
+    for in_front in BOTH_WAYS:
+        with pytest.raises(Problem) as refused:
+            decode_body(in_front + text, Kept)
+        assert (refused.value.code, refused.value.errors[0].field) == ("validation_failed", field)
+
+
+@pytest.mark.parametrize("value", [b"", b"[1,]", b"NaN", b'"\xff"', b"[" * (DEPTH + 1) + b"]" * (DEPTH + 1)])
+def test_a_value_that_is_put_aside_is_json(value: bytes) -> None:
+    for in_front in BOTH_WAYS:
+        with pytest.raises(Problem) as refused:
+            decode_body(in_front + b'{"inner": {"value": %b}}' % value, Kept)
+        assert refused.value.code == "malformed_request"
 
 
 def test_a_text_that_is_looked_at_later_may_hold_anything_but_what_is_ambiguous() -> None:
