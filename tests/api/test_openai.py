@@ -306,7 +306,7 @@ def test_each_item_of_a_request_may_have_1_mib(sdk: openai.OpenAI, user: User):
     assert 1 < len(added.data) < 8, "an answer has 4 MiB"
     assert added.has_more
     listed = list(sdk.conversations.items.list(conversation, limit=100))
-    assert [item.output for item in listed] == [large["output"]] * 10
+    assert [item.to_dict()["output"] for item in listed] == [large["output"]] * 10
     too_large = {**OUTPUT, "output": "x" * 1024 * 1024}
     for path in ("", f"/{conversation}/items"):
         answer = user.client.post(f"/openai/v1/conversations{path}", json={"items": [OUTPUT, too_large]})
