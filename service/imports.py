@@ -161,7 +161,7 @@ class _Inserter:
         some = [kind for kind in rows if rows[kind]]
         if not some:
             return
-        added = await self._caller.run_all([_insert(kind, rows[kind]) for kind in some])
+        added = await self._caller.run_all([_import_of(kind, rows[kind]) for kind in some])
         for kind, number in zip(some, added, strict=True):
             self._lines[kind] += len(rows[kind])
             self._added[kind] += number
@@ -173,7 +173,7 @@ async def _find_culprit(caller: Caller, chunk: list[Line]) -> None:
         if (row := row_of(line)) is None:
             continue
         try:
-            await caller.run(_insert(type(row), [row]))
+            await caller.run(_import_of(type(row), [row]))
         except Problem as problem:
             if problem.code == "not_found":
                 raise bad_line(line.number, "names a todo or a conversation that is not there") from problem
@@ -185,6 +185,6 @@ async def _find_culprit(caller: Caller, chunk: list[Line]) -> None:
 _encode = msgspec.json.Encoder().encode
 
 
-def _insert(kind: type[Row], rows: list[Row]) -> Statement[int]:
+def _import_of(kind: type[Row], rows: list[Row]) -> Statement[int]:
     """The rows as they were read, and not as they were written: PostgreSQL takes fewer forms of a time."""
     return _IMPORT[kind](rows=_encode(rows))

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from service.http import kept_json
 from service.http.fields import ANY_JSON, MessageType
+from service.http.strict_json import check_grammar
 
 ITEM_BYTES = kept_json.KEPT
 CONTENT_LENGTH = 10_000
@@ -149,6 +150,6 @@ def first_whole(rows: Sequence[tuple[frozenset[str], frozenset[str]]]) -> int:
 def check_json(item: str) -> None:
     """Raises ValueError for what is no JSON."""
     try:
-        decode_item(item)
-    except (ValueError, RecursionError):
+        check_grammar(item.encode())
+    except (ValueError, RecursionError, msgspec.DecodeError):
         raise ValueError("item: must be the text of a JSON value") from None

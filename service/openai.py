@@ -20,7 +20,7 @@ from service.http.kept_json import Path
 from service.http.missing import found
 from service.http.paging import ANSWER_BYTES
 from service.http.request import Found, Request, read_aside
-from service.http.strict_json import is_quick
+from service.http.strict_json import SHORT, is_quick
 from service.messages import FullMessage
 from service.openai_shapes import (
     ITEMS,
@@ -217,7 +217,9 @@ async def delete_openai_item(
 
 async def _aside(text: str, read: Callable[..., Found], *arguments: Any) -> Found:
     """What ``read`` makes of items that came in this text, beside the event loop where that may take long."""
-    return read(*arguments) if is_quick(text.encode()) else await read_aside(read, *arguments)
+    if len(text) <= SHORT and is_quick(text.encode()):
+        return read(*arguments)
+    return await read_aside(read, *arguments)
 
 
 def _list_of(added: list[messages.Message], items: list[messages.MessageCreate]) -> ItemList:

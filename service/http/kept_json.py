@@ -85,7 +85,7 @@ def _lift_any(text: bytes, paths: Paths) -> bytes:
     return "".join((*parts, found[taken:])).encode("utf-8", "surrogatepass") if parts else text
 
 
-def put_aside(text: bytes, path_: Path) -> tuple[bytes, str | None]:
+def put_aside(text: bytes, at: Path) -> tuple[bytes, str | None]:
     """The text with an empty string for the value at the path, and that value's own text, however long it is.
 
     For what is read piece by piece, each of which has a limit of its own: as a string of JSON, msgspec would read it in
@@ -93,12 +93,12 @@ def put_aside(text: bytes, path_: Path) -> tuple[bytes, str | None]:
     put aside. Raises what `lift` does.
     """
     if len(text) <= SHORT:
-        return lift(text, frozenset({path_})), None
+        return lift(text, frozenset({at})), None
     found = _whole(text)
     aside: str | None = None
     parts: list[str] = []
     taken = 0
-    for start, end, _ in _kept(found, frozenset({path_})):
+    for start, end, _ in _kept(found, frozenset({at})):
         aside = found[start:end]
         parts += (found[taken:start], '""')
         taken = end
@@ -107,9 +107,9 @@ def put_aside(text: bytes, path_: Path) -> tuple[bytes, str | None]:
     return text, aside
 
 
-def put_back(data: Any, path_: Path, aside: str) -> None:
+def put_back(data: Any, at: Path, aside: str) -> None:
     """Give the struct of a text what was put aside."""
-    *outer, name = path_
+    *outer, name = at
     for step in outer:
         data = getattr(data, step)
     msgspec.structs.force_setattr(data, name, aside)

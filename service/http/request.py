@@ -242,7 +242,7 @@ def decode_body(body: bytes, kind: Any) -> Any:
     """
     try:
         whole: kept_json.Path | None = getattr(kind, "kept_whole", None)
-        paths: kept_json.Paths = getattr(kind, "kept_as_sent", frozenset() if whole is None else frozenset({whole}))
+        paths: kept_json.Paths = frozenset({whole}) if whole else getattr(kind, "kept_as_sent", frozenset())
         aside: str | None = None
         if not paths or not (b"\\u" in body or any(path[-1].encode() in body for path in paths)):
             strict_json.check(body)
