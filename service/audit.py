@@ -288,15 +288,17 @@ async def revert(caller: Caller, change_id: int | None, table: str = "") -> Entr
         if not change.is_last:
             raise Problem("version_mismatch", "Something else has happened to the row since.")
         last = _get_last(row_id=change.row_id, table=change.table)
+        # A message that is put back changes its conversation, which goes on from what it is now.
+        begin = [] if change.table == "messages" else [BEGIN_RESTORING()]
         try:
-            results = await caller.run_all([BEGIN_RESTORING(), *undo, WRITE_ENTRIES(), last])
+            results = await caller.run_all([*begin, *undo, WRITE_ENTRIES(), last])
         except Problem as problem:
-            if problem.statement is not None and problem.statement > 0 and problem.code == "not_found":
+            if problem.statement is not None and problem.statement >= 0 and problem.code == "not_found":
                 raise Problem(
                     "version_mismatch", "What the row belongs to is gone: bring that back first."
                 ) from problem
             raise
-        _, undone, *restored, _, entry = results
+        undone, *restored, _, entry = results[len(begin) :]
         if undone is None:
             raise Problem("version_mismatch", "Something else has happened to the row since.")
         if (messages := _message_count(change)) and restored[0] != messages:

@@ -141,7 +141,7 @@ COMMENT ON COLUMN public.conversations.id IS 'UUID version 7.';
 COMMENT ON COLUMN public.conversations.external_id IS 'What a client calls it: 1 to 255 characters, unique for the user; never changes.';
 COMMENT ON COLUMN public.conversations.title IS 'What it is about, or null.';
 COMMENT ON COLUMN public.conversations.metadata IS 'What a client keeps with it.';
-COMMENT ON COLUMN public.conversations.last_position IS 'The highest position ever given here, by trigger; 0 before.';
+COMMENT ON COLUMN public.conversations.last_position IS 'The highest position ever given here, and one more for each message put back since, by trigger; 0 before.';
 COMMENT ON COLUMN public.conversations.message_count IS 'How many messages there are, by trigger.';
 COMMENT ON COLUMN public.conversations.created_at IS 'When it was made; never changes.';
 COMMENT ON COLUMN public.conversations.updated_at IS 'When the row last really changed or a message was added or deleted, by trigger.';
@@ -1098,31 +1098,36 @@ CREATE FUNCTION public.messages_after_insert() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
+    is_restoring constant boolean := coalesce(current_setting('app.restoring', true), '') = 'on';
     -- The first statement that comes here may have counted some of its messages already: then all are counted anew.
-    is_mixed constant boolean := current_setting('app.messages_bulk') = 'mixed'
-        AND current_setting('app.restoring', true) IS DISTINCT FROM 'on';
+    is_mixed constant boolean := NOT is_restoring AND current_setting('app.messages_bulk') = 'mixed';
 BEGIN
     UPDATE public.conversations AS c
-    SET last_position = greatest(c.last_position, a.last_position),
-        message_count = CASE
-            WHEN is_mixed THEN (
-                SELECT count(*) FROM public.messages AS m WHERE m.user_id = c.user_id AND m.conversation_id = c.id
-            )
-            ELSE c.message_count + a.count
-        END,
-        updated_at = greatest(c.updated_at, a.last_at)
+    SET last_position = greatest(c.last_position + n.put_back, n.last_position),
+        message_count = c.message_count + n.uncounted,
+        updated_at = greatest(c.updated_at, n.last_at, CASE WHEN n.put_back > 0 THEN clock_timestamp() END)
     FROM (
-        SELECT i.user_id, i.conversation_id, max(i.position) AS last_position, count(*) AS count,
-            max(i.created_at) AS last_at
-        FROM inserted AS i
-        GROUP BY i.user_id, i.conversation_id
-    ) AS a
-    WHERE c.user_id = a.user_id AND c.id = a.conversation_id;
+        SELECT a.*, CASE WHEN is_restoring THEN 0 ELSE a.not_ahead - (a.count - a.uncounted) END AS put_back
+        FROM (
+            SELECT i.user_id, i.conversation_id, max(i.position) AS last_position, max(i.created_at) AS last_at,
+                count(*) AS count, count(*) FILTER (WHERE i.position <= b.last_position) AS not_ahead,
+                CASE
+                    WHEN is_mixed THEN -b.message_count + (
+                        SELECT count(*) FROM public.messages AS m WHERE m.user_id = b.user_id AND m.conversation_id = b.id
+                    )
+                    ELSE count(*)
+                END AS uncounted
+            FROM inserted AS i
+            INNER JOIN public.conversations AS b ON b.user_id = i.user_id AND b.id = i.conversation_id
+            GROUP BY i.user_id, i.conversation_id, b.user_id, b.id
+        ) AS a
+    ) AS n
+    WHERE c.user_id = n.user_id AND c.id = n.conversation_id;
     PERFORM set_config('app.messages_bulk', 'on', true);
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION public.messages_after_insert() IS 'Trigger: counts the messages that a statement added on their conversations, once for each: linear for any number. With app.restoring = ''on'' the conversation''s updated_at stays where it was, unless a message is younger.';
+COMMENT ON FUNCTION public.messages_after_insert() IS 'Trigger: counts the messages that a statement added on their conversations, once for each: linear for any number. One put in at or below last_position raises that by one, so that the version that clients see never comes again; but with app.restoring = ''on'' the conversation is as it was, updated_at too, unless a message is younger.';
 
 REVOKE ALL ON FUNCTION public.messages_after_insert() FROM PUBLIC;
 

@@ -195,7 +195,9 @@ def made_by(texts: Iterable[str]) -> Made:
     for match in (match for text in texts for match in _CREATE.finditer(text)):
         if match["kind"] == "FUNCTION":
             arguments = filter(None, map(_ARGUMENT.fullmatch, map(str.strip, match["arguments"].split(","))))
-            made.functions.append(f"{match['name']}({', '.join(argument['type'] for argument in arguments)})")
+            function = f"{match['name']}({', '.join(argument['type'] for argument in arguments)})"
+            if function not in made.functions:  # a later migration's CREATE OR REPLACE
+                made.functions.append(function)
         else:
             (made.tables if match["kind"] == "TABLE" else made.domains).append(match["name"])
     return made

@@ -429,6 +429,31 @@ def test_a_deleted_message_comes_back_to_its_place_and_is_counted(new_user: NewU
     assert replay(follow(ada.client)[0]) == stored(server.database, ada.id)
 
 
+def test_a_conversation_to_which_a_message_comes_back_has_a_version_it_never_had(new_user: NewUser) -> None:
+    ada = new_user()
+    said = [{"sender_type": "user", "content": str(number)} for number in range(3)]
+    messages = ada.client.post("/v1/turns", json={"messages": said}).json()["messages"]
+    path = f"/v1/conversations/{messages[0]['conversation_id']}"
+    seen = [ada.client.get(path).json()]
+
+    def delete(message: dict[str, Any]) -> None:
+        ada.client.delete(f"{path}/messages/{message['id']}")
+        seen.append(ada.client.get(path).json())
+
+    for message in messages[:2]:
+        delete(message)
+        assert revert(ada, last_entry(ada, message["id"])["id"]).status_code == 200
+        seen.append(ada.client.get(path).json())
+        delete(messages[2] if message is messages[0] else messages[0])
+        ada.client.patch(path, json={"title": message["content"]})
+        seen.append(ada.client.get(path).json())
+
+    versions = [conversation["version"] for conversation in seen]
+    assert versions == sorted(set(versions)), "each is greater than all before"
+    times = [conversation["updated_at"] for conversation in seen]
+    assert times == sorted(set(times))
+
+
 def test_a_message_and_a_link_of_what_is_gone_do_not_come_back_alone(new_user: NewUser) -> None:
     ada = new_user()
     turn = ada.client.post("/v1/turns", json={"messages": [{"sender_type": "user", "content": "x"}]}).json()

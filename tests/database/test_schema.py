@@ -1240,6 +1240,7 @@ def test_a_position_is_never_used_twice_not_even_after_a_rewind(dba: Connection,
     assert after["updated_at"] > before["updated_at"]
     assert new_message(dba, conversation)["position"] == 6
     assert new_message(dba, conversation, position=4)["position"] == 4, "a place may be filled by hand"
+    assert reread(dba, "conversations", conversation)["last_position"] == 7, "which counts as a position more"
     assert new_message(dba, conversation, position=9)["position"] == 9
     assert new_message(dba, conversation)["position"] == 10
     assert reread(dba, "conversations", conversation)["message_count"] == 6
