@@ -87,6 +87,7 @@ class _Refused(Exception):
     request_max_body_size=TURN_BYTES,
     scope="read",
     resource_metadata=METADATA_PATH,
+    proves_keys=True,  # before it says anything, of which not all comes from the database
     include_in_schema=False,
 )
 async def call_mcp(request: Request, data: JSONBody[Message]) -> Answer:

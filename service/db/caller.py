@@ -29,14 +29,17 @@ class ApiKey:
     """The key that a caller asks with: its digest, and the scope that what it asks for needs.
 
     ``noted`` remembers for the process in which hour (since 1970) a key's use was last noted in the database, so that
-    all other requests of that hour that only read need not write.
+    all other requests of that hour that only read need not write. Until it ``is_proven``, by the database, a key is
+    nobody's, whosever it says that it is: what it takes is counted on the ``network`` that it comes from.
     """
 
-    __slots__ = ("_hour", "_noted", "digest", "scope")
+    __slots__ = ("_hour", "_noted", "digest", "is_proven", "network", "scope")
 
-    def __init__(self, digest: bytes, scope: str, noted: dict[bytes, int]) -> None:
+    def __init__(self, digest: bytes, scope: str, noted: dict[bytes, int], network: str = "") -> None:
         self.digest = digest
         self.scope = scope
+        self.network = network
+        self.is_proven = digest in noted
         self._noted = noted
         self._hour: int | None = None
 
@@ -51,10 +54,16 @@ class ApiKey:
 
     def note(self) -> None:
         """Its transaction was committed."""
+        self.is_proven = True
         if self._hour is not None:
             if len(self._noted) >= NOTED_KEYS:
                 self._noted.clear()
             self._noted[self.digest] = self._hour
+
+    def forget(self) -> None:
+        """The database knows no such key, or not any more."""
+        self.is_proven = False
+        self._noted.pop(self.digest, None)
 
 
 @lru_cache(maxsize=4096)
@@ -99,6 +108,11 @@ class Caller:
         self.seconds = TRANSACTION_SECONDS
         """How long a transaction of several round trips may take."""
         self._held: Held | None = None
+
+    @property
+    def proven_id(self) -> UUID | None:
+        """The user, unless it is only a key that says so, which nothing has proven yet."""
+        return self.user_id if self.key is None or self.key.is_proven else None
 
     @overload
     async def run(self, first: Statement[R], /, *, seconds: float = ...) -> R: ...
@@ -155,7 +169,7 @@ class Caller:
                 yield
                 if not held.is_committed:
                     await self.commit()
-                if self.key is not None and not snapshot:
+                if self.key is not None:
                     self.key.note()
             finally:
                 self._held = None
@@ -174,7 +188,8 @@ class Caller:
             ahead = _authentication(self.user_id.int, self.token_version, self.issued_at)
         if first:
             ahead += tuple(statement.step(self.user_id) for statement in first)
-        return Context(self.user_id, self.request_id, ahead)
+        network = self.key.network if self.key is not None and not self.key.is_proven else None
+        return Context(self.user_id, self.request_id, ahead, network)
 
 
 def _read(statements: Sequence[Statement[Any]], results: Sequence[Result]) -> list[Any]:

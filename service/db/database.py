@@ -137,7 +137,7 @@ class Database:
         try:
             for attempt in itertools.count(1):
                 is_last = attempt >= ATTEMPTS
-                loan = Loan(self._pool, context.user)
+                loan = Loan(self._pool, context.borrower)
                 try:
                     connection = await loan.take(min(loop.time() + acquire_seconds, deadline))
                     asked = loop.time()
@@ -186,7 +186,7 @@ class Database:
         if seconds > TRANSACTION_SECONDS:
             # It waits for a client that sends or reads slowly; the login's own limit would end it in between.
             begin.append(set_local("idle_in_transaction_session_timeout", f"{seconds:.0f}s"))
-        loan = Loan(self._pool, context.user)
+        loan = Loan(self._pool, context.borrower)
         try:
             connection = await loan.take(min(loop.time() + ACQUIRE_SECONDS, deadline))
             try:

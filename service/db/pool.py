@@ -71,7 +71,10 @@ class _Share(asyncio.Semaphore):
 
 
 class Pool:
-    """Connections to the database. Users are known by the integers of their ids, which are quicker to look up."""
+    """Connections to the database.
+
+    Borrowers are users, by the integers of their ids, which are quicker to look up, and networks.
+    """
 
     def __init__(self, settings: Settings) -> None:
         if settings.database_url is None:
@@ -81,7 +84,7 @@ class Pool:
         """Those that wait for a connection."""
         self.waiting_apart: set[Loan] = set()
         """Those that wait for their user's share."""
-        self.shares: dict[int, _Share] = {}
+        self.shares: dict[int | str, _Share] = {}
         self.unreachable = False
         self._open: list[Connection] = []
         self._recovery: asyncio.Task[None] | None = None
@@ -239,14 +242,14 @@ async def _finish(begun: Coroutine[Any, Any, Any], awaited: Any) -> None:
 
 
 class Loan:
-    """A connection for one transaction of a user. `end` must be called, whatever happens; it awaits nothing."""
+    """A connection for one transaction of a borrower. `end` must be called, whatever happens; it awaits nothing."""
 
-    __slots__ = ("_has_share", "_lender", "_pool", "_share", "_user", "connection")
+    __slots__ = ("_borrower", "_has_share", "_lender", "_pool", "_share", "connection")
 
-    def __init__(self, pool: Pool, user: int | None) -> None:
+    def __init__(self, pool: Pool, borrower: int | str | None) -> None:
         self._pool = pool
         self._lender = pool.lender
-        self._user = user
+        self._borrower = borrower
         self._share: _Share | None = None
         self._has_share = False
         self.connection: Connection | None = None
@@ -263,8 +266,8 @@ class Loan:
             raise Problem("database_unavailable")
         loop = asyncio.get_running_loop()
         try:
-            if self._user is not None:
-                await self._take_share(self._user, until)
+            if self._borrower is not None:
+                await self._take_share(self._borrower, until)
             while True:
                 pool.waiting.add(self)
                 self.connection = await self._lender.getconn(until - loop.time())
@@ -278,12 +281,12 @@ class Loan:
         except PoolClosed:
             raise Problem("database_unavailable") from None
 
-    async def _take_share(self, user: int, until: float) -> None:
+    async def _take_share(self, borrower: int | str, until: float) -> None:
         pool = self._pool
         # An exception, such as a cancellation, may come at any line: in this order `end` can always tidy up.
-        share = self._share = pool.shares.get(user) or _Share(max(1, pool.size // 2))
+        share = self._share = pool.shares.get(borrower) or _Share(max(1, pool.size // 2))
         share.loans.add(self)
-        pool.shares[user] = share
+        pool.shares[borrower] = share
         if len(share.loans) > WAITING_PER_USER + pool.size:
             raise Problem("overloaded", "Too many requests of this user are waiting.")
         if not share.locked():
@@ -315,5 +318,5 @@ class Loan:
             if self._has_share:
                 share.release()
             share.loans.discard(self)
-            if not share.loans and self._user is not None:
-                self._pool.shares.pop(self._user, None)
+            if not share.loans and self._borrower is not None:
+                self._pool.shares.pop(self._borrower, None)

@@ -73,8 +73,10 @@ class Context(NamedTuple):
     request_id: str
     ahead: Sequence[Step] = ()
     """What its first round trip begins with, such as the check that the user may sign in."""
+    network: str | None = None
+    """Where the request comes from, as long as nothing has proven that it is the user's."""
 
     @property
-    def user(self) -> int | None:
-        """The user as the pool knows them."""
-        return None if self.user_id is None else self.user_id.int
+    def borrower(self) -> int | str | None:
+        """Whose share of the connections it takes: the network's, or the user's, as the integer of the id."""
+        return self.network if self.network is not None or self.user_id is None else self.user_id.int

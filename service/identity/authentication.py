@@ -16,6 +16,7 @@ from service.db.caller import ApiKey, Caller
 from service.db.database import Database
 from service.db.queries import Maybe
 from service.http.fields import new_id
+from service.http.networks import network
 from service.identity.issuers import Issuer, Subject
 from service.identity.keys import PREFIX, read_key
 from service.identity.tokens import LOCAL_ISSUER, Token, TokenRefused, Tokens, bearer_token, parse_token
@@ -61,23 +62,24 @@ class Authenticator:
         self._refusals = _Refusals()
         self._noted_keys: dict[bytes, int] = {}
 
-    async def caller(self, authorization: bytes | None, request_id: str, scope: str) -> Caller:
-        """Who sends this ``Authorization`` header; ``scope`` is what a key must allow. Raises Problem 401."""
+    async def caller(self, authorization: bytes | None, request_id: str, scope: str, address: str = "") -> Caller:
+        """Who sends this ``Authorization`` header, and from where; ``scope`` is what a key must allow. Raises 401."""
         if authorization is not None and PREFIX in authorization[:16]:
-            return self._caller_of_key(bearer_token(authorization), request_id, scope)
+            return self._caller_of_key(bearer_token(authorization), request_id, scope, address)
         bearer = self._recent.get(authorization)
         if bearer is None or bearer.until <= time.time():
             bearer = await self._find(authorization, request_id)
         return Caller(self._database, request_id, bearer.user_id, bearer.version, bearer.issued_at, bearer.subject)
 
-    def _caller_of_key(self, text: bytes, request_id: str, scope: str) -> Caller:
+    def _caller_of_key(self, text: bytes, request_id: str, scope: str, address: str) -> Caller:
         """The database checks the key, in each transaction: nothing of one is remembered but that its use is noted."""
         try:
             key = read_key(text)
         except TokenRefused as refused:
             self._refusals.log(None, refused.reason, request_id)
             raise
-        return Caller(self._database, request_id, key.user_id, key=ApiKey(key.digest, scope, self._noted_keys))
+        api_key = ApiKey(key.digest, scope, self._noted_keys, network(address))
+        return Caller(self._database, request_id, key.user_id, key=api_key)
 
     async def _find(self, authorization: bytes | None, request_id: str) -> Bearer:
         bearer = self._older.get(authorization)

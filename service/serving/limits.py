@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Container
-from ipaddress import IPv6Address, ip_network
 from typing import TYPE_CHECKING
 
 import msgspec
 from uvicorn.server import ServerState
 
 from service.http.envelope import Envelope
+from service.http.networks import network
 from service.serving.refusals import Refusals
 
 if TYPE_CHECKING:
@@ -65,10 +65,7 @@ class Connections(ServerState):
         """
         if host in self.proxies:
             return ""
-        if ":" in host:
-            address = IPv6Address(host.partition("%")[0])
-            return str(address.ipv4_mapped or ip_network((address, 56), strict=False))
-        return host
+        return network(host) if ":" in host else host
 
     def has_room(self, address: str) -> bool:
         """Whether the connection from there that has just been made is served."""

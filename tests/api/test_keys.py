@@ -1,10 +1,12 @@
 """API keys: what they may do, what they may not, and that they end at once."""
 
+import json
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,8 +16,11 @@ import psycopg
 import pytest
 
 from service.app import PROTOCOL_HANDLERS
-from service.db.caller import ApiKey
+from service.db.caller import ApiKey, Caller
+from service.identity.authentication import Authenticator
+from service.problems import Problem
 from tests.conftest import PLAIN_HTTP, Server, User
+from tests.support.asking import in_process
 from tests.support.problems import problem
 from tests.support.routes import ROUTES, Route
 
@@ -346,6 +351,40 @@ def test_a_key_that_names_another_user_is_none(user: User, new_user: Callable[..
     raw = urlsafe_b64decode(make_key(user)["key"].removeprefix("tck_"))
     forged = urlsafe_b64encode(new_user().id.bytes + raw[16:]).decode()
     problem(agent(f"tck_{forged}").get("/v1/todos"), 401, "invalid_token")
+
+
+def forged(user: User) -> str:
+    return "tck_" + urlsafe_b64encode(user.id.bytes + secrets.token_bytes(32)).decode()
+
+
+def test_until_it_is_proven_a_key_is_counted_on_the_network_that_it_comes_from(user: User, server: Server):
+    """Else anybody could take up a user's connections, with keys that only name the user."""
+    keys = [forged(user), make_key(user)["key"]]
+
+    async def borrowers(callers: Callable[[UUID], Caller]) -> list[int | str | None]:
+        authenticator = Authenticator(callers(user.id).database, None, [])
+        found: list[int | str | None] = []
+        for key in keys:
+            for _ in range(2):
+                caller = await authenticator.caller(f"Bearer {key}".encode(), "test", "read", "2001:db8::1")
+                found.append(caller._context().borrower)
+                with suppress(Problem):
+                    await caller.run_all([])
+        return found
+
+    network = "2001:db8::/56"
+    assert in_process(server.database.service_url, borrowers) == [network, network, network, user.id.int]
+
+
+def test_the_log_names_no_user_whom_a_key_only_claims(user: User, agent: Agent, server: Server):
+    for key, user_id in ((forged(user), None), (make_key(user)["key"], str(user.id))):
+        request_id = secrets.token_hex(16)
+        agent(key).get("/v1/todos", headers={"X-Request-ID": request_id})
+        deadline = time.monotonic() + 10
+        while not (lines := [line for line in server.log().splitlines() if request_id in line and "duration" in line]):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert json.loads(lines[0])["user_id"] == user_id
 
 
 @pytest.mark.parametrize(
