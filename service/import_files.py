@@ -141,7 +141,7 @@ async def check_file(file: IO[bytes]) -> ExportHeader:
     number = unseen = 0
     for chunk in chunks(file):
         for line in chunk:
-            found = _read_line(line) if is_quick(line.text) else await read_aside(_read_line, line)
+            found = _read_line(line) if is_quick(line.text) else await read_aside(file, _read_line, line)
             try:
                 checker.take(found)
             except ValueError as error:

@@ -46,7 +46,9 @@ class Asked(SimpleNamespace):
     """What the functions of handlers need to know of a request, where a tool is what is asked for."""
 
     def __init__(self, request: Request, tool: str, arguments: str, key: str | UnsetType) -> None:
-        sent = {} if key is UNSET else {b"idempotency-key": _header_of(key)}
+        name = b"idempotency-key"
+        header = request.sent.get(name) if key is UNSET else _header_of(key)
+        sent = {} if header is None else {name: header}
         super().__init__(user=request.user, id=request.id, app=request.app, sent=sent, if_match=None)
         self._arguments = arguments.encode()
         self._query: Any = None
@@ -132,7 +134,7 @@ async def run_tool(request: Request, called: Tool, arguments: str) -> ToolResult
         if is_quick(text):
             given = decode_body(text, called.arguments)
         else:
-            given = await read_aside(decode_body, text, called.arguments)
+            given = await read_aside(request.owner, decode_body, text, called.arguments)
         asked = Asked(request, called.name, arguments, getattr(given, "idempotency_key", UNSET))
         result = await called.run(asked, given)
     except Problem as problem:

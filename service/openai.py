@@ -96,7 +96,9 @@ _find_item = Maybe("find_item", FullMessage)
 @idempotent
 async def create_openai_conversation(request: Request, data: JSONBody[NewConversation]) -> OpenAIConversation:
     """Open a conversation, with the items that it begins with."""
-    items = [] if data.items is None or data.items == "null" else await _aside(data.items, read_items, data.items)
+    items = (
+        [] if data.items is None or data.items == "null" else await _aside(request, data.items, read_items, data.items)
+    )
     conversation_id = new_id()
     metadata = given(_own_metadata(data.metadata))
     create = conversations.CREATE(id=conversation_id, external_id=None, title=None, metadata=metadata)
@@ -156,11 +158,11 @@ async def delete_openai_conversation(request: Request, conversation_id: FromPath
 @idempotent
 async def create_openai_items(request: Request, conversation_id: FromPath[str], data: JSONBody[NewItems]) -> ItemList:
     """Add items."""
-    items = await _aside(data.items, read_items, data.items)
+    items = await _aside(request, data.items, read_items, data.items)
     if not items:
         raise invalid("items", f"must have 1 to {ITEMS} items")
     added = await turns.append(request.user, conversation_uuid(conversation_id), [], Turn(items))
-    return await _aside(data.items, _list_of, added.messages, items)
+    return await _aside(request, data.items, _list_of, added.messages, items)
 
 
 @get(
@@ -215,11 +217,11 @@ async def delete_openai_item(
         return conversation_of(found(await request.user.run(conversations.GET(id=place))))
 
 
-async def _aside(text: str, read: Callable[..., Found], *arguments: Any) -> Found:
+async def _aside(request: Request, text: str, read: Callable[..., Found], *arguments: Any) -> Found:
     """What ``read`` makes of items that came in this text, beside the event loop where that may take long."""
     if len(text) <= SHORT and is_quick(text.encode()):
         return read(*arguments)
-    return await read_aside(read, *arguments)
+    return await read_aside(request.owner, read, *arguments)
 
 
 def _list_of(added: list[messages.Message], items: list[messages.MessageCreate]) -> ItemList:

@@ -9,8 +9,8 @@ that doesn't guess gets in.
 """
 
 import hashlib
-import ipaddress
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from service.db.caller import Caller
 from service.db.queries import Maybe, Nothing, One
 from service.http.fields import new_id
 from service.http.idempotency import idempotent
+from service.http.networks import networks
 from service.http.request import Request
 from service.identity.passwords import Passwords
 from service.identity.tokens import TokenPair, Tokens
@@ -96,7 +97,8 @@ _get = One("get_me", User)
 async def register(request: Request, data: JSONBody[Registration]) -> User:
     """Open an account."""
     passwords: Passwords = request.app.state.passwords
-    password_hash = await passwords.hash(data.password)
+    with passwords.registrations.place(request.owner):
+        password_hash = await passwords.registrations.hash(request.owner, data.password)
     # The account's own transaction: row security lets a user in the making write their own row and no other.
     owner = Caller(request.user.database, request.id, new_id())
     return await owner.run(
@@ -107,15 +109,15 @@ async def register(request: Request, data: JSONBody[Registration]) -> User:
 @post("/v1/auth/token", public=True, status_code=200, problems=("bad_credentials", "account_inactive", "rate_limited"))
 async def create_token(request: Request, data: JSONBody[SignIn]) -> TokenPair:
     """Sign in. An unknown e-mail address and a wrong password get the same answer, after the same time."""
-    networks = [f"network:{network}" for network in _networks(request.address)]
-    counted = _counted(f"account:{data.email.lower()}", networks)
+    counted = _counted(f"account:{data.email.lower()}", [f"network:{name}" for name in networks(request.address)])
     passwords: Passwords = request.app.state.passwords
     tokens: Tokens = request.app.state.tokens
-    with passwords.checking():
+    with passwords.sign_ins.place(request.owner):
         wait, found = await request.user.run(_take_attempt(**counted), _find(email=data.email))
         if wait > 0:
             raise _rate_limited(wait)
-        if not await passwords.verify(found and found.password_hash, data.password) or found is None:
+        is_right = await passwords.sign_ins.verify(request.owner, found and found.password_hash, data.password)
+        if found is None or not is_right:
             raise Problem("bad_credentials")
     if not found.is_active:
         raise Problem("account_inactive")
@@ -149,16 +151,17 @@ async def change_password(request: Request, data: JSONBody[PasswordChange]) -> N
         raise Problem("bad_credentials", "The account has no password: it signs in at an outside issuer.")
     # Apart from all sign-ins: who has a token isn't slowed by those who guess without one.
     account = f"change:{request.user.user_id}"
-    counted = _counted(account, [f"{account}:{network}" for network in _networks(request.address)])
+    counted = _counted(account, [f"{account}:{name}" for name in networks(request.address)])
     anonymous = Caller(request.user.database, request.id)
-    with passwords.checking():
+    with passwords.changes.place(request.owner):
         wait = await anonymous.run(_take_attempt(**counted))
         if wait > 0:
             raise _rate_limited(wait)
-        if not await passwords.verify(own.password_hash, data.current_password):
+        if not await passwords.changes.verify(request.owner, own.password_hash, data.current_password):
             raise Problem("bad_credentials", "The current password is wrong.")
-    await anonymous.run(_forgive_attempt(**counted))
-    await request.user.run(_set_password(password_hash=await passwords.hash(data.new_password)))
+        await anonymous.run(_forgive_attempt(**counted))
+        password_hash = await passwords.changes.hash(request.owner, data.new_password)
+    await request.user.run(_set_password(password_hash=password_hash))
 
 
 def _rate_limited(seconds: float) -> Problem:
@@ -166,20 +169,9 @@ def _rate_limited(seconds: float) -> Problem:
     return Problem("rate_limited", f"Try again in {wait} s.", headers={"Retry-After": str(wait)})
 
 
-def _counted(account: str, networks: list[str]) -> dict[str, Any]:
+def _counted(account: str, networks: Sequence[str]) -> dict[str, Any]:
     """What an attempt counts on, as the database knows it: digests, never names."""
     account_key, *network_keys = (
         hashlib.sha256(name.encode("utf-8", "replace")).digest() for name in (account, *networks)
     )
     return {"account": account_key, "networks": network_keys}
-
-
-def _networks(address: str) -> list[str]:
-    """An IPv4 address, or the /64 and the /56 of IPv6: whoever has one address of those has them all."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return [address]
-    if isinstance(found, ipaddress.IPv4Address) or found.ipv4_mapped:
-        return [str(getattr(found, "ipv4_mapped", None) or found)]
-    return [str(ipaddress.ip_network((found, length), strict=False)) for length in (64, 56)]

@@ -4,7 +4,6 @@ The rows are made by the files of sql/demo: `account.sql` tells of one believabl
 tables make any number of rows from a seed.
 """
 
-import asyncio
 import itertools
 import re
 import time
@@ -22,7 +21,7 @@ from service.commands.connection import OWNER_ROLE, connect, one_line_errors
 from service.commands.progress import Stage
 from service.commands.shared import owner_url
 from service.db.migration_files import split_statements
-from service.identity.passwords import Passwords
+from service.identity.passwords import make_hash
 from service.settings import OperatorError
 
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -119,7 +118,7 @@ def fill_many(url: str, size: Size) -> Filled:
 
 def _fill(url: str, account: str, size: Size | None = None) -> Filled:
     parameters: _Parameters = {"account": account, **(msgspec.structs.asdict(size) if size else {})}
-    parameters["password_hash"] = asyncio.run(Passwords().hash(PASSWORD))
+    parameters["password_hash"] = make_hash(PASSWORD)
     started = time.monotonic()
     with connect(url) as connection, one_line_errors():
         as_superuser = size is not None and connection.info.parameter_status("is_superuser") == "on"

@@ -4,6 +4,7 @@ A body goes to a temporary file, which has no name and is gone when it is closed
 better for it than memory.
 """
 
+import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncGenerator, Generator
@@ -16,6 +17,8 @@ from service.problems import Problem
 
 UPLOADS = 8
 """Files that may arrive at the same time; each may fill a temporary file up to the limit of its route."""
+UPLOAD_SECONDS = 1800.0
+"""How long one may take to arrive: 128 MiB at 75 kB/s."""
 
 
 class _Places:
@@ -82,10 +85,14 @@ async def spool_body(request: Request, *media_types: str) -> Upload:
         raise _no_room() from None
     try:
         digest = hashlib.sha256()
-        async for piece in request.stream():
-            digest.update(piece)
-            file.write(piece)
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            async for piece in request.stream():
+                digest.update(piece)
+                file.write(piece)
         file.seek(0)
+    except TimeoutError:
+        file.close()
+        raise Problem("timeout", "The file took too long to arrive.", status=408) from None
     except OSError:
         with suppress(OSError):  # closing writes what is left
             file.close()

@@ -4,13 +4,12 @@ Litestar itself converts leniently (``limit=1.0`` and ``limit=1&limit=2`` pass, 
 bodies, query strings, paths and preconditions are read here, by structs. Everything raises Problem.
 """
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Hashable
 from functools import cache, lru_cache
 from typing import Any, TypeVar, get_args
 from urllib.parse import unquote
+from uuid import UUID
 
 import litestar
 import msgspec
@@ -25,11 +24,12 @@ from litestar.utils import get_enum_string_value
 from service.db.caller import Caller
 from service.http import kept_json, strict_json
 from service.http.bodies import SHORT_BODY_BYTES, Held
+from service.http.networks import network
 from service.http.reading import field_and_message, path_reader, read_pairs, read_query, unknown_parameter
+from service.http.threads import Found, Threads
 from service.problems import Problem, invalid
 
 T = TypeVar("T", bound=msgspec.Struct)
-Found = TypeVar("Found")
 
 JSON = "application/json"
 BODY_BYTES = 1024 * 1024
@@ -37,13 +37,19 @@ BODY_BYTES = 1024 * 1024
 LAST_VERSION = 2_147_483_647
 """What a version of most rows goes up to."""
 
-_reader = ThreadPoolExecutor(1, thread_name_prefix="long-bodies")
+ACCEPT_BYTES = 1024
+"""A longer ``Accept`` isn't looked at: the answer may be of any type then (RFC 9110, section 12.4.1)."""
+
+_reader = Threads(1, "long-bodies")
 """Where long bodies are read, one at a time, so that they never hold the event loop."""
+_strangers_reader = Threads(1, "strangers-bodies")
+"""The same for those of requests that have proven no user, so that these keep nobody waiting who has."""
 
 
-async def read_aside(read: Callable[..., Found], *arguments: Any) -> Found:
-    """What ``read`` makes of a long text."""
-    return await asyncio.get_running_loop().run_in_executor(_reader, read, *arguments)
+async def read_aside(owner: Hashable, read: Callable[..., Found], *arguments: object) -> Found:
+    """What ``read`` makes of a long text of the owner's: a string stands for a network."""
+    threads = _strangers_reader if isinstance(owner, str) else _reader
+    return await threads.run(owner, read, *arguments)
 
 
 class Request(litestar.Request[Caller, Any, State]):
@@ -69,6 +75,11 @@ class Request(litestar.Request[Caller, Any, State]):
         """The peer's address, or what a trusted proxy says that it is."""
         client = self.scope.get("client")
         return client[0] if client else ""
+
+    @property
+    def owner(self) -> UUID | str:
+        """On whom is counted what a request takes: the user or, where none is proven yet, the client's network."""
+        return self.user.proven_id or network(self.address)
 
     @property
     def if_match(self) -> int | None:
@@ -98,7 +109,8 @@ class Request(litestar.Request[Caller, Any, State]):
         """What can be told from the head alone: ``Accept``, parameters of the path, unknown ones of the query."""
         scope = self.scope
         handler: HTTPRouteHandler = scope["route_handler"]
-        if not _accepts(self.sent.get(b"accept", b""), handler.media_type):
+        accept = self.sent.get(b"accept", b"")
+        if len(accept) <= ACCEPT_BYTES and not _accepts(accept, handler.media_type):
             media_type = get_enum_string_value(handler.media_type).partition(";")[0]
             raise Problem("not_acceptable", f"Answers are {media_type}.")
         if readers := _path_readers(handler):
@@ -155,7 +167,7 @@ class Request(litestar.Request[Caller, Any, State]):
         """Count a piece of a long body until the end of the request. Raises ``overloaded``."""
         state = self.scope["state"]
         if "held_body" not in state:
-            state["held_body"] = Held(self.app.state.bodies, self.user.user_id or self.address)
+            state["held_body"] = Held(self.app.state.bodies, self.owner)
         state["held_body"].add(size)
 
     async def json(self) -> Any:
@@ -164,7 +176,7 @@ class Request(litestar.Request[Caller, Any, State]):
         body = await self.body()
         if strict_json.is_quick(body):
             return decode_body(body, kind)
-        return await read_aside(decode_body, body, kind)
+        return await read_aside(self.owner, decode_body, body, kind)
 
     async def stream(self) -> AsyncGenerator[bytes]:
         """The body in pieces, as they come; Litestar holds it against the handler's limit."""

@@ -5,7 +5,7 @@ import contextlib
 import http.client
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -598,3 +598,16 @@ def test_where_no_temporary_file_can_be_made_there_is_no_room(monkeypatch: pytes
     with pytest.raises(Problem) as refused:
         asyncio.run(bulk.spool_body(request, "application/x-ndjson"))
     assert refused.value.code == "overloaded"
+
+
+def test_a_file_that_takes_for_ever_to_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "UPLOAD_SECONDS", 0.01)
+
+    async def stream() -> AsyncGenerator[bytes]:
+        yield b"{}"
+        await asyncio.Event().wait()
+
+    request: Any = SimpleNamespace(check_content=lambda *_: None, stream=stream)
+    with pytest.raises(Problem) as refused:
+        asyncio.run(bulk.spool_body(request))
+    assert (refused.value.code, refused.value.status) == ("timeout", 408)

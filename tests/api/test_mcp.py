@@ -194,11 +194,23 @@ def test_the_metadata_names_the_configured_issuers_and_the_public_address(start_
     assert "https://todos.example.com/.well-known/" in answer.headers["www-authenticate"]
 
 
-@pytest.mark.parametrize("method", ["initialize", "ping", "server/discover", "tools/list", "tools/call"])
-def test_every_method_proves_the_token(user: User, client: httpx.Client, method: str):
+@pytest.mark.parametrize(
+    ("method", "tool"),
+    [
+        *((method, "list_tasks") for method in ("initialize", "ping", "server/discover", "tools/list", "tools/call")),
+        ("tools/call", "no_such_tool"),
+        ("no/such/method", ""),
+        ("notifications/initialized", None),
+    ],
+)
+def test_every_method_proves_the_token(user: User, client: httpx.Client, method: str, tool: str | None):
     made = user.client.post("/v1/keys", json={"name": "Agent", "scope": "read"}).json()
     user.client.delete(f"/v1/keys/{made['id']}")
-    answer = rpc(client, method, {"name": "list_tasks"}, Authorization=f"Bearer {made['key']}")
+    authorization = {"Authorization": f"Bearer {made['key']}"}
+    if tool is None:
+        answer = client.post("/mcp", json={"jsonrpc": "2.0", "method": method}, headers=authorization)
+    else:
+        answer = rpc(client, method, {"name": tool}, **authorization)
     problem_401 = answer.json()
     assert (answer.status_code, problem_401["code"]) == (401, "invalid_token")
     assert "resource_metadata=" in answer.headers["www-authenticate"]
@@ -367,6 +379,20 @@ def test_a_call_that_is_repeated_with_its_key_is_done_once(user: User, tool: str
         tool, {**arguments, "expected_position": 9}
     )
     assert call(user.client, tool, **changed, idempotency_key="once")["code"] == "idempotency_key_reused"
+
+
+def test_a_call_heeds_the_header_too_where_its_arguments_have_no_key(user: User):
+    """As every POST of a user does."""
+
+    def add(header: str, **arguments: str) -> Any:
+        params = {"name": "add_task", "arguments": {"title": "Once", **arguments}}
+        return rpc(user.client, "tools/call", params, Idempotency_Key=header).json()["result"]
+
+    assert add("once") == add("once")
+    assert add("once", idempotency_key="another") != add("once")
+    told = json.loads(add("once", title="Other")["content"][0]["text"])
+    assert told["code"] == "idempotency_key_reused"
+    assert json.loads(add("x" * 256)["content"][0]["text"])["code"] == "validation_failed"
 
 
 @pytest.mark.parametrize(

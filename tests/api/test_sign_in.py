@@ -20,6 +20,9 @@ import pytest
 from argon2.exceptions import VerifyMismatchError
 
 from service import sign_in
+from service.http import threads
+from service.http.networks import networks as networks_of
+from service.http.threads import PLACES, Threads
 from service.identity import passwords
 from service.identity.tokens import Tokens, parse_token
 from service.problems import Problem
@@ -673,7 +676,7 @@ def test_a_customer_of_a_provider_has_no_more_guesses_than_an_address(
     ],
 )
 def test_an_address_stands_for_the_networks_that_one_visitor_may_have(address: str, networks: list[str]) -> None:
-    assert sign_in._networks(address) == networks
+    assert networks_of(address) == networks
 
 
 # Hashing
@@ -694,32 +697,62 @@ class _Slow:
         return self.go.wait(10)
 
 
-def test_new_accounts_never_take_the_turn_of_a_sign_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Floods of them made sign-in 503 and 429."""
+def test_new_accounts_never_take_the_turn_of_a_sign_in_or_of_a_new_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Floods of them made sign-in 503 and 429, and a change of the password 503."""
     monkeypatch.setattr(passwords, "_hasher", slow := _Slow())
 
     async def test() -> None:
         own = passwords.Passwords()
-        registering = [asyncio.create_task(own.hash(PASSWORD)) for _ in range(passwords.WAITING)]
+        registering = [asyncio.create_task(own.registrations.hash(who, PASSWORD)) for who in range(PLACES)]
         await asyncio.sleep(0)
-        with pytest.raises(Problem, match="overloaded"):
-            await own.hash(PASSWORD)
-        with own.checking():
-            checked = asyncio.create_task(own.verify("a hash", PASSWORD))
-            slow.go.set()
-            assert await checked
+        checked = asyncio.create_task(own.sign_ins.verify("ada", "a hash", PASSWORD))
+        changed = asyncio.create_task(own.changes.hash("ada", PASSWORD))
+        slow.go.set()
+        assert await checked
+        assert await changed
         await asyncio.gather(*registering)
         own.close()
 
     asyncio.run(test())
 
 
+def test_one_network_s_flood_leaves_places_and_turns_to_others() -> None:
+    done: list[str] = []
+
+    async def test() -> None:
+        own = Threads(1, "test")
+        begun, go = threading.Event(), threading.Event()
+
+        async def ask(who: str, work: Callable[[], Any]) -> None:
+            with own.place(who):
+                await own.run(who, work)
+                done.append(who)
+
+        first = asyncio.create_task(ask("crowd", lambda: (begun.set(), go.wait(10))))
+        crowd = [asyncio.create_task(ask("crowd", lambda: None)) for _ in range(PLACES // 2 - 1)]
+        await asyncio.to_thread(begun.wait, 10)
+        with pytest.raises(Problem, match="overloaded"):
+            await ask("crowd", lambda: None)
+        others = [asyncio.create_task(ask(f"other {number}", lambda: None)) for number in range(PLACES // 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Problem, match="overloaded"):
+            await ask("one more", lambda: None)
+        go.set()
+        await asyncio.gather(first, *crowd, *others)
+        await ask("crowd", lambda: None)
+        own.close()
+
+    asyncio.run(test())
+    assert done[0] == "crowd"
+    assert set(done[1 : PLACES // 2 + 1]) > {f"other {number}" for number in range(PLACES // 2 - 1)}
+
+
 def test_a_sign_in_that_finds_no_place_is_refused_before_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwords, "WAITING", 1)
+    monkeypatch.setattr(threads, "PLACES", 2)
     checker = passwords.Passwords()
     caller: Any = _Caller(None)
     request = asking(caller, tokens=Tokens("x" * 32, None, 900, 3600), passwords=checker)
-    with checker.checking(), pytest.raises(Problem, match="overloaded"):
+    with checker.sign_ins.place("::1"), pytest.raises(Problem, match="overloaded"):
         asyncio.run(sign_in.create_token.fn(request, sign_in.SignIn("a@b", WRONG)))
     checker.close()
     assert caller.runs == 0
@@ -729,7 +762,7 @@ def test_hashing_lets_other_work_go_first() -> None:
     async def niceness() -> int:
         own = passwords.Passwords()
         try:
-            return await own._making.run(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return await own.changes.run("ada", lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         finally:
             own.close()
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from uuid import uuid4
 
 import httpx
@@ -61,6 +62,27 @@ def stood_still(watched: Watched, send: Callable[[], httpx.Response], status: in
 def test_a_long_body_keeps_nobody_waiting(watched: Watched, ada: User, path: str, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     assert stood_still(watched, lambda: ada.client.post(path, content=body, headers=headers), 422) < STILL
+
+
+def test_a_long_accept_keeps_nobody_waiting(watched: Watched, ada: User) -> None:
+    lists = ("," * length for length in range(31_000, 31_003))
+    assert stood_still(watched, lambda: ada.client.get("/v1/users/me", headers={"Accept": next(lists)}), 200) < STILL
+
+
+@pytest.mark.parametrize("path", ["/v1/todos", "/v1/auth/register"])
+def test_one_client_s_long_bodies_are_read_in_turns_with_those_of_others(
+    watched: Watched, ada: User, path: str
+) -> None:
+    _, body = LONG_BODIES["1 MiB of keys, the last one given twice"]
+    short = {"messages": [{"sender_type": "user", "content": "x" * 9_000}] * 3}
+    headers = {"Content-Type": "application/json"}
+    with user_factory(watched.server) as make, ThreadPoolExecutor(12) as threads:
+        bob = make()
+        bob.client.timeout = httpx.Timeout(60)
+        crowd = [threads.submit(ada.client.post, path, content=body, headers=headers) for _ in range(12)]
+        wait(crowd, return_when=FIRST_COMPLETED)
+        assert bob.client.post("/v1/turns", json=short).status_code == 201
+        assert sum(one.done() for one in crowd) < 8, "it didn't wait for all that were there before"
 
 
 def test_the_largest_batch_keeps_nobody_waiting(watched: Watched, ada: User) -> None:

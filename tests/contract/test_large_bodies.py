@@ -2,19 +2,22 @@
 
 import contextlib
 import re
+import secrets
 import socket
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from service.http.bodies import BODIES_BYTES
+from service.http.request import BODY_BYTES
 from service.todos import BATCH_BYTES
 from tests.conftest import Server, User, user_factory
 
 HEAD = (
-    "POST /v1/todos/batch HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    "POST {} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     "Authorization: Bearer {}\r\nContent-Length: {}\r\n\r\n"
 )
 USERS = 4
@@ -37,10 +40,12 @@ def memory(process: int) -> int:
     return int(found[1]) * 1024
 
 
-def begin(service: Server, user: User) -> socket.socket:
+def begin(
+    service: Server, user: User, path: str = "/v1/todos/batch", size: int = BATCH_BYTES, token: str | None = None
+) -> socket.socket:
     """A body of which only the end is missing."""
     connection = socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=10)
-    connection.sendall(HEAD.format(user.token, BATCH_BYTES).encode())
+    connection.sendall(HEAD.format(path, token or user.token, size).encode())
     connection.setblocking(False)
     return connection
 
@@ -85,4 +90,15 @@ def test_one_user_leaves_room_for_others(service: Server, users: list[User]) -> 
         connection.sendall(b"[" * BATCH_BYTES)
         assert b" 400 " in connection.recv(4096).partition(b"\r\n")[0]
     for one in greedy:
+        one.close()
+
+
+def test_keys_that_are_none_leave_room_for_others(service: Server, users: list[User]) -> None:
+    """Each names another user, and is proven by nothing before its body is there."""
+    keys = [b"tck_" + urlsafe_b64encode(secrets.token_bytes(48)) for _ in range(BODIES_BYTES // BODY_BYTES + 6)]
+    crowd = [begin(service, users[0], "/v1/todos", BODY_BYTES, key.decode()) for key in keys]
+    send(crowd, BODY_BYTES - 6)
+    body = {"create": [{"title": "x", "metadata": {"text": "y" * 2500}}] * 490}
+    assert users[1].client.post("/v1/todos/batch", json=body).status_code == 200
+    for one in crowd:
         one.close()

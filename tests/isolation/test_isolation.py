@@ -24,7 +24,7 @@ from service.db.queries import DECLARED
 from service.db.results import Result
 from service.db.statements import Context, Prepared
 from service.identity.keys import make_key
-from service.identity.passwords import Passwords
+from service.identity.passwords import make_hash
 from service.identity.tokens import Tokens
 from service.problems import Problem
 from service.settings import Secret, Settings
@@ -1117,9 +1117,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(server: Server) -> Iterator[Site]:
-    passwords = Passwords()
-    password_hash = asyncio.run(passwords.hash(PASSWORD))
-    passwords.close()
+    password_hash = make_hash(PASSWORD)
     with psycopg.connect(server.database.superuser_url, autocommit=True) as superuser:
         found = Site(server, superuser, password_hash)
         with found.client:

@@ -17,6 +17,7 @@ def asking(caller: Any, filters: Any = None, *, address: str = "::1", if_match: 
         user=caller,
         id="test",
         address=address,
+        owner=address,
         if_match=if_match,
         sent={},
         filters=lambda _: filters,
