@@ -1,5 +1,6 @@
 """Users as they see themselves, and as others find them to assign a todo."""
 
+from time import monotonic
 from typing import Annotated
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from service.problems import Problem
 
 ERASE_SECONDS = 60.0
 """How long an erasure, or a deactivation, may take: it goes through every row of the user's in one transaction."""
+UNASSIGNED = 2000
+"""Other people's todos that one transaction unassigns ahead of that: in a second, where 4 are allowed."""
 
 # (?!\n): Python's $ would let a line break through.
 # HTML's "valid e-mail address" (html.spec.whatwg.org, state of type=email): what a browser's form takes, ASCII only.
@@ -96,6 +99,7 @@ class UserSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _get = One("get_me", User)
 _update = Maybe("update_me", User)
 _erase = One("erase_me", bool)
+_unassign = One("unassign_todos", int)
 _search = Many("list_users", PublicUser)
 
 
@@ -114,10 +118,11 @@ async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
     """
     if data.is_active is not UNSET and request.user.key is not None:
         raise Problem("forbidden", "A key can't deactivate the account.")
-    changed = await request.user.run(
-        _update(**changes(data), version=request.if_match),
-        seconds=ERASE_SECONDS if data.is_active is False else TRANSACTION_SECONDS,
-    )
+    seconds = TRANSACTION_SECONDS
+    if data.is_active is False:
+        await _unassign_many(request, only_open=True)
+        seconds = ERASE_SECONDS
+    changed = await request.user.run(_update(**changes(data), version=request.if_match), seconds=seconds)
     if changed is None:
         raise _why_none(request.if_match)
     return changed
@@ -130,8 +135,25 @@ async def delete_me(request: Request) -> None:
     Either way other people's todos are unassigned, and the audit trail goes, too: one entry without content is left.
     """
     query = request.filters(Deletion)
+    if query.erase:
+        await _unassign_many(request, only_open=False)
     if not await request.user.run(_erase(version=request.if_match, records=query.erase), seconds=ERASE_SECONDS):
         raise _why_none(request.if_match)
+
+
+async def _unassign_many(request: Request, *, only_open: bool) -> None:
+    """Take the user off other people's todos where these are too many for the one transaction that ends the account.
+
+    Whoever asks again goes on where this ended. Raises ``timeout``.
+    """
+    until = monotonic() + ERASE_SECONDS
+    taken = UNASSIGNED
+    while taken:
+        if monotonic() > until:
+            raise Problem(
+                "timeout", "Others have assigned very many todos to the user. Ask again for the rest."
+            )
+        taken = await request.user.run(_unassign(version=request.if_match, most=UNASSIGNED, only_open=only_open))
 
 
 def _why_none(if_match: int | None) -> Problem:

@@ -1967,7 +1967,11 @@ SET /* begin_restoring */ LOCAL app.restoring = 'on';
 
 -- write_entries() -> none
 -- restoring.sql, index none
-SET /* write_entries */ CONSTRAINTS ALL IMMEDIATE;
+SET /* write_entries */ CONSTRAINTS
+    users_audit, users_audit_update, identities_audit, identities_audit_update, todos_audit, todos_audit_update,
+    conversations_audit, conversations_audit_update, messages_audit, messages_audit_update,
+    todo_conversation_links_audit, todo_conversation_links_audit_update
+    IMMEDIATE;
 
 -- authenticate(user_id uuid, token_version integer, issued_at bigint) -> none
 -- sign_in.sql, index users_pkey
@@ -3050,6 +3054,10 @@ RETURNING id, email, username, full_name, is_active, version, created_at, update
 -- erase_me(user_id uuid, version integer, records boolean) -> one bool
 -- users.sql, index users_pkey
 SELECT /* erase_me */ erase_user($1, $2, $3);
+
+-- unassign_todos(user_id uuid, version integer, most integer, only_open boolean) -> one int
+-- users.sql, index none
+SELECT /* unassign_todos */ unassign_todos($1, $2, $3, $4);
 
 -- list_users(username text) -> many PublicUser
 -- users.sql, index users_username_key

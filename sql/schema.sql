@@ -635,6 +635,12 @@ COMMENT ON TRIGGER todos_audit ON public.todos IS 'Every insert and delete; of a
 CREATE CONSTRAINT TRIGGER todos_audit_update AFTER UPDATE ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('todos', '{completed,updated_hour}');
 COMMENT ON TRIGGER todos_audit_update ON public.todos IS 'Every real change.';
 
+CREATE CONSTRAINT TRIGGER todos_hold_assignee AFTER INSERT ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_validate_assignee();
+COMMENT ON TRIGGER todos_hold_assignee ON public.todos IS 'An assignee is still active when a todo is committed.';
+
+CREATE CONSTRAINT TRIGGER todos_hold_assignee_update AFTER UPDATE OF assigned_to, status ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_validate_assignee();
+COMMENT ON TRIGGER todos_hold_assignee_update ON public.todos IS 'An assignee is still active when a change is committed.';
+
 CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at, updated_at, version ON public.todos FOR EACH ROW WHEN (((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.number)::integer IS DISTINCT FROM (new.number)::integer)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('todos');
 COMMENT ON TRIGGER todos_immutable ON public.todos IS 'Refuses to set what never changes, or touch() alone may change.';
 
@@ -645,7 +651,7 @@ CREATE TRIGGER todos_validate BEFORE INSERT OR UPDATE ON public.todos FOR EACH R
 COMMENT ON TRIGGER todos_validate ON public.todos IS 'Numbers a todo and holds the rules of a change.';
 
 CREATE TRIGGER todos_validate_assignee BEFORE INSERT OR UPDATE ON public.todos FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_validate_assignee();
-COMMENT ON TRIGGER todos_validate_assignee ON public.todos IS 'An assignee must be an active user.';
+COMMENT ON TRIGGER todos_validate_assignee ON public.todos IS 'An assignee must be an active user: told at once.';
 
 ALTER TABLE public.todos ENABLE ROW LEVEL SECURITY;
 
@@ -1516,9 +1522,19 @@ BEGIN
     THEN
         RETURN NEW;
     END IF;
-    -- FOR SHARE: a deactivation waits until this transaction is through, and then sees the todo.
-    PERFORM FROM public.users AS u WHERE u.id = NEW.assigned_to AND u.is_active FOR SHARE;
-    IF NOT FOUND THEN
+    -- At the commit, a deactivation waits until this transaction is through, and then sees the todo.
+    IF TG_WHEN = 'BEFORE' THEN
+        PERFORM FROM public.users AS u WHERE u.id = NEW.assigned_to AND u.is_active;
+    ELSE
+        PERFORM FROM public.users AS u WHERE u.id = NEW.assigned_to AND u.is_active FOR SHARE;
+    END IF;
+    IF NOT FOUND AND (TG_WHEN = 'BEFORE' OR EXISTS (
+        -- What the transaction has taken back since is no matter.
+        SELECT FROM public.todos AS t
+        WHERE t.user_id = NEW.user_id AND t.id = NEW.id AND t.assigned_to = NEW.assigned_to
+            AND (t.status IN ('pending', 'in_progress') OR NOT is_open)
+    ))
+    THEN
         RAISE EXCEPTION 'assigned_to must be an active user: "todos_assigned_to_check"'
             USING ERRCODE = 'check_violation', TABLE = 'todos', COLUMN = 'assigned_to',
                 CONSTRAINT = 'todos_assigned_to_check';
@@ -1526,7 +1542,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION public.todos_validate_assignee() IS 'Trigger: refuses an assignee who is unknown or inactive, and holds their being active until the transaction ends.';
+COMMENT ON FUNCTION public.todos_validate_assignee() IS 'Trigger: refuses an assignee who is unknown or inactive; at the commit, holds their being active until it is done.';
 
 REVOKE ALL ON FUNCTION public.todos_validate_assignee() FROM PUBLIC;
 
@@ -1547,6 +1563,64 @@ $$;
 COMMENT ON FUNCTION public.touch() IS 'Trigger: moves updated_at and version. The WHEN of each trigger says what of its table is a real change.';
 
 REVOKE ALL ON FUNCTION public.touch() FROM PUBLIC;
+
+
+-- unassign_todos()
+
+CREATE FUNCTION public.unassign_todos(user_id uuid, version integer, most integer, only_open boolean) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    taken integer := 0;
+    others CURSOR FOR
+        SELECT t.user_id
+        FROM public.todos AS t
+        WHERE t.assigned_to = unassign_todos.user_id AND t.user_id <> unassign_todos.user_id
+            AND (NOT only_open OR t.status IN ('pending', 'in_progress'))
+        LIMIT most
+        FOR UPDATE;
+BEGIN
+    IF unassign_todos.user_id IS DISTINCT FROM nullif(current_setting('app.user_id', true), '')::uuid THEN
+        RAISE EXCEPTION 'a transaction can unassign the user it is for, and nobody else'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM FROM public.todos AS t
+    WHERE t.assigned_to = unassign_todos.user_id AND t.user_id <> unassign_todos.user_id
+        AND (NOT only_open OR t.status IN ('pending', 'in_progress'))
+    OFFSET most LIMIT 1;
+    -- What will be refused changes nothing.
+    IF NOT FOUND
+        OR NOT EXISTS (
+            SELECT FROM public.users AS u
+            WHERE u.id = unassign_todos.user_id
+                AND (unassign_todos.version IS NULL OR u.version = unassign_todos.version)
+        )
+        OR only_open AND EXISTS (
+            SELECT FROM public.todos AS t
+            WHERE t.user_id = unassign_todos.user_id AND t.assigned_to = t.user_id
+                AND t.status IN ('pending', 'in_progress')
+        )
+    THEN
+        RETURN 0;
+    END IF;
+    -- For nobody's transaction, since an assignee may change no more than the status.
+    SET LOCAL app.user_id = '';
+    FOR todo IN others LOOP
+        -- As in users_before_revocation().
+        UPDATE public.todos
+        SET assigned_to = NULL
+        WHERE CURRENT OF others;
+        taken := taken + 1;
+    END LOOP;
+    EXECUTE format('SET LOCAL app.user_id = %L', unassign_todos.user_id);
+    RETURN taken;
+END
+$$;
+COMMENT ON FUNCTION public.unassign_todos(user_id uuid, version integer, most integer, only_open boolean) IS 'Takes the user of the transaction off so many of other people''s todos, if there are more: the last ones go when the account is deactivated (then only_open) or erased, at that version. How many were taken.';
+
+REVOKE ALL ON FUNCTION public.unassign_todos(user_id uuid, version integer, most integer, only_open boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.unassign_todos(user_id uuid, version integer, most integer, only_open boolean) TO todochat_app;
 
 
 -- users_before_revocation()

@@ -37,6 +37,17 @@ RETURNING id, email, username, full_name, is_active, version, created_at, update
 -- index: users_pkey
 SELECT erase_user(%(user_id)s, %(version)s, %(records)s);
 
+-- name: unassign_todos
+-- Take the user off so many of other people's todos, if there are more, ahead of a deactivation (only_open) or erasure.
+-- param user_id: uuid
+-- param version: integer
+-- param most: integer
+-- param only_open: boolean
+-- returns: one int
+-- writes: yes
+-- index: none
+SELECT unassign_todos(%(user_id)s, %(version)s, %(most)s, %(only_open)s);
+
 -- name: list_users
 -- The one active user with this name, whatever its case. find_user_by_username gives away no more than these columns.
 -- param username: text

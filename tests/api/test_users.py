@@ -5,8 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
+from psycopg import sql
 
+from service.users import UNASSIGNED
+from tests.conftest import Server
 from tests.support.problems import problem
 
 NewUser = Callable[..., Any]
@@ -272,6 +276,50 @@ def test_nobody_is_kept_from_deactivating_by_todos_of_others(new_user: NewUser) 
         assert trail[0]["changes"]["assigned_to"] == [str(bob.id), None]
         assert trail[0]["user_id"] == str(owner.id)
     assert ada.client.get(f"/v1/todos/{untouched['id']}").json() == untouched
+
+
+@pytest.mark.parametrize("erases", [False, True], ids=["deactivating", "erasing"])
+def test_nobody_is_kept_by_very_many_todos_of_others(new_user: NewUser, server: Server, erases: bool) -> None:
+    """One transaction would take too long for them: most are unassigned ahead of it, some at a time."""
+    bob, ada = new_user(), new_user()
+    with psycopg.connect(server.database.superuser_url) as superuser:
+        superuser.execute(
+            "INSERT INTO todos (user_id, number, title, assigned_to)"
+            " SELECT %s, n, 'x', %s FROM generate_series(1, %s) AS n",
+            (ada.id, bob.id, 2 * UNASSIGNED + 10),
+        )
+    bob.client.timeout = httpx.Timeout(60)
+    stale = {"If-Match": '"999"'}
+    if erases:
+        problem(bob.client.delete("/v1/users/me?erase=true", headers=stale), 412, "version_mismatch")
+    else:
+        problem(bob.client.patch("/v1/users/me", json={"is_active": False}, headers=stale), 412, "version_mismatch")
+        own = bob.client.post("/v1/todos", json={"title": "x", "assigned_to": str(bob.id)}).json()["id"]
+        refused = bob.client.patch("/v1/users/me", json={"is_active": False})
+        problem(refused, 409, "active_todos_assigned")
+        bob.client.delete(f"/v1/todos/{own}")
+    steps = "SELECT count(*), count(DISTINCT at) FROM audit_log WHERE user_id = %s AND action = 'update'"
+    with psycopg.connect(server.database.superuser_url, autocommit=True) as superuser:
+        assert superuser.execute(steps, (ada.id,)).fetchone() == (0, 0), "what is refused unassigns nothing"
+        if erases:
+            assert bob.client.delete("/v1/users/me?erase=true").status_code == 204
+        else:
+            assert bob.client.patch("/v1/users/me", json={"is_active": False}).status_code == 200
+        assert superuser.execute(steps, (ada.id,)).fetchone() == (2 * UNASSIGNED + 10, 3)
+        left = "SELECT count(*) FROM todos WHERE assigned_to = %s"
+        assert superuser.execute(left, (bob.id,)).fetchone() == (0,)
+
+
+def test_no_transaction_of_others_keeps_a_user_from_ending_sessions(new_user: NewUser, server: Server) -> None:
+    """An import of two minutes that assigns a todo to somebody would keep them from it for as long."""
+    bob, ada = new_user(), new_user()
+    with psycopg.connect(server.database.service_url) as other:
+        other.execute(sql.SQL("SET LOCAL app.user_id = {}").format(str(ada.id)))
+        other.execute("INSERT INTO todos (user_id, title, assigned_to) VALUES (%s, 'x', %s)", (ada.id, bob.id))
+        assert bob.client.post("/v1/keys", json={"name": "Agent", "scope": "read"}).status_code == 201
+        assert bob.client.patch("/v1/users/me", json={"is_active": False}).status_code == 200
+        with pytest.raises(psycopg.errors.CheckViolation, match="must be an active user"):
+            other.commit()
 
 
 def test_own_todos_that_are_not_assigned_do_not_keep_anybody_active(new_user: NewUser) -> None:

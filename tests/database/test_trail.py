@@ -816,6 +816,7 @@ def test_the_functions_that_reach_into_trails_serve_nobody_else(
         "take_sign_in_attempt",
         "forgive_sign_in_attempt",
         "erase_user",
+        "unassign_todos",
         "resolve_identity",
     }
     with psycopg.connect(own_server.database.service_url) as connection:
@@ -823,6 +824,9 @@ def test_the_functions_that_reach_into_trails_serve_nobody_else(
             connection.execute(sql.SQL("SET LOCAL app.user_id = {}").format(context))
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute("SELECT erase_user(%s, NULL)", (other.id,))
+            connection.rollback()
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("SELECT unassign_todos(%s, NULL, 0, false)", (other.id,))
             connection.rollback()
             with pytest.raises((psycopg.errors.UniqueViolation, psycopg.errors.InsufficientPrivilege)):
                 connection.execute(

@@ -134,9 +134,9 @@ def test_a_process_of_a_newer_release_does_not_start_before_the_migrations(
     played, database = systemd
     played.start(INSTANCES[0])
     with psycopg.connect(database.owner_url) as connection:
-        connection.execute("DELETE FROM _yoyo_migration WHERE migration_id = '0011_count_messages_put_back'")
+        connection.execute("DELETE FROM _yoyo_migration WHERE migration_id = '0012_check_assignees_at_commit'")
     with pytest.raises(
-        AssertionError, match="1 migration is pending: 0011_count_messages_put_back: run `todochat migrate` first"
+        AssertionError, match="1 migration is pending: 0012_check_assignees_at_commit: run `todochat migrate` first"
     ):
         played.start(INSTANCES[1])
     assert httpx.get(f"{played.url()}/health/live", verify=PLAIN_HTTP).status_code == 200

@@ -181,6 +181,7 @@ QUERY_CASES = {
     "get_me": QueryCase(),
     "update_me": QueryCase(lambda _: {**nothing_set("update_me"), "set_full_name": True, "full_name": "Stolen"}),
     "erase_me": QueryCase(lambda _: {"version": None, "records": True}),
+    "unassign_todos": QueryCase(lambda _: {"version": None, "most": 1, "only_open": False}, reaches=False),
     "list_users": QueryCase(
         lambda world: {"username": world.owner.username.upper()},
         shows=frozenset({"owner_id", "username", "full_name"}),
@@ -488,8 +489,9 @@ RAISING = {
     "undo_chunk",
     "erase_me",
     "erase_account",
+    "unassign_todos",
 }
-"""What raises when it doesn't find the row that it is to look at, or the savepoint; or for somebody else's erasure."""
+"""What raises when it doesn't find the row that it is to look at, or the savepoint; or for somebody else's account."""
 
 
 NAMELESS = {

@@ -559,6 +559,7 @@ def test_only_the_service_may_call_functions_and_only_those_it_needs(dba: Connec
         "refuse_key",
         "resolve_identity",
         "erase_user",
+        "unassign_todos",
     }
 
 
