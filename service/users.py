@@ -150,9 +150,7 @@ async def _unassign_many(request: Request, *, only_open: bool) -> None:
     taken = UNASSIGNED
     while taken:
         if monotonic() > until:
-            raise Problem(
-                "timeout", "Others have assigned very many todos to the user. Ask again for the rest."
-            )
+            raise Problem("timeout", "Others have assigned very many todos to the user. Ask again for the rest.")
         taken = await request.user.run(_unassign(version=request.if_match, most=UNASSIGNED, only_open=only_open))
 
 
