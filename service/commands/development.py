@@ -15,7 +15,8 @@ from service.commands import migrate
 from service.commands.logins import SERVICE_LOGIN, create_service_login
 from service.commands.shared import embedded_server, say
 from service.embedded import EmbeddedPostgres
-from service.settings import SECRET_MIN_BYTES, OperatorError, Secret, Settings
+from service.setting_readers import SECRET_MIN_BYTES
+from service.settings import OperatorError, Secret, Settings
 
 DATABASE = "todochat"
 OWNER_LOGIN = "todochat_admin"

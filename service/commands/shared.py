@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from service.settings import SECRET_MIN_BYTES, OperatorError, Settings
+from service.setting_readers import SECRET_MIN_BYTES
+from service.settings import OperatorError, Settings
 
 if TYPE_CHECKING:
     import psycopg
