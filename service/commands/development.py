@@ -59,6 +59,7 @@ def migrate_database(server: EmbeddedPostgres, urls: DevelopmentUrls) -> list[st
 def served(settings: Settings) -> Generator[Settings]:
     """The settings with this database, started and migrated, and where no secret is configured with one of its own."""
     with embedded_server(settings) as server:
+        say(f"DATABASE_URL is unset: serving the embedded database in {settings.embedded_data_dir}")
         urls = prepare_database(server)
         if applied := migrate_database(server, urls):
             say(f"applied {len(applied)} migration{'s' * (len(applied) > 1)}")

@@ -26,6 +26,11 @@ def serve(ctx: click.Context) -> None:
     `todochat --help` lists the settings.
     """
     settings = Settings.from_environ(os.environ)
+    if settings.migration_database_url and not settings.database_url:
+        raise OperatorError(
+            "DATABASE_URL is missing: set it to that of the service's login, as `todochat create-login` prints it "
+            "(MIGRATION_DATABASE_URL is for the other commands; without either, an embedded database is served)"
+        )
     shared = server.given_sockets()
     if not shared:
         server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started

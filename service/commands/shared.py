@@ -63,6 +63,7 @@ def owner_url(*, to_fill: bool = False, to_dump: bool = False) -> Generator[str]
     from service.commands import development
 
     with embedded_server(settings) as embedded:
+        say(f"DATABASE_URL is unset: this is the embedded database in {settings.embedded_data_dir}")
         urls = development.prepare_database(embedded)
         if to_fill:
             development.migrate_database(embedded, urls)

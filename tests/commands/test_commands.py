@@ -113,6 +113,14 @@ def test_a_configured_database_is_not_served_without_a_secret(session_database: 
     assert "openssl rand -hex 32" in line
 
 
+def test_the_embedded_database_is_not_served_in_the_place_of_one_that_is_migrated(tmp_path: Path) -> None:
+    url = f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/todochat"
+    line = complaint(run_process("serve", MIGRATION_DATABASE_URL=url, EMBEDDED_DATA_DIR=str(tmp_path / "data")))
+    assert line.startswith("todochat: DATABASE_URL is missing: ")
+    assert PASSWORD not in line
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_taken_port_is_said_before_a_database_is_started(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -455,6 +463,11 @@ def test_without_a_database_url_the_embedded_one_is_made_migrated_and_served() -
             said = [line for line in served.log().splitlines() if not line.startswith("{")]
             assert any(f"serving {served.url}, documentation at {served.url}/schema" in line for line in said)
             assert any("JWT_SECRET is unset" in line for line in said)
+            unset = "todochat: DATABASE_URL is unset:"
+            assert f"{unset} serving the embedded database in {folder / 'my data'}" in said
+            done = run_process("users", "list", EMBEDDED_DATA_DIR=str(folder / "my data"))
+            assert done.stderr == f"{unset} this is the embedded database in {folder / 'my data'}\n"
+            assert "ada@example.com" in done.stdout
             assert any(line.lstrip().startswith("curl ") for line in said)
             assert secret not in served.log()
 
