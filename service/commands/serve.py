@@ -60,7 +60,7 @@ def _telemetry() -> "Telemetry | None":
 
         return Telemetry(configured_provider())
     except ImportError:
-        say(f"{found[0]} is set, but nothing is traced: pip install 'todochat[telemetry]'")
+        say(f"{found[0]} is set, but nothing is traced: run `.venv/bin/pip install -e '.[telemetry]'`")
         return None
     except ValueError as error:
         raise OperatorError(f"a variable of OTEL_* has a wrong value: {error}") from error

@@ -222,8 +222,9 @@ def test_a_collector_without_the_packages_is_said_in_one_line() -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=True)
-    told = "todochat: OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is traced: pip install 'todochat[telemetry]'\n"
-    assert done.stderr == told
+    install = "`.venv/bin/pip install -e '.[telemetry]'`"
+    assert done.stderr == f"todochat: OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is traced: run {install}\n"
+    assert install in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
