@@ -126,13 +126,17 @@ async def get_ready(request: Request) -> Health:
 
 @get("/metrics", public=True, media_type=CONTENT_TYPE, problems=("unauthenticated",))
 async def get_metrics(request: Request) -> str:
-    """What Prometheus reads: with METRICS_TOKEN; where none is set, from this machine, or with an access token."""
+    """What Prometheus reads, with METRICS_TOKEN.
+
+    Where none is set, this machine may read it, and whoever sends a local account's access token.
+    """
     state = request.app.state
     tokens: Tokens | None = state.tokens
     is_access: Callable[[str], bool] = tokens.is_access if tokens else lambda _: False
     if not may_read_metrics(state.settings.metrics_token, request.address, request.sent, is_access):
         raise Problem(
-            "unauthenticated", "Send Authorization: Bearer and METRICS_TOKEN; where none is set, an access token."
+            "unauthenticated",
+            "Send Authorization: Bearer and METRICS_TOKEN; where none is set, a local account's access token.",
         )
     return state.metrics.render().decode()
 
@@ -143,8 +147,9 @@ def may_read_metrics(
     """Whether a request with these headers may read the metrics.
 
     Yes with METRICS_TOKEN (``token``) as its bearer token, where one is set, and with nothing else. Otherwise with any
-    valid access token, or from a direct peer on this machine: ``remote`` is a loopback address and no header says that
-    a proxy stands between. A page of another origin never may, whatever it sends: its browser says ``Origin``.
+    valid access token of a local account, or from a direct peer on this machine: ``remote`` is a loopback address and
+    no header says that a proxy stands between. A page of another origin never may, whatever it sends: its browser says
+    ``Origin``.
     """
     if b"origin" in sent:
         return False

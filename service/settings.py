@@ -136,7 +136,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_token: Annotated[
         Secret | None,
         Setting(
-            read.secret, "the one token for GET /metrics; without it, this machine and anybody signed in may read it"
+            read.secret,
+            "the one token for GET /metrics; without it, this machine and a local account's access token may read it",
         ),
     ] = None
     public_url: Annotated[
