@@ -77,6 +77,10 @@ def test_serving_from_a_database_that_is_down_is_said_in_one_line_without_its_pa
     assert PASSWORD not in done.stderr + done.stdout
 
 
+def test_a_database_host_that_can_be_none_is_said_in_one_line() -> None:
+    assert "can't connect to a..b" in complaint(run("status", DATABASE_URL="postgresql://someone@a..b/todochat"))
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("url", [f"mysql://u:{PASSWORD}@localhost/x", f"postgresql://u:{PASSWORD}@localhost:port/x"])
 def test_a_wrong_url_is_said_with_what_a_right_one_looks_like(command: list[str], url: str) -> None:
@@ -311,6 +315,41 @@ def test_a_full_disk_behind_standard_output_is_said_in_one_line() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "todochat: can't go on: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("import ada@example.com - <&-", "can't go on: Bad file descriptor"),
+        ("create-login other --password-file - <&-", "can't read the password from "),
+        ("users erase ada@example.com <&-", "this can't be undone, and nobody is here to be asked: "),
+        ("export ada@example.com >&-", "can't go on: Bad file descriptor"),
+        ("users list >&-", "can't go on: Bad file descriptor"),
+    ],
+)
+def test_a_standard_stream_that_is_closed_is_said_in_one_line(filled: TestDatabase, command: str, told: str) -> None:
+    done = in_shell(f"{sys.executable} -m service {command}", filled)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("export  ")]  # which is its progress
+    assert line.startswith(f"todochat: {told}")
+
+
+def test_what_is_said_where_standard_error_is_closed_gets_into_nothing_else(filled: TestDatabase) -> None:
+    done = in_shell(f"{sys.executable} -m service users activate nobody@example.com 2>&-", filled)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_an_account_that_is_not_named_in_utf_8_is_said_in_one_line(filled: TestDatabase) -> None:
+    done = in_shell(f"{sys.executable} -m service users activate $(printf '\\377@example.com')", filled)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "todochat: no account has the address \\udcff@example.com\n"
+
+
+def in_shell(command: str, database: TestDatabase) -> "subprocess.CompletedProcess[str]":
+    env = service_environment(**as_migrator(database))
+    return subprocess.run(
+        ["/bin/sh", "-c", command], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False
+    )
 
 
 def test_help_is_quick_and_lists_every_setting() -> None:

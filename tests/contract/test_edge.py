@@ -808,6 +808,14 @@ def test_an_address_of_another_machine_is_one_line() -> None:
     assert ended.stderr == "todochat: HOST=192.0.2.1 is not an address of this machine\n"
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example", "no such host"])
+def test_what_can_be_no_host_is_one_line(host: str) -> None:
+    ended = start_and_fail(settings={"host": host, "port": 0})
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"todochat: HOST={host} can't be used: ")
+    assert ended.stderr.count("\n") == 1
+
+
 def test_an_error_the_application_explains_at_its_start_is_one_line() -> None:
     ended = start_and_fail(fail="told")
     assert ended.returncode == 1
