@@ -17,6 +17,8 @@ from service.setting_readers import Secret
 
 LOCAL_ISSUER = "todochat"
 """The ``iss`` and ``aud`` of the tokens of local accounts."""
+LONGEST_ACCESS_SECONDS, LONGEST_REFRESH_SECONDS = 86_400, 365 * 86_400
+"""How long their tokens may live at most, whatever is set at present."""
 DEFAULT_ALGORITHMS = ("EdDSA", "ES256", "RS256")
 KEY_SET_ALGORITHMS = (*DEFAULT_ALGORITHMS, "ES384", "ES512", "RS384", "RS512", "PS256", "PS384", "PS512")
 """Asymmetric ones only: what is public must not be what signs."""
@@ -125,10 +127,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Setting(read.secret, "signs tokens; 32 bytes or more", "a kept random one, with the embedded database only"),
     ] = None
     jwt_secret_previous: Annotated[Secret | None, Setting(read.secret, _ALSO_READ)] = None
-    access_token_seconds: Annotated[int, Setting(read.whole(10, 86_400), "life of an access token")] = 900
-    refresh_token_seconds: Annotated[int, Setting(read.whole(60, 365 * 86_400), "life of a refresh token")] = (
-        30 * 86_400
+    access_token_seconds: Annotated[int, Setting(read.whole(10, LONGEST_ACCESS_SECONDS), "life of an access token")] = (
+        900
     )
+    refresh_token_seconds: Annotated[
+        int, Setting(read.whole(60, LONGEST_REFRESH_SECONDS), "life of a refresh token")
+    ] = 30 * 86_400
     local_accounts: Annotated[
         bool, Setting(read.switch, "false: nobody signs in here, only at an outside issuer (ISSUER)")
     ] = True
