@@ -159,7 +159,7 @@ def may_read_metrics(
     if scheme.lower() != b"bearer":
         return False
     if token is not None:
-        return compare_digest(bearer.strip(), token.value.encode())
+        return compare_digest(bearer.strip(), token.value.strip().encode())
     return bearer.isascii() and is_access_token(bearer.decode().strip())
 
 

@@ -34,6 +34,13 @@ def _fail(message: str) -> NoReturn:
     raise ValueError(message)
 
 
+def name(text: str) -> str:
+    """Any text in which something can be seen."""
+    if not text.strip():
+        _fail("is blank")
+    return text
+
+
 def database_url(text: str) -> Secret:
     """A URL that libpq can read."""
     parse_database_url(text)
@@ -41,8 +48,8 @@ def database_url(text: str) -> Secret:
 
 
 def secret(text: str) -> Secret:
-    """A secret that is long enough."""
-    if len(text.encode()) < SECRET_MIN_BYTES:
+    """A secret that is long enough, without the blanks around it."""
+    if len(text.strip().encode()) < SECRET_MIN_BYTES:
         _fail(f"is shorter than {SECRET_MIN_BYTES} bytes: make one with `openssl rand -hex 32`")
     return Secret(text)
 
@@ -116,10 +123,10 @@ def origins(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def origin(text: str) -> str:
-    """One of them."""
+def web_origin(text: str) -> str:
+    """One of them, of HTTP."""
     found = origins(text)
-    if len(found) != 1:
+    if len(found) != 1 or not found[0].startswith(("https://", "http://")):
         _fail("must be one origin such as https://todos.example.com")
     return found[0]
 

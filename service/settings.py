@@ -4,6 +4,7 @@ The fields of `Settings` and `IssuerSettings` are the one table of all variables
 read, and in one line what it means. `todochat --help` shows that table, by `describe_settings`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
@@ -62,9 +63,10 @@ class IssuerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """An outside issuer of tokens: they are judged by its key set or by its secret, of which it has exactly one."""
 
     name: Annotated[
-        str, Setting(str, "what iss must be; its users are kept under this name, so don't change it later", "none")
+        str,
+        Setting(read.name, "what iss must be; its users are kept under this name, so don't change it later", "none"),
     ]
-    audience: Annotated[str, Setting(str, "what aud must be or contain", "the issuer")]
+    audience: Annotated[str, Setting(read.name, "what aud must be or contain", "the issuer")]
     jwks_url: Annotated[
         str | None, Setting(_key_set_url, "its key set: https, or http on this machine; either this or a secret")
     ] = None
@@ -117,7 +119,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool, Setting(read.switch, "false for a transaction pooler that can't carry them (PgBouncer before 1.21)")
     ] = True
     embedded_data_dir: Annotated[Path, Setting(Path, "where the embedded PostgreSQL keeps its data")] = Path(".data")
-    host: Annotated[str, Setting(str, "the address to listen on")] = "127.0.0.1"
+    host: Annotated[str, Setting(read.name, "the address to listen on")] = "127.0.0.1"
     port: Annotated[int, Setting(read.whole(0, 65_535), "the TCP port to listen on")] = 8000
     forwarded_allow_ips: Annotated[
         str | None, Setting(read.proxies, "proxies whose X-Forwarded-For is believed, with commas between them")
@@ -147,7 +149,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     public_url: Annotated[
         str | None,
         Setting(
-            read.origin,
+            read.web_origin,
             "scheme and host that clients reach the service by, such as https://todos.example.com; MCP tells it",
             "http:// and the request's Host",
         ),
@@ -236,7 +238,12 @@ def _read(struct: type[msgspec.Struct], environ: Mapping[str, str], prefix: str,
 def _issuers(environ: Mapping[str, str], mistakes: list[str]) -> tuple[IssuerSettings, ...]:
     """ISSUER and ISSUER_2 to ISSUER_9, each with its own variables; ``mistakes`` gets a line for each reason."""
     found: dict[str, IssuerSettings] = {}
-    for variable in ("ISSUER", *(f"ISSUER_{number}" for number in range(2, 10))):
+    variables = ("ISSUER", *(f"ISSUER_{number}" for number in range(2, 10)))
+    for variable in environ:
+        numbered = re.match(r"ISSUER_\d+(?=_|$)", variable)
+        if numbered and numbered[0] not in variables and environ[variable]:
+            mistakes.append(f"{variable} is not read: further issuers are ISSUER_2 to ISSUER_9")
+    for variable in variables:
         issuer = _issuer(environ, variable, mistakes)
         if issuer is None:
             continue
@@ -257,6 +264,10 @@ def _issuer(environ: Mapping[str, str], variable: str, mistakes: list[str]) -> I
     if not values and len(mistakes) == before:
         return None
     name: str = values.get("name", "")
+    if "audience" in values and "aud" in values.get("absent_claims", ()):
+        mistakes.append(
+            f"{variable}_AUDIENCE is what aud must be, and {variable}_ABSENT_CLAIMS says that there is none"
+        )
     values.setdefault("audience", name)
     if not name:
         mistakes.append(f"{variable} is missing: set it to the iss of the issuer's tokens")

@@ -48,13 +48,18 @@ def serve(ctx: click.Context) -> None:
 
 
 def _telemetry() -> "Telemetry | None":
-    """What OTEL_* configures; None, and nothing imported, where they name no collector of spans."""
+    """What OTEL_* configures; None, and nothing imported, where they name no collector of spans, or no exporter."""
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     found = [name for name in names if os.environ.get(name)]
-    if not found:
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
+    if not found or exporter == "none":
         return None
-    if os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf") != "http/protobuf":
-        raise OperatorError("OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf: spans are sent so, to port 4318 mostly")
+    if exporter != "otlp":
+        raise OperatorError("OTEL_TRACES_EXPORTER must be otlp or none: no other one comes with todochat")
+    protocols = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")  # the first that is set holds
+    protocol = next((name for name in protocols if os.environ.get(name)), None)
+    if protocol and os.environ[protocol] != "http/protobuf":
+        raise OperatorError(f"{protocol} must be http/protobuf: spans are sent so, to port 4318 mostly")
     try:
         from service.telemetry import Telemetry, configured_provider
 

@@ -772,6 +772,7 @@ def test_queries_and_the_pool_are_measured() -> None:
         ("m" * 32, "127.0.0.1", {}, False),
         ("m" * 32, "10.0.0.1", {"authorization": "Bearer " + "m" * 32}, True),
         ("m" * 32, "10.0.0.1", {"authorization": "bearer " + "m" * 32, "via": "1.1 proxy"}, True),
+        ("m" * 32 + "\n", "10.0.0.1", {"authorization": "Bearer " + "m" * 32}, True),
         ("m" * 32, "10.0.0.1", {"authorization": "Bearer " + "m" * 33}, False),
         ("m" * 32, "10.0.0.1", {"authorization": "Basic " + "m" * 32}, False),
         ("m" * 32, "10.0.0.1", {"authorization": "Bearer \xff"}, False),
