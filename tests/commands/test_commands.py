@@ -619,6 +619,39 @@ class TestMakefile:
         assert len(said) == 1
         assert "apt-get install python3-venv" in said[0]
 
+    def fake_python(self, minor: int) -> str:
+        """A Python that makes virtual environments whose Python it is."""
+        folder = f".venv/lib/python3.{minor}"
+        makes = f"mkdir -p .venv/bin {folder} && cp '{self.folder}/python3.{minor}' .venv/bin/python"
+        answers = f'*"version_info[:2]"*) echo "(3, {minor})";; *purelib*) test -d {folder};;'
+        return self.fake(f"python3.{minor}", f'case "$*" in {answers} "-m venv .venv") {makes};; esac')
+
+    def test_the_virtual_environment_is_made_anew_for_another_python_and_only_then(self) -> None:
+        one, other = (f"PYTHON={self.fake_python(minor)}" for minor in (12, 13))
+        made = [
+            "making a virtual environment" in self.make("status", *given).stderr
+            for given in ([one], [one], [], [other], [], [one])
+        ]
+        assert made == [True, False, False, True, False, True]
+
+    def test_the_virtual_environment_is_made_anew_where_its_python_became_another_minor_version(self) -> None:
+        python = self.fake_python(12)
+        assert self.make("status", f"PYTHON={python}").returncode == 0
+        shutil.copy(self.fake_python(13), self.folder / ".venv/bin/python")
+        path = f"{self.folder}:{os.environ['PATH']}"
+        (self.folder / "python3").symlink_to("python3.13")
+        for is_made in (True, False):
+            done = self.make("status", PATH=path)
+            assert done.returncode == 0
+            assert ("making a virtual environment" in done.stderr) == is_made
+
+    def test_a_python_that_is_named_and_no_good_is_not_replaced_by_another(self) -> None:
+        assert self.make("status", f"PYTHON={self.fake_python(12)}").returncode == 0
+        done = self.make("status", "PYTHON=python3.99")
+        assert "Python 3.11 or later is needed (there is no python3.99)" in done.stderr
+        assert done.returncode != 0
+        assert self.make("status").returncode == 0, "what was there is used on"
+
     def test_help_says_where_the_command_line_is(self) -> None:
         assert self.make().stdout.splitlines()[-1].endswith("see .venv/bin/todochat --help")
 
