@@ -190,7 +190,8 @@ async def refuse_unsafe_login(database: Database) -> None:
             "anew, into an empty database, with `todochat restore`"
         )
     if not found.has_plan_settings:
-        hint = "lists read all that a user has: run `todochat create-login NAME` again, which sets it on the role"
+        sets = "; ".join(f'ALTER ROLE "{found.login}" SET {name} = off' for name in ("enable_sort", "jit"))
+        hint = f"lists read all that a user has: run `{sets}`, and restart the service"
         log.warning("login_without_plan_settings", extra={"login": found.login, "hint": hint})
     if found.unprotected_tables:
         raise StartupError(

@@ -23,7 +23,10 @@ COMMANDS = {
     "migrate": ("database.migrate", "Apply the pending migrations."),
     "status": ("database.status", "Say which migrations are applied."),
     "rollback": ("database.rollback", "Take the latest migrations back; it asks first."),
-    "create-login": ("logins.create_login", "Make the service's login, or give it a new password."),
+    "create-login": (
+        "logins.create_login",
+        "Make the service's login, or give it a new password, for which it asks first.",
+    ),
     "users": ("accounts.users", "List, activate, deactivate or erase accounts."),
     "export": ("transfer.export_account", "Write everything that an account owns, as lines of JSON."),
     "import": ("transfer.import_account", "Bring a file that an export wrote into an account."),

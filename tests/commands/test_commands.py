@@ -397,6 +397,33 @@ def test_create_login_makes_a_login_that_can_be_served_with(make_database: Calla
             connection.execute(f"DROP ROLE {name}".encode())
 
 
+def test_create_login_gives_a_login_that_is_there_another_password_only_after_asking(
+    make_database: Callable[[], TestDatabase],
+) -> None:
+    database, name = make_database(), f"service_{secrets.token_hex(4)}"
+    command, env = ["create-login", name], as_migrator(database)
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+
+        def verifier() -> object:
+            query = "SELECT rolpassword FROM pg_authid WHERE rolname = %s"
+            return connection.execute(query, [name]).fetchone()
+
+        assert run(*command, **env).returncode == 0
+        try:
+            before = verifier()
+            line = complaint(run(*command, **env))
+            assert f"gives {name}, which exists, another password" in line
+            assert line.endswith("; go on with --yes")
+            status, shown = on_a_terminal("n\n", *command, **env)
+            assert status == 1
+            assert shown.endswith("todochat: nothing was done\n")
+            assert verifier() == before
+            assert run(*command, "--yes", **env).stdout.startswith("DATABASE_URL=")
+            assert verifier() != before
+        finally:
+            connection.execute(f"DROP ROLE {name}".encode())
+
+
 def test_create_login_does_not_repeat_a_password_that_it_was_given(make_database: Callable[[], TestDatabase]) -> None:
     database, name = make_database(), f"service_{secrets.token_hex(4)}"
     try:
