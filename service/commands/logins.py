@@ -63,7 +63,7 @@ FROM pg_roles AS r WHERE r.rolname = %(name)s
 )
 @yes_option
 def create_login(name: str, password_file: TextIO | None, *, yes: bool) -> None:
-    """Make the service's login, or give it a new password, for which it asks first.
+    """Make the service's login, or give it a new password; it asks first where the login is in use.
 
     It prints the DATABASE_URL for `todochat serve`, which refuses the login that owns the tables: row security doesn't
     bind that one. NAME is todochat_service unless it is given. Who has an existing login's old password can't connect
@@ -88,10 +88,10 @@ def create_service_login(
     """Make or mend the service's login in `url`'s server and return the database URL for the service.
 
     `url` is a login with CREATEROLE (from PostgreSQL 16 on: the one that ran the migrations) or a superuser. An
-    existing login of that name gets the new password, and those of the defaults for which nothing is set: ``confirm``
-    is told before, and raises where that isn't wanted. One that could do more than the service may is refused rather
-    than cut down. The password travels as a SCRAM verifier, so that no server log or statistic can hold it; Neon
-    refuses verifiers, and gets the password itself if the connection is encrypted.
+    existing login of that name gets the new password, and those of the defaults for which nothing is set; where it is
+    in use, ``confirm`` is told before, and raises if that isn't wanted. One that could do more than the service may is
+    refused rather than cut down. The password travels as a SCRAM verifier, so that no server log or statistic can hold
+    it; Neon refuses verifiers, and gets the password itself if the connection is encrypted.
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) or name.startswith("pg_"):
         raise OperatorError(f"{name!r} is no good name for a login: use a to z, 0 to 9 and _, at most 63 in all")
@@ -99,9 +99,9 @@ def create_service_login(
         raise OperatorError("the login needs a password, without NUL characters")
     try:
         with connect(url) as conn:
-            if _exists(conn, name):
-                loss = "every service that uses it is refused at its next connection; another NAME makes another login"
-                confirm([f"gives {name}, which exists, another password: {loss}"])
+            if sessions := _sessions(conn, name):
+                loss = "whoever uses it is refused at the next connection; another NAME makes another login"
+                confirm([f"gives {name}, with {sessions} open connections, another password: {loss}"])
             verifier = conn.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
             try:
                 _store_login(conn, name, verifier)
@@ -128,14 +128,15 @@ def create_service_login(
     return format_database_url({"dbname": parts.get("user", ""), **parts, "user": name, "password": password})
 
 
-def _exists(conn: psycopg.Connection, name: str) -> bool:
-    """Whether there is such a login. Raises OperatorError for one that could do more than the service may."""
+def _sessions(conn: psycopg.Connection, name: str) -> int:
+    """How many connections the login has. Raises OperatorError for one that could do more than the service may."""
     if conn.execute("SELECT FROM pg_roles WHERE rolname = %s", [APP_ROLE]).fetchone() is None:
         raise OperatorError(f"there is no role {APP_ROLE} yet: run the migrations first (make migrate)")
     found = conn.execute(_UNSAFE, {"name": name, "app_role": APP_ROLE}).fetchone()
     if found and found[0]:
         raise OperatorError(f"{name} exists and {', '.join(found[0])}: choose another name for the service")
-    return found is not None
+    (sessions,) = conn.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = %s", [name]).fetchone() or (0,)
+    return sessions
 
 
 def _store_login(conn: psycopg.Connection, name: str, secret: str) -> None:

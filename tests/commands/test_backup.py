@@ -181,7 +181,7 @@ class Target:
 
     def served(self, start_server: Callable[..., Server], source: Source, *, ready: bool = True) -> Server:
         """The service on it, with a login that `todochat create-login` made, and the secret of the old one."""
-        done = run("create-login", f"{self.name}_service", "--yes", **self.env())
+        done = run("create-login", f"{self.name}_service", **self.env())
         assert done.returncode == 0, done.stderr
         url = done.stdout.removeprefix("DATABASE_URL=").strip()
         database = TestDatabase(self.name, url, self.url, self.superuser_url)
@@ -412,7 +412,6 @@ def run_recipe(script: str, target: Target, source: Source, folder: Path) -> str
 def test_the_recipe_of_the_readme_runs_as_it_stands_there(
     source: Source, target: Target, tmp_path: Path, start_server: Callable[..., Server], way: str
 ) -> None:
-    target.as_superuser("DROP ROLE IF EXISTS todochat_service")  # of the other way, which was gone on the same server
     url = run_recipe(recipe(way, "After either"), target, source, tmp_path)
     assert rows(target.superuser_url) == rows(source.database.superuser_url)
     assert schema(target) == schema(source)

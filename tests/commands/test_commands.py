@@ -397,7 +397,7 @@ def test_create_login_makes_a_login_that_can_be_served_with(make_database: Calla
             connection.execute(f"DROP ROLE {name}".encode())
 
 
-def test_create_login_gives_a_login_that_is_there_another_password_only_after_asking(
+def test_create_login_gives_a_login_that_is_in_use_another_password_only_after_asking(
     make_database: Callable[[], TestDatabase],
 ) -> None:
     database, name = make_database(), f"service_{secrets.token_hex(4)}"
@@ -410,11 +410,15 @@ def test_create_login_gives_a_login_that_is_there_another_password_only_after_as
 
         assert run(*command, **env).returncode == 0
         try:
+            first = verifier()
+            done = run(*command, **env)
             before = verifier()
-            line = complaint(run(*command, **env))
-            assert f"gives {name}, which exists, another password" in line
-            assert line.endswith("; go on with --yes")
-            status, shown = on_a_terminal("n\n", *command, **env)
+            assert before != first, "nobody uses it, so nobody is asked"
+            with psycopg.connect(done.stdout.strip().removeprefix("DATABASE_URL=")):
+                line = complaint(run(*command, **env))
+                assert f"gives {name}, with 1 open connections, another password" in line
+                assert line.endswith("; go on with --yes")
+                status, shown = on_a_terminal("n\n", *command, **env)
             assert status == 1
             assert shown.endswith("todochat: nothing was done\n")
             assert verifier() == before
