@@ -1,6 +1,6 @@
 # todochat: `make run` is all it takes. Python 3.11 or later and make are needed, nothing else.
 
-PYTHON ?= python3
+# PYTHON is what .venv is to be made by; where it is unset, whatever made it will do.
 ARGS ?=
 
 .DEFAULT_GOAL := help

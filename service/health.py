@@ -126,13 +126,17 @@ async def get_ready(request: Request) -> Health:
 
 @get("/metrics", public=True, media_type=CONTENT_TYPE, problems=("unauthenticated",))
 async def get_metrics(request: Request) -> str:
-    """What Prometheus reads: with METRICS_TOKEN; where none is set, from this machine, or with an access token."""
+    """What Prometheus reads, with METRICS_TOKEN.
+
+    Where none is set, this machine may read it, and whoever sends a local account's access token.
+    """
     state = request.app.state
     tokens: Tokens | None = state.tokens
     is_access: Callable[[str], bool] = tokens.is_access if tokens else lambda _: False
     if not may_read_metrics(state.settings.metrics_token, request.address, request.sent, is_access):
         raise Problem(
-            "unauthenticated", "Send Authorization: Bearer and METRICS_TOKEN; where none is set, an access token."
+            "unauthenticated",
+            "Send Authorization: Bearer and METRICS_TOKEN; where none is set, a local account's access token.",
         )
     return state.metrics.render().decode()
 
@@ -143,8 +147,9 @@ def may_read_metrics(
     """Whether a request with these headers may read the metrics.
 
     Yes with METRICS_TOKEN (``token``) as its bearer token, where one is set, and with nothing else. Otherwise with any
-    valid access token, or from a direct peer on this machine: ``remote`` is a loopback address and no header says that
-    a proxy stands between. A page of another origin never may, whatever it sends: its browser says ``Origin``.
+    valid access token of a local account, or from a direct peer on this machine: ``remote`` is a loopback address and
+    no header says that a proxy stands between. A page of another origin never may, whatever it sends: its browser says
+    ``Origin``.
     """
     if b"origin" in sent:
         return False
@@ -154,7 +159,7 @@ def may_read_metrics(
     if scheme.lower() != b"bearer":
         return False
     if token is not None:
-        return compare_digest(bearer.strip(), token.value.encode())
+        return compare_digest(bearer.strip(), token.value.strip().encode())
     return bearer.isascii() and is_access_token(bearer.decode().strip())
 
 
@@ -185,7 +190,8 @@ async def refuse_unsafe_login(database: Database) -> None:
             "anew, into an empty database, with `todochat restore`"
         )
     if not found.has_plan_settings:
-        hint = "lists read all that a user has: run `todochat create-login NAME` again, which sets it on the role"
+        sets = "; ".join(f'ALTER ROLE "{found.login}" SET {name} = off' for name in ("enable_sort", "jit"))
+        hint = f"lists read all that a user has: run `{sets}`, and restart the service"
         log.warning("login_without_plan_settings", extra={"login": found.login, "hint": hint})
     if found.unprotected_tables:
         raise StartupError(

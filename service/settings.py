@@ -6,19 +6,20 @@ read, and in one line what it means. `todochat --help` shows that table, by `des
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn, cast
+from typing import Annotated, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
-from service.database_url import is_loopback, parse_database_url, secure_database_url
+from service import setting_readers as read
+from service.database_url import is_loopback, secure_database_url
+from service.setting_readers import Secret
 
-SECRET_MIN_BYTES = 32
-"""RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash."""
 LOCAL_ISSUER = "todochat"
 """The ``iss`` and ``aud`` of the tokens of local accounts."""
+LONGEST_ACCESS_SECONDS, LONGEST_REFRESH_SECONDS = 86_400, 365 * 86_400
+"""How long their tokens may live at most, whatever is set at present."""
 DEFAULT_ALGORITHMS = ("EdDSA", "ES256", "RS256")
 KEY_SET_ALGORITHMS = (*DEFAULT_ALGORITHMS, "ES384", "ES512", "RS384", "RS512", "PS256", "PS384", "PS512")
 """Asymmetric ones only: what is public must not be what signs."""
@@ -37,112 +38,6 @@ class SettingsError(OperatorError):
         self.mistakes = mistakes
 
 
-class Secret:
-    """A text that must not be printed: only ``.value`` shows it."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: str) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other.value == self.value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-
-# How a variable's text is read: the message of a ValueError follows the variable's name.
-def _fail(message: str) -> NoReturn:
-    raise ValueError(message)
-
-
-def _database_url(text: str) -> Secret:
-    parse_database_url(text)
-    return Secret(text)
-
-
-def _secret(text: str) -> Secret:
-    if len(text.encode()) < SECRET_MIN_BYTES:
-        _fail(f"is shorter than {SECRET_MIN_BYTES} bytes: make one with `openssl rand -hex 32`")
-    return Secret(text)
-
-
-def _number(what: str, kind: Callable[[str], float], low: int, high: int) -> Callable[[str], Any]:
-    def read(text: str) -> float:
-        try:
-            value = kind(text) if text.isascii() else low - 1
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            _fail(f"must be a {what} from {low} to {high}, not {text!r}")
-        return value
-
-    return read
-
-
-_whole = partial(_number, "whole number", int)
-
-
-def _one_of(form: str, values: Mapping[str, Any]) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        if text.lower() not in values:
-            _fail(f"must be {form}, not {text!r}")
-        return values[text.lower()]
-
-    return read
-
-
-def _some_of(*names: str) -> Callable[[str], tuple[str, ...]]:
-    def read(text: str) -> tuple[str, ...]:
-        found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-        if not set(found) <= set(names):
-            _fail(f"must be some of {', '.join(names)}, with commas between them, not {text!r}")
-        return found
-
-    return read
-
-
-def _key_set_url(text: str) -> str:
-    try:
-        url = urlsplit(text)
-        host, _ = url.hostname or "", url.port
-    except ValueError:
-        _fail("can't be read as a URL")
-    if not host or url.fragment or url.username is not None or not text.isascii() or not text.isprintable():
-        _fail("must look like https://host/path")
-    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(host)):
-        _fail("must begin with https:// (http:// is for this machine only, such as http://localhost:3000)")
-    return text
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    """In lower case and without the scheme's own port, as the header ``Origin`` has it."""
-    found: dict[str, None] = {}
-    for name in text.split(","):
-        origin = name.strip().lower()
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin):
-            _fail(f"must be origins such as https://app.example.com, with commas between them, not {name.strip()!r}")
-        found[re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", origin)] = None
-    return tuple(found)
-
-
-def _origin(text: str) -> str:
-    origins = _origins(text)
-    if len(origins) != 1:
-        _fail("must be one origin such as https://todos.example.com")
-    return origins[0]
-
-
-_seconds = _number("number of seconds", float, 0, 300)
-_YES = ("true", "on", "yes", "1")
-_switch = _one_of("true or false", {word: word in _YES for word in (*_YES, "false", "off", "no", "0")})
-_level = _one_of("debug, info, warning or error", {name: name for name in ("debug", "info", "warning", "error")})
-
-
 class Setting(NamedTuple):
     """What a field says of its variable: how to read it, what it means, and its default where a value can't say it."""
 
@@ -151,29 +46,49 @@ class Setting(NamedTuple):
     default: str | None = None
 
 
+def _key_set_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname or "", url.port
+    except ValueError:
+        raise ValueError("can't be read as a URL") from None
+    if not host or url.fragment or url.username is not None or not text.isascii() or not text.isprintable():
+        raise ValueError("must look like https://host/path")
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(host)):
+        raise ValueError("must begin with https:// (http:// is for this machine only, such as http://localhost:3000)")
+    return text
+
+
 class IssuerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """An outside issuer of tokens: they are judged by its key set or by its secret, of which it has exactly one."""
 
     name: Annotated[
-        str, Setting(str, "what iss must be; its users are kept under this name, so don't change it later", "none")
+        str,
+        Setting(read.name, "what iss must be; its users are kept under this name, so don't change it later", "none"),
     ]
-    audience: Annotated[str, Setting(str, "what aud must be or contain", "the issuer")]
+    audience: Annotated[str, Setting(read.name, "what aud must be or contain", "the issuer")]
     jwks_url: Annotated[
         str | None, Setting(_key_set_url, "its key set: https, or http on this machine; either this or a secret")
     ] = None
     algorithms: Annotated[
         tuple[str, ...],
-        Setting(_some_of(*KEY_SET_ALGORITHMS), f"what the key set is for; also {', '.join(KEY_SET_ALGORITHMS[3:])}"),
+        Setting(
+            read.some_of(*KEY_SET_ALGORITHMS), f"what the key set is for; also {', '.join(KEY_SET_ALGORITHMS[3:])}"
+        ),
     ] = DEFAULT_ALGORITHMS
-    secret: Annotated[Secret | None, Setting(_secret, "for HS256; 32 bytes or more, and not JWT_SECRET")] = None
-    secret_previous: Annotated[Secret | None, Setting(_secret, _ALSO_READ)] = None
+    secret: Annotated[Secret | None, Setting(read.secret, "for HS256; 32 bytes or more, and not JWT_SECRET")] = None
+    secret_previous: Annotated[Secret | None, Setting(read.secret, _ALSO_READ)] = None
     absent_claims: Annotated[
         frozenset[str],
-        Setting(_some_of("iss", "aud"), "iss, aud or both, which its tokens lack; one that has it is refused", "none"),
+        Setting(
+            read.some_of("iss", "aud"), "iss, aud or both, which its tokens lack; one that has it is refused", "none"
+        ),
     ] = frozenset()
-    creates_users: Annotated[bool, Setting(_switch, "false: a subject without a row in identities is refused")] = True
+    creates_users: Annotated[bool, Setting(read.switch, "false: a subject without a row in identities is refused")] = (
+        True
+    )
     token_seconds: Annotated[
-        int, Setting(_whole(60, 30 * 86_400), "the longest life of a token; one that claims more is refused")
+        int, Setting(read.whole(60, 30 * 86_400), "the longest life of a token; one that claims more is refused")
     ] = 7 * 86_400
 
 
@@ -185,62 +100,72 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     database_url: Annotated[
-        Secret | None, Setting(_database_url, "postgresql://… of the service's login", "the embedded PostgreSQL")
+        Secret | None, Setting(read.database_url, "postgresql://… of the service's login", "the embedded PostgreSQL")
     ] = None
     migration_database_url: Annotated[
         Secret | None,
         Setting(
-            _database_url,
+            read.database_url,
             "of the login that migrates, for all commands but serve; backup needs one that sees all rows; no pooler's",
             "DATABASE_URL",
         ),
     ] = None
     database_insecure: Annotated[
-        bool, Setting(_switch, "true: another machine's database may be reached with sslmode=disable, allow, prefer")
+        bool,
+        Setting(read.switch, "true: another machine's database may be reached with sslmode=disable, allow, prefer"),
     ] = False
-    database_pool_size: Annotated[int, Setting(_whole(1, 1000), "connections of a process")] = 10
+    database_pool_size: Annotated[int, Setting(read.whole(1, 1000), "connections of a process")] = 10
     database_prepared_statements: Annotated[
-        bool, Setting(_switch, "false for a transaction pooler that can't carry them (PgBouncer before 1.21)")
+        bool, Setting(read.switch, "false for a transaction pooler that can't carry them (PgBouncer before 1.21)")
     ] = True
     embedded_data_dir: Annotated[Path, Setting(Path, "where the embedded PostgreSQL keeps its data")] = Path(".data")
-    host: Annotated[str, Setting(str, "the address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Setting(_whole(0, 65_535), "the TCP port to listen on")] = 8000
+    host: Annotated[str, Setting(read.name, "the address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Setting(read.whole(0, 65_535), "the TCP port to listen on")] = 8000
     forwarded_allow_ips: Annotated[
-        str | None, Setting(str, "proxies whose X-Forwarded-For is believed, with commas between them")
+        str | None, Setting(read.proxies, "proxies whose X-Forwarded-For is believed, with commas between them")
     ] = None
     jwt_secret: Annotated[
         Secret | None,
-        Setting(_secret, "signs tokens; 32 bytes or more", "a kept random one, with the embedded database only"),
+        Setting(read.secret, "signs tokens; 32 bytes or more", "a kept random one, with the embedded database only"),
     ] = None
-    jwt_secret_previous: Annotated[Secret | None, Setting(_secret, _ALSO_READ)] = None
-    access_token_seconds: Annotated[int, Setting(_whole(10, 86_400), "life of an access token")] = 900
-    refresh_token_seconds: Annotated[int, Setting(_whole(60, 365 * 86_400), "life of a refresh token")] = 30 * 86_400
+    jwt_secret_previous: Annotated[Secret | None, Setting(read.secret, _ALSO_READ)] = None
+    access_token_seconds: Annotated[int, Setting(read.whole(10, LONGEST_ACCESS_SECONDS), "life of an access token")] = (
+        900
+    )
+    refresh_token_seconds: Annotated[
+        int, Setting(read.whole(60, LONGEST_REFRESH_SECONDS), "life of a refresh token")
+    ] = 30 * 86_400
     local_accounts: Annotated[
-        bool, Setting(_switch, "false: nobody signs in here, only at an outside issuer (ISSUER)")
+        bool, Setting(read.switch, "false: nobody signs in here, only at an outside issuer (ISSUER)")
     ] = True
     issuers: tuple[IssuerSettings, ...] = ()
     metrics_token: Annotated[
         Secret | None,
-        Setting(_secret, "the one token for GET /metrics; without it, this machine and anybody signed in may read it"),
+        Setting(
+            read.secret,
+            "the one token for GET /metrics; without it, this machine and a local account's access token may read it",
+        ),
     ] = None
     public_url: Annotated[
         str | None,
         Setting(
-            _origin,
+            read.web_origin,
             "scheme and host that clients reach the service by, such as https://todos.example.com; MCP tells it",
             "http:// and the request's Host",
         ),
     ] = None
     cors_allow_origins: Annotated[
         tuple[str, ...],
-        Setting(_origins, "origins whose pages may call the service from a browser, with commas between them", "none"),
+        Setting(
+            read.origins, "origins whose pages may call the service from a browser, with commas between them", "none"
+        ),
     ] = ()
     shutdown_delay_seconds: Annotated[
         float,
-        Setting(_seconds, "how long to accept connections after SIGTERM; none on systemd's sockets"),
+        Setting(read.seconds, "how long to accept connections after SIGTERM; none on systemd's sockets"),
     ] = 1.0
-    shutdown_grace_seconds: Annotated[float, Setting(_seconds, "how long running requests may then take")] = 10.0
-    log_level: Annotated[str, Setting(_level, "debug, info, warning or error")] = "info"
+    shutdown_grace_seconds: Annotated[float, Setting(read.seconds, "how long running requests may then take")] = 10.0
+    log_level: Annotated[str, Setting(read.level, "debug, info, warning or error")] = "info"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
@@ -313,7 +238,12 @@ def _read(struct: type[msgspec.Struct], environ: Mapping[str, str], prefix: str,
 def _issuers(environ: Mapping[str, str], mistakes: list[str]) -> tuple[IssuerSettings, ...]:
     """ISSUER and ISSUER_2 to ISSUER_9, each with its own variables; ``mistakes`` gets a line for each reason."""
     found: dict[str, IssuerSettings] = {}
-    for variable in ("ISSUER", *(f"ISSUER_{number}" for number in range(2, 10))):
+    variables = ("ISSUER", *(f"ISSUER_{number}" for number in range(2, 10)))
+    for variable in environ:
+        numbered = re.match(r"ISSUER_\d+(?=_|$)", variable)
+        if numbered and numbered[0] not in variables and environ[variable]:
+            mistakes.append(f"{variable} is not read: further issuers are ISSUER_2 to ISSUER_9")
+    for variable in variables:
         issuer = _issuer(environ, variable, mistakes)
         if issuer is None:
             continue
@@ -334,6 +264,10 @@ def _issuer(environ: Mapping[str, str], variable: str, mistakes: list[str]) -> I
     if not values and len(mistakes) == before:
         return None
     name: str = values.get("name", "")
+    if "audience" in values and "aud" in values.get("absent_claims", ()):
+        mistakes.append(
+            f"{variable}_AUDIENCE is what aud must be, and {variable}_ABSENT_CLAIMS says that there is none"
+        )
     values.setdefault("audience", name)
     if not name:
         mistakes.append(f"{variable} is missing: set it to the iss of the issuer's tokens")

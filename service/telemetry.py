@@ -1,4 +1,4 @@
-"""Spans for OpenTelemetry, where it is installed (`pip install 'todochat[telemetry]'`) and configured (OTEL_*).
+"""Spans for OpenTelemetry, where it is installed (`.venv/bin/pip install -e '.[telemetry]'`) and configured (OTEL_*).
 
 This module is imported only then, so that everybody else pays nothing. A request is a span by Litestar's own plugin, a
 child of the caller's; its transactions are children of that. A span tells what this code has named (methods, routes,

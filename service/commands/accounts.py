@@ -1,6 +1,7 @@
 """`todochat users …`: accounts as an operator sees them, reached as the role that owns the tables."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, LiteralString, cast
 from uuid import UUID
@@ -122,10 +123,12 @@ def each_account(connection: psycopg.Connection) -> Iterator[Account]:
 
 def find_account(connection: psycopg.Connection, account: str) -> UUID:
     """The id of the account of this address or id. Raises OperatorError when there is none."""
+    found = None
     try:
         found = connection.execute(text(_find_account_by_id), {"user_id": UUID(account)}).fetchone()
     except ValueError:
-        found = connection.execute(text(_find_account), {"email": account}).fetchone()
+        with suppress(UnicodeEncodeError):  # no address has what isn't UTF-8
+            found = connection.execute(text(_find_account), {"email": account}).fetchone()
     if found is None:
         raise OperatorError(f"no account has the {'address' if '@' in account else 'id'} {account}")
     return found[0]

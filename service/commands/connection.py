@@ -38,7 +38,7 @@ def connect(url: str) -> psycopg.Connection:
     }
     try:
         conn = psycopg.connect(make_conninfo(**{**defaults, **params}), autocommit=True)
-    except psycopg.Error as error:
+    except (psycopg.Error, UnicodeError) as error:  # a name that is none of a host, as a..b
         raise DatabaseError(
             f"can't connect to {where}: {one_line(str(error))} "
             "(is it running, and is MIGRATION_DATABASE_URL or DATABASE_URL right?)"

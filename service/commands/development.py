@@ -15,7 +15,8 @@ from service.commands import migrate
 from service.commands.logins import SERVICE_LOGIN, create_service_login
 from service.commands.shared import embedded_server, say
 from service.embedded import EmbeddedPostgres
-from service.settings import SECRET_MIN_BYTES, OperatorError, Secret, Settings
+from service.setting_readers import SECRET_MIN_BYTES
+from service.settings import OperatorError, Secret, Settings
 
 DATABASE = "todochat"
 OWNER_LOGIN = "todochat_admin"
@@ -58,6 +59,7 @@ def migrate_database(server: EmbeddedPostgres, urls: DevelopmentUrls) -> list[st
 def served(settings: Settings) -> Generator[Settings]:
     """The settings with this database, started and migrated, and where no secret is configured with one of its own."""
     with embedded_server(settings) as server:
+        say(f"DATABASE_URL is unset: serving the embedded database in {settings.embedded_data_dir}")
         urls = prepare_database(server)
         if applied := migrate_database(server, urls):
             say(f"applied {len(applied)} migration{'s' * (len(applied) > 1)}")

@@ -7,12 +7,15 @@ import gc
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from service.commands.shared import say
 from service.settings import OperatorError, SettingsError, describe_settings
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
 
 COMMANDS = {
     "serve": ("serve.serve", "Serve over HTTP on HOST:PORT."),
@@ -20,7 +23,10 @@ COMMANDS = {
     "migrate": ("database.migrate", "Apply the pending migrations."),
     "status": ("database.status", "Say which migrations are applied."),
     "rollback": ("database.rollback", "Take the latest migrations back; it asks first."),
-    "create-login": ("logins.create_login", "Make the service's login, or give it a new password."),
+    "create-login": (
+        "logins.create_login",
+        "Make the service's login, or give it a new password, for which it asks first.",
+    ),
     "users": ("accounts.users", "List, activate, deactivate or erase accounts."),
     "export": ("transfer.export_account", "Write everything that an account owns, as lines of JSON."),
     "import": ("transfer.import_account", "Bring a file that an export wrote into an account."),
@@ -65,6 +71,10 @@ class CommandLine(click.Group):
         formatter.write_paragraph()
         formatter.write_text("More issuers are ISSUER_2 with ISSUER_2_JWKS_URL and so on, up to ISSUER_9.")
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _mend_standard_streams()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
@@ -88,6 +98,15 @@ class CommandLine(click.Group):
                 ctx.exit(141)
             say(f"{error.filename}: {error.strerror}" if error.filename else f"can't go on: {error.strerror or error}")
         return ctx.exit(1)
+
+
+def _mend_standard_streams() -> None:
+    """Have every one: what was closed (``<&-``) can't be read or written. What can't be encoded is shown escaped."""
+    sys.stdin = sys.stdin or os.fdopen(os.open(os.devnull, os.O_WRONLY))
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if sys.stdout.errors == "strict":
+        cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
 
 
 @click.command(

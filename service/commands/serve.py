@@ -26,6 +26,11 @@ def serve(ctx: click.Context) -> None:
     `todochat --help` lists the settings.
     """
     settings = Settings.from_environ(os.environ)
+    if settings.migration_database_url and not settings.database_url:
+        raise OperatorError(
+            "DATABASE_URL is missing: set it to that of the service's login, as `todochat create-login` prints it "
+            "(MIGRATION_DATABASE_URL is for the other commands; without either, an embedded database is served)"
+        )
     shared = server.given_sockets()
     if not shared:
         server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
@@ -43,19 +48,24 @@ def serve(ctx: click.Context) -> None:
 
 
 def _telemetry() -> "Telemetry | None":
-    """What OTEL_* configures; None, and nothing imported, where they name no collector of spans."""
+    """What OTEL_* configures; None, and nothing imported, where they name no collector of spans, or no exporter."""
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     found = [name for name in names if os.environ.get(name)]
-    if not found:
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
+    if not found or exporter == "none":
         return None
-    if os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf") != "http/protobuf":
-        raise OperatorError("OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf: spans are sent so, to port 4318 mostly")
+    if exporter != "otlp":
+        raise OperatorError("OTEL_TRACES_EXPORTER must be otlp or none: no other one comes with todochat")
+    protocols = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")  # the first that is set holds
+    protocol = next((name for name in protocols if os.environ.get(name)), None)
+    if protocol and os.environ[protocol] != "http/protobuf":
+        raise OperatorError(f"{protocol} must be http/protobuf: spans are sent so, to port 4318 mostly")
     try:
         from service.telemetry import Telemetry, configured_provider
 
         return Telemetry(configured_provider())
     except ImportError:
-        say(f"{found[0]} is set, but nothing is traced: pip install 'todochat[telemetry]'")
+        say(f"{found[0]} is set, but nothing is traced: run `.venv/bin/pip install -e '.[telemetry]'`")
         return None
     except ValueError as error:
         raise OperatorError(f"a variable of OTEL_* has a wrong value: {error}") from error

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from service.settings import SECRET_MIN_BYTES, OperatorError, Settings
+from service.setting_readers import SECRET_MIN_BYTES
+from service.settings import OperatorError, Settings
 
 if TYPE_CHECKING:
     import psycopg
@@ -62,6 +63,7 @@ def owner_url(*, to_fill: bool = False, to_dump: bool = False) -> Generator[str]
     from service.commands import development
 
     with embedded_server(settings) as embedded:
+        say(f"DATABASE_URL is unset: this is the embedded database in {settings.embedded_data_dir}")
         urls = development.prepare_database(embedded)
         if to_fill:
             development.migrate_database(embedded, urls)

@@ -48,7 +48,7 @@ def major_version(bin_dir: Path) -> int:
 def cluster_version(cluster_dir: Path) -> int | None:
     """The major version that made the cluster, None when there is none."""
     try:
-        return int((cluster_dir / "PG_VERSION").read_text())
+        return int((cluster_dir / "PG_VERSION").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:

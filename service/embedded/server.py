@@ -176,7 +176,7 @@ class EmbeddedPostgres:
     def _pid_file(self) -> list[str]:
         """The 8 lines of postmaster.pid, which PostgreSQL writes one after the other; empty where they are missing."""
         try:
-            lines = (self.cluster_dir / "postmaster.pid").read_text().splitlines()
+            lines = os.fsdecode((self.cluster_dir / "postmaster.pid").read_bytes()).splitlines()
         except FileNotFoundError:
             lines = []
         return [line.strip() for line in lines] + [""] * (8 - len(lines))
@@ -288,7 +288,7 @@ def _make_socket_dir(cluster_dir: Path) -> Path:
 
     A socket's path is limited to 107 bytes (103 on macOS), which a data folder may well exceed.
     """
-    name = hashlib.sha256(f"{cluster_dir.resolve()} {os.geteuid()}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(f"{cluster_dir.resolve()} {os.geteuid()}")).hexdigest()[:16]
     path = SOCKET_PARENT / f"todochat-{name}"
     with contextlib.suppress(OSError):
         if path.lstat().st_uid == os.geteuid():

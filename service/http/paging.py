@@ -67,7 +67,7 @@ def decode_cursor(cursor: str, question: Any, kind: type[T]) -> T:
         fingerprint, *key = msgspec.msgpack.decode(packed, type=list[Any])
         if fingerprint == _fingerprint(question) and not any(isinstance(part, int) and part > LAST for part in key):
             return msgspec.convert(key, kind, builtin_types=())
-    except (ValueError, TypeError, msgspec.MsgspecError):
+    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):
         pass
     raise Problem("invalid_cursor", "Use next_cursor as it was answered, with the same filters and order.")
 

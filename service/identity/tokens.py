@@ -19,7 +19,7 @@ import msgspec
 
 from service.http import strict_json
 from service.problems import Problem
-from service.settings import LOCAL_ISSUER
+from service.settings import LOCAL_ISSUER, LONGEST_ACCESS_SECONDS, LONGEST_REFRESH_SECONDS
 
 TOKEN_BYTES = 8192
 """A longer token is refused unread."""
@@ -151,7 +151,10 @@ def _is_among(audience: str, audiences: Any) -> bool:
 
 
 class Tokens:
-    """Issues and reads tokens. While a secret is rotated, those signed with the next or previous one are read too."""
+    """Issues and reads tokens. While a secret is rotated, those signed with the next or previous one are read too.
+
+    A token is good until it expires, though other processes, or this one before its restart, issue longer ones.
+    """
 
     def __init__(self, secret: str, also_read: str | None, access_seconds: int, refresh_seconds: int) -> None:
         self._secrets = [secret] if also_read is None else [secret, also_read]
@@ -174,11 +177,11 @@ class Tokens:
 
     def read_access(self, token: Token) -> Claims:
         """The claims of an access token. Raises TokenRefused."""
-        return self._read(token, _ACCESS, self._access_seconds)
+        return self._read(token, _ACCESS, LONGEST_ACCESS_SECONDS)
 
     def read_refresh(self, token: str) -> Claims:
         """The claims of a refresh token. Raises TokenRefused."""
-        return self._read(parse_token(token.encode("utf-8", "replace")), _REFRESH, self._refresh_seconds)
+        return self._read(parse_token(token.encode("utf-8", "replace")), _REFRESH, LONGEST_REFRESH_SECONDS)
 
     def is_access(self, token: str) -> bool:
         """Whether it is a valid access token; whether its user is still active, only the database knows."""
@@ -196,5 +199,5 @@ class Tokens:
         check_claims(token.claims, LOCAL_ISSUER, LOCAL_ISSUER, seconds)
         try:
             return msgspec.convert(token.claims, Claims)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):
             raise TokenRefused("sub_or_ver_malformed") from None

@@ -93,8 +93,8 @@ def listen(host: str, port: int) -> socket.socket:
         (family, _, _, _, address), *_ = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except OSError as error:
-        raise StartupError(f"HOST={host} can't be used: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        raise StartupError(f"HOST={host} can't be used: {getattr(error, 'strerror', None) or error}") from error
     try:
         # As other programs do, `::` also listens to IPv4.
         dual = family == socket.AF_INET6

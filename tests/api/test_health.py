@@ -197,6 +197,18 @@ def test_the_login_that_create_login_makes_is_accepted(database: TestDatabase) -
     with_database(database.service_url, health.refuse_unsafe_login)
 
 
+def test_a_login_without_the_settings_of_plans_is_told_how_to_get_them(
+    database: TestDatabase, postgres: EmbeddedPostgres, login: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_database(postgres.url(database.name, login), health.refuse_unsafe_login)
+    (told,) = caplog.records
+    assert told.msg == "login_without_plan_settings"
+    as_superuser(database, sql.SQL(vars(told)["hint"].split("`")[1]))
+    caplog.clear()
+    with_database(postgres.url(database.name, login), health.refuse_unsafe_login)
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

@@ -419,3 +419,10 @@ def test_a_key_that_is_none_is_refused_before_a_large_body_is_taken(user: User, 
     user.client.delete(f"/v1/keys/{made['id']}")
     answer = client.post("/v1/import", content=b"x" * 2_000_000, headers={"Content-Type": "application/x-ndjson"})
     problem(answer, 401, "invalid_token")
+
+
+def test_no_key_reads_the_metrics_which_an_access_token_may(user: User, agent: Agent):
+    from_elsewhere = {"Via": "1.1 proxy"}
+    assert user.client.get("/metrics", headers=from_elsewhere).status_code == 200
+    refused = agent(make_key(user)["key"]).get("/metrics", headers=from_elsewhere)
+    assert "a local account's access token" in problem(refused, 401, "unauthenticated")["detail"]

@@ -24,7 +24,7 @@ from service.http import threads
 from service.http.networks import networks as networks_of
 from service.http.threads import PLACES, Threads
 from service.identity import passwords
-from service.identity.tokens import Tokens, parse_token
+from service.identity.tokens import TokenRefused, Tokens, parse_token
 from service.problems import Problem
 from tests import conftest
 from tests.conftest import Server
@@ -488,6 +488,23 @@ def test_after_the_rotation_tokens_of_the_old_secret_are_worthless() -> None:
     ):
         with pytest.raises(Problem, match="invalid_token"):
             read()
+
+
+def test_a_token_is_good_until_it_expires_where_tokens_are_issued_for_less_or_more_by_now() -> None:
+    secret, user_id = secrets.token_hex(32), UUID(NOBODY)
+    longest, shortest = Tokens(secret, None, 86_400, 365 * 86_400), Tokens(secret, None, 10, 60)
+    for issuing, reading in ((longest, shortest), (shortest, longest)):
+        issued = issuing.issue(user_id, 1)
+        assert reading.read_access(parse_token(issued.access_token.encode())).user_id == user_id
+        assert reading.read_refresh(issued.refresh_token).user_id == user_id
+    too_long = Tokens(secret, None, 86_401, 365 * 86_400 + 1).issue(user_id, 1)
+    for read in (
+        lambda: longest.read_access(parse_token(too_long.access_token.encode())),
+        lambda: longest.read_refresh(too_long.refresh_token),
+    ):
+        with pytest.raises(TokenRefused) as refused:
+            read()
+        assert refused.value.reason == "lives_too_long"
 
 
 # Guessing

@@ -1,6 +1,7 @@
 """Todos over HTTP: making, finding, changing and deleting them, alone and in batches."""
 
 import itertools
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -574,6 +575,7 @@ def test_a_cursor_that_is_not_ours_is_refused(client: httpx.Client, order: str, 
         ]
     ]
     garbage = ["", "x", "====", "AAAA", "é", "gA", "w" * 5000, cursor[:-4], cursor[::-1], "A" + cursor[1:]]
+    garbage += [urlsafe_b64encode(b"\x91" * 5000 + b"\xc0").decode()]  # lists in lists
     for bad in [*garbage, *forged]:
         problem(client.get("/v1/todos", params={**parameters, "cursor": bad}), 422, "invalid_cursor")
     problem(client.get("/v1/todos", params={**parameters, "cursor": [cursor, cursor]}), 422, "validation_failed")

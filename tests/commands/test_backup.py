@@ -41,7 +41,7 @@ from tests.conftest import (
     user_factory,
 )
 from tests.contract.test_readme import section
-from tests.support.commands import complaint, heeding, run
+from tests.support.commands import complaint, heeding, run, run_process
 from tests.support.exports import export, fill
 from tests.support.feed import assert_goes_on, follow
 from tests.support.load import wait_for
@@ -594,6 +594,15 @@ def test_the_login_that_is_advised_writes_one_and_can_do_no_harm(source: Source,
                 backing_up.execute("DELETE FROM todos")
         finally:
             connection.execute("DROP ROLE todochat_backup")
+
+
+@ON_THE_NEWEST
+def test_a_file_may_have_a_name_that_is_not_utf_8(source: Source, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.backup")
+    done = run_process("backup", str(path), **source.env(PYTHONIOENCODING="utf-8:strict"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"wrote {tmp_path}/\\udcff.backup: ")
+    assert path.exists()
 
 
 @ON_THE_NEWEST

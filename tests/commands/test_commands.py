@@ -77,6 +77,10 @@ def test_serving_from_a_database_that_is_down_is_said_in_one_line_without_its_pa
     assert PASSWORD not in done.stderr + done.stdout
 
 
+def test_a_database_host_that_can_be_none_is_said_in_one_line() -> None:
+    assert "can't connect to a..b" in complaint(run("status", DATABASE_URL="postgresql://someone@a..b/todochat"))
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("url", [f"mysql://u:{PASSWORD}@localhost/x", f"postgresql://u:{PASSWORD}@localhost:port/x"])
 def test_a_wrong_url_is_said_with_what_a_right_one_looks_like(command: list[str], url: str) -> None:
@@ -111,6 +115,14 @@ def test_a_configured_database_is_not_served_without_a_secret(session_database: 
     line = complaint(run_process("serve", DATABASE_URL=session_database.service_url))
     assert "JWT_SECRET is missing" in line
     assert "openssl rand -hex 32" in line
+
+
+def test_the_embedded_database_is_not_served_in_the_place_of_one_that_is_migrated(tmp_path: Path) -> None:
+    url = f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/todochat"
+    line = complaint(run_process("serve", MIGRATION_DATABASE_URL=url, EMBEDDED_DATA_DIR=str(tmp_path / "data")))
+    assert line.startswith("todochat: DATABASE_URL is missing: ")
+    assert PASSWORD not in line
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_taken_port_is_said_before_a_database_is_started(tmp_path: Path) -> None:
@@ -305,6 +317,41 @@ def test_a_full_disk_behind_standard_output_is_said_in_one_line() -> None:
     assert (done.returncode, done.stderr) == (1, "todochat: can't go on: No space left on device\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("import ada@example.com - <&-", "can't go on: Bad file descriptor"),
+        ("create-login other --password-file - <&-", "can't read the password from "),
+        ("users erase ada@example.com <&-", "this can't be undone, and nobody is here to be asked: "),
+        ("export ada@example.com >&-", "can't go on: Bad file descriptor"),
+        ("users list >&-", "can't go on: Bad file descriptor"),
+    ],
+)
+def test_a_standard_stream_that_is_closed_is_said_in_one_line(filled: TestDatabase, command: str, told: str) -> None:
+    done = in_shell(f"{sys.executable} -m service {command}", filled)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("export  ")]  # which is its progress
+    assert line.startswith(f"todochat: {told}")
+
+
+def test_what_is_said_where_standard_error_is_closed_gets_into_nothing_else(filled: TestDatabase) -> None:
+    done = in_shell(f"{sys.executable} -m service users activate nobody@example.com 2>&-", filled)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_an_account_that_is_not_named_in_utf_8_is_said_in_one_line(filled: TestDatabase) -> None:
+    done = in_shell(f"{sys.executable} -m service users activate $(printf '\\377@example.com')", filled)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "todochat: no account has the address \\udcff@example.com\n"
+
+
+def in_shell(command: str, database: TestDatabase) -> "subprocess.CompletedProcess[str]":
+    env = service_environment(**as_migrator(database))
+    return subprocess.run(
+        ["/bin/sh", "-c", command], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False
+    )
+
+
 def test_help_is_quick_and_lists_every_setting() -> None:
     program = (
         "import sys; from service.commands.main import main; main(['--help'], standalone_mode=False);"
@@ -347,6 +394,37 @@ def test_create_login_makes_a_login_that_can_be_served_with(make_database: Calla
         assert row == (name, True)
     finally:
         with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+            connection.execute(f"DROP ROLE {name}".encode())
+
+
+def test_create_login_gives_a_login_that_is_in_use_another_password_only_after_asking(
+    make_database: Callable[[], TestDatabase],
+) -> None:
+    database, name = make_database(), f"service_{secrets.token_hex(4)}"
+    command, env = ["create-login", name], as_migrator(database)
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+
+        def verifier() -> object:
+            query = "SELECT rolpassword FROM pg_authid WHERE rolname = %s"
+            return connection.execute(query, [name]).fetchone()
+
+        assert run(*command, **env).returncode == 0
+        try:
+            first = verifier()
+            done = run(*command, **env)
+            before = verifier()
+            assert before != first, "nobody uses it, so nobody is asked"
+            with psycopg.connect(done.stdout.strip().removeprefix("DATABASE_URL=")):
+                line = complaint(run(*command, **env))
+                assert f"gives {name}, with 1 open connections, another password" in line
+                assert line.endswith("; go on with --yes")
+                status, shown = on_a_terminal("n\n", *command, **env)
+            assert status == 1
+            assert shown.endswith("todochat: nothing was done\n")
+            assert verifier() == before
+            assert run(*command, "--yes", **env).stdout.startswith("DATABASE_URL=")
+            assert verifier() != before
+        finally:
             connection.execute(f"DROP ROLE {name}".encode())
 
 
@@ -455,6 +533,11 @@ def test_without_a_database_url_the_embedded_one_is_made_migrated_and_served() -
             said = [line for line in served.log().splitlines() if not line.startswith("{")]
             assert any(f"serving {served.url}, documentation at {served.url}/schema" in line for line in said)
             assert any("JWT_SECRET is unset" in line for line in said)
+            unset = "todochat: DATABASE_URL is unset:"
+            assert f"{unset} serving the embedded database in {folder / 'my data'}" in said
+            done = run_process("users", "list", EMBEDDED_DATA_DIR=str(folder / "my data"))
+            assert done.stderr == f"{unset} this is the embedded database in {folder / 'my data'}\n"
+            assert "ada@example.com" in done.stdout
             assert any(line.lstrip().startswith("curl ") for line in said)
             assert secret not in served.log()
 
@@ -566,6 +649,39 @@ class TestMakefile:
         said = [line for line in done.stderr.splitlines() if line.startswith("todochat: ")]
         assert len(said) == 1
         assert "apt-get install python3-venv" in said[0]
+
+    def fake_python(self, minor: int) -> str:
+        """A Python that makes virtual environments whose Python it is."""
+        folder = f".venv/lib/python3.{minor}"
+        makes = f"mkdir -p .venv/bin {folder} && cp '{self.folder}/python3.{minor}' .venv/bin/python"
+        answers = f'*"version_info[:2]"*) echo "(3, {minor})";; *purelib*) test -d {folder};;'
+        return self.fake(f"python3.{minor}", f'case "$*" in {answers} "-m venv .venv") {makes};; esac')
+
+    def test_the_virtual_environment_is_made_anew_for_another_python_and_only_then(self) -> None:
+        one, other = (f"PYTHON={self.fake_python(minor)}" for minor in (12, 13))
+        made = [
+            "making a virtual environment" in self.make("status", *given).stderr
+            for given in ([one], [one], [], [other], [], [one])
+        ]
+        assert made == [True, False, False, True, False, True]
+
+    def test_the_virtual_environment_is_made_anew_where_its_python_became_another_minor_version(self) -> None:
+        python = self.fake_python(12)
+        assert self.make("status", f"PYTHON={python}").returncode == 0
+        shutil.copy(self.fake_python(13), self.folder / ".venv/bin/python")
+        path = f"{self.folder}:{os.environ['PATH']}"
+        (self.folder / "python3").symlink_to("python3.13")
+        for is_made in (True, False):
+            done = self.make("status", PATH=path)
+            assert done.returncode == 0
+            assert ("making a virtual environment" in done.stderr) == is_made
+
+    def test_a_python_that_is_named_and_no_good_is_not_replaced_by_another(self) -> None:
+        assert self.make("status", f"PYTHON={self.fake_python(12)}").returncode == 0
+        done = self.make("status", "PYTHON=python3.99")
+        assert "Python 3.11 or later is needed (there is no python3.99)" in done.stderr
+        assert done.returncode != 0
+        assert self.make("status").returncode == 0, "what was there is used on"
 
     def test_help_says_where_the_command_line_is(self) -> None:
         assert self.make().stdout.splitlines()[-1].endswith("see .venv/bin/todochat --help")

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -923,17 +923,29 @@ def test_the_service_login_can_use_the_tables_and_nothing_more(migrated: Databas
                 conn.execute(forbidden)
 
 
-def test_making_the_login_again_gives_it_the_new_password_and_its_defaults_back(migrated: Database, login: str) -> None:
+def test_making_the_login_again_gives_it_the_new_password_and_what_it_lacks(migrated: Database, login: str) -> None:
     create_service_login(migrated.url, login, "the first one")
-    migrated.execute(f"ALTER ROLE {login} SET statement_timeout = 0; ALTER ROLE {login} SET search_path = pg_catalog")
-    migrated.execute(f"ALTER ROLE {login} VALID UNTIL '2001-01-01'; REVOKE todochat_app FROM {login}")
+    migrated.execute(f"ALTER ROLE {login} RESET ALL; ALTER ROLE {login} VALID UNTIL '2001-01-01' CONNECTION LIMIT 7")
+    migrated.execute(f"ALTER ROLE {login} SET statement_timeout = '3s'; ALTER ROLE {login} SET work_mem = '7MB'")
+    migrated.execute(f"REVOKE todochat_app FROM {login}")
     url = create_service_login(migrated.url, login, "the second one")
     assert verifies(migrated.value(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{login}'"), "the second one")
     assert migrated.value(f"SELECT pg_has_role('{login}', 'todochat_app', 'USAGE')")
     assert migrated.value(f"SELECT rolvaliduntil > now() FROM pg_roles WHERE rolname = '{login}'")
+    assert migrated.value(f"SELECT rolconnlimit FROM pg_roles WHERE rolname = '{login}'") == 7
     with psycopg.connect(url) as conn:
-        row = conn.execute("SELECT current_setting('statement_timeout'), current_setting('search_path')").fetchone()
-        assert row == ("5s", '"$user", public')
+        names = (*logins.ROLE_DEFAULTS, "work_mem")
+        settings = [conn.execute(f"SHOW {name}".encode()).fetchone() for name in names]
+        assert settings == [("3s",), ("2s",), ("10s",), ("off",), ("off",), ("7MB",)]
+
+
+def test_a_login_that_could_do_more_is_refused_before_anybody_is_asked(migrated: Database, login: str) -> None:
+    asked: list[Sequence[str]] = []
+    url = create_service_login(migrated.url, login, "the first one", confirm=asked.append)
+    migrated.execute(f"ALTER ROLE {login} CREATEDB")
+    with psycopg.connect(url), pytest.raises(OperatorError, match="may create databases"):
+        create_service_login(migrated.url, login, "the second one", confirm=asked.append)
+    assert asked == []
 
 
 def test_the_password_is_never_in_the_server_log(database: Database) -> None:
@@ -1006,7 +1018,7 @@ def test_a_login_before_the_migrations_is_refused(database: Database, monkeypatc
 
 
 def test_a_server_that_wants_the_password_itself_gets_it_only_over_tls(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    migrated: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Neon's does, which answers the COMMIT so."""
     sent: list[str] = []
@@ -1018,5 +1030,5 @@ def test_a_server_that_wants_the_password_itself_gets_it_only_over_tls(
 
     monkeypatch.setattr(logins, "_store_login", store)
     with pytest.raises(OperatorError, match="sslmode=require"):
-        create_service_login(database.url, "service", "a good password")
+        create_service_login(migrated.url, "service", "a good password")
     assert len(sent) == 1

@@ -21,6 +21,7 @@ from service.health import may_read_metrics
 from service.http.envelope import Envelope
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics
 from service.serving.limits import Connections, Limits
+from service.setting_readers import proxies
 from service.settings import Secret
 from tests.conftest import PLAIN_HTTP
 from tests.support.small_server import LARGE, SmallServer, command, environment, read_all, running
@@ -692,9 +693,14 @@ def test_a_log_that_nobody_reads_does_not_stop_the_service() -> None:
         assert process.stderr.read() == b""
 
 
-@pytest.mark.parametrize(("trusted", "remote"), [(None, "127.0.0.1"), ("127.0.0.1", "192.0.2.7")])
-def test_a_proxy_is_believed_only_where_it_is_configured(tmp_path: Path, trusted: str | None, remote: str) -> None:
-    with running(tmp_path / "log", settings={"port": 0, "forwarded_allow_ips": trusted}) as server:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+@pytest.mark.parametrize(("trusted", "is_believed"), [("", False), ("127.0.0.1", True), ("127.0.0.0/8", True)])
+def test_a_proxy_is_believed_only_where_it_is_configured(
+    tmp_path: Path, host: str, trusted: str, is_believed: bool
+) -> None:
+    settings = {"host": host, "port": 0, "forwarded_allow_ips": proxies(trusted) if trusted else None}
+    remote = "192.0.2.7" if is_believed else "::ffff:127.0.0.1" if host == "::" else "127.0.0.1"
+    with running(tmp_path / "log", settings=settings) as server:
         get(server.url, headers={"X-Request-ID": "proxy-1", "X-Forwarded-For": "192.0.2.7"})
         assert server.line_of("proxy-1")["remote"] == remote
 
@@ -766,6 +772,7 @@ def test_queries_and_the_pool_are_measured() -> None:
         ("m" * 32, "127.0.0.1", {}, False),
         ("m" * 32, "10.0.0.1", {"authorization": "Bearer " + "m" * 32}, True),
         ("m" * 32, "10.0.0.1", {"authorization": "bearer " + "m" * 32, "via": "1.1 proxy"}, True),
+        ("m" * 32 + "\n", "10.0.0.1", {"authorization": "Bearer " + "m" * 32}, True),
         ("m" * 32, "10.0.0.1", {"authorization": "Bearer " + "m" * 33}, False),
         ("m" * 32, "10.0.0.1", {"authorization": "Basic " + "m" * 32}, False),
         ("m" * 32, "10.0.0.1", {"authorization": "Bearer \xff"}, False),
@@ -800,6 +807,14 @@ def test_an_address_of_another_machine_is_one_line() -> None:
     ended = start_and_fail(settings={"host": "192.0.2.1", "port": 0})
     assert ended.returncode == 1
     assert ended.stderr == "todochat: HOST=192.0.2.1 is not an address of this machine\n"
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example", "no such host"])
+def test_what_can_be_no_host_is_one_line(host: str) -> None:
+    ended = start_and_fail(settings={"host": host, "port": 0})
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"todochat: HOST={host} can't be used: ")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_an_error_the_application_explains_at_its_start_is_one_line() -> None:

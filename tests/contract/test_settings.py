@@ -58,7 +58,9 @@ def test_an_empty_environment_means_the_embedded_database_and_the_documented_def
         ("HOST", "0.0.0.0", "0.0.0.0"),  # noqa: S104
         ("PORT", "0", 0),
         ("PORT", "65535", 65535),
-        ("FORWARDED_ALLOW_IPS", "10.0.0.1", "10.0.0.1"),
+        ("FORWARDED_ALLOW_IPS", "*", "*"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1", "10.0.0.1,::ffff:10.0.0.1"),
+        ("FORWARDED_ALLOW_IPS", "::1, 10.0.0.0/8,fd00::/8", "::1,10.0.0.0/8,fd00::/8,::ffff:10.0.0.0/104"),
         ("JWT_SECRET_PREVIOUS", "p" * 32, Secret("p" * 32)),
         ("ACCESS_TOKEN_SECONDS", "60", 60),
         ("REFRESH_TOKEN_SECONDS", "3600", 3600),
@@ -98,7 +100,18 @@ def test_a_variable_sets_the_attribute_of_its_name(name: str, text: str, value: 
         ("PORT", "-1"),
         ("PORT", "80.0"),
         ("PORT", "٨٠"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1/8"),
+        ("FORWARDED_ALLOW_IPS", "proxy.internal"),
+        ("FORWARDED_ALLOW_IPS", "127.0.0.1;10.0.0.1"),
+        ("FORWARDED_ALLOW_IPS", "127.0.0.1, *"),
+        ("FORWARDED_ALLOW_IPS", "127.0.0.1,"),
+        ("FORWARDED_ALLOW_IPS", "127.0.0.1:8000"),
+        ("FORWARDED_ALLOW_IPS", "[::1]"),
         ("JWT_SECRET", "x" * 31),
+        ("JWT_SECRET", " " * 40),
+        ("JWT_SECRET", f"{'x' * 31}\n"),
+        ("HOST", " "),
+        ("PUBLIC_URL", "ftp://todos.example.com"),
         ("JWT_SECRET_PREVIOUS", "short"),
         ("JWT_SECRET_PREVIOUS", SECRET),
         ("ACCESS_TOKEN_SECONDS", "9"),
@@ -128,6 +141,11 @@ def test_a_mistake_is_one_line_that_names_its_variable(name: str, text: str) -> 
     assert mistake.startswith(f"{name} ")
     assert "\n" not in mistake
     assert "hunter2" not in mistake
+
+
+def test_a_proxy_that_can_not_be_one_is_named() -> None:
+    (mistake,) = mistakes(FORWARDED_ALLOW_IPS="127.0.0.1, proxy.internal")
+    assert mistake.endswith("networks such as 10.0.0.0/8, with commas between them, not 'proxy.internal'")
 
 
 def test_every_mistake_is_reported_at_once() -> None:

@@ -203,7 +203,15 @@ def test_a_collector_that_is_away_disturbs_nobody(start_server: Callable[..., Se
         assert time.monotonic() - began < CLOSE_SECONDS + 3 + late()
 
 
-@pytest.mark.parametrize("env", [{}, {"OTEL_SERVICE_NAME": "mine"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}])
+@pytest.mark.parametrize(
+    "env",
+    [
+        {},
+        {"OTEL_SERVICE_NAME": "mine"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_TRACES_EXPORTER": "none"},
+    ],
+)
 def test_without_a_collector_nothing_of_it_is_imported(env: dict[str, str]) -> None:
     script = (
         "import os, sys; from service.commands.serve import _telemetry; assert _telemetry() is None\n"
@@ -222,14 +230,20 @@ def test_a_collector_without_the_packages_is_said_in_one_line() -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=True)
-    told = "todochat: OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is traced: pip install 'todochat[telemetry]'\n"
-    assert done.stderr == told
+    install = "`.venv/bin/pip install -e '.[telemetry]'`"
+    assert done.stderr == f"todochat: OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is traced: run {install}\n"
+    assert install in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("env", "told"),
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf"),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL must be http/protobuf",
+        ),
+        ({"OTEL_TRACES_EXPORTER": "console"}, "OTEL_TRACES_EXPORTER must be otlp or none"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "1"}, "a variable of OTEL_* has a wrong value: "),
         ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "x"}, "a variable of OTEL_* has a wrong value: "),
     ],

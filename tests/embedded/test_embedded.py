@@ -129,6 +129,24 @@ def test_data_and_programs_may_lie_in_paths_with_spaces_and_quotes(folder: Path,
         assert ask(server) == 1
 
 
+@pytest.mark.parametrize("name", [b"\xc3\xa9", b"\xff"])
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_data_path_may_be_of_any_bytes_in_any_locale(data_dir: Path, name: bytes, locale: dict[str, str]) -> None:
+    path = data_dir.rename(data_dir.with_name(os.fsdecode(name)))
+    done = subprocess.run(
+        [sys.executable, "-c", OWNER, str(path)],
+        cwd=REPOSITORY,
+        env={**os.environ, **locale},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    with embedded(path) as server:
+        assert ask(server) == 1
+
+
 def test_a_very_long_data_path_still_gets_a_short_socket_path(folder: Path, data_dir: Path) -> None:
     with embedded(data_dir.rename(folder / ("long" * 50))) as server:
         assert len(str(server.socket_dir / ".s.PGSQL.5432")) < 104

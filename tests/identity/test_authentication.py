@@ -198,9 +198,12 @@ def test_the_operator_names_who_has_no_address_by_their_id(server: Server, clien
     assert users("activate", nobody, status=1) == f"todochat: no account has the id {nobody}\n"
 
 
-def test_metrics_are_not_for_whoever_signs_in_outside(start_server: Callable[..., Server]) -> None:
-    own = start_server(METRICS_TOKEN=secrets.token_hex(32), **SETTINGS)
-    with httpx.Client(base_url=own.url, timeout=10, verify=PLAIN_HTTP) as client:
+@pytest.mark.parametrize("settings", [{"METRICS_TOKEN": secrets.token_hex(32)}, {}])
+def test_metrics_are_not_for_whoever_signs_in_outside(
+    start_server: Callable[..., Server], settings: dict[str, str]
+) -> None:
+    own = start_server(**settings, **SETTINGS)
+    with httpx.Client(base_url=own.url, timeout=10, verify=PLAIN_HTTP, headers={"Via": "1.1 proxy"}) as client:
         bearer = token(fresh())
         me(client, bearer)
         problem(ask(client, bearer, path="/metrics"), 401, "unauthenticated")

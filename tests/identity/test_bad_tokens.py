@@ -283,6 +283,7 @@ BAD: dict[str, Callable[[World], str | bytes]] = {
     "exp in the year 9000": lambda w: w.token(exp=221_845_392_000),
     "exp in the year 9000, by the shared secret": lambda w: w.shared(exp=221_845_392_000),
     "exp in the year 9000, local": lambda w: w.local(exp=221_845_392_000),
+    "sub of half a surrogate pair, local": lambda w: w.local(sub="\ud800"),
     "exp of 4,000 digits": lambda w: w.edited('"exp": ', '"exp": ' + "9" * 4000),
     "exp of 5,000 digits": lambda w: w.raw('{"exp": ' + "9" * 5000 + "}"),
     "exp infinite": lambda w: w.token(exp=float("inf")),
