@@ -38,6 +38,7 @@ class LoginCheck(msgspec.Struct, frozen=True):
     login: str
     is_migrated: bool
     has_plan_settings: bool
+    has_letters: bool
     """Whether queries are planned as they were tested: see ROLE_DEFAULTS in service/commands/logins.py."""
     is_superuser: bool
     bypasses_row_security: bool
@@ -193,6 +194,9 @@ async def refuse_unsafe_login(database: Database) -> None:
         sets = "; ".join(f'ALTER ROLE "{found.login}" SET {name} = off' for name in ("enable_sort", "jit"))
         hint = f"lists read all that a user has: run `{sets}`, and restart the service"
         log.warning("login_without_plan_settings", extra={"login": found.login, "hint": hint})
+    if not found.has_letters:
+        hint = "searches tell Ä from ä: its LC_CTYPE is C, which a new one made with LC_CTYPE 'C.UTF-8' isn't"
+        log.warning("database_of_ascii_letters", extra={"hint": hint})
     if found.unprotected_tables:
         raise StartupError(
             f"row security is not enabled and forced, with a policy, on: {', '.join(found.unprotected_tables)}. "

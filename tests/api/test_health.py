@@ -1,6 +1,7 @@
 """Liveness, readiness, and the logins that the service refuses to serve with."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from psycopg import sql
 
 from service import health
+from service.commands.development import OWNER_LOGIN, SERVICE_LOGIN
 from service.commands.migrate import upgrade
 from service.db.caller import Caller
 from service.db.database import Database
@@ -19,7 +21,7 @@ from service.embedded import EmbeddedPostgres
 from service.http.envelope import Draining
 from service.problems import Problem, StartupError
 from service.settings import Secret, Settings
-from tests.conftest import PLAIN_HTTP, Server, TestDatabase
+from tests.conftest import MIGRATIONS, PLAIN_HTTP, Server, TestDatabase
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +209,23 @@ def test_a_login_without_the_settings_of_plans_is_told_how_to_get_them(
     caplog.clear()
     with_database(postgres.url(database.name, login), health.refuse_unsafe_login)
     assert caplog.records == []
+
+
+def test_a_database_that_knows_ascii_letters_only_is_told_of(
+    postgres: EmbeddedPostgres, template_database: TestDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    del template_database  # whose making made the logins
+    name = f"ascii_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        admin.execute(
+            f"CREATE DATABASE {name} OWNER {OWNER_LOGIN} TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'".encode()
+        )
+        try:
+            upgrade(postgres.url(name, OWNER_LOGIN), MIGRATIONS)
+            with_database(postgres.url(name, SERVICE_LOGIN), health.refuse_unsafe_login)
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    assert [record.msg for record in caplog.records] == ["database_of_ascii_letters"]
 
 
 @pytest.mark.parametrize(
