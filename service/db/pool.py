@@ -288,7 +288,8 @@ class Loan:
         share.loans.add(self)
         pool.shares[borrower] = share
         if len(share.loans) > WAITING_PER_USER + pool.size:
-            raise Problem("overloaded", "Too many requests of this user are waiting.")
+            whose = "of this user" if isinstance(borrower, int) else "of this network, with keys that are new here,"
+            raise Problem("overloaded", f"Too many requests {whose} are waiting.")
         if not share.locked():
             self._has_share = await share.acquire()
             return
