@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -729,6 +730,24 @@ def test_a_trail_pruned_to_its_last_entry_leads_on(new_user: NewUser, server: Se
     ada.client.post("/v1/todos", json={"title": "t"})
 
     assert [entry["id"] for entry in follow(ada.client, end)[0]] == [3]
+
+
+@pytest.mark.parametrize(("table", "action"), [("users", "update"), *product(TABLES[1:], ["update", "delete"])])
+def test_what_retention_has_taken_the_content_off_is_not_undone(
+    rows: Any, server: Server, table: str, action: str
+) -> None:
+    ada, places = rows
+    path, row_id, patch = places[table]
+    changed = ada.client.delete(path) if action == "delete" else ada.client.patch(path, json=patch)
+    assert changed.is_success
+    change = last_entry(ada, row_id)["id"]
+    with psycopg.connect(server.database.superuser_url) as connection:
+        connection.execute("UPDATE audit_log SET before = NULL WHERE user_id = %s AND seq = %s", (ada.id, change))
+    was = ada.client.get(path)
+
+    problem(revert(ada, change), 412, "version_mismatch")
+    now = ada.client.get(path)
+    assert (now.status_code, now.headers.get("ETag")) == (was.status_code, was.headers.get("ETag"))
 
 
 def forge(server: Server, user: User, message_count: int) -> int:
