@@ -1723,6 +1723,14 @@ FROM conversations
 WHERE user_id = $1
   AND id = $2;
 
+-- lock_conversation(user_id uuid, id uuid) -> maybe UUID
+-- messages.sql, index conversations_pkey
+SELECT /* lock_conversation */ id
+FROM conversations
+WHERE user_id = $1
+  AND id = $2
+FOR NO KEY UPDATE;
+
 -- find_last_position(user_id uuid, id uuid) -> maybe int
 -- messages.sql, index conversations_pkey
 SELECT /* find_last_position */ last_position

@@ -271,6 +271,7 @@ QUERY_CASES = {
     ),
     # messages.sql
     "find_conversation": QueryCase(lambda world: {"id": world.conversation}),
+    "lock_conversation": QueryCase(lambda world: {"id": world.conversation}),
     "find_last_position": QueryCase(lambda world: {"id": world.conversation}, reaches=False),  # a number
     "open_conversation": QueryCase(lambda _: {"id": uuid4(), "title": "Planted"}),
     "expect_position": QueryCase(
