@@ -216,25 +216,15 @@ WHERE h.low >= h.high;
 
 -- list_audit(user_id uuid, table text, action text, first bigint, before bigint, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_pkey
-SELECT /* list_audit */ l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
-    l.request_id, l.at,
-    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits
-FROM (
-    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+SELECT /* list_audit */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN e.before END AS before,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN coalesce(e.next_before, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -261,41 +251,57 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
-    FROM audit_log AS e
-    WHERE e.user_id = $1
-      AND e.seq >= $4
-      AND e.seq < $5
-      AND ($2 IS NULL OR e.table_name = $2)
-      AND ($3 IS NULL OR e.action = $3)
-    ORDER BY e.seq DESC
-    LIMIT $6
-) AS l
-WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-ORDER BY l.id DESC;
+    END) END AS after,
+    e.request_id, e.at, (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) AS fits
+FROM (
+    SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at, e.next_before, e.item,
+        coalesce(
+            sum(coalesce(pg_column_size(e.before), 0) + coalesce(pg_column_size(e.next_before), 0)) OVER ahead, 0
+        ) < 4194304 AS is_read
+    FROM (
+        SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at,
+            CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END AS next_before,
+            CASE WHEN e.action <> 'delete' AND e.table_name = 'messages' THEN (
+                SELECT r.item FROM messages AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            ) END AS item
+        FROM audit_log AS e
+        WHERE e.user_id = $1
+          AND e.seq >= $4
+          AND e.seq < $5
+          AND ($2 IS NULL OR e.table_name = $2)
+          AND ($3 IS NULL OR e.action = $3)
+        ORDER BY e.seq DESC
+        LIMIT $6
+    ) AS e
+    WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS e
+WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY e.seq DESC;
 
 -- list_audit_of_row(user_id uuid, row_id uuid, table text, action text, first bigint, before bigint, looked_at integer, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_user_id_row_id_idx
-SELECT /* list_audit_of_row */ l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
-    l.request_id, l.at,
-    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits
-FROM (
-    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+SELECT /* list_audit_of_row */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN e.before END AS before,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN coalesce(e.next_before, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -322,25 +328,51 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
+    END) END AS after,
+    e.request_id, e.at, (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) AS fits
+FROM (
+    SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at, e.next_before, e.item,
+        coalesce(
+            sum(coalesce(pg_column_size(e.before), 0) + coalesce(pg_column_size(e.next_before), 0)) OVER ahead, 0
+        ) < 4194304 AS is_read
     FROM (
-        SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
-        FROM audit_log AS a
-        WHERE a.user_id = $1
-          AND a.row_id = $2
-          AND a.seq >= $5
-          AND a.seq < $6
-        ORDER BY a.seq DESC
-        LIMIT $7
+        SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at,
+            CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END AS next_before,
+            CASE WHEN e.action <> 'delete' AND e.table_name = 'messages' THEN (
+                SELECT r.item FROM messages AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            ) END AS item
+        FROM (
+            SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
+            FROM audit_log AS a
+            WHERE a.user_id = $1
+              AND a.row_id = $2
+              AND a.seq >= $5
+              AND a.seq < $6
+            ORDER BY a.seq DESC
+            LIMIT $7
+        ) AS e
+        WHERE ($3 IS NULL OR e.table_name = $3)
+          AND ($4 IS NULL OR e.action = $4)
+        ORDER BY e.seq DESC
+        LIMIT $8
     ) AS e
-    WHERE ($3 IS NULL OR e.table_name = $3)
-      AND ($4 IS NULL OR e.action = $4)
-    ORDER BY e.seq DESC
-    LIMIT $8
-) AS l
-WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-ORDER BY l.id DESC;
+    WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS e
+WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY e.seq DESC;
 
 -- find_audit_bound(user_id uuid, row_id uuid, first bigint, before bigint, looked_at integer) -> maybe int
 -- audit.sql, index audit_log_user_id_row_id_idx
@@ -356,25 +388,15 @@ LIMIT 1;
 
 -- list_changes(user_id uuid, first bigint, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_pkey
-SELECT /* list_changes */ l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
-    l.request_id, l.at,
-    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits
-FROM (
-    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+SELECT /* list_changes */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN e.before END AS before,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN coalesce(e.next_before, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -401,16 +423,42 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
-    FROM audit_log AS e
-    WHERE e.user_id = $1
-      AND e.seq >= $2
-    ORDER BY e.seq
-    LIMIT $3
-) AS l
-WINDOW w AS (ORDER BY l.id ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
-ORDER BY l.id;
+    END) END AS after,
+    e.request_id, e.at, (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) AS fits
+FROM (
+    SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at, e.next_before, e.item,
+        coalesce(
+            sum(coalesce(pg_column_size(e.before), 0) + coalesce(pg_column_size(e.next_before), 0)) OVER ahead, 0
+        ) < 4194304 AS is_read
+    FROM (
+        SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at,
+            CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END AS next_before,
+            CASE WHEN e.action <> 'delete' AND e.table_name = 'messages' THEN (
+                SELECT r.item FROM messages AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            ) END AS item
+        FROM audit_log AS e
+        WHERE e.user_id = $1
+          AND e.seq >= $2
+        ORDER BY e.seq
+        LIMIT $3
+    ) AS e
+    WINDOW ahead AS (ORDER BY e.seq ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
+) AS e
+WINDOW ahead AS (ORDER BY e.seq ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
+ORDER BY e.seq;
 
 -- get_change(user_id uuid, id bigint) -> maybe Change
 -- audit.sql, index audit_log_pkey
@@ -424,18 +472,17 @@ SELECT /* get_change */ e.action, e."table", e.row_id, e.before, e.after, NOT EX
   ) AS is_last
 FROM (
     SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+    coalesce(CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -462,8 +509,7 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
+    END) AS after, e.request_id, e.at
     FROM audit_log AS e
     WHERE e.user_id = $1
       AND e.seq = $2
@@ -473,18 +519,17 @@ CROSS JOIN LATERAL (SELECT e.id AS seq, e.row_id, e."table" AS table_name) AS a;
 -- get_last_change(user_id uuid, row_id uuid, table text) -> one EntryRow
 -- audit.sql, index audit_log_user_id_row_id_idx
 SELECT /* get_last_change */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+    coalesce(CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -511,8 +556,7 @@ SELECT /* get_last_change */ e.seq AS id, e.user_id, e.actor_id, e.action, e.tab
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
+    END) AS after, e.request_id, e.at
 FROM audit_log AS e
 WHERE e.user_id = $1
   AND e.row_id = $2

@@ -1,17 +1,21 @@
 """What a request may look at, whatever it asks for and however much the user has."""
 
 import dataclasses
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
+import psycopg
 import pytest
 
+from service.audit import ListedEntryRow
 from service.contexts import ContextSize
 from service.conversations import ConversationFilters, list_conversations
 from service.db.caller import Caller
-from service.http.paging import LOOKED_AT, Page
+from service.db.queries import DECLARED
+from service.http.paging import ANSWER_BYTES, LOOKED_AT, Page
 from service.messages import MessageFilters, get_context, list_messages
 from service.search import LOOKED_AT as MESSAGES_LOOKED_AT
 from service.search import MessageSearch, search_messages
@@ -245,3 +249,57 @@ def test_items_are_read_where_they_are_asked_for(database: TestDatabase, service
 
     statements = in_process(database.service_url, record).statements
     assert buffers(service_connection, ADA, statements[-1]) > 20 * 96_000 / 8192
+
+
+# What a page of the trail costs where rows are large
+
+BOB = UUID("00000000-0000-7000-8000-000000000003")
+LARGE = 60
+"""How many of Bob's messages have an item of 1 MB, and how many entries each action of them has."""
+LARGE_TRAIL = """
+DELETE FROM audit_log WHERE user_id = %(user)s;
+DELETE FROM conversations WHERE user_id = %(user)s;
+INSERT INTO users (id, email) VALUES (%(user)s, 'bob@example.com') ON CONFLICT DO NOTHING;
+INSERT INTO conversations (user_id) VALUES (%(user)s);
+INSERT INTO messages (user_id, conversation_id, sender_type, content, item)
+SELECT user_id, id, 'ai', 'Large ' || n, to_json(n || %(text)s::text)
+FROM conversations, generate_series(1, %(large)s) AS n
+WHERE user_id = %(user)s;
+UPDATE messages SET content = content || '!' WHERE user_id = %(user)s;
+SET CONSTRAINTS ALL IMMEDIATE;
+INSERT INTO audit_log (user_id, seq, at, action, table_name, row_id, before)
+SELECT user_id, seq + %(large)s, at, 'delete', table_name, uuid7(), before
+FROM audit_log
+WHERE user_id = %(user)s AND action = 'update';
+"""
+"""Bob's entries: of what he and his conversation began with, and then of inserts, updates and deletes of messages."""
+
+
+@pytest.mark.parametrize("text", [secrets.token_hex(500_000), "x" * 1_000_000], ids=["as large where stored", "packed"])
+def test_a_page_of_large_entries_reads_and_answers_little_more_than_it_may_have(
+    text: str, database: TestDatabase, service_connection: Connection
+):
+    with psycopg.ClientCursor(psycopg.connect(database.superuser_url)) as seeding, seeding.connection:
+        seeding.execute(LARGE_TRAIL, {"user": BOB, "text": text, "large": LARGE})
+        begun = seeding.execute("SELECT count(*) - 3 * %s FROM audit_log WHERE user_id = %s", (LARGE, BOB)).fetchone()
+    assert begun
+    statements = [
+        statement
+        for first in range(begun[0] + 1, begun[0] + 1 + 3 * LARGE, LARGE)
+        for statement in (
+            DECLARED["list_changes"](first=first, row_limit=LARGE),
+            DECLARED["list_audit"](first=first, before=first + LARGE, table=None, action=None, row_limit=LARGE),
+        )
+    ]
+
+    async def ask(user: Callable[[UUID], Caller]) -> list[list[ListedEntryRow]]:
+        return [await user(BOB).run(statement) for statement in statements]
+
+    pages = in_process(database.service_url, ask)
+    assert [len(page) for page in pages] == [LARGE] * 6
+    assert [page[0].action for page in pages] == [*["insert"] * 2, *["update"] * 2, *["delete"] * 2]
+    for statement, page in zip(statements, pages, strict=True):
+        answered = [bytes(row.before or b"") + bytes(row.after or b"") for row in page]
+        assert ANSWER_BYTES < sum(map(len, answered)) < 2 * ANSWER_BYTES
+        assert all(answered[: sum(row.fits for row in page)])
+        assert buffers(service_connection, BOB, statement) < 3 * ANSWER_BYTES / 8192 + 20 * LARGE
