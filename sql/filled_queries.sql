@@ -2166,12 +2166,16 @@ FROM todos
 WHERE user_id = $1
   AND id = $2
 UNION ALL
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+(
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE assigned_to = $1
-  AND user_id <> $1
-  AND id = $2
+    FROM todos
+    WHERE assigned_to = $1
+      AND user_id <> $1
+      AND id = $2
+    ORDER BY user_id
+    LIMIT 1
+)
 LIMIT 1;
 
 -- get_todo_by_number(user_id uuid, number bigint) -> maybe Todo
@@ -2204,10 +2208,16 @@ SET title = coalesce($4, title),
     completed_at = CASE WHEN $13 THEN $14 ELSE completed_at END,
     metadata = coalesce($15, metadata)
 WHERE (user_id = $1 OR assigned_to = $1)
-  -- An import keeps ids, so somebody else may have a todo of the same one: then one's own is meant, and never both.
+  -- Of several todos with one id the same one is meant as in get_todo.
   AND (
       user_id = $1
-      OR NOT EXISTS (SELECT FROM todos AS o WHERE o.user_id = $1 AND o.id = todos.id)
+      OR NOT EXISTS (
+          SELECT
+          FROM todos AS o
+          WHERE (o.user_id = $1 OR o.assigned_to = $1)
+            AND (o.user_id = $1 OR o.user_id < todos.user_id)
+            AND o.id = todos.id
+      )
   )
   AND id = CASE
           WHEN $2 IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = $1 AND t.number = $3)
@@ -2239,553 +2249,213 @@ WHERE user_id = $1
 ORDER BY created_at DESC, id DESC
 LIMIT $5;
 
--- list_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_created_at_idx
 SELECT /* list_todos_by_created_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY created_at, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY created_at, id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND (created_at, id) > ($1, $3)
+          AND (created_at, id, user_id) > ($1, $3, $4)
         ORDER BY created_at, id
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY created_at, id
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_created_at_idx
 SELECT /* list_todos_by_created_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY created_at DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY created_at DESC, id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND (created_at, id) < ($1, $3)
+          AND (created_at, id, user_id) < ($1, $3, $4)
         ORDER BY created_at DESC, id DESC
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY created_at DESC, id DESC
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
 SELECT /* list_todos_by_updated_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) > ($1, $3)
+          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) > ($1, $3, $4)
         ORDER BY updated_hour, updated_at, id
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY updated_hour, updated_at, id
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
 SELECT /* list_todos_by_updated_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) < ($1, $3)
+          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) < ($1, $3, $4)
         ORDER BY updated_hour DESC, updated_at DESC, id DESC
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY updated_hour DESC, updated_at DESC, id DESC
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
 SELECT /* list_todos_by_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY due_date, id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND (due_date, id) > ($1, $3)
+          AND (due_date, id, user_id) > ($1, $3, $4)
         ORDER BY due_date, id
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY due_date, id
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
 SELECT /* list_todos_by_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY due_date DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND (due_date, id) < ($1, $3)
+          AND (due_date, id, user_id) < ($1, $3, $4)
         ORDER BY due_date DESC, id DESC
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY due_date DESC, id DESC
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_no_due_date(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_no_due_date(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
 SELECT /* list_todos_by_no_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date >= $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($12 IS NULL OR metadata @> $12) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $3 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $1
-          AND due_date IS NULL AND id > $2
-        ORDER BY due_date, id
-        LIMIT $3
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY due_date, id
-LIMIT $4;
-
--- list_todos_by_no_due_date_desc(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_due_date_idx
-SELECT /* list_todos_by_no_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date >= $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($12 IS NULL OR metadata @> $12) AS matches,
-        row_number() OVER (ORDER BY due_date DESC, id DESC) = $3 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $1
-          AND due_date IS NULL AND id < $2
-        ORDER BY due_date DESC, id DESC
-        LIMIT $3
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY due_date DESC, id DESC
-LIMIT $4;
-
--- list_todos_by_priority(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_priority_rank_idx
-SELECT /* list_todos_by_priority */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY priority_rank, id) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $2
-          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) > ($1, $3)
-        ORDER BY priority_rank, id
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY priority_rank, id
-LIMIT $5;
-
--- list_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_priority_rank_idx
-SELECT /* list_todos_by_priority_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY priority_rank DESC, id DESC) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $2
-          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) < ($1, $3)
-        ORDER BY priority_rank DESC, id DESC
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY priority_rank DESC, id DESC
-LIMIT $5;
-
--- list_todos_by_number(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_number_key
-SELECT /* list_todos_by_number */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY number, id) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $2
-          AND (number, id) > ($1, $3)
-        ORDER BY number, id
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY number, id
-LIMIT $5;
-
--- list_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_number_key
-SELECT /* list_todos_by_number_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY number DESC, id DESC) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $2
-          AND (number, id) < ($1, $3)
-        ORDER BY number DESC, id DESC
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY number DESC, id DESC
-LIMIT $5;
-
--- list_assigned_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_created_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY created_at, id) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE assigned_to = $2
-          AND (created_at, id) > ($1, $3)
-        ORDER BY created_at, id
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY created_at, id
-LIMIT $5;
-
--- list_assigned_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_created_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY created_at DESC, id DESC) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE assigned_to = $2
-          AND (created_at, id) < ($1, $3)
-        ORDER BY created_at DESC, id DESC
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY created_at DESC, id DESC
-LIMIT $5;
-
--- list_assigned_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_updated_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE assigned_to = $2
-          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) > ($1, $3)
-        ORDER BY updated_hour, updated_at, id
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY updated_hour, updated_at, id
-LIMIT $5;
-
--- list_assigned_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_updated_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE assigned_to = $2
-          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) < ($1, $3)
-        ORDER BY updated_hour DESC, updated_at DESC, id DESC
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY updated_hour DESC, updated_at DESC, id DESC
-LIMIT $5;
-
--- list_assigned_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2807,8 +2477,8 @@ FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
-        WHERE assigned_to = $2
-          AND (due_date, id) > ($1, $3)
+        WHERE user_id = $1
+          AND due_date IS NULL AND (id, user_id) > ($2, $3)
         ORDER BY due_date, id
         LIMIT $4
     ) AS todos
@@ -2817,9 +2487,9 @@ WHERE matches OR is_last
 ORDER BY due_date, id
 LIMIT $5;
 
--- list_assigned_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+-- list_todos_by_no_due_date_desc(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_due_date_idx
+SELECT /* list_todos_by_no_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2841,8 +2511,8 @@ FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
-        WHERE assigned_to = $2
-          AND (due_date, id) < ($1, $3)
+        WHERE user_id = $1
+          AND due_date IS NULL AND (id, user_id) < ($2, $3)
         ORDER BY due_date DESC, id DESC
         LIMIT $4
     ) AS todos
@@ -2851,209 +2521,549 @@ WHERE matches OR is_last
 ORDER BY due_date DESC, id DESC
 LIMIT $5;
 
--- list_assigned_todos_by_no_due_date(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_priority(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_priority_rank_idx
+SELECT /* list_todos_by_priority */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY priority_rank, id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) > ($1, $3, $4)
+        ORDER BY priority_rank, id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY priority_rank, id
+LIMIT $6;
+
+-- list_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_priority_rank_idx
+SELECT /* list_todos_by_priority_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY priority_rank DESC, id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) < ($1, $3, $4)
+        ORDER BY priority_rank DESC, id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY priority_rank DESC, id DESC
+LIMIT $6;
+
+-- list_todos_by_number(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_number_key
+SELECT /* list_todos_by_number */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY number, id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (number, id, user_id) > ($1, $3, $4)
+        ORDER BY number, id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY number, id
+LIMIT $6;
+
+-- list_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_number_key
+SELECT /* list_todos_by_number_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY number DESC, id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (number, id, user_id) < ($1, $3, $4)
+        ORDER BY number DESC, id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY number DESC, id DESC
+LIMIT $6;
+
+-- list_assigned_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_created_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY created_at, id, user_id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (created_at, id, user_id) > ($1, $3, $4)
+        ORDER BY created_at, id, user_id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY created_at, id, user_id
+LIMIT $6;
+
+-- list_assigned_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_created_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY created_at DESC, id DESC, user_id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (created_at, id, user_id) < ($1, $3, $4)
+        ORDER BY created_at DESC, id DESC, user_id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY created_at DESC, id DESC, user_id DESC
+LIMIT $6;
+
+-- list_assigned_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_updated_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY updated_hour, updated_at, id, user_id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) > ($1, $3, $4)
+        ORDER BY updated_hour, updated_at, id, user_id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY updated_hour, updated_at, id, user_id
+LIMIT $6;
+
+-- list_assigned_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_updated_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC, user_id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) < ($1, $3, $4)
+        ORDER BY updated_hour DESC, updated_at DESC, id DESC, user_id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY updated_hour DESC, updated_at DESC, id DESC, user_id DESC
+LIMIT $6;
+
+-- list_assigned_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY due_date, id, user_id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (due_date, id, user_id) > ($1, $3, $4)
+        ORDER BY due_date, id, user_id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date, id, user_id
+LIMIT $6;
+
+-- list_assigned_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC, user_id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (due_date, id, user_id) < ($1, $3, $4)
+        ORDER BY due_date DESC, id DESC, user_id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date DESC, id DESC, user_id DESC
+LIMIT $6;
+
+-- list_assigned_todos_by_no_due_date(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_no_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date >= $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date >= $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($12 IS NULL OR metadata @> $12) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $3 AS is_last
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY due_date, id, user_id) = $4 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $1
-          AND due_date IS NULL AND id > $2
-        ORDER BY due_date, id
-        LIMIT $3
+          AND due_date IS NULL AND (id, user_id) > ($2, $3)
+        ORDER BY due_date, id, user_id
+        LIMIT $4
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id
-LIMIT $4;
+ORDER BY due_date, id, user_id
+LIMIT $5;
 
--- list_assigned_todos_by_no_due_date_desc(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_no_due_date_desc(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_no_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date >= $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date >= $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($12 IS NULL OR metadata @> $12) AS matches,
-        row_number() OVER (ORDER BY due_date DESC, id DESC) = $3 AS is_last
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC, user_id DESC) = $4 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $1
-          AND due_date IS NULL AND id < $2
-        ORDER BY due_date DESC, id DESC
-        LIMIT $3
+          AND due_date IS NULL AND (id, user_id) < ($2, $3)
+        ORDER BY due_date DESC, id DESC, user_id DESC
+        LIMIT $4
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date DESC, id DESC
-LIMIT $4;
+ORDER BY due_date DESC, id DESC, user_id DESC
+LIMIT $5;
 
--- list_assigned_todos_by_priority(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_priority(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_priority */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY priority_rank, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY priority_rank, id, user_id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
-          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) > ($1, $3)
-        ORDER BY priority_rank, id
-        LIMIT $4
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) > ($1, $3, $4)
+        ORDER BY priority_rank, id, user_id
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY priority_rank, id
-LIMIT $5;
+ORDER BY priority_rank, id, user_id
+LIMIT $6;
 
--- list_assigned_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_priority_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY priority_rank DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY priority_rank DESC, id DESC, user_id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
-          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) < ($1, $3)
-        ORDER BY priority_rank DESC, id DESC
-        LIMIT $4
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) < ($1, $3, $4)
+        ORDER BY priority_rank DESC, id DESC, user_id DESC
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY priority_rank DESC, id DESC
-LIMIT $5;
+ORDER BY priority_rank DESC, id DESC, user_id DESC
+LIMIT $6;
 
--- list_assigned_todos_by_number(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_number(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_number */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY number, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY number, id, user_id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
-          AND (number, id) > ($1, $3)
-        ORDER BY number, id
-        LIMIT $4
+          AND (number, id, user_id) > ($1, $3, $4)
+        ORDER BY number, id, user_id
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY number, id
-LIMIT $5;
+ORDER BY number, id, user_id
+LIMIT $6;
 
--- list_assigned_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_number_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY number DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY number DESC, id DESC, user_id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
-          AND (number, id) < ($1, $3)
-        ORDER BY number DESC, id DESC
-        LIMIT $4
+          AND (number, id, user_id) < ($1, $3, $4)
+        ORDER BY number DESC, id DESC, user_id DESC
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY number DESC, id DESC
-LIMIT $5;
+ORDER BY number DESC, id DESC, user_id DESC
+LIMIT $6;
 
 -- find_todo(user_id uuid, id uuid, number bigint) -> maybe UUID
 -- todos.sql, index todos_pkey

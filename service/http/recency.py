@@ -20,7 +20,7 @@ async def newest_first(
     question: Any,
     complete: Callable[[list[Any]], int] = len,
 ) -> Page[Any]:
-    """A page by ``updated_at``, the newest first, of rows that have it and an ``id``.
+    """A page by ``updated_at``, the newest first, of rows that have it, an ``id`` and a ``user_id``.
 
     A row that is changed while the list is walked jumps to its top, past which the walk has come. So behind the oldest
     rows come those that were changed since the first page was read, some of them again: no row that stays is missed,
@@ -30,18 +30,18 @@ async def newest_first(
     first rows can be answered.
     """
     if cursor is None:
-        (found,) = await ask(("-updated_at", LAST_TIME, LAST_ID))
+        (found,) = await ask(("-updated_at", LAST_TIME, LAST_ID, LAST_ID))
         newest = found.rows[0] if found.rows else found.last
         since = LAST_TIME if newest is None else newest.updated_at
     else:
-        is_up, after, after_id, since = decode_cursor(cursor, question, tuple[bool, Time, UUID, Time])
+        is_up, *key, since = decode_cursor(cursor, question, tuple[bool, Time, UUID, UUID, Time])
         if is_up:
-            (found,) = await ask(("updated_at", after, after_id))
+            (found,) = await ask(("updated_at", *key))
         else:
-            found = one_behind_the_other(*await ask(("-updated_at", after, after_id), ("updated_at", since, LAST_ID)))
+            found = one_behind_the_other(*await ask(("-updated_at", *key), ("updated_at", since, LAST_ID, LAST_ID)))
 
-    def place(row: Any) -> tuple[bool, datetime, UUID, datetime]:
-        return row.updated_at > since, row.updated_at, row.id, since
+    def place(row: Any) -> tuple[bool, datetime, UUID, UUID, datetime]:
+        return row.updated_at > since, row.updated_at, row.id, row.user_id, since
 
     rows = found.rows[: limit + 1]
     return page_of(rows, min(limit, complete(rows)), question, place, found.last)
