@@ -1719,15 +1719,25 @@ WHERE user_id = $1
   AND ($3 IS NULL OR version = $3)
 RETURNING id;
 
--- list_links(user_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
+-- list_links(user_id uuid, relationship_type text, after_id uuid, looked_at integer, row_limit integer) -> some Link
 -- links.sql, index todo_conversation_links_pkey
-SELECT /* list_links */ id, user_id, todo_id, conversation_id, relationship_type, created_at
-FROM todo_conversation_links
-WHERE user_id = $1
-  AND id < $3
-  AND ($2 IS NULL OR relationship_type = $2)
+SELECT /* list_links */ id, user_id, todo_id, conversation_id, relationship_type, created_at, matches, is_last
+FROM (
+    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at,
+        ($2 IS NULL OR relationship_type = $2) AS matches,
+        row_number() OVER (ORDER BY id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+        FROM todo_conversation_links
+        WHERE user_id = $1
+          AND id < $3
+        ORDER BY id DESC
+        LIMIT $4
+    ) AS l
+) AS l
+WHERE matches OR is_last
 ORDER BY id DESC
-LIMIT $4;
+LIMIT $5;
 
 -- list_links_of_todo(user_id uuid, todo_id uuid, conversation_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
 -- links.sql, index todo_conversation_links_key

@@ -16,6 +16,7 @@ from service.conversations import ConversationFilters, list_conversations
 from service.db.caller import Caller
 from service.db.queries import DECLARED
 from service.http.paging import ANSWER_BYTES, LOOKED_AT, Page
+from service.links import LinkFilters, list_links
 from service.messages import MessageFilters, get_context, list_messages
 from service.search import LOOKED_AT as MESSAGES_LOOKED_AT
 from service.search import MessageSearch, search_messages
@@ -80,6 +81,13 @@ SELECT
     created_at, '2027-01-01Z'
 FROM conversations, generate_series(1, 30) AS p
 WHERE id = '{HEAVY}';
+INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
+SELECT
+    '{ADA}', t.id, ('00000000-0000-7000-9000-' || lpad(t.number::text, 12, '0'))::uuid,
+    CASE t.number WHEN {CONVERSATIONS // 2} THEN 'creation' ELSE 'discussion' END
+FROM todos AS t
+WHERE t.user_id = '{ADA}' AND t.number <= {CONVERSATIONS}
+ORDER BY t.number;
 UPDATE conversations
 SET updated_at = '2027-01-01Z', message_count = 30, last_position = 130
 WHERE id = '{HEAVY}';
@@ -162,6 +170,11 @@ SOUGHT = [
         lambda caller, cursor: search_messages.fn(asking(caller, MessageSearch(q="needle", cursor=cursor))),
         1,
         MESSAGES_LOOKED_AT,
+    ),
+    Sought(
+        "links of a type",
+        lambda caller, cursor: list_links.fn(asking(caller, LinkFilters(relationship_type="creation", cursor=cursor))),
+        1,
     ),
 ]
 

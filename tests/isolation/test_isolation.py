@@ -342,7 +342,7 @@ QUERY_CASES = {
     ),
     "update_link": QueryCase(lambda world: {"id": world.link, "relationship_type": "creation", "version": None}),
     "delete_link": QueryCase(lambda world: {"id": world.link, "version": None}),
-    "list_links": link_list(),
+    "list_links": link_list(looked_at=5000),
     "list_links_of_todo": link_list("todo_id", conversation_id=None),
     "list_links_of_conversation": link_list("conversation_id"),
     # audit.sql
