@@ -770,10 +770,10 @@ SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_
 FROM (
     SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
     FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = $1
-        AND d.seq > $2
-        AND d.seq < (
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
+    WHERE a.user_id = $1
+      AND a.seq > (SELECT $2 - 5000)
+      AND a.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -787,12 +787,36 @@ FROM (
           9223372036854775807
       )
   )
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND d.action = 'delete'
-      AND d.table_name = 'todo_conversation_links'
-      AND r.conversation_id = a.row_id
+      AND a.action = 'delete'
+      AND a.table_name = 'todo_conversation_links'
+      AND r.conversation_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+      AND NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  )
+      AND (
+          a.seq > $2
+          OR EXISTS (
+              SELECT
+              FROM audit_log AS d
+              INNER JOIN audit_log AS b
+                  ON b.user_id = $1
+                  AND b.row_id = d.row_id
+                  AND b.table_name = d.table_name
+                  AND b.seq > $2
+                  AND b.action = 'insert'
+              WHERE d.user_id = $1
+                AND d.row_id = r.todo_id
+                AND d.table_name = 'todos'
+                AND d.seq < a.seq
+                AND d.at = a.at
+                AND d.action = 'delete'
+          )
+      )
     OFFSET 0
 ) AS found
 WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = $1 AND o.id = found.todo_id);
@@ -804,10 +828,10 @@ SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_
 FROM (
     SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
     FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = $1
-        AND d.seq > $2
-        AND d.seq < (
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
+    WHERE a.user_id = $1
+      AND a.seq > (SELECT $2 - 5000)
+      AND a.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -821,12 +845,36 @@ FROM (
           9223372036854775807
       )
   )
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND d.action = 'delete'
-      AND d.table_name = 'todo_conversation_links'
-      AND r.todo_id = a.row_id
+      AND a.action = 'delete'
+      AND a.table_name = 'todo_conversation_links'
+      AND r.todo_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+      AND NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  )
+      AND (
+          a.seq > $2
+          OR EXISTS (
+              SELECT
+              FROM audit_log AS d
+              INNER JOIN audit_log AS b
+                  ON b.user_id = $1
+                  AND b.row_id = d.row_id
+                  AND b.table_name = d.table_name
+                  AND b.seq > $2
+                  AND b.action = 'insert'
+              WHERE d.user_id = $1
+                AND d.row_id = r.conversation_id
+                AND d.table_name = 'conversations'
+                AND d.seq < a.seq
+                AND d.at = a.at
+                AND d.action = 'delete'
+          )
+      )
     OFFSET 0
 ) AS found
 WHERE EXISTS (SELECT FROM conversations AS o WHERE o.user_id = $1 AND o.id = found.conversation_id);

@@ -501,8 +501,12 @@ FROM (
 ) AS found
 ORDER BY position;
 
--- name: restore_conversation_links
--- The links that went with a conversation, to todos that are there.
+-- name: restore_{noun}_links
+-- The links that went with a {noun}, to {other}s that are there. And those that had gone with their {other}, not long
+-- before, which came back while the {noun} was gone and could not bring them.
+-- fill: noun | other
+-- with: conversation | todo
+-- with: todo | conversation
 -- param user_id: uuid
 -- param id: bigint
 -- returns: count
@@ -512,41 +516,33 @@ SELECT %(user_id)s, {link_row}
 FROM (
     SELECT {restored_link}
     FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = %(user_id)s
-        AND d.seq > %(id)s
-        AND d.seq < {end_of_transaction}
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
     WHERE a.user_id = %(user_id)s
-      AND a.seq = %(id)s
-      AND d.action = 'delete'
-      AND d.table_name = 'todo_conversation_links'
-      AND r.conversation_id = a.row_id
+      AND a.seq > (SELECT %(id)s - 5000)
+      AND a.seq < {end_of_transaction}
+      AND a.action = 'delete'
+      AND a.table_name = 'todo_conversation_links'
+      AND r.{noun}_id = {changed_row}
+      AND {is_last}
+      AND (
+          a.seq > %(id)s
+          OR EXISTS (
+              SELECT
+              FROM audit_log AS d
+              INNER JOIN audit_log AS b
+                  ON b.user_id = %(user_id)s
+                  AND b.row_id = d.row_id
+                  AND b.table_name = d.table_name
+                  AND b.seq > %(id)s
+                  AND b.action = 'insert'
+              WHERE d.user_id = %(user_id)s
+                AND d.row_id = r.{other}_id
+                AND d.table_name = '{other}s'
+                AND d.seq < a.seq
+                AND d.at = a.at
+                AND d.action = 'delete'
+          )
+      )
     OFFSET 0
 ) AS found
-WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = %(user_id)s AND o.id = found.todo_id);
-
--- name: restore_todo_links
--- The links that went with a todo, to conversations that are there.
--- param user_id: uuid
--- param id: bigint
--- returns: count
--- index: todo_conversation_links_pkey
-INSERT INTO todo_conversation_links (user_id, {link_row})
-SELECT %(user_id)s, {link_row}
-FROM (
-    SELECT {restored_link}
-    FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = %(user_id)s
-        AND d.seq > %(id)s
-        AND d.seq < {end_of_transaction}
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
-    WHERE a.user_id = %(user_id)s
-      AND a.seq = %(id)s
-      AND d.action = 'delete'
-      AND d.table_name = 'todo_conversation_links'
-      AND r.todo_id = a.row_id
-    OFFSET 0
-) AS found
-WHERE EXISTS (SELECT FROM conversations AS o WHERE o.user_id = %(user_id)s AND o.id = found.conversation_id);
+WHERE EXISTS (SELECT FROM {other}s AS o WHERE o.user_id = %(user_id)s AND o.id = found.{other}_id);

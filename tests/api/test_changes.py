@@ -468,6 +468,37 @@ def test_a_message_and_a_link_of_what_is_gone_do_not_come_back_alone(new_user: N
         problem(revert(ada, last_entry(ada, row["id"])["id"]), 412, "version_mismatch")
 
 
+@pytest.mark.parametrize("restored", [("todo", "conversation"), ("conversation", "todo")])
+@pytest.mark.parametrize("deleted", [("todo", "conversation"), ("conversation", "todo")])
+def test_a_link_comes_back_in_whatever_order_its_ends_went_and_come(
+    new_user: NewUser, deleted: tuple[str, str], restored: tuple[str, str]
+) -> None:
+    ada = new_user()
+    ids = {
+        "conversation": ada.client.post("/v1/conversations", json={}).json()["id"],
+        "todo": ada.client.post("/v1/todos", json={"title": "A"}).json()["id"],
+    }
+    body = {f"{noun}_id": row_id for noun, row_id in ids.items()}
+    links = [
+        ada.client.post("/v1/links", json={**body, "relationship_type": kind}).json()["id"]
+        for kind in ("discussion", "creation", "update")
+    ]
+    ada.client.delete(f"/v1/links/{links[2]}")
+    for noun in deleted:
+        assert ada.client.delete(f"/v1/{noun}s/{ids[noun]}").status_code == 204
+    for noun in restored:
+        assert revert(ada, last_entry(ada, ids[noun])["id"]).status_code == 200
+
+    # The one that was deleted by itself stays deleted.
+    assert {link["id"] for link in ada.client.get("/v1/links").json()["items"]} == set(links[:2])
+    # Once they are back they go and come with their ends, and one that is deleted by itself then stays so, too.
+    ada.client.delete(f"/v1/links/{links[1]}")
+    for noun, row_id in ids.items():
+        assert ada.client.delete(f"/v1/{noun}s/{row_id}").status_code == 204
+        assert revert(ada, last_entry(ada, row_id)["id"]).status_code == 200
+        assert [link["id"] for link in ada.client.get("/v1/links").json()["items"]] == links[:1]
+
+
 def test_updates_of_messages_links_conversations_and_the_account_are_undone(new_user: NewUser, server: Server) -> None:
     ada = new_user(username=f"a{uuid4().hex[:8]}", full_name="Ada")
     turn = ada.client.post("/v1/turns", json={"title": "T", "messages": [{"sender_type": "ai", "content": "x"}]}).json()
