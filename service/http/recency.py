@@ -29,19 +29,26 @@ async def newest_first(
     ``ask`` gets ``limit + 1`` rows behind each of some places, an order and a key; ``complete`` says how many of the
     first rows can be answered.
     """
+    down: Looked[Any]
+    up: Looked[Any] = Looked([], None)
     if cursor is None:
-        (found,) = await ask(("-updated_at", LAST_TIME, LAST_ID, LAST_ID))
-        newest = found.rows[0] if found.rows else found.last
-        since = LAST_TIME if newest is None else newest.updated_at
+        now = datetime.now(UTC)
+        (down,) = await ask(("-updated_at", LAST_TIME, LAST_ID, LAST_ID))
+        newest = down.rows[0] if down.rows else down.last
+        # An import may have brought rows from a clock that is ahead of this one.
+        since = now if newest is None else min(newest.updated_at, now)
     else:
         is_up, *key, since = decode_cursor(cursor, question, tuple[bool, Time, UUID, UUID, Time])
         if is_up:
-            (found,) = await ask(("updated_at", *key))
+            down = Looked([], None)
+            (up,) = await ask(("updated_at", *key))
         else:
-            found = one_behind_the_other(*await ask(("-updated_at", *key), ("updated_at", since, LAST_ID, LAST_ID)))
+            down, up = await ask(("-updated_at", *key), ("updated_at", since, LAST_ID, LAST_ID))
+    found = one_behind_the_other(down, up)
 
     def place(row: Any) -> tuple[bool, datetime, UUID, UUID, datetime]:
-        return row.updated_at > since, row.updated_at, row.id, row.user_id, since
+        is_up = any(row is other for other in (*up.rows, up.last))
+        return is_up, row.updated_at, row.id, row.user_id, since
 
     rows = found.rows[: limit + 1]
     return page_of(rows, min(limit, complete(rows)), question, place, found.last)
