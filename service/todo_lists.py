@@ -142,9 +142,11 @@ async def list_todos(request: Request) -> Page[Todo]:
         return await newest_first(ask, query.cursor, limit, question)
     value, kind, first, last = _KEYS[order.removeprefix("-")]
     key = _keyset(value)
-    begin, end = (first, _FIRST_ID, _FIRST_ID), (last, LAST_ID, LAST_ID)
-    if order.startswith("-"):
-        begin, end = end, begin
+    begin: tuple[Any, UUID, UUID] = (last, LAST_ID, LAST_ID) if order.startswith("-") else (first, _FIRST_ID, _FIRST_ID)
+    if order == "due_date" and query.due_after is not None:
+        begin = (query.due_after, _FIRST_ID, _FIRST_ID)
+    if order == "-due_date" and query.due_before is not None:
+        begin = (query.due_before, _FIRST_ID, _FIRST_ID)
     place = begin if query.cursor is None else decode_cursor(query.cursor, question, tuple[kind, UUID, UUID])
     statuses = query.status
     if order == "-created_at" and statuses and len(statuses) == 1 and query == _only(statuses, query):
@@ -154,6 +156,10 @@ async def list_todos(request: Request) -> Page[Todo]:
     undated = order.replace("due", "no_due")
     if undated == order:
         (found,) = await ask((order, *place))
+    elif query.due_after is not None or query.due_before is not None:  # which no todo without a due date is
+        (found,) = await ask((order, *place))
+        if found.last is not None and _is_beyond(query, found.last):
+            found = Looked(found.rows, None)
     elif place[0] is None:  # behind a todo without a due date no dated one comes any more
         (found,) = await ask((undated, *place))
     else:
@@ -163,6 +169,15 @@ async def list_todos(request: Request) -> Page[Todo]:
 
 def _only(statuses: list[Status], query: TodoFilters) -> TodoFilters:
     return TodoFilters(status=statuses, limit=query.limit, cursor=query.cursor)
+
+
+def _is_beyond(query: TodoFilters, todo: Todo) -> bool:
+    """Whether the todo, and all behind it in a list by due date, are due too late or too early."""
+    if todo.due_date is None:
+        return False
+    if query.order == "due_date":
+        return query.due_before is not None and todo.due_date >= query.due_before
+    return query.due_after is not None and todo.due_date < query.due_after
 
 
 _Place = tuple[str, Any, UUID, UUID]

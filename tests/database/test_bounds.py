@@ -3,6 +3,7 @@
 import dataclasses
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, get_args
 from uuid import UUID
 
@@ -201,6 +202,36 @@ def test_a_page_looks_at_so_many_rows_and_its_cursor_leads_on(
     assert pages[0] == [] or "all" in sought.label
     for statement in recorder.statements[:3]:
         assert buffers(service_connection, ADA, statement) < 1.05 * sought.looked_at + 100
+
+
+@pytest.mark.parametrize("scope", ["owned", "all"])
+@pytest.mark.parametrize("order", ["due_date", "-due_date"])
+def test_what_is_due_in_a_day_is_found_at_once_in_the_order_of_due_dates(
+    database: TestDatabase, order: Any, scope: Any
+):
+    day = {"due_after": datetime(2026, 6, 10, tzinfo=UTC), "due_before": datetime(2026, 6, 11, tzinfo=UTC)}
+
+    async def walk(user: Callable[[UUID], Caller], order: Any, limit: int = 200) -> list[list[Any]]:
+        pages: list[list[Any]] = []
+        cursor = None
+        while cursor or not pages:
+            asked = TodoFilters(**day, order=order, scope=scope, limit=limit, cursor=cursor)  # pyright: ignore[reportArgumentType]
+            page = await list_todos.fn(asking(user(ADA), asked))
+            pages.append(msgspec.json.decode(msgspec.json.encode(page.items)))
+            cursor = page.next_cursor
+        return pages
+
+    async def walk_all(user: Callable[[UUID], Caller]) -> list[list[list[Any]]]:
+        return [await walk(user, "number"), await walk(user, order), await walk(user, order, limit=10)]
+
+    by_number, at_once, in_pages = in_process(database.service_url, walk_all)
+    assert len(by_number) > 2
+    due = sorted(item["id"] for page in by_number for item in page)
+    assert len(due) > 20
+    assert len(at_once) == 1
+    assert sorted(item["id"] for item in at_once[0]) == due
+    assert [len(page) for page in in_pages] == [*[10] * (len(due) // 10), *([len(due) % 10] if len(due) % 10 else [])]
+    assert [item for page in in_pages for item in page] == at_once[0]
 
 
 # What a conversation of very many messages costs
