@@ -324,12 +324,14 @@ def _message_count(change: Change) -> int:
 
 
 def _undo(change: Change, change_id: int) -> list[Statement[Any]]:
-    """What undoes the change; raises 422 for what can't be undone."""
+    """What undoes the change; raises Problem for what can't be undone."""
     if change.action == "insert":
         raise invalid("id", "is of something that was made: delete that instead")
+    if change.action == "delete" and change.table not in _UNDO_DELETE:
+        raise invalid("id", "is of an account's row, which can't be brought back")
+    if change.before is None:
+        raise Problem("version_mismatch", "What the row was before is not kept in the audit trail any more.")
     if change.action == "delete":
-        if change.table not in _UNDO_DELETE:
-            raise invalid("id", "is of an account's row, which can't be brought back")
         if _message_count(change) > REVERT_MESSAGES:
             raise invalid("id", f"is of more than {REVERT_MESSAGES} messages: import an export of them")
         query, others = _UNDO_DELETE[change.table]

@@ -162,9 +162,9 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
         queries = _list_with_messages
         filters |= {"messages": query.messages, "message_bytes": ANSWER_BYTES}
 
-    async def ask(*places: tuple[str, Any, UUID]) -> list[Looked[Any]]:
+    async def ask(*places: tuple[Any, ...]) -> list[Looked[Any]]:
         return await request.user.run_all(
-            [queries[order](after=after, after_id=after_id, **filters) for order, after, after_id in places]
+            [queries[order](after=after, after_id=after_id, **filters) for order, after, after_id, *_ in places]
         )
 
     if query.external_id is not None:

@@ -155,7 +155,8 @@ class _Inserter:
                 raise
             await self._caller.run(_undo_chunk())
             await _find_culprit(self._caller, chunk)
-            raise
+            # All of them go in now: what was in their way was another import of them, which was just committed.
+            raise Problem("timeout", "Another request was changing the same rows. Try again.") from problem
 
     async def _insert(self, rows: dict[type[Row], list[Row]]) -> None:
         some = [kind for kind in rows if rows[kind]]

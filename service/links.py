@@ -6,11 +6,11 @@ import msgspec
 from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
-from service.db.queries import Many, Maybe, One, Statement, Versioned
+from service.db.queries import Many, Maybe, One, Some, Versioned
 from service.http.fields import RelationshipType, Time, changes, values
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
-from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
+from service.http.paging import LOOKED_AT, Cursor, Limit, Page, decode_cursor, page_of
 from service.http.request import Request
 
 
@@ -53,7 +53,7 @@ _get = Maybe("get_link", Versioned[Link])
 _create = One("create_link", Versioned[Link])
 _update = Maybe("update_link", Versioned[Link])
 _delete = Maybe("delete_link", UUID)
-_list = Many("list_links", Link)
+_list = Some("list_links", Link)
 _list_of_todo = Many("list_links_of_todo", Link)
 _list_of_conversation = Many("list_links_of_conversation", Link)
 
@@ -62,19 +62,25 @@ _LAST = UUID(int=(1 << 128) - 1)
 
 @get("/v1/links", query=LinkFilters, scope="read")
 async def list_links(request: Request) -> Page[Link]:
-    """The caller's links, newest first."""
+    """The caller's links, newest first.
+
+    With `relationship_type` alone, each page looks at 5000 links at most, so it may be short, or empty, while
+    `next_cursor` leads on.
+    """
     query = request.filters(LinkFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
     (after_id,) = (_LAST,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     page = {"relationship_type": query.relationship_type, "after_id": after_id, "row_limit": query.limit + 1}
-    statement: Statement[list[Link]]
+    last = None
     if query.todo_id is not None:
-        statement = _list_of_todo(todo_id=query.todo_id, conversation_id=query.conversation_id, **page)
+        of_todo = _list_of_todo(todo_id=query.todo_id, conversation_id=query.conversation_id, **page)
+        rows = await request.user.run(of_todo)
     elif query.conversation_id is not None:
-        statement = _list_of_conversation(conversation_id=query.conversation_id, **page)
+        rows = await request.user.run(_list_of_conversation(conversation_id=query.conversation_id, **page))
     else:
-        statement = _list(**page)
-    return page_of(await request.user.run(statement), query.limit, question, lambda link: (link.id,))
+        looked = await request.user.run(_list(looked_at=LOOKED_AT, **page))
+        rows, last = looked.rows, looked.last
+    return page_of(rows, query.limit, question, lambda link: (link.id,), last)
 
 
 @post("/v1/links", location="/v1/links/{id}", problems=("not_found", "link_exists"), scope="write")

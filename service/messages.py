@@ -25,7 +25,7 @@ from service.http.fields import (
 )
 from service.http.idempotency import idempotent
 from service.http.kept_json import Paths
-from service.http.missing import changed, found
+from service.http.missing import changed, found, why_unchanged
 from service.http.paging import ANSWER_BYTES, LOOKED_AT, Cursor, Limit, Page, decode_cursor, encode_cursor, page_of
 from service.http.request import Request
 from service.items import CONTENT_LENGTH, Item, ItemText, check_item, read_item
@@ -139,6 +139,7 @@ REWIND_SECONDS = 60.0
 """How long a rewind may take: as long as the deletion of a conversation."""
 
 _exists = Maybe("find_conversation", UUID)
+_lock = Maybe("lock_conversation", UUID)
 _find_last_position = Maybe("find_last_position", int)
 _create_tagged = One("create_tagged_message", Versioned[FullMessage])
 GET = Maybe("get_message", Versioned[FullMessage])
@@ -240,7 +241,10 @@ async def update_message(
 async def delete_message(request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID]) -> None:
     """Delete one message; the positions of the others stay."""
     place = {"conversation_id": conversation_id, "id": message_id}
-    await changed(request.user, _delete(**place, version=request.if_match), GET(**place), "message")
+    deletion = _delete(**place, version=request.if_match)
+    _, deleted = await request.user.run(_lock(id=conversation_id), deletion)
+    if deleted is None:
+        raise await why_unchanged(request.user, GET(**place), "message")
 
 
 @delete("/v1/conversations/{conversation_id:str}/messages", status_code=200, query=Rewind, scope="write")
@@ -248,7 +252,7 @@ async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> 
     """Delete the message at a position and all after it. What is appended later gets positions never used before."""
     query = request.filters(Rewind)
     rewind = _rewind(conversation_id=conversation_id, from_position=query.from_position)
-    statements: list[Statement[Any]] = [_exists(id=conversation_id), rewind, WRITE_ENTRIES()]
+    statements: list[Statement[Any]] = [_lock(id=conversation_id), rewind, WRITE_ENTRIES()]
     conversation, deleted, _ = await request.user.run_all(statements, seconds=REWIND_SECONDS)
     found(conversation)
     return Rewound(deleted)

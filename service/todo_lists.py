@@ -135,28 +135,35 @@ async def list_todos(request: Request) -> Page[Todo]:
     order = query.order
     limit = query.limit
 
-    async def ask(*places: tuple[str, Any, UUID]) -> list[Looked[Todo]]:
+    async def ask(*places: _Place) -> list[Looked[Todo]]:
         return await _ask(request.user, query, places)
 
     if order == "-updated_at":
         return await newest_first(ask, query.cursor, limit, question)
-    key, kind, first, last = _KEYS[order.removeprefix("-")]
-    begin, end = (first, _FIRST_ID), (last, LAST_ID)
-    if order.startswith("-"):
-        begin, end = end, begin
-    after, after_id = begin if query.cursor is None else decode_cursor(query.cursor, question, tuple[kind, UUID])
+    value, kind, first, last = _KEYS[order.removeprefix("-")]
+    key = _keyset(value)
+    begin: tuple[Any, UUID, UUID] = (last, LAST_ID, LAST_ID) if order.startswith("-") else (first, _FIRST_ID, _FIRST_ID)
+    if order == "due_date" and query.due_after is not None:
+        begin = (query.due_after, _FIRST_ID, _FIRST_ID)
+    if order == "-due_date" and query.due_before is not None:
+        begin = (query.due_before, _FIRST_ID, _FIRST_ID)
+    place = begin if query.cursor is None else decode_cursor(query.cursor, question, tuple[kind, UUID, UUID])
     statuses = query.status
     if order == "-created_at" and statuses and len(statuses) == 1 and query == _only(statuses, query):
-        key_of_row = {"after": after, "after_id": after_id, "row_limit": limit + 1}
+        key_of_row = {"after": place[0], "after_id": place[1], "row_limit": limit + 1}
         rows = await request.user.run(_list_by_status(status=statuses[0], **key_of_row))
         return page_of(rows, limit, question, key)
     undated = order.replace("due", "no_due")
     if undated == order:
-        (found,) = await ask((order, after, after_id))
-    elif after is None:  # behind a todo without a due date no dated one comes any more
-        (found,) = await ask((undated, None, after_id))
+        (found,) = await ask((order, *place))
+    elif query.due_after is not None or query.due_before is not None:  # which no todo without a due date is
+        (found,) = await ask((order, *place))
+        if found.last is not None and _is_beyond(query, found.last):
+            found = Looked(found.rows, None)
+    elif place[0] is None:  # behind a todo without a due date no dated one comes any more
+        (found,) = await ask((undated, *place))
     else:
-        found = one_behind_the_other(*await ask((order, after, after_id), (undated, None, begin[1])))
+        found = one_behind_the_other(*await ask((order, *place), (undated, None, *begin[1:])))
     return page_of(found.rows, limit, question, key, found.last)
 
 
@@ -164,8 +171,21 @@ def _only(statuses: list[Status], query: TodoFilters) -> TodoFilters:
     return TodoFilters(status=statuses, limit=query.limit, cursor=query.cursor)
 
 
-async def _ask(caller: Caller, query: TodoFilters, places: Sequence[tuple[str, Any, UUID]]) -> list[Looked[Todo]]:
-    """What is found behind each of the places, an order and a key, in the lists that are in the query's scope."""
+def _is_beyond(query: TodoFilters, todo: Todo) -> bool:
+    """Whether the todo, and all behind it in a list by due date, are due too late or too early."""
+    if todo.due_date is None:
+        return False
+    if query.order == "due_date":
+        return query.due_before is not None and todo.due_date >= query.due_before
+    return query.due_after is not None and todo.due_date < query.due_after
+
+
+_Place = tuple[str, Any, UUID, UUID]
+"""An order and a key in it."""
+
+
+async def _ask(caller: Caller, query: TodoFilters, places: Sequence[_Place]) -> list[Looked[Todo]]:
+    """What is found behind each of the places, in the lists that are in the query's scope."""
     filters = {
         "status": query.status,
         "completed": query.completed,
@@ -180,18 +200,20 @@ async def _ask(caller: Caller, query: TodoFilters, places: Sequence[tuple[str, A
     }
     lists = _LISTS[query.scope]
     statements: list[Statement[Looked[Todo]]] = []
-    for order, after, after_id in places:
-        key = {"after_id": after_id} if "no_due" in order else {"after": after, "after_id": after_id}
+    for order, after, after_id, after_user in places:
+        key = {"after_id": after_id, "after_user": after_user}
+        if "no_due" not in order:
+            key["after"] = after
         statements += [queries[order](**key, **filters) for queries in lists]
     found: list[Looked[Todo]] = await caller.run_all(statements)
     if len(lists) == 1:
         return found
-    return [_merged(found[2 * index : 2 * index + 2], order) for index, (order, _, _) in enumerate(places)]
+    return [_merged(found[2 * index : 2 * index + 2], order) for index, (order, *_) in enumerate(places)]
 
 
 def _merged(lists: Sequence[Looked[Todo]], order: str) -> Looked[Todo]:
     """What was found in lists of one order, in that order and each once, as far as none of them ended its search."""
-    key = _KEYS[order.removeprefix("-").removeprefix("no_")][0]
+    key = _keyset(_KEYS[order.removeprefix("-").removeprefix("no_")][0])
     is_descending = order.startswith("-")
     rows = list(heapq.merge(*(found.rows for found in lists), key=key, reverse=is_descending))
     ends = sorted((found.last for found in lists if found.last is not None), key=key, reverse=is_descending)
@@ -203,11 +225,16 @@ def _merged(lists: Sequence[Looked[Todo]], order: str) -> Looked[Todo]:
 _FIRST_ID = UUID(int=0)
 _DueDate = Time | None
 _FIRST_TIME = datetime.min.replace(tzinfo=UTC)
-_KEYS: dict[str, tuple[Callable[[Todo], tuple[Any, ...]], Any, Any, Any]] = {
-    "created_at": (lambda todo: (todo.created_at, todo.id), Time, _FIRST_TIME, LAST_TIME),
-    "updated_at": (lambda todo: (todo.updated_at, todo.id), Time, _FIRST_TIME, LAST_TIME),
-    "due_date": (lambda todo: (todo.due_date, todo.id), _DueDate, _FIRST_TIME, LAST_TIME),
-    "priority": (lambda todo: (_RANKS[todo.priority], todo.id), Annotated[int, Meta(ge=0, le=5)], 0, 5),
-    "number": (lambda todo: (todo.number, todo.id), Annotated[int, Meta(ge=0, le=_LAST_NUMBER)], 0, _LAST_NUMBER),
+_KEYS: dict[str, tuple[Callable[[Todo], Any], Any, Any, Any]] = {
+    "created_at": (lambda todo: todo.created_at, Time, _FIRST_TIME, LAST_TIME),
+    "updated_at": (lambda todo: todo.updated_at, Time, _FIRST_TIME, LAST_TIME),
+    "due_date": (lambda todo: todo.due_date, _DueDate, _FIRST_TIME, LAST_TIME),
+    "priority": (lambda todo: _RANKS[todo.priority], Annotated[int, Meta(ge=0, le=5)], 0, 5),
+    "number": (lambda todo: todo.number, Annotated[int, Meta(ge=0, le=_LAST_NUMBER)], 0, _LAST_NUMBER),
 }
-"""Order → what its keyset is, of which type the first part is, and what lies before and behind all there can be."""
+"""Order → what a todo is ordered by, of which type that is, and what lies before and behind all there can be."""
+
+
+def _keyset(value: Callable[[Todo], Any]) -> Callable[[Todo], tuple[Any, UUID, UUID]]:
+    """With the owner at last: an import keeps ids, so todos of several owners may have one id."""
+    return lambda todo: (value(todo), todo.id, todo.user_id)

@@ -216,25 +216,15 @@ WHERE h.low >= h.high;
 
 -- list_audit(user_id uuid, table text, action text, first bigint, before bigint, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_pkey
-SELECT /* list_audit */ l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
-    l.request_id, l.at,
-    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits
-FROM (
-    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+SELECT /* list_audit */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN e.before END AS before,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN coalesce(e.next_before, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -261,41 +251,57 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
-    FROM audit_log AS e
-    WHERE e.user_id = $1
-      AND e.seq >= $4
-      AND e.seq < $5
-      AND ($2 IS NULL OR e.table_name = $2)
-      AND ($3 IS NULL OR e.action = $3)
-    ORDER BY e.seq DESC
-    LIMIT $6
-) AS l
-WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-ORDER BY l.id DESC;
+    END) END AS after,
+    e.request_id, e.at, (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) AS fits
+FROM (
+    SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at, e.next_before, e.item,
+        coalesce(
+            sum(coalesce(pg_column_size(e.before), 0) + coalesce(pg_column_size(e.next_before), 0)) OVER ahead, 0
+        ) < 4194304 AS is_read
+    FROM (
+        SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at,
+            CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END AS next_before,
+            CASE WHEN e.action <> 'delete' AND e.table_name = 'messages' THEN (
+                SELECT r.item FROM messages AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            ) END AS item
+        FROM audit_log AS e
+        WHERE e.user_id = $1
+          AND e.seq >= $4
+          AND e.seq < $5
+          AND ($2 IS NULL OR e.table_name = $2)
+          AND ($3 IS NULL OR e.action = $3)
+        ORDER BY e.seq DESC
+        LIMIT $6
+    ) AS e
+    WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS e
+WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY e.seq DESC;
 
 -- list_audit_of_row(user_id uuid, row_id uuid, table text, action text, first bigint, before bigint, looked_at integer, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_user_id_row_id_idx
-SELECT /* list_audit_of_row */ l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
-    l.request_id, l.at,
-    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits
-FROM (
-    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+SELECT /* list_audit_of_row */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN e.before END AS before,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN coalesce(e.next_before, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -322,25 +328,51 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
+    END) END AS after,
+    e.request_id, e.at, (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) AS fits
+FROM (
+    SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at, e.next_before, e.item,
+        coalesce(
+            sum(coalesce(pg_column_size(e.before), 0) + coalesce(pg_column_size(e.next_before), 0)) OVER ahead, 0
+        ) < 4194304 AS is_read
     FROM (
-        SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
-        FROM audit_log AS a
-        WHERE a.user_id = $1
-          AND a.row_id = $2
-          AND a.seq >= $5
-          AND a.seq < $6
-        ORDER BY a.seq DESC
-        LIMIT $7
+        SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at,
+            CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END AS next_before,
+            CASE WHEN e.action <> 'delete' AND e.table_name = 'messages' THEN (
+                SELECT r.item FROM messages AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            ) END AS item
+        FROM (
+            SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
+            FROM audit_log AS a
+            WHERE a.user_id = $1
+              AND a.row_id = $2
+              AND a.seq >= $5
+              AND a.seq < $6
+            ORDER BY a.seq DESC
+            LIMIT $7
+        ) AS e
+        WHERE ($3 IS NULL OR e.table_name = $3)
+          AND ($4 IS NULL OR e.action = $4)
+        ORDER BY e.seq DESC
+        LIMIT $8
     ) AS e
-    WHERE ($3 IS NULL OR e.table_name = $3)
-      AND ($4 IS NULL OR e.action = $4)
-    ORDER BY e.seq DESC
-    LIMIT $8
-) AS l
-WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-ORDER BY l.id DESC;
+    WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS e
+WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY e.seq DESC;
 
 -- find_audit_bound(user_id uuid, row_id uuid, first bigint, before bigint, looked_at integer) -> maybe int
 -- audit.sql, index audit_log_user_id_row_id_idx
@@ -356,25 +388,15 @@ LIMIT 1;
 
 -- list_changes(user_id uuid, first bigint, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_pkey
-SELECT /* list_changes */ l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
-    l.request_id, l.at,
-    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits
-FROM (
-    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+SELECT /* list_changes */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN e.before END AS before,
+    CASE WHEN (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) THEN coalesce(e.next_before, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -401,16 +423,42 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
-    FROM audit_log AS e
-    WHERE e.user_id = $1
-      AND e.seq >= $2
-    ORDER BY e.seq
-    LIMIT $3
-) AS l
-WINDOW w AS (ORDER BY l.id ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
-ORDER BY l.id;
+    END) END AS after,
+    e.request_id, e.at, (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304) AS fits
+FROM (
+    SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at, e.next_before, e.item,
+        coalesce(
+            sum(coalesce(pg_column_size(e.before), 0) + coalesce(pg_column_size(e.next_before), 0)) OVER ahead, 0
+        ) < 4194304 AS is_read
+    FROM (
+        SELECT e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at,
+            CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END AS next_before,
+            CASE WHEN e.action <> 'delete' AND e.table_name = 'messages' THEN (
+                SELECT r.item FROM messages AS r WHERE r.user_id = $1 AND r.id = e.row_id
+            ) END AS item
+        FROM audit_log AS e
+        WHERE e.user_id = $1
+          AND e.seq >= $2
+        ORDER BY e.seq
+        LIMIT $3
+    ) AS e
+    WINDOW ahead AS (ORDER BY e.seq ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
+) AS e
+WINDOW ahead AS (ORDER BY e.seq ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
+ORDER BY e.seq;
 
 -- get_change(user_id uuid, id bigint) -> maybe Change
 -- audit.sql, index audit_log_pkey
@@ -424,18 +472,17 @@ SELECT /* get_change */ e.action, e."table", e.row_id, e.before, e.after, NOT EX
   ) AS is_last
 FROM (
     SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+    coalesce(CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -462,8 +509,7 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
+    END) AS after, e.request_id, e.at
     FROM audit_log AS e
     WHERE e.user_id = $1
       AND e.seq = $2
@@ -473,18 +519,17 @@ CROSS JOIN LATERAL (SELECT e.id AS seq, e.row_id, e."table" AS table_name) AS a;
 -- get_last_change(user_id uuid, row_id uuid, table text) -> one EntryRow
 -- audit.sql, index audit_log_user_id_row_id_idx
 SELECT /* get_last_change */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = $1
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+    coalesce(CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = $1
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END, CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -511,8 +556,7 @@ SELECT /* get_last_change */ e.seq AS id, e.user_id, e.actor_id, e.action, e.tab
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at
+    END) AS after, e.request_id, e.at
 FROM audit_log AS e
 WHERE e.user_id = $1
   AND e.row_id = $2
@@ -726,10 +770,10 @@ SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_
 FROM (
     SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
     FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = $1
-        AND d.seq > $2
-        AND d.seq < (
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
+    WHERE a.user_id = $1
+      AND a.seq > (SELECT $2 - 5000)
+      AND a.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -743,12 +787,36 @@ FROM (
           9223372036854775807
       )
   )
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND d.action = 'delete'
-      AND d.table_name = 'todo_conversation_links'
-      AND r.conversation_id = a.row_id
+      AND a.action = 'delete'
+      AND a.table_name = 'todo_conversation_links'
+      AND r.conversation_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+      AND NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  )
+      AND (
+          a.seq > $2
+          OR EXISTS (
+              SELECT
+              FROM audit_log AS d
+              INNER JOIN audit_log AS b
+                  ON b.user_id = $1
+                  AND b.row_id = d.row_id
+                  AND b.table_name = d.table_name
+                  AND b.seq > $2
+                  AND b.action = 'insert'
+              WHERE d.user_id = $1
+                AND d.row_id = r.todo_id
+                AND d.table_name = 'todos'
+                AND d.seq < a.seq
+                AND d.at = a.at
+                AND d.action = 'delete'
+          )
+      )
     OFFSET 0
 ) AS found
 WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = $1 AND o.id = found.todo_id);
@@ -760,10 +828,10 @@ SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_
 FROM (
     SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
     FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = $1
-        AND d.seq > $2
-        AND d.seq < (
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
+    WHERE a.user_id = $1
+      AND a.seq > (SELECT $2 - 5000)
+      AND a.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -777,12 +845,36 @@ FROM (
           9223372036854775807
       )
   )
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND d.action = 'delete'
-      AND d.table_name = 'todo_conversation_links'
-      AND r.todo_id = a.row_id
+      AND a.action = 'delete'
+      AND a.table_name = 'todo_conversation_links'
+      AND r.todo_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+      AND NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = a.row_id
+        AND n.seq > a.seq
+        AND n.table_name = a.table_name
+  )
+      AND (
+          a.seq > $2
+          OR EXISTS (
+              SELECT
+              FROM audit_log AS d
+              INNER JOIN audit_log AS b
+                  ON b.user_id = $1
+                  AND b.row_id = d.row_id
+                  AND b.table_name = d.table_name
+                  AND b.seq > $2
+                  AND b.action = 'insert'
+              WHERE d.user_id = $1
+                AND d.row_id = r.conversation_id
+                AND d.table_name = 'conversations'
+                AND d.seq < a.seq
+                AND d.at = a.at
+                AND d.action = 'delete'
+          )
+      )
     OFFSET 0
 ) AS found
 WHERE EXISTS (SELECT FROM conversations AS o WHERE o.user_id = $1 AND o.id = found.conversation_id);
@@ -1676,15 +1768,25 @@ WHERE user_id = $1
   AND ($3 IS NULL OR version = $3)
 RETURNING id;
 
--- list_links(user_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
+-- list_links(user_id uuid, relationship_type text, after_id uuid, looked_at integer, row_limit integer) -> some Link
 -- links.sql, index todo_conversation_links_pkey
-SELECT /* list_links */ id, user_id, todo_id, conversation_id, relationship_type, created_at
-FROM todo_conversation_links
-WHERE user_id = $1
-  AND id < $3
-  AND ($2 IS NULL OR relationship_type = $2)
+SELECT /* list_links */ id, user_id, todo_id, conversation_id, relationship_type, created_at, matches, is_last
+FROM (
+    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at,
+        ($2 IS NULL OR relationship_type = $2) AS matches,
+        row_number() OVER (ORDER BY id DESC) = $4 AS is_last
+    FROM (
+        SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+        FROM todo_conversation_links
+        WHERE user_id = $1
+          AND id < $3
+        ORDER BY id DESC
+        LIMIT $4
+    ) AS l
+) AS l
+WHERE matches OR is_last
 ORDER BY id DESC
-LIMIT $4;
+LIMIT $5;
 
 -- list_links_of_todo(user_id uuid, todo_id uuid, conversation_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
 -- links.sql, index todo_conversation_links_key
@@ -1723,6 +1825,14 @@ SELECT /* find_conversation */ id
 FROM conversations
 WHERE user_id = $1
   AND id = $2;
+
+-- lock_conversation(user_id uuid, id uuid) -> maybe UUID
+-- messages.sql, index conversations_pkey
+SELECT /* lock_conversation */ id
+FROM conversations
+WHERE user_id = $1
+  AND id = $2
+FOR NO KEY UPDATE;
 
 -- find_last_position(user_id uuid, id uuid) -> maybe int
 -- messages.sql, index conversations_pkey
@@ -2119,12 +2229,16 @@ FROM todos
 WHERE user_id = $1
   AND id = $2
 UNION ALL
-SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+(
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at
-FROM todos
-WHERE assigned_to = $1
-  AND user_id <> $1
-  AND id = $2
+    FROM todos
+    WHERE assigned_to = $1
+      AND user_id <> $1
+      AND id = $2
+    ORDER BY user_id
+    LIMIT 1
+)
 LIMIT 1;
 
 -- get_todo_by_number(user_id uuid, number bigint) -> maybe Todo
@@ -2157,10 +2271,16 @@ SET title = coalesce($4, title),
     completed_at = CASE WHEN $13 THEN $14 ELSE completed_at END,
     metadata = coalesce($15, metadata)
 WHERE (user_id = $1 OR assigned_to = $1)
-  -- An import keeps ids, so somebody else may have a todo of the same one: then one's own is meant, and never both.
+  -- Of several todos with one id the same one is meant as in get_todo.
   AND (
       user_id = $1
-      OR NOT EXISTS (SELECT FROM todos AS o WHERE o.user_id = $1 AND o.id = todos.id)
+      OR NOT EXISTS (
+          SELECT
+          FROM todos AS o
+          WHERE (o.user_id = $1 OR o.assigned_to = $1)
+            AND (o.user_id = $1 OR o.user_id < todos.user_id)
+            AND o.id = todos.id
+      )
   )
   AND id = CASE
           WHEN $2 IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = $1 AND t.number = $3)
@@ -2192,553 +2312,213 @@ WHERE user_id = $1
 ORDER BY created_at DESC, id DESC
 LIMIT $5;
 
--- list_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_created_at_idx
 SELECT /* list_todos_by_created_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY created_at, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY created_at, id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND (created_at, id) > ($1, $3)
+          AND (created_at, id, user_id) > ($1, $3, $4)
         ORDER BY created_at, id
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY created_at, id
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_created_at_idx
 SELECT /* list_todos_by_created_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY created_at DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY created_at DESC, id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND (created_at, id) < ($1, $3)
+          AND (created_at, id, user_id) < ($1, $3, $4)
         ORDER BY created_at DESC, id DESC
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY created_at DESC, id DESC
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
 SELECT /* list_todos_by_updated_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) > ($1, $3)
+          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) > ($1, $3, $4)
         ORDER BY updated_hour, updated_at, id
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY updated_hour, updated_at, id
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_updated_hour_idx
 SELECT /* list_todos_by_updated_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) < ($1, $3)
+          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) < ($1, $3, $4)
         ORDER BY updated_hour DESC, updated_at DESC, id DESC
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY updated_hour DESC, updated_at DESC, id DESC
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
 SELECT /* list_todos_by_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY due_date, id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND (due_date, id) > ($1, $3)
+          AND (due_date, id, user_id) > ($1, $3, $4)
         ORDER BY due_date, id
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY due_date, id
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
 SELECT /* list_todos_by_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY due_date DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
-          AND (due_date, id) < ($1, $3)
+          AND (due_date, id, user_id) < ($1, $3, $4)
         ORDER BY due_date DESC, id DESC
-        LIMIT $4
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
 ORDER BY due_date DESC, id DESC
-LIMIT $5;
+LIMIT $6;
 
--- list_todos_by_no_due_date(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_no_due_date(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_user_id_due_date_idx
 SELECT /* list_todos_by_no_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date >= $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($12 IS NULL OR metadata @> $12) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $3 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $1
-          AND due_date IS NULL AND id > $2
-        ORDER BY due_date, id
-        LIMIT $3
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY due_date, id
-LIMIT $4;
-
--- list_todos_by_no_due_date_desc(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_due_date_idx
-SELECT /* list_todos_by_no_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date >= $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($12 IS NULL OR metadata @> $12) AS matches,
-        row_number() OVER (ORDER BY due_date DESC, id DESC) = $3 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $1
-          AND due_date IS NULL AND id < $2
-        ORDER BY due_date DESC, id DESC
-        LIMIT $3
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY due_date DESC, id DESC
-LIMIT $4;
-
--- list_todos_by_priority(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_priority_rank_idx
-SELECT /* list_todos_by_priority */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY priority_rank, id) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $2
-          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) > ($1, $3)
-        ORDER BY priority_rank, id
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY priority_rank, id
-LIMIT $5;
-
--- list_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_priority_rank_idx
-SELECT /* list_todos_by_priority_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY priority_rank DESC, id DESC) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $2
-          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) < ($1, $3)
-        ORDER BY priority_rank DESC, id DESC
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY priority_rank DESC, id DESC
-LIMIT $5;
-
--- list_todos_by_number(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_number_key
-SELECT /* list_todos_by_number */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY number, id) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $2
-          AND (number, id) > ($1, $3)
-        ORDER BY number, id
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY number, id
-LIMIT $5;
-
--- list_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_user_id_number_key
-SELECT /* list_todos_by_number_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY number DESC, id DESC) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE user_id = $2
-          AND (number, id) < ($1, $3)
-        ORDER BY number DESC, id DESC
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY number DESC, id DESC
-LIMIT $5;
-
--- list_assigned_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_created_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY created_at, id) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE assigned_to = $2
-          AND (created_at, id) > ($1, $3)
-        ORDER BY created_at, id
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY created_at, id
-LIMIT $5;
-
--- list_assigned_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_created_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY created_at DESC, id DESC) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE assigned_to = $2
-          AND (created_at, id) < ($1, $3)
-        ORDER BY created_at DESC, id DESC
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY created_at DESC, id DESC
-LIMIT $5;
-
--- list_assigned_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_updated_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE assigned_to = $2
-          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) > ($1, $3)
-        ORDER BY updated_hour, updated_at, id
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY updated_hour, updated_at, id
-LIMIT $5;
-
--- list_assigned_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_updated_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, matches, is_last
-FROM (
-    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
-        SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
-    ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $4 AS is_last
-    FROM (
-        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
-        FROM todos
-        WHERE assigned_to = $2
-          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id) < ($1, $3)
-        ORDER BY updated_hour DESC, updated_at DESC, id DESC
-        LIMIT $4
-    ) AS todos
-) AS todos
-WHERE matches OR is_last
-ORDER BY updated_hour DESC, updated_at DESC, id DESC
-LIMIT $5;
-
--- list_assigned_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2760,8 +2540,8 @@ FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
-        WHERE assigned_to = $2
-          AND (due_date, id) > ($1, $3)
+        WHERE user_id = $1
+          AND due_date IS NULL AND (id, user_id) > ($2, $3)
         ORDER BY due_date, id
         LIMIT $4
     ) AS todos
@@ -2770,9 +2550,9 @@ WHERE matches OR is_last
 ORDER BY due_date, id
 LIMIT $5;
 
--- list_assigned_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
--- todos.sql, index todos_assigned_to_idx
-SELECT /* list_assigned_todos_by_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+-- list_todos_by_no_due_date_desc(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_due_date_idx
+SELECT /* list_todos_by_no_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
@@ -2794,8 +2574,8 @@ FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
-        WHERE assigned_to = $2
-          AND (due_date, id) < ($1, $3)
+        WHERE user_id = $1
+          AND due_date IS NULL AND (id, user_id) < ($2, $3)
         ORDER BY due_date DESC, id DESC
         LIMIT $4
     ) AS todos
@@ -2804,209 +2584,549 @@ WHERE matches OR is_last
 ORDER BY due_date DESC, id DESC
 LIMIT $5;
 
--- list_assigned_todos_by_no_due_date(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_todos_by_priority(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_priority_rank_idx
+SELECT /* list_todos_by_priority */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY priority_rank, id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) > ($1, $3, $4)
+        ORDER BY priority_rank, id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY priority_rank, id
+LIMIT $6;
+
+-- list_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_priority_rank_idx
+SELECT /* list_todos_by_priority_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY priority_rank DESC, id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) < ($1, $3, $4)
+        ORDER BY priority_rank DESC, id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY priority_rank DESC, id DESC
+LIMIT $6;
+
+-- list_todos_by_number(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_number_key
+SELECT /* list_todos_by_number */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY number, id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (number, id, user_id) > ($1, $3, $4)
+        ORDER BY number, id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY number, id
+LIMIT $6;
+
+-- list_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_user_id_number_key
+SELECT /* list_todos_by_number_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY number DESC, id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE user_id = $2
+          AND (number, id, user_id) < ($1, $3, $4)
+        ORDER BY number DESC, id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY number DESC, id DESC
+LIMIT $6;
+
+-- list_assigned_todos_by_created_at(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_created_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY created_at, id, user_id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (created_at, id, user_id) > ($1, $3, $4)
+        ORDER BY created_at, id, user_id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY created_at, id, user_id
+LIMIT $6;
+
+-- list_assigned_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_created_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY created_at DESC, id DESC, user_id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (created_at, id, user_id) < ($1, $3, $4)
+        ORDER BY created_at DESC, id DESC, user_id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY created_at DESC, id DESC, user_id DESC
+LIMIT $6;
+
+-- list_assigned_todos_by_updated_at(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_updated_at */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY updated_hour, updated_at, id, user_id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) > ($1, $3, $4)
+        ORDER BY updated_hour, updated_at, id, user_id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY updated_hour, updated_at, id, user_id
+LIMIT $6;
+
+-- list_assigned_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_updated_at_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC, user_id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND updated_hour <= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) < ($1, $3, $4)
+        ORDER BY updated_hour DESC, updated_at DESC, id DESC, user_id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY updated_hour DESC, updated_at DESC, id DESC, user_id DESC
+LIMIT $6;
+
+-- list_assigned_todos_by_due_date(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY due_date, id, user_id) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (due_date, id, user_id) > ($1, $3, $4)
+        ORDER BY due_date, id, user_id
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date, id, user_id
+LIMIT $6;
+
+-- list_assigned_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- todos.sql, index todos_assigned_to_idx
+SELECT /* list_assigned_todos_by_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, matches, is_last
+FROM (
+    SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
+        SELECT
+        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+    ))
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC, user_id DESC) = $5 AS is_last
+    FROM (
+        SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
+    completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
+        FROM todos
+        WHERE assigned_to = $2
+          AND (due_date, id, user_id) < ($1, $3, $4)
+        ORDER BY due_date DESC, id DESC, user_id DESC
+        LIMIT $5
+    ) AS todos
+) AS todos
+WHERE matches OR is_last
+ORDER BY due_date DESC, id DESC, user_id DESC
+LIMIT $6;
+
+-- list_assigned_todos_by_no_due_date(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_no_due_date */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date >= $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date >= $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($12 IS NULL OR metadata @> $12) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $3 AS is_last
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY due_date, id, user_id) = $4 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $1
-          AND due_date IS NULL AND id > $2
-        ORDER BY due_date, id
-        LIMIT $3
+          AND due_date IS NULL AND (id, user_id) > ($2, $3)
+        ORDER BY due_date, id, user_id
+        LIMIT $4
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id
-LIMIT $4;
+ORDER BY due_date, id, user_id
+LIMIT $5;
 
--- list_assigned_todos_by_no_due_date_desc(user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_no_due_date_desc(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_no_due_date_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($5 IS NULL OR status = ANY ($5))
-    AND ($6 IS NULL OR completed = $6)
-    AND ($7 IS NULL OR priority = ANY ($7))
-    AND ($8 IS NULL OR due_date < $8)
-    AND ($9 IS NULL OR due_date >= $9)
-    AND ($10 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $10)
-    AND ($11 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
+    AND ($7 IS NULL OR completed = $7)
+    AND ($8 IS NULL OR priority = ANY ($8))
+    AND ($9 IS NULL OR due_date < $9)
+    AND ($10 IS NULL OR due_date >= $10)
+    AND ($11 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
+    AND ($12 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($11::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($12 IS NULL OR metadata @> $12) AS matches,
-        row_number() OVER (ORDER BY due_date DESC, id DESC) = $3 AS is_last
+    AND ($13 IS NULL OR metadata @> $13) AS matches,
+        row_number() OVER (ORDER BY due_date DESC, id DESC, user_id DESC) = $4 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $1
-          AND due_date IS NULL AND id < $2
-        ORDER BY due_date DESC, id DESC
-        LIMIT $3
+          AND due_date IS NULL AND (id, user_id) < ($2, $3)
+        ORDER BY due_date DESC, id DESC, user_id DESC
+        LIMIT $4
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date DESC, id DESC
-LIMIT $4;
+ORDER BY due_date DESC, id DESC, user_id DESC
+LIMIT $5;
 
--- list_assigned_todos_by_priority(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_priority(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_priority */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY priority_rank, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY priority_rank, id, user_id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
-          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) > ($1, $3)
-        ORDER BY priority_rank, id
-        LIMIT $4
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) > ($1, $3, $4)
+        ORDER BY priority_rank, id, user_id
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY priority_rank, id
-LIMIT $5;
+ORDER BY priority_rank, id, user_id
+LIMIT $6;
 
--- list_assigned_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_priority_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY priority_rank DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY priority_rank DESC, id DESC, user_id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
-          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id) < ($1, $3)
-        ORDER BY priority_rank DESC, id DESC
-        LIMIT $4
+          AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) < ($1, $3, $4)
+        ORDER BY priority_rank DESC, id DESC, user_id DESC
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY priority_rank DESC, id DESC
-LIMIT $5;
+ORDER BY priority_rank DESC, id DESC, user_id DESC
+LIMIT $6;
 
--- list_assigned_todos_by_number(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_number(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_number */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY number, id) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY number, id, user_id) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
-          AND (number, id) > ($1, $3)
-        ORDER BY number, id
-        LIMIT $4
+          AND (number, id, user_id) > ($1, $3, $4)
+        ORDER BY number, id, user_id
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY number, id
-LIMIT $5;
+ORDER BY number, id, user_id
+LIMIT $6;
 
--- list_assigned_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
+-- list_assigned_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
 -- todos.sql, index todos_assigned_to_idx
 SELECT /* list_assigned_todos_by_number_desc */ id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
-    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($6 IS NULL OR status = ANY ($6))
-    AND ($7 IS NULL OR completed = $7)
-    AND ($8 IS NULL OR priority = ANY ($8))
-    AND ($9 IS NULL OR due_date < $9)
-    AND ($10 IS NULL OR due_date >= $10)
-    AND ($11 IS NULL
-        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
-    AND ($12 IS NULL OR NOT EXISTS (
+    completed_at, metadata, version, created_at, updated_at, updated_hour, priority_rank, ($7 IS NULL OR status = ANY ($7))
+    AND ($8 IS NULL OR completed = $8)
+    AND ($9 IS NULL OR priority = ANY ($9))
+    AND ($10 IS NULL OR due_date < $10)
+    AND ($11 IS NULL OR due_date >= $11)
+    AND ($12 IS NULL
+        OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
+    AND ($13 IS NULL OR NOT EXISTS (
         SELECT
         FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
-        JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
+        JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
-    AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY number DESC, id DESC) = $4 AS is_last
+    AND ($14 IS NULL OR metadata @> $14) AS matches,
+        row_number() OVER (ORDER BY number DESC, id DESC, user_id DESC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
-          AND (number, id) < ($1, $3)
-        ORDER BY number DESC, id DESC
-        LIMIT $4
+          AND (number, id, user_id) < ($1, $3, $4)
+        ORDER BY number DESC, id DESC, user_id DESC
+        LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY number DESC, id DESC
-LIMIT $5;
+ORDER BY number DESC, id DESC, user_id DESC
+LIMIT $6;
 
 -- find_todo(user_id uuid, id uuid, number bigint) -> maybe UUID
 -- todos.sql, index todos_pkey

@@ -20,7 +20,7 @@ async def newest_first(
     question: Any,
     complete: Callable[[list[Any]], int] = len,
 ) -> Page[Any]:
-    """A page by ``updated_at``, the newest first, of rows that have it and an ``id``.
+    """A page by ``updated_at``, the newest first, of rows that have it, an ``id`` and a ``user_id``.
 
     A row that is changed while the list is walked jumps to its top, past which the walk has come. So behind the oldest
     rows come those that were changed since the first page was read, some of them again: no row that stays is missed,
@@ -29,19 +29,26 @@ async def newest_first(
     ``ask`` gets ``limit + 1`` rows behind each of some places, an order and a key; ``complete`` says how many of the
     first rows can be answered.
     """
+    down: Looked[Any]
+    up: Looked[Any] = Looked([], None)
     if cursor is None:
-        (found,) = await ask(("-updated_at", LAST_TIME, LAST_ID))
-        newest = found.rows[0] if found.rows else found.last
-        since = LAST_TIME if newest is None else newest.updated_at
+        now = datetime.now(UTC)
+        (down,) = await ask(("-updated_at", LAST_TIME, LAST_ID, LAST_ID))
+        newest = down.rows[0] if down.rows else down.last
+        # An import may have brought rows from a clock that is ahead of this one.
+        since = now if newest is None else min(newest.updated_at, now)
     else:
-        is_up, after, after_id, since = decode_cursor(cursor, question, tuple[bool, Time, UUID, Time])
+        is_up, *key, since = decode_cursor(cursor, question, tuple[bool, Time, UUID, UUID, Time])
         if is_up:
-            (found,) = await ask(("updated_at", after, after_id))
+            down = Looked([], None)
+            (up,) = await ask(("updated_at", *key))
         else:
-            found = one_behind_the_other(*await ask(("-updated_at", after, after_id), ("updated_at", since, LAST_ID)))
+            down, up = await ask(("-updated_at", *key), ("updated_at", since, LAST_ID, LAST_ID))
+    found = one_behind_the_other(down, up)
 
-    def place(row: Any) -> tuple[bool, datetime, UUID, datetime]:
-        return row.updated_at > since, row.updated_at, row.id, since
+    def place(row: Any) -> tuple[bool, datetime, UUID, UUID, datetime]:
+        is_up = any(row is other for other in (*up.rows, up.last))
+        return is_up, row.updated_at, row.id, row.user_id, since
 
     rows = found.rows[: limit + 1]
     return page_of(rows, min(limit, complete(rows)), question, place, found.last)

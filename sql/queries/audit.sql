@@ -2,22 +2,24 @@
 -- seq, and the way back. seq has no holes, and `at` never goes back with it: the feed needs no other proof that nothing
 -- is missing.
 
--- slot: entry_columns
--- An entry of audit_log AS e with what its row was before and after it. What an entry made of its row is the old row of
--- the row's next entry, else the row that is there. (An import may bring rows of two tables with one id.)
-e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
-    CASE WHEN e.action <> 'delete' THEN coalesce(
-        (
-            SELECT n.before
-            FROM audit_log AS n
-            WHERE n.user_id = %(user_id)s
-              AND n.row_id = e.row_id
-              AND n.seq > e.seq
-              AND n.table_name = e.table_name
-              AND n.before IS NOT NULL
-            ORDER BY n.seq
-            LIMIT 1
-        ),
+-- slot: next_before
+-- What the next entry of the row has as its old row: what entry e made of it. (An import may bring rows of two tables
+-- with one id.)
+CASE WHEN e.action <> 'delete' THEN (
+        SELECT n.before
+        FROM audit_log AS n
+        WHERE n.user_id = %(user_id)s
+          AND n.row_id = e.row_id
+          AND n.seq > e.seq
+          AND n.table_name = e.table_name
+          AND n.before IS NOT NULL
+        ORDER BY n.seq
+        LIMIT 1
+    ) END;
+
+-- slot: row_now
+-- What the last entry e of a row made of it: the row that is there.
+CASE WHEN e.action <> 'delete' THEN
         CASE e.table_name
             WHEN 'todos' THEN (
                 SELECT to_jsonb(r) - 'completed' - 'updated_hour'
@@ -44,16 +46,45 @@ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = %(user_id)s AND r.id = e.row_id
             )
         END
-    ) END AS after,
-    e.request_id, e.at;
+    END;
 
--- slot: bounded_entry_columns
--- An entry of a page l, with its rows unless those of the entries before it have 4 MiB already.
-l.id, l.user_id, l.actor_id, l.action, l."table", l.row_id,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.before END AS before,
-    CASE WHEN coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 THEN l.after END AS after,
-    l.request_id, l.at,
-    coalesce(sum(octet_length(concat(l.before, l.after))) OVER w, 0) < 4194304 AS fits;
+-- slot: entry_columns
+-- An entry of audit_log AS e with what its row was before and after it.
+e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+    coalesce({next_before}, {row_now}) AS after, e.request_id, e.at;
+
+-- A page has about 4 MiB, and reads little more. Its values pass through the steps below unread, as pointers to where
+-- they are stored; what is read of them is what lies within 4 MiB as it is stored, and what is answered is what lies
+-- within 4 MiB as it is when unpacked. Of a row that is there only the item is counted: all else of it is small.
+
+-- slot: stored_entry
+-- An entry of audit_log AS e with the values that hold what its row was after it.
+e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at,
+            {next_before} AS next_before,
+            CASE WHEN e.action <> 'delete' AND e.table_name = 'messages' THEN (
+                SELECT r.item FROM messages AS r WHERE r.user_id = %(user_id)s AND r.id = e.row_id
+            ) END AS item;
+
+-- slot: measured_entry
+-- The same, and whether it is to be read.
+e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at, e.next_before, e.item,
+        coalesce(
+            sum(coalesce(pg_column_size(e.before), 0) + coalesce(pg_column_size(e.next_before), 0)) OVER ahead, 0
+        ) < 4194304 AS is_read;
+
+-- slot: fits
+-- Whether the entry is to be answered. (What || answers is unpacked; octet_length() of a text knows without reading it.)
+(e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
+        coalesce(pg_column_size(e.before || '{}'), 0)
+            + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
+    END) OVER ahead, 0) < 4194304);
+
+-- slot: listed_entry
+-- An entry as it is answered: without its rows where it doesn't fit.
+e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,
+    CASE WHEN {fits} THEN e.before END AS before,
+    CASE WHEN {fits} THEN coalesce(e.next_before, {row_now}) END AS after,
+    e.request_id, e.at, {fits} AS fits;
 
 -- name: get_trail
 -- The numbers of the oldest and the newest entry; no row where there is none.
@@ -105,20 +136,24 @@ WHERE h.low >= h.high;
 -- param row_limit: integer
 -- returns: many ListedEntryRow
 -- index: audit_log_pkey
-SELECT {bounded_entry_columns}
+SELECT {listed_entry}
 FROM (
-    SELECT {entry_columns}
-    FROM audit_log AS e
-    WHERE e.user_id = %(user_id)s
-      AND e.seq >= %(first)s
-      AND e.seq < %(before)s
-      AND (%(table)s IS NULL OR e.table_name = %(table)s)
-      AND (%(action)s IS NULL OR e.action = %(action)s)
-    ORDER BY e.seq DESC
-    LIMIT %(row_limit)s
-) AS l
-WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-ORDER BY l.id DESC;
+    SELECT {measured_entry}
+    FROM (
+        SELECT {stored_entry}
+        FROM audit_log AS e
+        WHERE e.user_id = %(user_id)s
+          AND e.seq >= %(first)s
+          AND e.seq < %(before)s
+          AND (%(table)s IS NULL OR e.table_name = %(table)s)
+          AND (%(action)s IS NULL OR e.action = %(action)s)
+        ORDER BY e.seq DESC
+        LIMIT %(row_limit)s
+    ) AS e
+    WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS e
+WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY e.seq DESC;
 
 -- name: list_audit_of_row
 -- The same for one row. Looks at so many of its entries at most.
@@ -132,26 +167,30 @@ ORDER BY l.id DESC;
 -- param row_limit: integer
 -- returns: many ListedEntryRow
 -- index: audit_log_user_id_row_id_idx
-SELECT {bounded_entry_columns}
+SELECT {listed_entry}
 FROM (
-    SELECT {entry_columns}
+    SELECT {measured_entry}
     FROM (
-        SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
-        FROM audit_log AS a
-        WHERE a.user_id = %(user_id)s
-          AND a.row_id = %(row_id)s
-          AND a.seq >= %(first)s
-          AND a.seq < %(before)s
-        ORDER BY a.seq DESC
-        LIMIT %(looked_at)s
+        SELECT {stored_entry}
+        FROM (
+            SELECT a.user_id, a.seq, a.at, a.actor_id, a.row_id, a.action, a.table_name, a.before, a.request_id
+            FROM audit_log AS a
+            WHERE a.user_id = %(user_id)s
+              AND a.row_id = %(row_id)s
+              AND a.seq >= %(first)s
+              AND a.seq < %(before)s
+            ORDER BY a.seq DESC
+            LIMIT %(looked_at)s
+        ) AS e
+        WHERE (%(table)s IS NULL OR e.table_name = %(table)s)
+          AND (%(action)s IS NULL OR e.action = %(action)s)
+        ORDER BY e.seq DESC
+        LIMIT %(row_limit)s
     ) AS e
-    WHERE (%(table)s IS NULL OR e.table_name = %(table)s)
-      AND (%(action)s IS NULL OR e.action = %(action)s)
-    ORDER BY e.seq DESC
-    LIMIT %(row_limit)s
-) AS l
-WINDOW w AS (ORDER BY l.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-ORDER BY l.id DESC;
+    WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS e
+WINDOW ahead AS (ORDER BY e.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+ORDER BY e.seq DESC;
 
 -- name: find_audit_bound
 -- The last of the entries that list_audit_of_row looked at, if there were so many.
@@ -179,17 +218,21 @@ LIMIT 1;
 -- param row_limit: integer
 -- returns: many ListedEntryRow
 -- index: audit_log_pkey
-SELECT {bounded_entry_columns}
+SELECT {listed_entry}
 FROM (
-    SELECT {entry_columns}
-    FROM audit_log AS e
-    WHERE e.user_id = %(user_id)s
-      AND e.seq >= %(first)s
-    ORDER BY e.seq
-    LIMIT %(row_limit)s
-) AS l
-WINDOW w AS (ORDER BY l.id ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
-ORDER BY l.id;
+    SELECT {measured_entry}
+    FROM (
+        SELECT {stored_entry}
+        FROM audit_log AS e
+        WHERE e.user_id = %(user_id)s
+          AND e.seq >= %(first)s
+        ORDER BY e.seq
+        LIMIT %(row_limit)s
+    ) AS e
+    WINDOW ahead AS (ORDER BY e.seq ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
+) AS e
+WINDOW ahead AS (ORDER BY e.seq ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)
+ORDER BY e.seq;
 
 -- The way back. Each undo of an update checks in its WHERE that the row is still what the entry made it, each undo of a
 -- delete that nothing came after; app.restoring is on, so that the rules of transitions and due dates don't bind it.
@@ -458,8 +501,12 @@ FROM (
 ) AS found
 ORDER BY position;
 
--- name: restore_conversation_links
--- The links that went with a conversation, to todos that are there.
+-- name: restore_{noun}_links
+-- The links that went with a {noun}, to {other}s that are there. And those that had gone with their {other}, not long
+-- before, which came back while the {noun} was gone and could not bring them.
+-- fill: noun | other
+-- with: conversation | todo
+-- with: todo | conversation
 -- param user_id: uuid
 -- param id: bigint
 -- returns: count
@@ -469,41 +516,33 @@ SELECT %(user_id)s, {link_row}
 FROM (
     SELECT {restored_link}
     FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = %(user_id)s
-        AND d.seq > %(id)s
-        AND d.seq < {end_of_transaction}
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
     WHERE a.user_id = %(user_id)s
-      AND a.seq = %(id)s
-      AND d.action = 'delete'
-      AND d.table_name = 'todo_conversation_links'
-      AND r.conversation_id = a.row_id
+      AND a.seq > (SELECT %(id)s - 5000)
+      AND a.seq < {end_of_transaction}
+      AND a.action = 'delete'
+      AND a.table_name = 'todo_conversation_links'
+      AND r.{noun}_id = {changed_row}
+      AND {is_last}
+      AND (
+          a.seq > %(id)s
+          OR EXISTS (
+              SELECT
+              FROM audit_log AS d
+              INNER JOIN audit_log AS b
+                  ON b.user_id = %(user_id)s
+                  AND b.row_id = d.row_id
+                  AND b.table_name = d.table_name
+                  AND b.seq > %(id)s
+                  AND b.action = 'insert'
+              WHERE d.user_id = %(user_id)s
+                AND d.row_id = r.{other}_id
+                AND d.table_name = '{other}s'
+                AND d.seq < a.seq
+                AND d.at = a.at
+                AND d.action = 'delete'
+          )
+      )
     OFFSET 0
 ) AS found
-WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = %(user_id)s AND o.id = found.todo_id);
-
--- name: restore_todo_links
--- The links that went with a todo, to conversations that are there.
--- param user_id: uuid
--- param id: bigint
--- returns: count
--- index: todo_conversation_links_pkey
-INSERT INTO todo_conversation_links (user_id, {link_row})
-SELECT %(user_id)s, {link_row}
-FROM (
-    SELECT {restored_link}
-    FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = %(user_id)s
-        AND d.seq > %(id)s
-        AND d.seq < {end_of_transaction}
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, d.before) AS r
-    WHERE a.user_id = %(user_id)s
-      AND a.seq = %(id)s
-      AND d.action = 'delete'
-      AND d.table_name = 'todo_conversation_links'
-      AND r.todo_id = a.row_id
-    OFFSET 0
-) AS found
-WHERE EXISTS (SELECT FROM conversations AS o WHERE o.user_id = %(user_id)s AND o.id = found.conversation_id);
+WHERE EXISTS (SELECT FROM {other}s AS o WHERE o.user_id = %(user_id)s AND o.id = found.{other}_id);

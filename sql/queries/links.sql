@@ -68,18 +68,29 @@ WHERE user_id = %(user_id)s
 RETURNING id;
 
 -- name: list_links
--- Newest first: ids of version 7 are in order of time.
+-- Those that match among so many behind a place, newest first: ids of version 7 are in order of time.
 -- param user_id: uuid
 -- param relationship_type: text
 -- param after_id: uuid
+-- param looked_at: integer
 -- param row_limit: integer
--- returns: many Link
+-- returns: some Link
 -- index: todo_conversation_links_pkey
-SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
-FROM todo_conversation_links
-WHERE user_id = %(user_id)s
-  AND id < %(after_id)s
-  AND (%(relationship_type)s IS NULL OR relationship_type = %(relationship_type)s)
+SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at, matches, is_last
+FROM (
+    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at,
+        (%(relationship_type)s IS NULL OR relationship_type = %(relationship_type)s) AS matches,
+        row_number() OVER (ORDER BY id DESC) = %(looked_at)s AS is_last
+    FROM (
+        SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+        FROM todo_conversation_links
+        WHERE user_id = %(user_id)s
+          AND id < %(after_id)s
+        ORDER BY id DESC
+        LIMIT %(looked_at)s
+    ) AS l
+) AS l
+WHERE matches OR is_last
 ORDER BY id DESC
 LIMIT %(row_limit)s;
 

@@ -19,6 +19,20 @@ FROM conversations
 WHERE user_id = %(user_id)s
   AND id = %(id)s;
 
+-- name: lock_conversation
+-- Keeps other writers away, ahead of a statement that deletes messages. That one then sees what the writer before has
+-- committed; and since every writer locks the conversation first, none of them wait for each other in a circle.
+-- param user_id: uuid
+-- param id: uuid
+-- returns: maybe UUID
+-- writes: yes
+-- index: conversations_pkey
+SELECT id
+FROM conversations
+WHERE user_id = %(user_id)s
+  AND id = %(id)s
+FOR NO KEY UPDATE;
+
 -- name: find_last_position
 -- The highest position that a conversation's messages ever had.
 -- param user_id: uuid

@@ -34,7 +34,8 @@ id, number, user_id, title, description, status, completed, priority, due_date, 
     AND (%(contains)s IS NULL OR metadata @> %(contains)s);
 
 -- name: get_todo
--- One of the caller's own todos, or one assigned to them. The second half runs only when the first finds nothing.
+-- One of the caller's own todos, or one assigned to them. The second half runs only when the first finds nothing. (An
+-- import keeps ids, so todos of several owners may have one id: then that of the smallest owner's id is meant.)
 -- param user_id: uuid
 -- param id: uuid
 -- returns: maybe Todo
@@ -44,11 +45,15 @@ FROM todos
 WHERE user_id = %(user_id)s
   AND id = %(id)s
 UNION ALL
-SELECT {todo_columns}
-FROM todos
-WHERE assigned_to = %(user_id)s
-  AND user_id <> %(user_id)s
-  AND id = %(id)s
+(
+    SELECT {todo_columns}
+    FROM todos
+    WHERE assigned_to = %(user_id)s
+      AND user_id <> %(user_id)s
+      AND id = %(id)s
+    ORDER BY user_id
+    LIMIT 1
+)
 LIMIT 1;
 
 -- name: get_todo_by_number
@@ -115,10 +120,16 @@ SET title = coalesce(%(title)s, title),
     completed_at = CASE WHEN %(set_completed_at)s THEN %(completed_at)s ELSE completed_at END,
     metadata = coalesce(%(metadata)s, metadata)
 WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
-  -- An import keeps ids, so somebody else may have a todo of the same one: then one's own is meant, and never both.
+  -- Of several todos with one id the same one is meant as in get_todo.
   AND (
       user_id = %(user_id)s
-      OR NOT EXISTS (SELECT FROM todos AS o WHERE o.user_id = %(user_id)s AND o.id = todos.id)
+      OR NOT EXISTS (
+          SELECT
+          FROM todos AS o
+          WHERE (o.user_id = %(user_id)s OR o.assigned_to = %(user_id)s)
+            AND (o.user_id = %(user_id)s OR o.user_id < todos.user_id)
+            AND o.id = todos.id
+      )
   )
   AND id = CASE
           WHEN %(id)s IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = %(user_id)s AND t.number = %(number)s)
@@ -169,35 +180,36 @@ LIMIT %(row_limit)s;
 -- name: list_{todos}_by_{order}
 -- Those that match among so many of the caller's own todos, or of those assigned to them, in the list's order. Todos
 -- without a due date are a list of their own, behind the others. What is assigned to a user is few beside what they own:
--- it is read and sorted for each page.
+-- it is read and sorted for each page. Of several owners some may have one id.
 -- fill: todos | order | owner | after | beyond | by | index
--- with: todos | created_at | user_id | param after: timestamptz | (created_at, id) > (%(after)s, %(after_id)s) | created_at, id | todos_user_id_created_at_idx
--- with: todos | created_at_desc | user_id | param after: timestamptz | (created_at, id) < (%(after)s, %(after_id)s) | created_at DESC, id DESC | todos_user_id_created_at_idx
--- with: todos | updated_at | user_id | param after: timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) > (%(after)s, %(after_id)s) | updated_hour, updated_at, id | todos_user_id_updated_hour_idx
--- with: todos | updated_at_desc | user_id | param after: timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) < (%(after)s, %(after_id)s) | updated_hour DESC, updated_at DESC, id DESC | todos_user_id_updated_hour_idx
--- with: todos | due_date | user_id | param after: timestamptz | (due_date, id) > (%(after)s, %(after_id)s) | due_date, id | todos_user_id_due_date_idx
--- with: todos | due_date_desc | user_id | param after: timestamptz | (due_date, id) < (%(after)s, %(after_id)s) | due_date DESC, id DESC | todos_user_id_due_date_idx
--- with: todos | no_due_date | user_id | | due_date IS NULL AND id > %(after_id)s | due_date, id | todos_user_id_due_date_idx
--- with: todos | no_due_date_desc | user_id | | due_date IS NULL AND id < %(after_id)s | due_date DESC, id DESC | todos_user_id_due_date_idx
--- with: todos | priority | user_id | param after: integer | ({priority_rank}, id) > (%(after)s, %(after_id)s) | priority_rank, id | todos_user_id_priority_rank_idx
--- with: todos | priority_desc | user_id | param after: integer | ({priority_rank}, id) < (%(after)s, %(after_id)s) | priority_rank DESC, id DESC | todos_user_id_priority_rank_idx
--- with: todos | number | user_id | param after: bigint | (number, id) > (%(after)s, %(after_id)s) | number, id | todos_user_id_number_key
--- with: todos | number_desc | user_id | param after: bigint | (number, id) < (%(after)s, %(after_id)s) | number DESC, id DESC | todos_user_id_number_key
--- with: assigned_todos | created_at | assigned_to | param after: timestamptz | (created_at, id) > (%(after)s, %(after_id)s) | created_at, id | todos_assigned_to_idx
--- with: assigned_todos | created_at_desc | assigned_to | param after: timestamptz | (created_at, id) < (%(after)s, %(after_id)s) | created_at DESC, id DESC | todos_assigned_to_idx
--- with: assigned_todos | updated_at | assigned_to | param after: timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) > (%(after)s, %(after_id)s) | updated_hour, updated_at, id | todos_assigned_to_idx
--- with: assigned_todos | updated_at_desc | assigned_to | param after: timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id) < (%(after)s, %(after_id)s) | updated_hour DESC, updated_at DESC, id DESC | todos_assigned_to_idx
--- with: assigned_todos | due_date | assigned_to | param after: timestamptz | (due_date, id) > (%(after)s, %(after_id)s) | due_date, id | todos_assigned_to_idx
--- with: assigned_todos | due_date_desc | assigned_to | param after: timestamptz | (due_date, id) < (%(after)s, %(after_id)s) | due_date DESC, id DESC | todos_assigned_to_idx
--- with: assigned_todos | no_due_date | assigned_to | | due_date IS NULL AND id > %(after_id)s | due_date, id | todos_assigned_to_idx
--- with: assigned_todos | no_due_date_desc | assigned_to | | due_date IS NULL AND id < %(after_id)s | due_date DESC, id DESC | todos_assigned_to_idx
--- with: assigned_todos | priority | assigned_to | param after: integer | ({priority_rank}, id) > (%(after)s, %(after_id)s) | priority_rank, id | todos_assigned_to_idx
--- with: assigned_todos | priority_desc | assigned_to | param after: integer | ({priority_rank}, id) < (%(after)s, %(after_id)s) | priority_rank DESC, id DESC | todos_assigned_to_idx
--- with: assigned_todos | number | assigned_to | param after: bigint | (number, id) > (%(after)s, %(after_id)s) | number, id | todos_assigned_to_idx
--- with: assigned_todos | number_desc | assigned_to | param after: bigint | (number, id) < (%(after)s, %(after_id)s) | number DESC, id DESC | todos_assigned_to_idx
+-- with: todos | created_at | user_id | param after: timestamptz | (created_at, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | created_at, id | todos_user_id_created_at_idx
+-- with: todos | created_at_desc | user_id | param after: timestamptz | (created_at, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | created_at DESC, id DESC | todos_user_id_created_at_idx
+-- with: todos | updated_at | user_id | param after: timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | updated_hour, updated_at, id | todos_user_id_updated_hour_idx
+-- with: todos | updated_at_desc | user_id | param after: timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | updated_hour DESC, updated_at DESC, id DESC | todos_user_id_updated_hour_idx
+-- with: todos | due_date | user_id | param after: timestamptz | (due_date, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | due_date, id | todos_user_id_due_date_idx
+-- with: todos | due_date_desc | user_id | param after: timestamptz | (due_date, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | due_date DESC, id DESC | todos_user_id_due_date_idx
+-- with: todos | no_due_date | user_id | | due_date IS NULL AND (id, user_id) > (%(after_id)s, %(after_user)s) | due_date, id | todos_user_id_due_date_idx
+-- with: todos | no_due_date_desc | user_id | | due_date IS NULL AND (id, user_id) < (%(after_id)s, %(after_user)s) | due_date DESC, id DESC | todos_user_id_due_date_idx
+-- with: todos | priority | user_id | param after: integer | ({priority_rank}, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | priority_rank, id | todos_user_id_priority_rank_idx
+-- with: todos | priority_desc | user_id | param after: integer | ({priority_rank}, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | priority_rank DESC, id DESC | todos_user_id_priority_rank_idx
+-- with: todos | number | user_id | param after: bigint | (number, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | number, id | todos_user_id_number_key
+-- with: todos | number_desc | user_id | param after: bigint | (number, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | number DESC, id DESC | todos_user_id_number_key
+-- with: assigned_todos | created_at | assigned_to | param after: timestamptz | (created_at, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | created_at, id, user_id | todos_assigned_to_idx
+-- with: assigned_todos | created_at_desc | assigned_to | param after: timestamptz | (created_at, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | created_at DESC, id DESC, user_id DESC | todos_assigned_to_idx
+-- with: assigned_todos | updated_at | assigned_to | param after: timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | updated_hour, updated_at, id, user_id | todos_assigned_to_idx
+-- with: assigned_todos | updated_at_desc | assigned_to | param after: timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | updated_hour DESC, updated_at DESC, id DESC, user_id DESC | todos_assigned_to_idx
+-- with: assigned_todos | due_date | assigned_to | param after: timestamptz | (due_date, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | due_date, id, user_id | todos_assigned_to_idx
+-- with: assigned_todos | due_date_desc | assigned_to | param after: timestamptz | (due_date, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | due_date DESC, id DESC, user_id DESC | todos_assigned_to_idx
+-- with: assigned_todos | no_due_date | assigned_to | | due_date IS NULL AND (id, user_id) > (%(after_id)s, %(after_user)s) | due_date, id, user_id | todos_assigned_to_idx
+-- with: assigned_todos | no_due_date_desc | assigned_to | | due_date IS NULL AND (id, user_id) < (%(after_id)s, %(after_user)s) | due_date DESC, id DESC, user_id DESC | todos_assigned_to_idx
+-- with: assigned_todos | priority | assigned_to | param after: integer | ({priority_rank}, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | priority_rank, id, user_id | todos_assigned_to_idx
+-- with: assigned_todos | priority_desc | assigned_to | param after: integer | ({priority_rank}, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | priority_rank DESC, id DESC, user_id DESC | todos_assigned_to_idx
+-- with: assigned_todos | number | assigned_to | param after: bigint | (number, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | number, id, user_id | todos_assigned_to_idx
+-- with: assigned_todos | number_desc | assigned_to | param after: bigint | (number, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | number DESC, id DESC, user_id DESC | todos_assigned_to_idx
 -- {after}
 -- param user_id: uuid
 -- param after_id: uuid
+-- param after_user: uuid
 -- param looked_at: integer
 -- param row_limit: integer
 -- returns: some Todo

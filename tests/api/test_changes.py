@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -467,6 +468,37 @@ def test_a_message_and_a_link_of_what_is_gone_do_not_come_back_alone(new_user: N
         problem(revert(ada, last_entry(ada, row["id"])["id"]), 412, "version_mismatch")
 
 
+@pytest.mark.parametrize("restored", [("todo", "conversation"), ("conversation", "todo")])
+@pytest.mark.parametrize("deleted", [("todo", "conversation"), ("conversation", "todo")])
+def test_a_link_comes_back_in_whatever_order_its_ends_went_and_come(
+    new_user: NewUser, deleted: tuple[str, str], restored: tuple[str, str]
+) -> None:
+    ada = new_user()
+    ids = {
+        "conversation": ada.client.post("/v1/conversations", json={}).json()["id"],
+        "todo": ada.client.post("/v1/todos", json={"title": "A"}).json()["id"],
+    }
+    body = {f"{noun}_id": row_id for noun, row_id in ids.items()}
+    links = [
+        ada.client.post("/v1/links", json={**body, "relationship_type": kind}).json()["id"]
+        for kind in ("discussion", "creation", "update")
+    ]
+    ada.client.delete(f"/v1/links/{links[2]}")
+    for noun in deleted:
+        assert ada.client.delete(f"/v1/{noun}s/{ids[noun]}").status_code == 204
+    for noun in restored:
+        assert revert(ada, last_entry(ada, ids[noun])["id"]).status_code == 200
+
+    # The one that was deleted by itself stays deleted.
+    assert {link["id"] for link in ada.client.get("/v1/links").json()["items"]} == set(links[:2])
+    # Once they are back they go and come with their ends, and one that is deleted by itself then stays so, too.
+    ada.client.delete(f"/v1/links/{links[1]}")
+    for noun, row_id in ids.items():
+        assert ada.client.delete(f"/v1/{noun}s/{row_id}").status_code == 204
+        assert revert(ada, last_entry(ada, row_id)["id"]).status_code == 200
+        assert [link["id"] for link in ada.client.get("/v1/links").json()["items"]] == links[:1]
+
+
 def test_updates_of_messages_links_conversations_and_the_account_are_undone(new_user: NewUser, server: Server) -> None:
     ada = new_user(username=f"a{uuid4().hex[:8]}", full_name="Ada")
     turn = ada.client.post("/v1/turns", json={"title": "T", "messages": [{"sender_type": "ai", "content": "x"}]}).json()
@@ -729,6 +761,24 @@ def test_a_trail_pruned_to_its_last_entry_leads_on(new_user: NewUser, server: Se
     ada.client.post("/v1/todos", json={"title": "t"})
 
     assert [entry["id"] for entry in follow(ada.client, end)[0]] == [3]
+
+
+@pytest.mark.parametrize(("table", "action"), [("users", "update"), *product(TABLES[1:], ["update", "delete"])])
+def test_what_retention_has_taken_the_content_off_is_not_undone(
+    rows: Any, server: Server, table: str, action: str
+) -> None:
+    ada, places = rows
+    path, row_id, patch = places[table]
+    changed = ada.client.delete(path) if action == "delete" else ada.client.patch(path, json=patch)
+    assert changed.is_success
+    change = last_entry(ada, row_id)["id"]
+    with psycopg.connect(server.database.superuser_url) as connection:
+        connection.execute("UPDATE audit_log SET before = NULL WHERE user_id = %s AND seq = %s", (ada.id, change))
+    was = ada.client.get(path)
+
+    problem(revert(ada, change), 412, "version_mismatch")
+    now = ada.client.get(path)
+    assert (now.status_code, now.headers.get("ETag")) == (was.status_code, was.headers.get("ETag"))
 
 
 def forge(server: Server, user: User, message_count: int) -> int:

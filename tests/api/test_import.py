@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import msgspec
 import psycopg
 import pytest
 
+from service import import_files
 from service.exports import LARGEST, LINE_BYTES
 from service.http import bulk
 from service.import_files import CHUNK_LINES
@@ -26,6 +28,7 @@ from tests.support import exports
 from tests.support.asking import in_process
 from tests.support.commands import complaint, run, run_process
 from tests.support.exports import Lines, conversation, small_file
+from tests.support.load import wait_for
 from tests.support.problems import problem
 from tests.support.worlds import Connection, snapshot
 
@@ -148,6 +151,45 @@ def test_what_is_missing_comes_back_to_what_is_there(new_user: NewUser):
     assert [item["position"] for item in found] == sorted(item["position"] for item in found)
     assert message["id"] in [item["id"] for item in found]
     assert user.client.get(path).json()["message_count"] == len(found) == counts + 1
+
+
+def test_of_two_imports_at_once_of_the_same_messages_the_second_is_asked_to_try_again(
+    new_user: NewUser, server: Server, superuser: Connection, monkeypatch: pytest.MonkeyPatch
+):
+    """Where they are in two processes: within one, a user's imports are one after another."""
+    user = new_user()
+    turn = user.client.post("/v1/turns", json={"messages": [{"sender_type": "ai", "content": "x"}]}).json()
+    message = turn["messages"][0]
+    content = exports.export(user)
+    user.client.delete(f"/v1/conversations/{message['conversation_id']}/messages/{message['id']}").raise_for_status()
+    columns = "user_id, conversation_id, position, id, sender_type, content, created_at, updated_at"
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    def commit_when_waited_for() -> None:
+        wait_for(lambda: superuser.execute(waiting).fetchone() == (1,))
+        first.commit()
+
+    def go_ahead(_size: int, lines: int) -> None:
+        """The first import brings the message in when the second has found the conversation."""
+        if lines == 2 and not commits:
+            first.execute("SET LOCAL app.restoring = 'on'")
+            values = [message[column] for column in columns.split(", ")]
+            first.execute(f"INSERT INTO messages ({columns}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", values)
+            commits.append(pool.submit(commit_when_waited_for))
+
+    commits: list[Future[None]] = []
+    monkeypatch.setattr(import_files, "CHUNK_LINES", 2)
+    with psycopg.connect(server.database.superuser_url) as first, ThreadPoolExecutor() as pool:
+        with pytest.raises(Problem) as refusal:
+            in_process(
+                server.database.service_url,
+                lambda caller_of: import_file(caller_of(user.id), io.BytesIO(content), go_ahead),
+            )
+        commits[0].result()
+
+    assert refusal.value.code == "timeout"
+    again = exports.send(user, content)
+    assert (again.status_code, again.json()) == (200, imported(conversations_skipped=1, messages_skipped=1))
 
 
 def test_a_todo_whose_number_is_taken_gets_the_next_and_no_number_is_used_twice(new_user: NewUser):

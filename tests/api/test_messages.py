@@ -629,6 +629,58 @@ def test_of_two_racers_who_expect_the_same_position_exactly_one_wins(new_user: N
             assert position == before[-1]["position"] + 2
 
 
+@pytest.mark.parametrize("way", ["rewind", "delete"])
+def test_a_message_that_is_appended_ahead_of_a_deletion_is_there_for_it(
+    new_user: NewUser, server: Server, way: str
+) -> None:
+    """The deletion waits for the conversation, and then sees what the writer before it has committed."""
+    ada = new_user()
+    path = open_conversation(ada.client)
+    take_turn(ada.client, path, *["x"] * 3)
+    appended = uuid4()
+    with (
+        psycopg.connect(server.database.superuser_url, autocommit=True) as watching,
+        psycopg.connect(server.database.superuser_url) as appending,
+        ThreadPoolExecutor() as pool,
+    ):
+        appending.execute(
+            "INSERT INTO messages (user_id, conversation_id, id, sender_type, content) VALUES (%s, %s, %s, 'ai', 'y')",
+            (ada.id, path.rpartition("/")[2], appended),
+        )
+        rest = "?from_position=2" if way == "rewind" else f"/{appended}"
+        deletion = pool.submit(ada.client.delete, f"{path}/messages{rest}")
+        wait_for_lock_waiters(watching, 1)
+        appending.commit()
+
+    assert deletion.result().status_code == (200 if way == "rewind" else 204)
+    positions = [message["position"] for message in get(ada.client, f"{path}/messages")["items"]]
+    assert positions == ([1] if way == "rewind" else [1, 2, 3])
+
+
+def test_a_message_and_its_conversation_are_deleted_at_once_without_a_deadlock(
+    new_user: NewUser, server: Server
+) -> None:
+    """In OpenAI's way the deletion is in a transaction of several round trips, which a deadlock would end for good."""
+    ada = new_user()
+    path = open_conversation(ada.client)
+    item = f"msg_{UUID(take_turn(ada.client, path, 'x')['messages'][0]['id']).hex}"
+    place = f"/openai/v1/conversations/conv_{UUID(path.rpartition('/')[2]).hex}"
+    with (
+        psycopg.connect(server.database.superuser_url, autocommit=True) as watching,
+        psycopg.connect(server.database.superuser_url) as holding,
+        ThreadPoolExecutor() as pool,
+    ):
+        holding.execute("SELECT FROM conversations WHERE user_id = %s FOR UPDATE", (ada.id,))
+        first = pool.submit(ada.client.delete, path)
+        wait_for_lock_waiters(watching, 1)
+        second = pool.submit(ada.client.delete, f"{place}/items/{item}")
+        wait_for_lock_waiters(watching, 2)
+        holding.rollback()
+
+    assert first.result().status_code == 204
+    assert second.result().status_code == 404, second.result().text
+
+
 def test_of_many_who_expect_the_same_position_exactly_one_wins(new_user: NewUser) -> None:
     ada = new_user()
     path = open_conversation(ada.client)

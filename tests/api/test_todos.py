@@ -9,10 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
 import httpx
+import psycopg
 import pytest
+from psycopg import sql
 
 from service.http.paging import encode_cursor
 from service.todo_lists import TodoFilters
+from tests.conftest import Server
 from tests.support.load import in_parallel
 from tests.support.problems import problem
 
@@ -466,6 +469,34 @@ def test_a_link_header_leads_to_the_next_page(new_user: NewUser) -> None:
     assert [todo["title"] for todo in second.json()["items"]] == ["3", "4"]
     assert "link" not in second.headers
     assert second.json()["next_cursor"] is None
+
+
+@pytest.mark.parametrize("noun", ["todo", "conversation"])
+@pytest.mark.parametrize("ahead", [[], [3], [3, 2]])
+def test_a_change_during_a_walk_is_not_missed_where_rows_were_imported_from_a_clock_that_is_ahead(
+    new_user: NewUser, server: Server, noun: str, ahead: list[int]
+) -> None:
+    ada = new_user()
+    path = f"/v1/{noun}s"
+    ids = [ada.client.post(path, json={"title": f"{number}"}).json()["id"] for number in range(4)]
+    with psycopg.connect(server.database.superuser_url) as connection:
+        connection.execute("SET session_replication_role = replica")  # no triggers
+        update = "UPDATE {} SET updated_at = now() + interval '50 seconds' WHERE user_id = %s AND id = ANY (%s::uuid[])"
+        connection.execute(
+            sql.SQL(update).format(sql.Identifier(f"{noun}s")), (ada.id, [ids[number] for number in ahead])
+        )
+    seen: list[Any] = []
+    parameters = {"order": "-updated_at", "limit": "1"}
+    while "cursor" not in parameters or parameters["cursor"]:
+        page = ada.client.get(path, params=parameters).json()
+        seen += page["items"]
+        parameters["cursor"] = page["next_cursor"]
+        if len(seen) == 3:
+            assert ada.client.patch(f"{path}/{ids[0]}", json={"title": "changed"}).status_code == 200
+        assert len(seen) <= 20
+
+    assert {found["id"] for found in seen} == set(ids)
+    assert "changed" in [found["title"] for found in seen if found["id"] == ids[0]]
 
 
 @pytest.mark.parametrize("order", ["created_at", "-created_at", "number", "-number", "due_date", "priority"])

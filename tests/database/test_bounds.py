@@ -1,17 +1,23 @@
 """What a request may look at, whatever it asks for and however much the user has."""
 
 import dataclasses
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
+import psycopg
 import pytest
 
+from service.audit import ListedEntryRow
 from service.contexts import ContextSize
 from service.conversations import ConversationFilters, list_conversations
 from service.db.caller import Caller
-from service.http.paging import LOOKED_AT, Page
+from service.db.queries import DECLARED
+from service.http.paging import ANSWER_BYTES, LOOKED_AT, Page
+from service.links import LinkFilters, list_links
 from service.messages import MessageFilters, get_context, list_messages
 from service.search import LOOKED_AT as MESSAGES_LOOKED_AT
 from service.search import MessageSearch, search_messages
@@ -76,6 +82,13 @@ SELECT
     created_at, '2027-01-01Z'
 FROM conversations, generate_series(1, 30) AS p
 WHERE id = '{HEAVY}';
+INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
+SELECT
+    '{ADA}', t.id, ('00000000-0000-7000-9000-' || lpad(t.number::text, 12, '0'))::uuid,
+    CASE t.number WHEN {CONVERSATIONS // 2} THEN 'creation' ELSE 'discussion' END
+FROM todos AS t
+WHERE t.user_id = '{ADA}' AND t.number <= {CONVERSATIONS}
+ORDER BY t.number;
 UPDATE conversations
 SET updated_at = '2027-01-01Z', message_count = 30, last_position = 130
 WHERE id = '{HEAVY}';
@@ -159,6 +172,11 @@ SOUGHT = [
         1,
         MESSAGES_LOOKED_AT,
     ),
+    Sought(
+        "links of a type",
+        lambda caller, cursor: list_links.fn(asking(caller, LinkFilters(relationship_type="creation", cursor=cursor))),
+        1,
+    ),
 ]
 
 
@@ -184,6 +202,36 @@ def test_a_page_looks_at_so_many_rows_and_its_cursor_leads_on(
     assert pages[0] == [] or "all" in sought.label
     for statement in recorder.statements[:3]:
         assert buffers(service_connection, ADA, statement) < 1.05 * sought.looked_at + 100
+
+
+@pytest.mark.parametrize("scope", ["owned", "all"])
+@pytest.mark.parametrize("order", ["due_date", "-due_date"])
+def test_what_is_due_in_a_day_is_found_at_once_in_the_order_of_due_dates(
+    database: TestDatabase, order: Any, scope: Any
+):
+    day = {"due_after": datetime(2026, 6, 10, tzinfo=UTC), "due_before": datetime(2026, 6, 11, tzinfo=UTC)}
+
+    async def walk(user: Callable[[UUID], Caller], order: Any, limit: int = 200) -> list[list[Any]]:
+        pages: list[list[Any]] = []
+        cursor = None
+        while cursor or not pages:
+            asked = TodoFilters(**day, order=order, scope=scope, limit=limit, cursor=cursor)  # pyright: ignore[reportArgumentType]
+            page = await list_todos.fn(asking(user(ADA), asked))
+            pages.append(msgspec.json.decode(msgspec.json.encode(page.items)))
+            cursor = page.next_cursor
+        return pages
+
+    async def walk_all(user: Callable[[UUID], Caller]) -> list[list[list[Any]]]:
+        return [await walk(user, "number"), await walk(user, order), await walk(user, order, limit=10)]
+
+    by_number, at_once, in_pages = in_process(database.service_url, walk_all)
+    assert len(by_number) > 2
+    due = sorted(item["id"] for page in by_number for item in page)
+    assert len(due) > 20
+    assert len(at_once) == 1
+    assert sorted(item["id"] for item in at_once[0]) == due
+    assert [len(page) for page in in_pages] == [*[10] * (len(due) // 10), *([len(due) % 10] if len(due) % 10 else [])]
+    assert [item for page in in_pages for item in page] == at_once[0]
 
 
 # What a conversation of very many messages costs
@@ -245,3 +293,57 @@ def test_items_are_read_where_they_are_asked_for(database: TestDatabase, service
 
     statements = in_process(database.service_url, record).statements
     assert buffers(service_connection, ADA, statements[-1]) > 20 * 96_000 / 8192
+
+
+# What a page of the trail costs where rows are large
+
+BOB = UUID("00000000-0000-7000-8000-000000000003")
+LARGE = 60
+"""How many of Bob's messages have an item of 1 MB, and how many entries each action of them has."""
+LARGE_TRAIL = """
+DELETE FROM audit_log WHERE user_id = %(user)s;
+DELETE FROM conversations WHERE user_id = %(user)s;
+INSERT INTO users (id, email) VALUES (%(user)s, 'bob@example.com') ON CONFLICT DO NOTHING;
+INSERT INTO conversations (user_id) VALUES (%(user)s);
+INSERT INTO messages (user_id, conversation_id, sender_type, content, item)
+SELECT user_id, id, 'ai', 'Large ' || n, to_json(n || %(text)s::text)
+FROM conversations, generate_series(1, %(large)s) AS n
+WHERE user_id = %(user)s;
+UPDATE messages SET content = content || '!' WHERE user_id = %(user)s;
+SET CONSTRAINTS ALL IMMEDIATE;
+INSERT INTO audit_log (user_id, seq, at, action, table_name, row_id, before)
+SELECT user_id, seq + %(large)s, at, 'delete', table_name, uuid7(), before
+FROM audit_log
+WHERE user_id = %(user)s AND action = 'update';
+"""
+"""Bob's entries: of what he and his conversation began with, and then of inserts, updates and deletes of messages."""
+
+
+@pytest.mark.parametrize("text", [secrets.token_hex(500_000), "x" * 1_000_000], ids=["as large where stored", "packed"])
+def test_a_page_of_large_entries_reads_and_answers_little_more_than_it_may_have(
+    text: str, database: TestDatabase, service_connection: Connection
+):
+    with psycopg.ClientCursor(psycopg.connect(database.superuser_url)) as seeding, seeding.connection:
+        seeding.execute(LARGE_TRAIL, {"user": BOB, "text": text, "large": LARGE})
+        begun = seeding.execute("SELECT count(*) - 3 * %s FROM audit_log WHERE user_id = %s", (LARGE, BOB)).fetchone()
+    assert begun
+    statements = [
+        statement
+        for first in range(begun[0] + 1, begun[0] + 1 + 3 * LARGE, LARGE)
+        for statement in (
+            DECLARED["list_changes"](first=first, row_limit=LARGE),
+            DECLARED["list_audit"](first=first, before=first + LARGE, table=None, action=None, row_limit=LARGE),
+        )
+    ]
+
+    async def ask(user: Callable[[UUID], Caller]) -> list[list[ListedEntryRow]]:
+        return [await user(BOB).run(statement) for statement in statements]
+
+    pages = in_process(database.service_url, ask)
+    assert [len(page) for page in pages] == [LARGE] * 6
+    assert [page[0].action for page in pages] == [*["insert"] * 2, *["update"] * 2, *["delete"] * 2]
+    for statement, page in zip(statements, pages, strict=True):
+        answered = [bytes(row.before or b"") + bytes(row.after or b"") for row in page]
+        assert ANSWER_BYTES < sum(map(len, answered)) < 2 * ANSWER_BYTES
+        assert all(answered[: sum(row.fits for row in page)])
+        assert buffers(service_connection, BOB, statement) < 3 * ANSWER_BYTES / 8192 + 20 * LARGE

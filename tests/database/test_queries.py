@@ -4,6 +4,7 @@ import ast
 import asyncio
 import dataclasses
 import hashlib
+import re
 import subprocess
 import types
 from collections.abc import Awaitable, Callable, Iterator
@@ -603,7 +604,8 @@ def example(query: QueryText, name: str, kind: str) -> Any:
         "before_id": last,
         "untouched_since": "2026-01-02T00:00:00Z",
         "looked_at": 5000,
-        "after_id": last if "id < %(after_id)s" in query.text else first,
+        "after_id": last if re.search(r"\bid(, user_id\))? < \(?%\(after_id\)s", query.text) else first,
+        "after_user": first,
         "after_undated_id": first,
         "digest": hashlib.sha256(f"{user_id(OWNER)}1".encode()).digest(),
         "scope": "write",

@@ -12,7 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Self
+from itertools import product
+from typing import Any, Self, get_args
 from uuid import UUID, uuid4
 
 import httpx
@@ -30,6 +31,7 @@ from service.db.queries import Statement
 from service.embedded import EmbeddedPostgres
 from service.http.paging import Page, PageQuery, encode_cursor
 from service.settings import Secret, Settings
+from service.todo_lists import Order
 from tests.conftest import PLAIN_HTTP, REPOSITORY, Server, TestDatabase, User, _server_factory, user_factory
 from tests.support.asking import asking
 from tests.support.load import Ask, at_once
@@ -75,6 +77,16 @@ def follow(client: httpx.Client, cursor: str | None = None, limit: int = 200) ->
         cursor = page["next_cursor"] or cursor
         if not page["items"]:
             return entries, cursor
+
+
+def paged(client: httpx.Client, path: str, **parameters: Any) -> list[Any]:
+    """A list, read one by one."""
+    page = get(client, path, limit=1, **parameters)
+    found = page["items"]
+    while page["next_cursor"]:
+        page = get(client, path, limit=1, cursor=page["next_cursor"], **parameters)
+        found += page["items"]
+    return found
 
 
 def audit_list(client: httpx.Client, **filters: Any) -> list[Entry]:
@@ -951,6 +963,33 @@ def test_of_two_todos_with_one_id_a_user_changes_their_own_and_not_the_one_assig
     assert two.client.delete(f"/v1/todos/{todo}").status_code == 204
     assert one.client.get(f"/v1/todos/{todo}").json() == before
     assert two.client.patch(f"/v1/todos/{todo}", json={"status": "in_progress"}).json()["user_id"] == str(one.id)
+
+
+def test_of_two_todos_with_one_id_that_are_assigned_to_a_user_one_is_meant_and_lists_have_both(
+    new_own_user: Callable[..., User],
+) -> None:
+    one, two, worker = new_own_user(), new_own_user(), new_own_user()
+    todo = one.client.post("/v1/todos", json={"title": "twice", "due_date": "2030-01-01T00:00:00Z"}).json()["id"]
+    content = export(one)
+    bring(two, content.replace(one.email.encode(), two.email.encode()))
+    for boss in (two, one):
+        assert boss.client.patch(f"/v1/todos/{todo}", json={"assigned_to": str(worker.id)}).status_code == 200
+    first, second = sorted((one, two), key=lambda user: user.id)
+    untouched = second.client.get(f"/v1/todos/{todo}").json()
+
+    assert worker.client.get(f"/v1/todos/{todo}").json()["user_id"] == str(first.id)
+    changed = worker.client.patch(f"/v1/todos/{todo}", json={"status": "in_progress"}, headers={"If-Match": '"2"'})
+    assert (changed.status_code, changed.json()["user_id"]) == (200, str(first.id))
+    stale = worker.client.patch(f"/v1/todos/{todo}", json={"status": "completed"}, headers={"If-Match": '"2"'})
+    problem(stale, 412, "version_mismatch")
+    assert second.client.get(f"/v1/todos/{todo}").json() == untouched
+
+    bring(worker, content.replace(one.email.encode(), worker.email.encode()))
+    owners = {"assigned": {str(one.id), str(two.id)}, "all": {str(one.id), str(two.id), str(worker.id)}}
+    for scope, order in product(owners, get_args(get_args(Order)[0])):
+        found = paged(worker.client, "/v1/todos", scope=scope, order=order)
+        assert {item["user_id"] for item in found} == owners[scope], (scope, order)
+        assert len(found) == len(owners[scope]), (scope, order)
 
 
 # Undone

@@ -214,18 +214,18 @@ QUERY_CASES = {
         f"list_{todos}_by_{order}": todo_list(reaches=todos == "todos", **first)
         for todos in ("todos", "assigned_todos")  # the owner has given all theirs away, and is assigned none
         for order, first in {
-            "created_at": {"after": FIRST_TIME, "after_id": FIRST_ID},
-            "created_at_desc": {"after": LAST_TIME, "after_id": LAST_ID},
-            "updated_at": {"after": FIRST_TIME, "after_id": FIRST_ID},
-            "updated_at_desc": {"after": LAST_TIME, "after_id": LAST_ID},
-            "due_date": {"after": FIRST_TIME, "after_id": FIRST_ID},
-            "due_date_desc": {"after": LAST_TIME, "after_id": LAST_ID},
-            "no_due_date": {"after_id": FIRST_ID},
-            "no_due_date_desc": {"after_id": LAST_ID},
-            "priority": {"after": 0, "after_id": FIRST_ID},
-            "priority_desc": {"after": 5, "after_id": LAST_ID},
-            "number": {"after": 0, "after_id": FIRST_ID},
-            "number_desc": {"after": 2**31 - 1, "after_id": LAST_ID},
+            "created_at": {"after": FIRST_TIME, "after_id": FIRST_ID, "after_user": FIRST_ID},
+            "created_at_desc": {"after": LAST_TIME, "after_id": LAST_ID, "after_user": LAST_ID},
+            "updated_at": {"after": FIRST_TIME, "after_id": FIRST_ID, "after_user": FIRST_ID},
+            "updated_at_desc": {"after": LAST_TIME, "after_id": LAST_ID, "after_user": LAST_ID},
+            "due_date": {"after": FIRST_TIME, "after_id": FIRST_ID, "after_user": FIRST_ID},
+            "due_date_desc": {"after": LAST_TIME, "after_id": LAST_ID, "after_user": LAST_ID},
+            "no_due_date": {"after_id": FIRST_ID, "after_user": FIRST_ID},
+            "no_due_date_desc": {"after_id": LAST_ID, "after_user": LAST_ID},
+            "priority": {"after": 0, "after_id": FIRST_ID, "after_user": FIRST_ID},
+            "priority_desc": {"after": 5, "after_id": LAST_ID, "after_user": LAST_ID},
+            "number": {"after": 0, "after_id": FIRST_ID, "after_user": FIRST_ID},
+            "number_desc": {"after": 2**31 - 1, "after_id": LAST_ID, "after_user": LAST_ID},
         }.items()
     },
     "find_todo": QueryCase(lambda world: {"id": world.target, "number": None}),
@@ -272,6 +272,7 @@ QUERY_CASES = {
     ),
     # messages.sql
     "find_conversation": QueryCase(lambda world: {"id": world.conversation}),
+    "lock_conversation": QueryCase(lambda world: {"id": world.conversation}),
     "find_last_position": QueryCase(lambda world: {"id": world.conversation}, reaches=False),  # a number
     "open_conversation": QueryCase(lambda _: {"id": uuid4(), "title": "Planted"}),
     "expect_position": QueryCase(
@@ -342,7 +343,7 @@ QUERY_CASES = {
     ),
     "update_link": QueryCase(lambda world: {"id": world.link, "relationship_type": "creation", "version": None}),
     "delete_link": QueryCase(lambda world: {"id": world.link, "version": None}),
-    "list_links": link_list(),
+    "list_links": link_list(looked_at=5000),
     "list_links_of_todo": link_list("todo_id", conversation_id=None),
     "list_links_of_conversation": link_list("conversation_id"),
     # audit.sql
