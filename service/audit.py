@@ -43,7 +43,8 @@ Changes = Annotated[
             "type": "object",
             "additionalProperties": {"type": "array", "items": {}, "minItems": 2, "maxItems": 2},
             "description": "Column → [before, after]. An update has the changed columns, `updated_at` and `version` "
-            "among them; an insert and a delete every column, with null on the missing side. Password hashes never.",
+            "among them; an insert and a delete every column, with null on the missing side. Password hashes never. "
+            "The `version` of a conversation counts here what changed in itself, without its messages.",
         }
     ),
 ]

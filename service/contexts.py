@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from service.db.queries import Many, Statement
 from service.http.fields import MessageType
-from service.items import ItemText, first_whole, read_item
+from service.items import UNNAMED, ItemText, read_item, whole
 
 Role = Annotated[Literal["user", "assistant", "system"], Meta(title="Role")]
 
@@ -81,19 +81,13 @@ def context_of(rows: Sequence[ContextRow], size: ContextSize | TurnContext) -> C
     """The newest of the rows that fit, oldest first, without outputs whose call isn't among them."""
     if size.max_characters is not None:
         rows = _fitting(rows, size.max_characters)
-    if size.format == "messages":
-        if {row.message_type for row in rows} - {"text"}:
-            rows = _whole(rows)
-        return [ContextMessage(row.role, row.content) for row in rows]
+    if size.format == "items" or {row.message_type for row in rows} - {"text"}:
+        rows = [rows[index] for index in whole(map(_calls, rows))]
     found: Context = []
-    for row in _whole(rows):
+    for row in rows:
         item = row.item if isinstance(row, ContextItemRow) else None
         found.append(ContextMessage(row.role, row.content) if item is None else item)
     return found
-
-
-def _whole(rows: Sequence[ContextRow]) -> Sequence[ContextRow]:
-    return rows[first_whole([_calls(row) for row in rows]) :]
 
 
 def _fitting(rows: Sequence[ContextRow], characters: int) -> Sequence[ContextRow]:
@@ -106,8 +100,6 @@ def _fitting(rows: Sequence[ContextRow], characters: int) -> Sequence[ContextRow
     return rows
 
 
-_PLAIN = frozenset({""})
-"""The call of a command without an item; a response without one answers some such call."""
 _NONE = frozenset[str]()
 
 
@@ -116,4 +108,4 @@ def _calls(row: ContextRow) -> tuple[frozenset[str], frozenset[str]]:
     if isinstance(row, ContextItemRow) and row.item is not None:
         read = read_item(row.item)
         return read.calls, read.answers
-    return (_PLAIN if row.message_type == "command" else _NONE, _PLAIN if row.message_type == "response" else _NONE)
+    return (UNNAMED if row.message_type == "command" else _NONE, UNNAMED if row.message_type == "response" else _NONE)

@@ -3,7 +3,7 @@
 The service looks into one only for the text that people search and read, and for which output belongs to which call.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -96,12 +96,17 @@ def _list_of(value: Any, name: str) -> list[dict[str, Any]]:
     return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []  # pyright: ignore[reportUnknownVariableType]
 
 
+_ANSWERS = ("tool", "tool_result")
+_CALL_NAMES = ("call_id", "tool_call_id", "tool_use_id", "toolCallId", "approval_request_id")
+_NAMED_BY_ID = ("function", "tool_call", "tool_use", "local_shell_call_output", "mcp_approval_request")
+
+
 def _ids(value: Any, *, is_answer: bool) -> Iterator[str]:
     for part in _objects(value):
         kind = str(part.get("type") or part.get("part_kind") or part.get("role") or "")
-        answering = kind.endswith(("_output", "tool-return", "retry-prompt")) or kind in ("tool", "tool_result")
-        named = part.get("call_id") or part.get("tool_call_id") or part.get("tool_use_id") or part.get("toolCallId")
-        if named is None and (kind in ("function", "tool_call", "tool_use") or ("name" in part and "args" in part)):
+        answering = kind.endswith(("_output", "tool-return", "retry-prompt", "_response")) or kind in _ANSWERS
+        named = next((part[name] for name in _CALL_NAMES if part.get(name)), None)
+        if named is None and (kind in _NAMED_BY_ID or ("name" in part and "args" in part)):
             named = part.get("id")
         if not isinstance(named, str):
             continue
@@ -130,21 +135,29 @@ def _texts(value: Any) -> Iterator[str]:
                     yield from _texts(inner)
 
 
-def first_whole(rows: Sequence[tuple[frozenset[str], frozenset[str]]]) -> int:
-    """Where a context can begin: from there on, each row that answers calls has these calls before it.
+UNNAMED = frozenset({""})
+"""The call of a command without an item; a response without one answers some such call."""
 
-    A row is the ids of the calls that it makes, and of those that it answers.
+
+def whole(rows: Iterable[tuple[frozenset[str], frozenset[str]]]) -> list[int]:
+    """Which rows a context is made of: those that answer calls only if they have these calls before them.
+
+    A row is the ids of the calls that it makes, and of those that it answers. Where calls and outputs at the beginning
+    are parted, the context begins behind the last output that is alone, since what was called at the same time belongs
+    together. Further on such an output is left out by itself, and who answers no call by name isn't asked for one.
     """
-    start = 0
-    while True:
-        called: set[str] = set()
-        for index, (calls, answers) in enumerate(rows[start:], start):
+    kept: list[int] = []
+    called: set[str] = set()
+    is_beginning = True
+    for index, (calls, answers) in enumerate(rows):
+        is_beginning = is_beginning and bool(calls or answers)
+        if answers <= called | calls or (answers == UNNAMED and not is_beginning):
             called |= calls
-            if not answers <= called:
-                start = index + 1
-                break
-        else:
-            return start
+            kept.append(index)
+        elif is_beginning:
+            called.clear()
+            kept.clear()
+    return kept
 
 
 def check_json(item: str) -> None:

@@ -120,8 +120,9 @@ async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
         raise Problem("forbidden", "A key can't deactivate the account.")
     seconds = TRANSACTION_SECONDS
     if data.is_active is False:
-        await _unassign_many(request, only_open=True)
         seconds = ERASE_SECONDS
+        if data == UserPatch(is_active=False):  # a name that is taken refuses all of it
+            await _unassign_many(request, only_open=True)
     changed = await request.user.run(_update(**changes(data), version=request.if_match), seconds=seconds)
     if changed is None:
         raise _why_none(request.if_match)

@@ -910,7 +910,7 @@ WHERE user_id = $1
 -- conversations.sql, index conversations_pkey
 UPDATE /* update_conversation */ conversations
 SET title = CASE WHEN $3 THEN $4 ELSE title END,
-    metadata = coalesce($5, metadata)
+    metadata = coalesce(nullif($5, metadata), metadata)
 WHERE user_id = $1
   AND id = $2
   AND ($6 IS NULL OR version + 2 * last_position::bigint - message_count = $6)
@@ -1460,7 +1460,7 @@ SELECT /* check_login */
     session_user::text AS login,
     to_regclass('public.users') IS NOT NULL AS is_migrated,
     current_setting('enable_sort') = 'off' AND current_setting('jit') = 'off' AS has_plan_settings,
-    lower('Ä') = 'ä' AS has_letters,
+    lower(chr(196)) = chr(228) AS has_letters, -- A with two dots, and a
     EXISTS (
         SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolsuper AND pg_has_role(session_user, r.oid, 'MEMBER')
     ) AS is_superuser,
@@ -1900,7 +1900,7 @@ UPDATE /* update_message */ messages
 SET content = coalesce($4, content),
     content_truncated = content_truncated AND $4 IS NULL,
     message_type = coalesce($5, message_type),
-    metadata = coalesce($6, metadata)
+    metadata = coalesce(nullif($6, metadata), metadata)
 WHERE user_id = $1
   AND conversation_id = $2
   AND id = $3
@@ -2269,7 +2269,7 @@ SET title = coalesce($4, title),
     due_date = CASE WHEN $9 THEN $10 ELSE due_date END,
     assigned_to = CASE WHEN $11 THEN $12 ELSE assigned_to END,
     completed_at = CASE WHEN $13 THEN $14 ELSE completed_at END,
-    metadata = coalesce($15, metadata)
+    metadata = coalesce(nullif($15, metadata), metadata)
 WHERE (user_id = $1 OR assigned_to = $1)
   -- Of several todos with one id the same one is meant as in get_todo.
   AND (

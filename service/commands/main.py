@@ -25,7 +25,7 @@ COMMANDS = {
     "rollback": ("database.rollback", "Take the latest migrations back; it asks first."),
     "create-login": (
         "logins.create_login",
-        "Make the service's login, or give it a new password, for which it asks first.",
+        "Make the service's login, or give it a new password; it asks first where the login is in use.",
     ),
     "users": ("accounts.users", "List, activate, deactivate or erase accounts."),
     "export": ("transfer.export_account", "Write everything that an account owns, as lines of JSON."),

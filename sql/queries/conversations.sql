@@ -78,7 +78,7 @@ WHERE user_id = %(user_id)s
 -- index: conversations_pkey
 UPDATE conversations
 SET title = CASE WHEN %(set_title)s THEN %(title)s ELSE title END,
-    metadata = coalesce(%(metadata)s, metadata)
+    metadata = coalesce(nullif(%(metadata)s, metadata), metadata)
 WHERE user_id = %(user_id)s
   AND id = %(id)s
   AND (%(version)s IS NULL OR {conversation_version} = %(version)s)

@@ -14,7 +14,7 @@ SELECT
     session_user::text AS login,
     to_regclass('public.users') IS NOT NULL AS is_migrated,
     current_setting('enable_sort') = 'off' AND current_setting('jit') = 'off' AS has_plan_settings,
-    lower('Ä') = 'ä' AS has_letters,
+    lower(chr(196)) = chr(228) AS has_letters, -- A with two dots, and a
     EXISTS (
         SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolsuper AND pg_has_role(session_user, r.oid, 'MEMBER')
     ) AS is_superuser,

@@ -161,7 +161,7 @@ UPDATE messages
 SET content = coalesce(%(content)s, content),
     content_truncated = content_truncated AND %(content)s IS NULL,
     message_type = coalesce(%(message_type)s, message_type),
-    metadata = coalesce(%(metadata)s, metadata)
+    metadata = coalesce(nullif(%(metadata)s, metadata), metadata)
 WHERE user_id = %(user_id)s
   AND conversation_id = %(conversation_id)s
   AND id = %(id)s

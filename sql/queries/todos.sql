@@ -118,7 +118,7 @@ SET title = coalesce(%(title)s, title),
     due_date = CASE WHEN %(set_due_date)s THEN %(due_date)s ELSE due_date END,
     assigned_to = CASE WHEN %(set_assigned_to)s THEN %(assigned_to)s ELSE assigned_to END,
     completed_at = CASE WHEN %(set_completed_at)s THEN %(completed_at)s ELSE completed_at END,
-    metadata = coalesce(%(metadata)s, metadata)
+    metadata = coalesce(nullif(%(metadata)s, metadata), metadata)
 WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
   -- Of several todos with one id the same one is meant as in get_todo.
   AND (

@@ -255,6 +255,39 @@ def test_commands_and_responses_without_items_stay_together_too(user: User, conv
     assert [len(context(user, conversation, f"messages={number}")) for number in (1, 2, 3)] == [1, 1, 3]
 
 
+@pytest.mark.parametrize("format_", ["messages", "items"])
+def test_what_stands_alone_further_on_takes_nothing_with_it(user: User, conversation: str, format_: str):
+    """It lost all that came before."""
+    said = [{"sender_type": "user", "content": "My name is Ada"}, {"sender_type": "user", "content": "What is it?"}]
+    answer = {"sender_type": "ai", "content": "Hello Ada!", "message_type": "response"}
+    turn(user, conversation, said[0], answer, OUTPUT, CALL, OUTPUT, said[1])
+    found = context(user, conversation, f"format={format_}&messages=20")
+    texts = [item.get("content") for item in found]
+    assert [*texts[:2], texts[-1]] == ["My name is Ada", "Hello Ada!", "What is it?"]
+    if format_ == "items":
+        assert found[2:4] == [CALL, OUTPUT], "only the output ahead of its call is left out"
+        assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("call", "output"),
+    [
+        ({"type": "local_shell_call", "id": "i", "call_id": "c"}, {"type": "local_shell_call_output", "id": "c"}),
+        (
+            {"type": "mcp_approval_request", "id": "m", "name": "x", "arguments": "{}"},
+            {"type": "mcp_approval_response", "approval_request_id": "m", "approve": True},
+        ),
+    ],
+    ids=["a local shell", "an approval"],
+)
+def test_what_names_its_call_in_another_way_is_not_parted_from_it_either(
+    user: User, conversation: str, call: Any, output: Any
+):
+    turn(user, conversation, call, output, {"sender_type": "user", "content": "Hi"})
+    lengths = [len(context(user, conversation, f"format=items&messages={number}")) for number in range(4)]
+    assert lengths == [0, 1, 1, 3]
+
+
 def test_the_newest_that_fit_into_so_many_characters(user: User, conversation: str):
     texts = ["one", "twelve", "x" * 10]
     turn(user, conversation, *({"sender_type": "user", "content": text} for text in texts))

@@ -298,7 +298,13 @@ def test_nobody_is_kept_by_very_many_todos_of_others(new_user: NewUser, server: 
         refused = bob.client.patch("/v1/users/me", json={"is_active": False})
         problem(refused, 409, "active_todos_assigned")
         bob.client.delete(f"/v1/todos/{own}")
-    steps = "SELECT count(*), count(DISTINCT at) FROM audit_log WHERE user_id = %s AND action = 'update'"
+        ada.client.patch("/v1/users/me", json={"username": (taken := name())})
+        refused = bob.client.patch("/v1/users/me", json={"is_active": False, "username": taken})
+        problem(refused, 409, "username_taken")
+    steps = (
+        "SELECT count(*), count(DISTINCT at) FROM audit_log"
+        " WHERE user_id = %s AND table_name = 'todos' AND action = 'update'"
+    )
     with psycopg.connect(server.database.superuser_url, autocommit=True) as superuser:
         assert superuser.execute(steps, (ada.id,)).fetchone() == (0, 0), "what is refused unassigns nothing"
         if erases:
