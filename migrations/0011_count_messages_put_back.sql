@@ -15,7 +15,7 @@ DECLARE
     is_mixed constant boolean := NOT is_restoring AND current_setting('app.messages_bulk') = 'mixed';
 BEGIN
     UPDATE public.conversations AS c
-    SET last_position = greatest(c.last_position + n.put_back, n.last_position),
+    SET last_position = greatest(c.last_position, n.last_position) + n.put_back,
         message_count = c.message_count + n.uncounted,
         updated_at = greatest(c.updated_at, n.last_at, CASE WHEN n.put_back > 0 THEN clock_timestamp() END)
     FROM (

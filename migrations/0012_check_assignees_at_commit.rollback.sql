@@ -3,8 +3,8 @@
 SET LOCAL ROLE todochat_owner;
 
 DROP FUNCTION public.unassign_todos(uuid, integer, integer, boolean);
-DROP TRIGGER todos_hold_assignee ON public.todos;
-DROP TRIGGER todos_hold_assignee_update ON public.todos;
+DROP TRIGGER todos_assignee_hold ON public.todos;
+DROP TRIGGER todos_assignee_hold_update ON public.todos;
 CREATE OR REPLACE FUNCTION public.todos_validate_assignee() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

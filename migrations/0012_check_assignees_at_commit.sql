@@ -42,14 +42,16 @@ END
 $body$;
 COMMENT ON FUNCTION public.todos_validate_assignee() IS
     'Trigger: refuses an assignee who is unknown or inactive; at the commit, holds their being active until it is done.';
-CREATE CONSTRAINT TRIGGER todos_hold_assignee AFTER INSERT ON public.todos DEFERRABLE INITIALLY DEFERRED
+-- Called so, they run ahead of todos_audit, which takes the lock of the owner's trail: who deactivates an account locks
+-- its row first and then the trails.
+CREATE CONSTRAINT TRIGGER todos_assignee_hold AFTER INSERT ON public.todos DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW WHEN (NEW.assigned_to IS NOT NULL) EXECUTE FUNCTION public.todos_validate_assignee();
-CREATE CONSTRAINT TRIGGER todos_hold_assignee_update AFTER UPDATE OF assigned_to, status ON public.todos
+CREATE CONSTRAINT TRIGGER todos_assignee_hold_update AFTER UPDATE OF assigned_to, status ON public.todos
 DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW WHEN (NEW.assigned_to IS NOT NULL) EXECUTE FUNCTION public.todos_validate_assignee();
 COMMENT ON TRIGGER todos_validate_assignee ON public.todos IS 'An assignee must be an active user: told at once.';
-COMMENT ON TRIGGER todos_hold_assignee ON public.todos IS 'An assignee is still active when a todo is committed.';
-COMMENT ON TRIGGER todos_hold_assignee_update ON public.todos IS 'An assignee is still active when a change is committed.';
+COMMENT ON TRIGGER todos_assignee_hold ON public.todos IS 'An assignee is still active when a todo is committed.';
+COMMENT ON TRIGGER todos_assignee_hold_update ON public.todos IS 'An assignee is still active when a change is committed.';
 
 CREATE FUNCTION public.unassign_todos(user_id uuid, version integer, most integer, only_open boolean) RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -88,7 +90,7 @@ BEGIN
     THEN
         RETURN 0;
     END IF;
-    -- For nobody's transaction, since an assignee may change no more than the status.
+    -- Emptied, since todos_validate() lets an assignee change the status and nothing else.
     SET LOCAL app.user_id = '';
     FOR todo IN others LOOP
         -- As in users_before_revocation().

@@ -224,14 +224,14 @@ async def before_request(request: Request) -> Response | None:
     else:
         authorization = state["headers"].get(b"authorization")
         caller = await app.authenticator.caller(authorization, state["request_id"], options["scope"], request.address)
-        state["user_id"] = caller.user_id
+        state["caller"] = caller
     if "seconds" in options:
         caller.seconds = options["seconds"]
     scope["user"] = caller
     request.check()
     key = caller.key
-    # Only the database can prove a key: before its body takes up memory, and where it isn't asked for every answer.
-    # And before a body goes to a file, it is asked whether the account is still there, too.
+    # Only the database can prove a key: before its body takes up memory, and where not every answer needs the database.
+    # Before a body goes to a file, it says of any caller whether the account is still there.
     if (key and (request.is_large or ("proves_keys" in options and not key.is_proven))) or "body_types" in options:
         await caller.run_all([])
     return None
@@ -256,10 +256,8 @@ def answer_error(request: Request, error: Exception) -> Response:
     handler = request.scope.get("route_handler")  # none where no route has the method
     options: dict[str, Any] = {} if handler is None else handler.opt
     caller: Caller | None = request.scope.get("user")
-    if caller is not None and caller.key is not None:
-        if problem.status == 401:
-            caller.key.forget()
-        request.scope["state"]["user_id"] = caller.proven_id
+    if caller is not None and caller.key is not None and problem.status == 401:
+        caller.key.forget()
     if problem.status == 401 and (path := options.get("resource_metadata")):
         # RFC 9728, section 5.1: where it says who issues tokens for it.
         problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'

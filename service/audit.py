@@ -23,7 +23,7 @@ from litestar.params import FromPath
 from msgspec import Meta
 
 from service.db.caller import Caller
-from service.db.queries import BEGIN_RESTORING, WRITE_ENTRIES, Count, Many, Maybe, One, Statement
+from service.db.queries import BEGIN_RESTORING, HOLD_ASSIGNEES, WRITE_ENTRIES, Count, Many, Maybe, One, Statement
 from service.http.fields import Number, Time, check_time
 from service.http.idempotency import idempotent
 from service.http.missing import found
@@ -292,14 +292,14 @@ async def revert(caller: Caller, change_id: int | None, table: str = "") -> Entr
         # A message that is put back changes its conversation, which goes on from what it is now.
         begin = [] if change.table == "messages" else [BEGIN_RESTORING()]
         try:
-            results = await caller.run_all([*begin, *undo, WRITE_ENTRIES(), last])
+            results = await caller.run_all([*begin, *undo, HOLD_ASSIGNEES(), WRITE_ENTRIES(), last])
         except Problem as problem:
             if problem.statement is not None and problem.statement >= 0 and problem.code == "not_found":
                 raise Problem(
                     "version_mismatch", "What the row belongs to is gone: bring that back first."
                 ) from problem
             raise
-        undone, *restored, _, entry = results[len(begin) :]
+        undone, *restored, _, _, entry = results[len(begin) :]
         if undone is None:
             raise Problem("version_mismatch", "Something else has happened to the row since.")
         if (messages := _message_count(change)) and restored[0] != messages:

@@ -38,8 +38,9 @@ class LoginCheck(msgspec.Struct, frozen=True):
     login: str
     is_migrated: bool
     has_plan_settings: bool
-    has_letters: bool
     """Whether queries are planned as they were tested: see ROLE_DEFAULTS in service/commands/logins.py."""
+    has_letters: bool
+    """Whether more letters than those of ASCII have upper and lower case."""
     is_superuser: bool
     bypasses_row_security: bool
     may_create_temporary_tables: bool

@@ -5,7 +5,7 @@ by chunks, each behind a savepoint: a chunk that the database refuses is taken b
 every refusal names its line.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 from uuid import UUID
 
@@ -13,7 +13,7 @@ import msgspec
 from litestar import post
 
 from service.db.caller import Caller
-from service.db.queries import BEGIN_RESTORING, WRITE_ENTRIES, Count, Maybe, Nothing, Statement
+from service.db.queries import BEGIN_RESTORING, END_RESTORING, WRITE_ENTRIES, Count, Many, Maybe, Nothing, Statement
 from service.exports import (
     ConversationLine,
     ExportHeader,
@@ -60,11 +60,11 @@ _begin_chunk = Nothing("begin_chunk")
 _keep_chunk = Nothing("keep_chunk")
 _undo_chunk = Nothing("undo_chunk")
 _import_todos = Count("import_todos")
-_import_conversations = Count("import_conversations")
+_import_conversations = Many("import_conversations", UUID)
 _import_messages = Count("import_messages")
 _import_links = Count("import_links")
 
-_IMPORT: dict[type[Row], Count] = {
+_IMPORT: dict[type[Row], Count | Many[UUID]] = {
     TodoLine: _import_todos,
     ConversationLine: _import_conversations,
     MessageLine: _import_messages,
@@ -103,7 +103,7 @@ async def import_file(
 ) -> ImportResult:
     """Import a file that can be read twice; ``progress`` is told of bytes and lines done.
 
-    Raises ``validation_failed`` about the first line that is wrong.
+    Raises ``validation_failed`` about the first line that is wrong, or about none where an assignee has left meanwhile.
     """
     header = await check_file(file)
     file.seek(0)
@@ -135,6 +135,8 @@ class _Inserter:
         self._caller = caller
         self._lines = dict.fromkeys(_IMPORT, 0)
         self._added = dict.fromkeys(_IMPORT, 0)
+        self._new: set[UUID] = set()
+        """The conversations that weren't there."""
 
     def result(self) -> ImportResult:
         results = [Imported(added, self._lines[kind] - added) for kind, added in self._added.items()]
@@ -159,13 +161,26 @@ class _Inserter:
             raise Problem("timeout", "Another request was changing the same rows. Try again.") from problem
 
     async def _insert(self, rows: dict[type[Row], list[Row]]) -> None:
-        some = [kind for kind in rows if rows[kind]]
-        if not some:
-            return
-        added = await self._caller.run_all([_import_of(kind, rows[kind]) for kind in some])
-        for kind, number in zip(some, added, strict=True):
-            self._lines[kind] += len(rows[kind])
-            self._added[kind] += number
+        if conversations := rows[ConversationLine]:
+            new = await self._caller.run(_import_conversations(rows=_encode(conversations)))
+            self._new.update(new)
+            self._count(ConversationLine, conversations, len(new))
+        messages = [row for row in rows[MessageLine] if isinstance(row, MessageLine)]
+        # To a conversation that goes on, a message that comes back is a change, as any other.
+        back = [row for row in messages if row.conversation_id not in self._new]
+        rows = {**rows, MessageLine: [row for row in messages if row.conversation_id in self._new]}
+        some = [kind for kind in rows if rows[kind] and kind is not ConversationLine]
+        statements = [_import_of(kind, rows[kind]) for kind in some]
+        for kind, added in zip(some, await self._caller.run_all(statements) if some else (), strict=True):
+            self._count(kind, rows[kind], added)
+        if back:
+            put_back = [END_RESTORING(), _import_of(MessageLine, back), BEGIN_RESTORING()]
+            _, added, _ = await self._caller.run_all(put_back)
+            self._count(MessageLine, back, added)
+
+    def _count(self, kind: type[Row], rows: Sequence[Row], added: int) -> None:
+        self._lines[kind] += len(rows)
+        self._added[kind] += added
 
 
 async def _find_culprit(caller: Caller, chunk: list[Line]) -> None:
@@ -186,6 +201,6 @@ async def _find_culprit(caller: Caller, chunk: list[Line]) -> None:
 _encode = msgspec.json.Encoder().encode
 
 
-def _import_of(kind: type[Row], rows: list[Row]) -> Statement[int]:
+def _import_of(kind: type[Row], rows: Sequence[Row]) -> Statement[Any]:
     """The rows as they were read, and not as they were written: PostgreSQL takes fewer forms of a time."""
     return _IMPORT[kind](rows=_encode(rows))

@@ -48,7 +48,7 @@ def database_url(text: str) -> Secret:
 
 
 def secret(text: str) -> Secret:
-    """A secret that is long enough, without the blanks around it."""
+    """A secret that is long enough, not counting the blanks around it."""
     if len(text.strip().encode()) < SECRET_MIN_BYTES:
         _fail(f"is shorter than {SECRET_MIN_BYTES} bytes: make one with `openssl rand -hex 32`")
     return Secret(text)

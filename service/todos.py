@@ -11,7 +11,7 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from service.db.caller import Caller
-from service.db.queries import Count, Maybe, One, Statement
+from service.db.queries import HOLD_ASSIGNEES, Count, Maybe, One, Statement
 from service.http.fields import (
     Description,
     Metadata,
@@ -153,7 +153,11 @@ async def update_todo(request: Request, todo_id: FromPath[TodoRef], data: JSONBo
     """
     statements = _change(todo_id, data, request.if_match)
     try:
-        todo = (await request.user.run_all(statements, _accept(request.user) if len(statements) > 1 else None))[0]
+        todo = (
+            await request.user.run_all(
+                statements, _accept(request.user, len(statements)) if len(statements) > 1 else None
+            )
+        )[0]
     except _NoRow:
         todo = None
     if todo is None:
@@ -183,8 +187,9 @@ async def batch_todos(request: Request, data: JSONBody[TodoBatch]) -> TodoBatchR
     operations += [("delete", index, [_removal(todo_id, None)]) for index, todo_id in enumerate(data.delete)]
     statements = [statement for _, _, parts in operations for statement in parts]
     places = [(list_name, index) for list_name, index, parts in operations for _ in parts]
+    accept = _accept(request.user, len(statements)) if data.update or data.delete else None
     try:
-        results = await request.user.run_all(statements, _accept(request.user) if data.update or data.delete else None)
+        results = await request.user.run_all([*statements, HOLD_ASSIGNEES()], accept)
     except _NoRow as missing:
         list_name, index = places[missing.index]
         todo_id = data.update[index].id if list_name == "update" else data.delete[index]
@@ -237,11 +242,11 @@ class _NoRow(Exception):
         self.index = index
 
 
-def _accept(caller: Caller) -> Callable[[list[Any]], None]:
-    """A check that every change found its todo, and that whoever links one owns it."""
+def _accept(caller: Caller, count: int) -> Callable[[list[Any]], None]:
+    """A check that each of so many changes found its todo, and that whoever links one owns it."""
 
     def check(results: list[Any]) -> None:
-        for index, result in enumerate(results):
+        for index, result in enumerate(results[:count]):
             if result is None:
                 raise _NoRow(index)
             # A number is the count of links made for the todo before it.

@@ -17,7 +17,8 @@ from service.http.request import Request
 from service.problems import Problem
 
 ERASE_SECONDS = 60.0
-"""How long an erasure, or a deactivation, may take: it goes through every row of the user's in one transaction."""
+"""How long an erasure, or a deactivation, may take: it goes through every row of the user's in one transaction. And how
+long unassigning ahead of it may take."""
 UNASSIGNED = 2000
 """Other people's todos that one transaction unassigns ahead of that: in a second, where 4 are allowed."""
 
@@ -134,6 +135,7 @@ async def delete_me(request: Request) -> None:
     """Delete the signed-in user, who must own nothing any more; or with ``erase=true`` erase them and all they own.
 
     Either way other people's todos are unassigned, and the audit trail goes, too: one entry without content is left.
+    Very many of them are unassigned in steps ahead, with `erase=true`.
     """
     query = request.filters(Deletion)
     if query.erase:

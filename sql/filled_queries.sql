@@ -1608,7 +1608,7 @@ FROM counter AS c
 CROSS JOIN lines AS l
 ON CONFLICT (user_id, id) DO NOTHING;
 
--- import_conversations(user_id uuid, rows json) -> count
+-- import_conversations(user_id uuid, rows json) -> many UUID
 -- imports.sql, index conversations_pkey
 INSERT /* import_conversations */ INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
 SELECT
@@ -1617,7 +1617,8 @@ FROM json_to_recordset($2) AS r (
     id uuid, external_id text, title text, metadata jsonb, last_position integer, created_at timestamptz, updated_at timestamptz,
     version integer
 )
-ON CONFLICT (user_id, id) DO NOTHING;
+ON CONFLICT (user_id, id) DO NOTHING
+RETURNING id;
 
 -- import_messages(user_id uuid, rows json) -> count
 -- imports.sql, index messages_pkey
@@ -2076,6 +2077,10 @@ LIMIT 1;
 -- restoring.sql, index none
 SET /* begin_restoring */ LOCAL app.restoring = 'on';
 
+-- end_restoring() -> none
+-- restoring.sql, index none
+SET /* end_restoring */ LOCAL app.restoring = '';
+
 -- write_entries() -> none
 -- restoring.sql, index none
 SET /* write_entries */ CONSTRAINTS
@@ -2083,6 +2088,10 @@ SET /* write_entries */ CONSTRAINTS
     conversations_audit, conversations_audit_update, messages_audit, messages_audit_update,
     todo_conversation_links_audit, todo_conversation_links_audit_update
     IMMEDIATE;
+
+-- hold_assignees() -> none
+-- restoring.sql, index none
+SET /* hold_assignees */ CONSTRAINTS todos_assignee_hold, todos_assignee_hold_update IMMEDIATE;
 
 -- authenticate(user_id uuid, token_version integer, issued_at bigint) -> none
 -- sign_in.sql, index users_pkey

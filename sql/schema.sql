@@ -629,17 +629,17 @@ COMMENT ON INDEX public.todos_user_id_status_created_at_idx IS 'Serves the list 
 CREATE INDEX todos_user_id_updated_hour_idx ON public.todos USING btree (user_id, updated_hour);
 COMMENT ON INDEX public.todos_user_id_updated_hour_idx IS 'Serves the list of one''s own todos by updated_at, both ways: what was changed within an hour is sorted.';
 
+CREATE CONSTRAINT TRIGGER todos_assignee_hold AFTER INSERT ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_validate_assignee();
+COMMENT ON TRIGGER todos_assignee_hold ON public.todos IS 'An assignee is still active when a todo is committed.';
+
+CREATE CONSTRAINT TRIGGER todos_assignee_hold_update AFTER UPDATE OF assigned_to, status ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_validate_assignee();
+COMMENT ON TRIGGER todos_assignee_hold_update ON public.todos IS 'An assignee is still active when a change is committed.';
+
 CREATE CONSTRAINT TRIGGER todos_audit AFTER INSERT OR DELETE ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.audit('todos', '{completed,updated_hour}');
 COMMENT ON TRIGGER todos_audit ON public.todos IS 'Every insert and delete; of a user, the end without content.';
 
 CREATE CONSTRAINT TRIGGER todos_audit_update AFTER UPDATE ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.version)::integer <> (new.version)::integer)) EXECUTE FUNCTION public.audit('todos', '{completed,updated_hour}');
 COMMENT ON TRIGGER todos_audit_update ON public.todos IS 'Every real change.';
-
-CREATE CONSTRAINT TRIGGER todos_hold_assignee AFTER INSERT ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_validate_assignee();
-COMMENT ON TRIGGER todos_hold_assignee ON public.todos IS 'An assignee is still active when a todo is committed.';
-
-CREATE CONSTRAINT TRIGGER todos_hold_assignee_update AFTER UPDATE OF assigned_to, status ON public.todos DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((new.assigned_to IS NOT NULL)) EXECUTE FUNCTION public.todos_validate_assignee();
-COMMENT ON TRIGGER todos_hold_assignee_update ON public.todos IS 'An assignee is still active when a change is committed.';
 
 CREATE TRIGGER todos_immutable BEFORE UPDATE OF user_id, id, number, created_at, updated_at, version ON public.todos FOR EACH ROW WHEN (((((((old.user_id IS DISTINCT FROM new.user_id) OR (old.id IS DISTINCT FROM new.id)) OR ((old.number)::integer IS DISTINCT FROM (new.number)::integer)) OR ((old.created_at)::timestamp with time zone IS DISTINCT FROM (new.created_at)::timestamp with time zone)) OR ((old.updated_at)::timestamp with time zone IS DISTINCT FROM (new.updated_at)::timestamp with time zone)) OR ((old.version)::integer IS DISTINCT FROM (new.version)::integer))) EXECUTE FUNCTION public.refuse_change('todos');
 COMMENT ON TRIGGER todos_immutable ON public.todos IS 'Refuses to set what never changes, or touch() alone may change.';
@@ -1109,7 +1109,7 @@ DECLARE
     is_mixed constant boolean := NOT is_restoring AND current_setting('app.messages_bulk') = 'mixed';
 BEGIN
     UPDATE public.conversations AS c
-    SET last_position = greatest(c.last_position + n.put_back, n.last_position),
+    SET last_position = greatest(c.last_position, n.last_position) + n.put_back,
         message_count = c.message_count + n.uncounted,
         updated_at = greatest(c.updated_at, n.last_at, CASE WHEN n.put_back > 0 THEN clock_timestamp() END)
     FROM (
@@ -1604,7 +1604,7 @@ BEGIN
     THEN
         RETURN 0;
     END IF;
-    -- For nobody's transaction, since an assignee may change no more than the status.
+    -- Emptied, since todos_validate() lets an assignee change the status and nothing else.
     SET LOCAL app.user_id = '';
     FOR todo IN others LOOP
         -- As in users_before_revocation().

@@ -42,8 +42,8 @@ WAITING_PER_CONNECTION = 20
 The last one in such a queue is answered within some 100 ms under full load. Whoever waits longer has often given up,
 and then the work is in vain.
 """
-WAITING_PER_USER = 100
-"""Requests of one user that may wait until the user has fewer connections; they take no place in the queue."""
+WAITING_PER_BORROWER = 100
+"""Requests of one user, or network, that may wait until it has fewer connections; they take no place in the queue."""
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ class Loan:
         share = self._share = pool.shares.get(borrower) or _Share(max(1, pool.size // 2))
         share.loans.add(self)
         pool.shares[borrower] = share
-        if len(share.loans) > WAITING_PER_USER + pool.size:
+        if len(share.loans) > WAITING_PER_BORROWER + pool.size:
             whose = "of this user" if isinstance(borrower, int) else "of this network, with keys that are new here,"
             raise Problem("overloaded", f"Too many requests {whose} are waiting.")
         if not share.locked():

@@ -83,19 +83,19 @@ async def spool_body(request: Request, *media_types: str) -> Upload:
         file = tempfile.TemporaryFile()  # noqa: SIM115 - whoever gets the Upload closes it
     except OSError:
         raise _no_room() from None
+    limit = asyncio.timeout(UPLOAD_SECONDS)
     try:
         digest = hashlib.sha256()
-        async with asyncio.timeout(UPLOAD_SECONDS):
+        async with limit:
             async for piece in request.stream():
                 digest.update(piece)
                 file.write(piece)
         file.seek(0)
-    except TimeoutError:
-        file.close()
-        raise Problem("timeout", "The file took too long to arrive.", status=408) from None
-    except OSError:
+    except OSError:  # TimeoutError, too
         with suppress(OSError):  # closing writes what is left
             file.close()
+        if limit.expired():
+            raise Problem("timeout", "The file took too long to arrive.", status=408) from None
         raise _no_room() from None
     except BaseException:
         file.close()

@@ -2,7 +2,7 @@
 
 A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
 nor 405. It sets ``request_id``, ``headers`` (by name) and, where the client sent one, ``trace`` in ``scope["state"]``,
-and reads ``route`` (the template) and ``user_id`` back from there, and ``trace``, if the request has a span of its own.
+and reads ``route`` (the template) and ``caller`` back from there, and ``trace``, if the request has a span of its own.
 The server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only
 by its missing body.
 """
@@ -199,7 +199,7 @@ class Envelope:
                 "route": exchange.route,
                 "status": status,
                 "duration_ms": int(seconds * 1e5) / 100,
-                "user_id": exchange.state.get("user_id"),
+                "user_id": caller.proven_id if (caller := exchange.state.get("caller")) else None,
                 "bytes_in": exchange.bytes_in,
                 "bytes_out": exchange.bytes_out,
                 "remote": client[0] if client else None,

@@ -17,15 +17,16 @@ PLACES = 128
 
 
 class Threads:
-    """Some threads whose owners take turns: of each, one piece of work at a time is done, or waits to be done next.
+    """Some threads whose owners take turns: of each, so many pieces of work at a time are done, or come next.
 
-    An owner is a user or, where none is proven, a network.
+    An owner is a user or, where none is proven, a network; or a file that is read.
     """
 
     def __init__(self, count: int, name: str, initializer: Callable[[], None] | None = None) -> None:
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=initializer)
+        self._count = count
         self._taken: Counter[Hashable] = Counter()
-        self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
 
     @contextmanager
     def place(self, owner: Hashable) -> Generator[None]:
@@ -42,9 +43,12 @@ class Threads:
         """What ``work`` makes of the arguments."""
         turn = self._turns.get(owner)
         if turn is None:
-            turn = self._turns[owner] = asyncio.Lock()
-        async with turn:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+            turn = self._turns[owner] = asyncio.Semaphore(self._count)
+        await turn.acquire()
+        done = asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+        # A thread works on when nobody waits for it any more, and so long it is the owner's turn.
+        done.add_done_callback(lambda _: turn.release())
+        return await asyncio.shield(done)
 
     def close(self) -> None:
         """Leave out what has not begun."""

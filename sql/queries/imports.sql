@@ -79,10 +79,10 @@ CROSS JOIN lines AS l
 ON CONFLICT (user_id, id) DO NOTHING;
 
 -- name: import_conversations
--- Their messages are counted as they come in.
+-- Their messages are counted as they come in. The ids of those that weren't there.
 -- param user_id: uuid
 -- param rows: json
--- returns: count
+-- returns: many UUID
 -- index: conversations_pkey
 INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
 SELECT
@@ -91,7 +91,8 @@ FROM json_to_recordset(%(rows)s) AS r (
     id uuid, external_id text, title text, metadata jsonb, last_position integer, created_at timestamptz, updated_at timestamptz,
     version integer
 )
-ON CONFLICT (user_id, id) DO NOTHING;
+ON CONFLICT (user_id, id) DO NOTHING
+RETURNING id;
 
 -- name: import_messages
 -- Only a message at its own place is there already. One that another has taken, or an id at another place, is refused

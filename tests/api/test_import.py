@@ -141,10 +141,13 @@ def test_what_is_missing_comes_back_to_what_is_there(new_user: NewUser):
     user.client.delete(f"{path}/messages/{message['id']}").raise_for_status()
     user.client.post(f"{path}/messages", json={"sender_type": "ai", "content": "Later"}).raise_for_status()
     user.client.delete("/v1/todos/2").raise_for_status()
+    before = user.client.get(path).json()
     answer = exports.send(user, content)
     result = answer.json()
     assert answer.status_code == 200
     assert (result["todos"]["imported"], result["messages"]["imported"], result["links"]["imported"]) == (1, 1, 2)
+    after = user.client.get(path).json()
+    assert (after["version"], after["updated_at"] > before["updated_at"]) == (before["version"] + 1, True)
     assert result["conversations"]["imported"] == 0
     assert user.client.get("/v1/todos/2").json()["status"] == "in_progress"
     found = user.client.get(f"{path}/messages").json()["items"]

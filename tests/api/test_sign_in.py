@@ -693,7 +693,7 @@ def test_a_customer_of_a_provider_has_no_more_guesses_than_an_address(
     ],
 )
 def test_an_address_stands_for_the_networks_that_one_visitor_may_have(address: str, networks: list[str]) -> None:
-    assert networks_of(address) == networks
+    assert list(networks_of(address)) == networks
 
 
 # Hashing
@@ -762,6 +762,34 @@ def test_one_network_s_flood_leaves_places_and_turns_to_others() -> None:
     asyncio.run(test())
     assert done[0] == "crowd"
     assert set(done[1 : PLACES // 2 + 1]) > {f"other {number}" for number in range(PLACES // 2 - 1)}
+
+
+def test_it_stays_an_owner_s_turn_while_a_thread_works_for_whoever_has_left() -> None:
+    order: list[str] = []
+
+    async def test() -> None:
+        own = Threads(2, "test")
+        begun, go = threading.Semaphore(0), threading.Event()
+
+        def hold() -> None:
+            begun.release()
+            go.wait(10)
+
+        left = [asyncio.create_task(own.run("crowd", hold)) for _ in range(2)]
+        for _ in left:
+            await asyncio.to_thread(begun.acquire, timeout=10)
+        for one in left:
+            one.cancel()
+        await asyncio.wait(left)
+        again = asyncio.create_task(own.run("crowd", order.append, "crowd"))
+        other = asyncio.create_task(own.run("other", order.append, "other"))
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(again, other)
+        own.close()
+
+    asyncio.run(test())
+    assert order == ["other", "crowd"]
 
 
 def test_a_sign_in_that_finds_no_place_is_refused_before_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:

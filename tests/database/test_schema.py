@@ -1119,6 +1119,7 @@ def test_a_todo_assigned_while_the_assignee_is_deactivated(
     database: TestDatabase, dba: Connection, base: Base, first: str, commits: bool, opens: str
 ) -> None:
     assignee = new_user(dba)
+    base.insert("todos", assigned_to=assignee)  # which a deactivation changes: it waits for nobody in a circle
     todo = base.insert("todos") if opens == ASSIGN else base.insert("todos", status="completed", assigned_to=assignee)
     steps = {
         "assigner": (base.user, opens, (assignee, todo["id"])),

@@ -408,6 +408,8 @@ QUERY_CASES = {
     "get_kept_answer": QueryCase(lambda world: {"key": world.key}),
     # restoring.sql
     "begin_restoring": QueryCase(reaches=False),
+    "end_restoring": QueryCase(reaches=False),
+    "hold_assignees": QueryCase(reaches=False),
     "write_entries": QueryCase(reaches=False),
     # export.sql
     "get_exporter": QueryCase(),
