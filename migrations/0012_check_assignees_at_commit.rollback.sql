@@ -2,6 +2,7 @@
 
 SET LOCAL ROLE todochat_owner;
 
+ALTER TABLE public.todos ALTER CONSTRAINT todos_assigned_to_fkey NOT DEFERRABLE;
 DROP FUNCTION public.unassign_todos(uuid, integer, integer, boolean);
 DROP TRIGGER todos_assignee_hold ON public.todos;
 DROP TRIGGER todos_assignee_hold_update ON public.todos;

@@ -1,8 +1,9 @@
 -- Hold an assignee's being active from the commit on, not from the statement; and unassign very many todos by steps.
 -- Why: FOR SHARE on the assignee's row kept them from ending their sessions and from a new password for as long as
---   somebody else's transaction ran, which may be an import of two minutes. And with todos enough, others kept somebody
---   from deactivating or erasing their account, in which all of these are unassigned at once.
--- Locks: todos, against writes, for a moment (triggers).
+--   somebody else's transaction ran, which may be an import of two minutes; the foreign key's lock, from erasing their
+--   account. And with todos enough, others kept somebody from deactivating or erasing it, in which all of these are
+--   unassigned at once.
+-- Locks: todos and users, against everything, for a moment (triggers, and when the foreign key is checked).
 -- Rollback loses: nothing.
 -- depends: 0011_count_messages_put_back
 SET LOCAL ROLE todochat_owner;
@@ -13,11 +14,17 @@ AS $body$
 DECLARE
     is_open constant boolean := NEW.status IN ('pending', 'in_progress');
 BEGIN
-    -- Nothing to check where a closed todo stays closed, or an open one stays with whom it was. Whoever a closed todo
-    -- that is brought back was assigned to may have left since; the foreign key still wants them to exist.
-    IF (NEW.assigned_to = OLD.assigned_to AND (OLD.status IN ('pending', 'in_progress') OR NOT is_open))
-        OR (TG_OP = 'INSERT' AND NOT is_open AND current_setting('app.restoring', true) = 'on')
-    THEN
+    -- Nothing to check where a closed todo stays closed, or an open one stays with whom it was.
+    IF NEW.assigned_to = OLD.assigned_to AND (OLD.status IN ('pending', 'in_progress') OR NOT is_open) THEN
+        RETURN NEW;
+    END IF;
+    -- Whoever a closed todo that is brought back was assigned to may have left since, and must exist.
+    IF TG_OP = 'INSERT' AND NOT is_open AND current_setting('app.restoring', true) = 'on' THEN
+        IF TG_WHEN = 'BEFORE' AND NOT EXISTS (SELECT FROM public.users AS u WHERE u.id = NEW.assigned_to) THEN
+            RAISE EXCEPTION 'assigned_to must be a user: "todos_assigned_to_fkey"'
+                USING ERRCODE = 'foreign_key_violation', TABLE = 'todos', COLUMN = 'assigned_to',
+                    CONSTRAINT = 'todos_assigned_to_fkey';
+        END IF;
         RETURN NEW;
     END IF;
     -- At the commit, a deactivation waits until this transaction is through, and then sees the todo.
@@ -42,6 +49,7 @@ END
 $body$;
 COMMENT ON FUNCTION public.todos_validate_assignee() IS
     'Trigger: refuses an assignee who is unknown or inactive; at the commit, holds their being active until it is done.';
+ALTER TABLE public.todos ALTER CONSTRAINT todos_assigned_to_fkey DEFERRABLE INITIALLY DEFERRED;
 -- Called so, they run ahead of todos_audit, which takes the lock of the owner's trail: who deactivates an account locks
 -- its row first and then the trails.
 CREATE CONSTRAINT TRIGGER todos_assignee_hold AFTER INSERT ON public.todos DEFERRABLE INITIALLY DEFERRED

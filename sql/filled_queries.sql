@@ -2091,7 +2091,7 @@ SET /* write_entries */ CONSTRAINTS
 
 -- hold_assignees() -> none
 -- restoring.sql, index none
-SET /* hold_assignees */ CONSTRAINTS todos_assignee_hold, todos_assignee_hold_update IMMEDIATE;
+SET /* hold_assignees */ CONSTRAINTS todos_assigned_to_fkey, todos_assignee_hold, todos_assignee_hold_update IMMEDIATE;
 
 -- authenticate(user_id uuid, token_version integer, issued_at bigint) -> none
 -- sign_in.sql, index users_pkey

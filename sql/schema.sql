@@ -600,7 +600,7 @@ COMMENT ON INDEX public.todos_pkey IS 'Serves one todo by id, and the foreign ke
 COMMENT ON INDEX public.todos_user_id_number_key IS 'Serves one todo by number, and the list in order of number.';
 
 ALTER TABLE ONLY public.todos
-    ADD CONSTRAINT todos_assigned_to_fkey FOREIGN KEY (assigned_to) REFERENCES public.users(id) ON DELETE SET NULL;
+    ADD CONSTRAINT todos_assigned_to_fkey FOREIGN KEY (assigned_to) REFERENCES public.users(id) ON DELETE SET NULL DEFERRABLE INITIALLY DEFERRED;
 
 ALTER TABLE ONLY public.todos
     ADD CONSTRAINT todos_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
@@ -1515,11 +1515,17 @@ CREATE FUNCTION public.todos_validate_assignee() RETURNS trigger
 DECLARE
     is_open constant boolean := NEW.status IN ('pending', 'in_progress');
 BEGIN
-    -- Nothing to check where a closed todo stays closed, or an open one stays with whom it was. Whoever a closed todo
-    -- that is brought back was assigned to may have left since; the foreign key still wants them to exist.
-    IF (NEW.assigned_to = OLD.assigned_to AND (OLD.status IN ('pending', 'in_progress') OR NOT is_open))
-        OR (TG_OP = 'INSERT' AND NOT is_open AND current_setting('app.restoring', true) = 'on')
-    THEN
+    -- Nothing to check where a closed todo stays closed, or an open one stays with whom it was.
+    IF NEW.assigned_to = OLD.assigned_to AND (OLD.status IN ('pending', 'in_progress') OR NOT is_open) THEN
+        RETURN NEW;
+    END IF;
+    -- Whoever a closed todo that is brought back was assigned to may have left since, and must exist.
+    IF TG_OP = 'INSERT' AND NOT is_open AND current_setting('app.restoring', true) = 'on' THEN
+        IF TG_WHEN = 'BEFORE' AND NOT EXISTS (SELECT FROM public.users AS u WHERE u.id = NEW.assigned_to) THEN
+            RAISE EXCEPTION 'assigned_to must be a user: "todos_assigned_to_fkey"'
+                USING ERRCODE = 'foreign_key_violation', TABLE = 'todos', COLUMN = 'assigned_to',
+                    CONSTRAINT = 'todos_assigned_to_fkey';
+        END IF;
         RETURN NEW;
     END IF;
     -- At the commit, a deactivation waits until this transaction is through, and then sees the todo.

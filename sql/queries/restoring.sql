@@ -29,4 +29,4 @@ SET CONSTRAINTS
 -- everybody.
 -- returns: none
 -- index: none
-SET CONSTRAINTS todos_assignee_hold, todos_assignee_hold_update IMMEDIATE;
+SET CONSTRAINTS todos_assigned_to_fkey, todos_assignee_hold, todos_assignee_hold_update IMMEDIATE;

@@ -316,15 +316,19 @@ def test_nobody_is_kept_by_very_many_todos_of_others(new_user: NewUser, server: 
         assert superuser.execute(left, (bob.id,)).fetchone() == (0,)
 
 
-def test_no_transaction_of_others_keeps_a_user_from_ending_sessions(new_user: NewUser, server: Server) -> None:
+@pytest.mark.parametrize("erases", [False, True], ids=["deactivating", "erasing"])
+def test_no_transaction_of_others_keeps_a_user_from_leaving(new_user: NewUser, server: Server, erases: bool) -> None:
     """An import of two minutes that assigns a todo to somebody would keep them from it for as long."""
     bob, ada = new_user(), new_user()
     with psycopg.connect(server.database.service_url) as other:
         other.execute(sql.SQL("SET LOCAL app.user_id = {}").format(str(ada.id)))
         other.execute("INSERT INTO todos (user_id, title, assigned_to) VALUES (%s, 'x', %s)", (ada.id, bob.id))
         assert bob.client.post("/v1/keys", json={"name": "Agent", "scope": "read"}).status_code == 201
-        assert bob.client.patch("/v1/users/me", json={"is_active": False}).status_code == 200
-        with pytest.raises(psycopg.errors.CheckViolation, match="must be an active user"):
+        if erases:
+            assert bob.client.delete("/v1/users/me?erase=true").status_code == 204
+        else:
+            assert bob.client.patch("/v1/users/me", json={"is_active": False}).status_code == 200
+        with pytest.raises((psycopg.errors.CheckViolation, psycopg.errors.ForeignKeyViolation)):
             other.commit()
 
 
