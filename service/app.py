@@ -258,6 +258,7 @@ def answer_error(request: Request, error: Exception) -> Response:
     caller: Caller | None = request.scope.get("user")
     if caller is not None and caller.key is not None and problem.status == 401:
         caller.key.forget()
+        caller.proven_id = None
     if problem.status == 401 and (path := options.get("resource_metadata")):
         # RFC 9728, section 5.1: where it says who issues tokens for it.
         problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'

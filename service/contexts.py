@@ -83,6 +83,8 @@ def context_of(rows: Sequence[ContextRow], size: ContextSize | TurnContext) -> C
         rows = _fitting(rows, size.max_characters)
     if size.format == "items" or {row.message_type for row in rows} - {"text"}:
         rows = [rows[index] for index in whole(map(_calls, rows))]
+    if size.format == "messages":
+        return [ContextMessage(row.role, row.content) for row in rows]
     found: Context = []
     for row in rows:
         item = row.item if isinstance(row, ContextItemRow) else None

@@ -150,10 +150,11 @@ def whole(rows: Iterable[tuple[frozenset[str], frozenset[str]]]) -> list[int]:
     called: set[str] = set()
     is_beginning = True
     for index, (calls, answers) in enumerate(rows):
-        is_beginning = is_beginning and bool(calls or answers)
+        if not calls and not answers:
+            is_beginning = False
         if answers <= called | calls or (answers == UNNAMED and not is_beginning):
             called |= calls
-            kept.append(index)
+            kept += [index]
         elif is_beginning:
             called.clear()
             kept.clear()

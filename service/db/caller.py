@@ -107,12 +107,9 @@ class Caller:
         self.key = key
         self.seconds = TRANSACTION_SECONDS
         """How long a transaction of several round trips may take."""
-        self._held: Held | None = None
-
-    @property
-    def proven_id(self) -> UUID | None:
+        self.proven_id = user_id if key is None or key.is_proven else None
         """The user, unless it is only a key that says so, which nothing has proven yet."""
-        return self.user_id if self.key is None or self.key.is_proven else None
+        self._held: Held | None = None
 
     @overload
     async def run(self, first: Statement[R], /, *, seconds: float = ...) -> R: ...
@@ -148,7 +145,7 @@ class Caller:
 
         results = await self.database.transact(self._context(), steps, check if accept else None, seconds=seconds)
         if self.key is not None:
-            self.key.note()
+            self._note(self.key)
         return _read(statements, results)
 
     @asynccontextmanager
@@ -170,7 +167,7 @@ class Caller:
                 if not held.is_committed:
                     await self.commit()
                 if self.key is not None:
-                    self.key.note()
+                    self._note(self.key)
             finally:
                 self._held = None
 
@@ -179,6 +176,10 @@ class Caller:
         if self._held is None:
             raise RuntimeError("there is no transaction")
         await self._held.run([statement.step(self.user_id) for statement in last], commit=True)
+
+    def _note(self, key: ApiKey) -> None:
+        key.note()
+        self.proven_id = self.user_id
 
     def _context(self, *first: Statement[Any], snapshot: bool = False) -> Context:
         ahead: tuple[Step, ...] = ()

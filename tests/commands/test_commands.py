@@ -328,19 +328,19 @@ def test_a_full_disk_behind_standard_output_is_said_in_one_line() -> None:
     ],
 )
 def test_a_standard_stream_that_is_closed_is_said_in_one_line(filled: TestDatabase, command: str, told: str) -> None:
-    done = in_shell(f"{sys.executable} -m service {command}", filled)
+    done = in_shell(f"'{sys.executable}' -m service {command}", filled)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("export  ")]  # which is its progress
     assert line.startswith(f"todochat: {told}")
 
 
 def test_what_is_said_where_standard_error_is_closed_gets_into_nothing_else(filled: TestDatabase) -> None:
-    done = in_shell(f"{sys.executable} -m service users activate nobody@example.com 2>&-", filled)
+    done = in_shell(f"'{sys.executable}' -m service users activate nobody@example.com 2>&-", filled)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 def test_an_account_that_is_not_named_in_utf_8_is_said_in_one_line(filled: TestDatabase) -> None:
-    done = in_shell(f"{sys.executable} -m service users activate $(printf '\\377@example.com')", filled)
+    done = in_shell(f"'{sys.executable}' -m service users activate $(printf '\\377@example.com')", filled)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "todochat: no account has the address \\udcff@example.com\n"
 
