@@ -224,15 +224,15 @@ async def before_request(request: Request) -> Response | None:
     else:
         authorization = state["headers"].get(b"authorization")
         caller = await app.authenticator.caller(authorization, state["request_id"], options["scope"], request.address)
-        state["caller"] = caller
     if "seconds" in options:
         caller.seconds = options["seconds"]
     scope["user"] = caller
     request.check()
-    key = caller.key
+    is_key = caller.key is not None
     # Only the database can prove a key: before its body takes up memory, and where not every answer needs the database.
     # Before a body goes to a file, it says of any caller whether the account is still there.
-    if (key and (request.is_large or ("proves_keys" in options and not key.is_proven))) or "body_types" in options:
+    is_unproven = is_key and caller.proven_id is None and "proves_keys" in options
+    if is_unproven or (is_key and request.is_large) or "body_types" in options:
         await caller.run_all([])
     return None
 
@@ -255,10 +255,8 @@ def answer_error(request: Request, error: Exception) -> Response:
         raise error
     handler = request.scope.get("route_handler")  # none where no route has the method
     options: dict[str, Any] = {} if handler is None else handler.opt
-    caller: Caller | None = request.scope.get("user")
-    if caller is not None and caller.key is not None and problem.status == 401:
-        caller.key.forget()
-        caller.proven_id = None
+    if problem.status == 401 and "user" in request.scope:
+        request.user.forget_key()
     if problem.status == 401 and (path := options.get("resource_metadata")):
         # RFC 9728, section 5.1: where it says who issues tokens for it.
         problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'

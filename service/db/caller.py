@@ -29,19 +29,23 @@ class ApiKey:
     """The key that a caller asks with: its digest, and the scope that what it asks for needs.
 
     ``noted`` remembers for the process in which hour (since 1970) a key's use was last noted in the database, so that
-    all other requests of that hour that only read need not write. Until it ``is_proven``, by the database, a key is
-    nobody's, whosever it says that it is: what it takes is counted on the ``network`` that it comes from.
+    all other requests of that hour that only read need not write. Until the database has proven it, a key is nobody's,
+    whosever it says that it is: what it takes is counted on the ``network`` that it comes from.
     """
 
-    __slots__ = ("_hour", "_noted", "digest", "is_proven", "network", "scope")
+    __slots__ = ("_hour", "_noted", "digest", "network", "scope")
 
     def __init__(self, digest: bytes, scope: str, noted: dict[bytes, int], network: str = "") -> None:
         self.digest = digest
         self.scope = scope
         self.network = network
-        self.is_proven = digest in noted
         self._noted = noted
         self._hour: int | None = None
+
+    @property
+    def was_proven(self) -> bool:
+        """Whether the database has proven it for an earlier request."""
+        return self.digest in self._noted
 
     def check(self, *, reads_only: bool) -> list[Statement[Any]]:
         """What a transaction of the key begins with; ``reads_only``: it could not note the use."""
@@ -54,7 +58,6 @@ class ApiKey:
 
     def note(self) -> None:
         """Its transaction was committed."""
-        self.is_proven = True
         if self._hour is not None:
             if len(self._noted) >= NOTED_KEYS:
                 self._noted.clear()
@@ -62,7 +65,6 @@ class ApiKey:
 
     def forget(self) -> None:
         """The database knows no such key, or not any more."""
-        self.is_proven = False
         self._noted.pop(self.digest, None)
 
 
@@ -107,7 +109,7 @@ class Caller:
         self.key = key
         self.seconds = TRANSACTION_SECONDS
         """How long a transaction of several round trips may take."""
-        self.proven_id = user_id if key is None or key.is_proven else None
+        self.proven_id = user_id if key is None or key.was_proven else None
         """The user, unless it is only a key that says so, which nothing has proven yet."""
         self._held: Held | None = None
 
@@ -177,6 +179,12 @@ class Caller:
             raise RuntimeError("there is no transaction")
         await self._held.run([statement.step(self.user_id) for statement in last], commit=True)
 
+    def forget_key(self) -> None:
+        """The database has refused the key, if it is one that asks."""
+        if self.key is not None:
+            self.key.forget()
+            self.proven_id = None
+
     def _note(self, key: ApiKey) -> None:
         key.note()
         self.proven_id = self.user_id
@@ -189,7 +197,7 @@ class Caller:
             ahead = _authentication(self.user_id.int, self.token_version, self.issued_at)
         if first:
             ahead += tuple(statement.step(self.user_id) for statement in first)
-        network = self.key.network if self.key is not None and not self.key.is_proven else None
+        network = self.key.network if self.key is not None and self.proven_id is None else None
         return Context(self.user_id, self.request_id, ahead, network)
 
 

@@ -180,7 +180,8 @@ class Nothing(Query[None]):
 BEGIN_RESTORING = Nothing("begin_restoring")
 """Ahead of statements that bring rows back as they were: an import, an undo."""
 END_RESTORING = Nothing("end_restoring")
+"""Ahead of statements in such a transaction that change what was there before."""
 HOLD_ASSIGNEES = Nothing("hold_assignees")
-"""Behind statements that change several todos."""
+"""Behind statements that change several todos, and ahead of WRITE_ENTRIES where these are few."""
 WRITE_ENTRIES = Nothing("write_entries")
 """Behind statements that change very many rows, so that time limits hold for their audit entries, too."""

@@ -2,7 +2,8 @@
 
 A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
 nor 405. It sets ``request_id``, ``headers`` (by name) and, where the client sent one, ``trace`` in ``scope["state"]``,
-and reads ``route`` (the template) and ``caller`` back from there, and ``trace``, if the request has a span of its own.
+and reads ``route`` (the template) back from there, and ``trace``, if the request has a span of its own; and ``user``,
+who asks, from the scope.
 The server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only
 by its missing body.
 """
@@ -193,13 +194,14 @@ class Envelope:
         level = logging.INFO if status < 500 else logging.ERROR if status == 500 else logging.WARNING
         if request_log.isEnabledFor(level):
             client = exchange.scope["client"]
+            caller = exchange.scope.get("user")
             fields = {
                 "request_id": exchange.request_id,
                 "method": exchange.method,
                 "route": exchange.route,
                 "status": status,
                 "duration_ms": int(seconds * 1e5) / 100,
-                "user_id": caller.proven_id if (caller := exchange.state.get("caller")) else None,
+                "user_id": caller.proven_id if caller else None,
                 "bytes_in": exchange.bytes_in,
                 "bytes_out": exchange.bytes_out,
                 "remote": client[0] if client else None,

@@ -235,7 +235,8 @@ WINDOW ahead AS (ORDER BY e.seq ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING
 ORDER BY e.seq;
 
 -- The way back. Each undo of an update checks in its WHERE that the row is still what the entry made it, each undo of a
--- delete that nothing came after; app.restoring is on, so that the rules of transitions and due dates don't bind it.
+-- delete that nothing came after. app.restoring is on, so that the rules of transitions and due dates don't bind it; but
+-- for messages, of which one that is put back changes a conversation that goes on.
 
 -- slot: is_last
 NOT EXISTS (
@@ -502,8 +503,8 @@ FROM (
 ORDER BY position;
 
 -- name: restore_{noun}_links
--- The links that went with a {noun}, to {other}s that are there. And those that had gone with their {other}, not long
--- before, which came back while the {noun} was gone and could not bring them.
+-- The links that went with a {noun}, to {other}s that are there. And those that had gone with their {other}, not more
+-- than 5000 entries before, which came back while the {noun} was gone and could not bring them.
 -- fill: noun | other
 -- with: conversation | todo
 -- with: todo | conversation
