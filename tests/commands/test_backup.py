@@ -553,12 +553,16 @@ def test_a_signal_while_a_program_is_being_started_ends_it(
 
     sleep = dump_tools.Tool(sys.executable, 3)
     monkeypatch.setattr(subprocess, "Popen", start)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        ended_by_signals(),
-        dump_tools.read_tool(sleep, "-c", "import time; time.sleep(60)"),
-    ):
-        pass
+    before = signal.signal(how, signal.default_int_handler)  # a shell has its background jobs ignore SIGINT
+    try:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            ended_by_signals(),
+            dump_tools.read_tool(sleep, "-c", "import time; time.sleep(60)"),
+        ):
+            pass
+    finally:
+        signal.signal(how, before)
     assert begun[0].poll() == -signal.SIGKILL
 
 

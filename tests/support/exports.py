@@ -70,7 +70,8 @@ def written(lines: Lines) -> bytes:
 
 def send(user: User, content: bytes | Lines, **headers: str) -> httpx.Response:
     content = content if isinstance(content, bytes) else written(content)
-    return user.client.post("/v1/import", content=content, headers={**NDJSON, **headers})
+    # An import may take two minutes; on a busy machine, some thousand lines have taken ten seconds.
+    return user.client.post("/v1/import", content=content, headers={**NDJSON, **headers}, timeout=120)
 
 
 def small_file(change: Callable[[Lines], Any] = lambda _: None) -> Lines:
