@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from uuid import UUID
 
 import httpx
@@ -392,6 +392,13 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def superuser(session_database: TestDatabase) -> "Iterator[psycopg.Connection[Any]]":
+    """A superuser's look at the database of the session's service."""
+    with psycopg.connect(session_database.superuser_url, autocommit=True) as connection:
+        yield connection
+
+
 @dataclasses.dataclass(frozen=True)
 class User:
     """A registered user who is signed in; ``client`` sends the token."""
@@ -409,12 +416,17 @@ _numbers = itertools.count(1)
 _hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
-def insert_user(url: str, fields: dict[str, object]) -> UUID:
-    """What registering does, with a hash that is made and checked fast. ``url`` is the service's login."""
+def connect_as_service(url: str) -> "psycopg.Connection[Any]":
+    """A connection for `insert_user`; ``url`` is the service's login."""
+    return psycopg.connect(url, autocommit=True, options="-c idle_in_transaction_session_timeout=0")
+
+
+def insert_user(connection: "psycopg.Connection[Any]", fields: dict[str, object]) -> UUID:
+    """What registering does, with a hash that is made and checked fast."""
     user_id = new_id()
     row = {"username": None, "full_name": None, **fields, "id": user_id}
     row["password_hash"] = _hasher.hash(str(row.pop("password")))
-    with psycopg.connect(url, options="-c idle_in_transaction_session_timeout=0") as connection:
+    with connection.transaction():
         connection.execute(sql.SQL("SET LOCAL app.user_id = {}").format(str(user_id)))
         connection.execute("SET LOCAL app.request_id = 'registration'")
         names = sql.SQL(", ").join(map(sql.Identifier, row))
@@ -424,15 +436,24 @@ def insert_user(url: str, fields: dict[str, object]) -> UUID:
 
 
 @contextlib.contextmanager
-def user_factory(server: Server) -> Generator[Callable[..., User]]:
-    """Makes users of any server. Rows and tokens are made here, as the service would: that spares hashing passwords."""
+def user_factory(
+    server: Server, registrations: "psycopg.Connection[Any] | None" = None
+) -> Generator[Callable[..., User]]:
+    """Makes users of any server. Rows and tokens are made here, as the service would: that spares hashing passwords.
+
+    ``registrations`` is a connection to its database; without one, each user takes a connection of their own.
+    """
     tokens = Tokens(server.env["JWT_SECRET"], None, 900, 3600)
     with contextlib.ExitStack() as clients:
 
         def make(**fields: object) -> User:
             number = next(_numbers)
             body = {"email": f"user{number}-{secrets.token_hex(4)}@example.com", "password": PASSWORD, **fields}
-            user_id = insert_user(server.database.service_url, body)
+            if registrations is None:
+                with connect_as_service(server.database.service_url) as connection:
+                    user_id = insert_user(connection, body)
+            else:
+                user_id = insert_user(registrations, body)
             token = tokens.issue(user_id, 1).access_token
             headers = {"Authorization": f"Bearer {token}"}
             own = clients.enter_context(
@@ -443,15 +464,22 @@ def user_factory(server: Server) -> Generator[Callable[..., User]]:
         yield make
 
 
+@pytest.fixture(scope="session")
+def registrations(session_database: TestDatabase) -> "Iterator[psycopg.Connection[Any]]":
+    """One connection for all users of the session's service: opening it takes longer than making a user."""
+    with connect_as_service(session_database.service_url) as connection:
+        yield connection
+
+
 @pytest.fixture
-def new_user(server: Server) -> Iterator[Callable[..., User]]:
+def new_user(server: Server, registrations: "psycopg.Connection[Any]") -> Iterator[Callable[..., User]]:
     """Call it for a fresh user of the session's service; keywords go into the registration."""
-    with user_factory(server) as make:
+    with user_factory(server, registrations) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
-def new_module_user(server: Server) -> Iterator[Callable[..., User]]:
+def new_module_user(server: Server, registrations: "psycopg.Connection[Any]") -> Iterator[Callable[..., User]]:
     """The same for users whom a module's tests share."""
-    with user_factory(server) as make:
+    with user_factory(server, registrations) as make:
         yield make

@@ -1,7 +1,7 @@
 """The audit list: who changed what from what to what, newest first, and what a page of it costs."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,16 +10,10 @@ import psycopg
 import pytest
 
 from service import audit
-from tests.conftest import Server, User
+from tests.conftest import User
 from tests.support.problems import problem
 
 NewUser = Callable[..., User]
-
-
-@pytest.fixture
-def superuser(server: Server) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(server.database.superuser_url, autocommit=True) as connection:
-        yield connection
 
 
 def entries(user: User, **filters: Any) -> list[dict[str, Any]]:

@@ -36,12 +36,6 @@ def word() -> str:
 
 
 @pytest.fixture
-def superuser(server: Server) -> Iterator[Connection]:
-    with psycopg.connect(server.database.superuser_url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def service(server: Server) -> Iterator[Connection]:
     with psycopg.connect(server.database.service_url, autocommit=True) as connection:
         yield connection

@@ -55,12 +55,6 @@ def titles(user: User) -> list[str]:
     return [todo["title"] for todo in user.client.get("/v1/todos").json()["items"]]
 
 
-@pytest.fixture
-def superuser(server: Server) -> Iterator[Connection]:
-    with psycopg.connect(server.database.superuser_url, autocommit=True) as connection:
-        yield connection
-
-
 def kept(connection: Connection, user: User) -> set[str]:
     """The keys that are kept for the user."""
     return {key for (key,) in connection.execute("SELECT key FROM idempotency_keys WHERE user_id = %s", (user.id,))}

@@ -5,7 +5,7 @@ import contextlib
 import http.client
 import io
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,12 +33,6 @@ from tests.support.problems import problem
 from tests.support.worlds import Connection, snapshot
 
 NewUser = Callable[..., User]
-
-
-@pytest.fixture(scope="module")
-def superuser(server: Server) -> Iterator[Connection]:
-    with psycopg.connect(server.database.superuser_url, autocommit=True) as connection:
-        yield connection
 
 
 def imported(**counts: int) -> dict[str, dict[str, int]]:

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
-import psycopg
 import pytest
 
 from service.app import PROTOCOL_HANDLERS
@@ -30,12 +29,6 @@ SCOPES = {"read", "write", "account"}
 @pytest.fixture
 def user(new_user: Callable[..., User]) -> User:
     return new_user()
-
-
-@pytest.fixture
-def superuser(server: Server) -> Iterator["psycopg.Connection[Any]"]:
-    with psycopg.connect(server.database.superuser_url, autocommit=True) as connection:
-        yield connection
 
 
 def make_key(user: User, scope: str = "write", **fields: Any) -> Any:

@@ -534,7 +534,8 @@ def account(door: Server) -> Callable[[], dict[str, str]]:
 
     def make() -> dict[str, str]:
         found = email()
-        conftest.insert_user(door.database.service_url, {"email": found, "password": PASSWORD})
+        with conftest.connect_as_service(door.database.service_url) as connection:
+            conftest.insert_user(connection, {"email": found, "password": PASSWORD})
         return {"email": found}
 
     return make

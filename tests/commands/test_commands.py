@@ -31,6 +31,7 @@ from tests.conftest import (
     Server,
     TestDatabase,
     User,
+    connect_as_service,
     free_port,
     insert_user,
     reachable_folder,
@@ -211,7 +212,8 @@ def test_migrations_go_down_and_up_and_status_says_so(make_database: Callable[[]
 def filled(make_database: Callable[[], TestDatabase]) -> TestDatabase:
     """A database whose todos have been rolled back to be the latest, with three of them."""
     database = make_database()
-    user_id = insert_user(database.service_url, {"email": "ada@example.com", "password": PASSWORD})
+    with connect_as_service(database.service_url) as connection:
+        user_id = insert_user(connection, {"email": "ada@example.com", "password": PASSWORD})
     with psycopg.connect(database.service_url) as connection:
         connection.execute(f"SET LOCAL app.user_id = '{user_id}'".encode())
         connection.execute("INSERT INTO todos (user_id, title) SELECT %s, 'x' FROM generate_series(1, 3)", [user_id])

@@ -26,7 +26,7 @@ from service.db.caller import Caller
 from service.identity.tokens import Tokens
 from service.settings import Secret, Settings
 from service.telemetry import CLOSE_SECONDS, Telemetry
-from tests.conftest import REPOSITORY, Server, TestDatabase, User, insert_user, user_factory
+from tests.conftest import REPOSITORY, Server, TestDatabase, User, connect_as_service, insert_user, user_factory
 from tests.support.load import lateness, wait_for
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -41,7 +41,8 @@ def attributes(span: ReadableSpan) -> Mapping[str, Any]:
 def ask(make_database: Callable[[], TestDatabase]) -> Callable[..., list[ReadableSpan]]:
     """Call it with requests, each a method, a path and what httpx takes, for the spans of a user's asking."""
     database = make_database()
-    user_id = insert_user(database.service_url, {"email": "ada@example.com", "password": "correct horse"})
+    with connect_as_service(database.service_url) as connection:
+        user_id = insert_user(connection, {"email": "ada@example.com", "password": "correct horse"})
     secret = secrets.token_hex(32)
     settings = Settings(database_url=Secret(database.service_url), jwt_secret=Secret(secret), database_pool_size=2)
     token = Tokens(secret, None, 900, 3600).issue(user_id, 1).access_token
