@@ -48,7 +48,7 @@ def mend_owners(conn: psycopg.Connection, applied: list[Migration]) -> list[str]
     if conn.execute(_HAS_PRIVILEGES.encode(), {"owner": OWNER_ROLE, "app": APP_ROLE}).fetchone() != (True,):
         raise MigrationError(
             f"this database was restored before the roles {OWNER_ROLE} and {APP_ROLE} were made, and lost what they "
-            "may do: restore it anew, into an empty database, as the README says under Backup and restore"
+            "may do: restore it anew, into an empty database, as service/commands/operations.md says"
         )
     others = find_others(conn, made)
     try:

@@ -40,11 +40,11 @@ from tests.conftest import (
     service_environment,
     user_factory,
 )
-from tests.contract.test_readme import section
 from tests.support.commands import complaint, heeding, run, run_process
 from tests.support.exports import export, fill
 from tests.support.feed import assert_goes_on, follow
 from tests.support.load import wait_for
+from tests.support.operations import section
 from tests.support.schema_dump import dump_schema
 
 RESTORER = "restorer"
@@ -391,7 +391,7 @@ def test_a_draft_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest
 
 
 def recipe(*titles: str) -> str:
-    """The README's commands below the comments that begin so."""
+    """The commands below the comments that begin so, as operators are told them."""
     parts = re.findall(r"^# .*\n(?:[^#`].*\n)*", section("Backup and restore"), re.MULTILINE)
     return "".join(next(part for part in parts if part.startswith(f"# {title}")) for title in titles)
 
@@ -409,7 +409,7 @@ def run_recipe(script: str, target: Target, source: Source, folder: Path) -> str
 
 @ON_THE_NEWEST
 @pytest.mark.parametrize("way", ["OLD is", "Instead, by hand"])
-def test_the_recipe_of_the_readme_runs_as_it_stands_there(
+def test_the_recipe_runs_as_it_stands_there(
     source: Source, target: Target, tmp_path: Path, start_server: Callable[..., Server], way: str
 ) -> None:
     url = run_recipe(recipe(way, "After either"), target, source, tmp_path)

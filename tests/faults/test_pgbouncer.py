@@ -1,6 +1,6 @@
 """Through PgBouncer 1.18 in transaction mode, which knows nothing of prepared statements, on one server connection.
 
-With the settings of the README, but for the number of connections.
+With the settings that operators are told, but for the number of connections.
 """
 
 import contextlib
@@ -16,14 +16,15 @@ import pytest
 from service.embedded import EmbeddedPostgres
 from service.embedded.server import as_account
 from service.identity.tokens import Tokens
-from tests.conftest import REPOSITORY, Server, TestDatabase, free_port, reachable_folder, user_factory
+from tests.conftest import Server, TestDatabase, free_port, reachable_folder, user_factory
 from tests.support.load import Ask, at_once, wait_for
+from tests.support.operations import section
 
 CONFIGURATION = """
 [databases]
 * = host={socket_dir} port=5432
 [pgbouncer]
-{readme}
+{told}
 default_pool_size = 1
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -40,14 +41,13 @@ def pgbouncer_port(postgres: EmbeddedPostgres) -> Iterator[int]:
         pytest.skip("needs PgBouncer: apt-get install pgbouncer")
     port = free_port()
     with reachable_folder() as folder:
-        _, _, text = (REPOSITORY / "README.md").read_text().partition("or PgBouncer does: ")
-        told = re.findall(r"`(\w+ = \w+)`", text.partition(".\n")[0])
+        told = re.findall(r"`(\w+ = \w+)`", section("Several processes"))
         names = ["pool_mode", "max_client_conn", "default_pool_size", "max_prepared_statements"]
         assert [line.partition(" ")[0] for line in told] == names
         version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
         major, minor = map(int, re.findall(r"PgBouncer (\d+)\.(\d+)", version)[0])
-        readme = "\n".join(told if (major, minor) >= (1, 21) else told[:-1])
-        configuration = CONFIGURATION.format(socket_dir=postgres.socket_dir, port=port, folder=folder, readme=readme)
+        told = "\n".join(told if (major, minor) >= (1, 21) else told[:-1])
+        configuration = CONFIGURATION.format(socket_dir=postgres.socket_dir, port=port, folder=folder, told=told)
         (folder / "configuration").write_text(configuration)
         (folder / "users").write_text('"todochat_service" ""\n')
         with (folder / "log").open("wb") as log:

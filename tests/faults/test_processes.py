@@ -1,4 +1,4 @@
-"""Several processes behind one port, by the README's systemd units: restarts and rotations of secrets lose nothing."""
+"""Several processes behind one port, by systemd units as operators are given them: restarts lose nothing."""
 
 import contextlib
 import os
@@ -23,8 +23,9 @@ from service.settings import Settings
 from tests.conftest import PASSWORD, PLAIN_HTTP, REPOSITORY, Server, TestDatabase, user_factory
 from tests.support.commands import as_migrator, complaint, run
 from tests.support.load import Ask, Stream, wait_for
+from tests.support.operations import section
 from tests.support.small_server import command, environment
-from tests.support.systemd import ENVIRONMENT_FILE, HERE, PROGRAM, Systemd, readme_units, settings_of
+from tests.support.systemd import ENVIRONMENT_FILE, HERE, PROGRAM, Systemd, settings_of, told_units
 
 INSTANCES = ("9001", "9002")
 
@@ -52,13 +53,13 @@ def as_server(played: Systemd, database: TestDatabase) -> Server:
 # The units
 
 
-def test_systemd_takes_the_units_of_the_readme(tmp_path: Path) -> None:
+def test_systemd_takes_the_units_as_they_stand_there(tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("needs systemd-analyze: apt-get install systemd")
     environment_file = tmp_path / "todochat.env"
     environment_file.touch()
-    units = readme_units()
+    units = told_units()
     assert sorted(units) == ["todochat.socket", "todochat@.service", "todochat@.socket"]
     for name, text in units.items():
         there = text.replace(PROGRAM, f'"{HERE}"').replace(ENVIRONMENT_FILE, str(environment_file))
@@ -79,12 +80,12 @@ def test_systemd_takes_the_units_of_the_readme(tmp_path: Path) -> None:
 def test_systemd_waits_as_long_as_an_orderly_end_may_take() -> None:
     settings = Settings()
     longest = settings.shutdown_delay_seconds + settings.shutdown_grace_seconds + 1 + serving.CLOSE_SECONDS
-    assert float(settings_of(readme_units()["todochat@.service"])["TimeoutStopSec"]) > longest
+    assert float(settings_of(told_units()["todochat@.service"])["TimeoutStopSec"]) > longest
 
 
 def test_a_database_that_is_away_never_makes_systemd_give_up() -> None:
     """Its own limit is 5 starts in 10 s; a service that it gave up on would take its sockets along."""
-    assert float(settings_of(readme_units()["todochat@.service"])["RestartSec"]) * 4 > 10
+    assert float(settings_of(told_units()["todochat@.service"])["RestartSec"]) * 4 > 10
 
 
 # Restarts
@@ -251,9 +252,8 @@ def test_a_given_socket_that_cannot_be_served_on_is_one_line(tmp_path: Path, kin
 
 
 def rounds() -> list[str]:
-    """The settings of each round of a rotation, as the README has them."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"`(JWT_SECRET=\w+(?: JWT_SECRET_PREVIOUS=\w+)?)`", readme)
+    """The settings of each round of a rotation, as operators are told them."""
+    return re.findall(r"^\d\. `(JWT_SECRET=.*?)`", section("Rotating secrets"), re.MULTILINE)
 
 
 class People:
@@ -303,7 +303,9 @@ class People:
         return found.json()
 
 
-def test_a_rotation_of_the_secret_by_the_readme_refuses_no_token(systemd: tuple[Systemd, TestDatabase]) -> None:
+def test_a_rotation_of_the_secret_as_it_is_told_refuses_no_token(
+    systemd: tuple[Systemd, TestDatabase],
+) -> None:
     played, database = systemd
     old, new = secrets.token_hex(32), secrets.token_hex(32)
     played.environment["JWT_SECRET"] = old

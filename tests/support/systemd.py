@@ -1,4 +1,4 @@
-"""systemd's part in serving with several processes, played by a test, with the units of the README.
+"""systemd's part in serving with several processes, played by a test, with the units that operators are given.
 
 Here no systemd runs as process 1. What is played is little, and taken from the units: it opens the sockets of
 ListenStream=, starts ExecStart= with those of Sockets= and with EnvironmentFile=, waits for READY=1, and stops a
@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from tests.conftest import REPOSITORY, free_port, service_environment
+from tests.conftest import free_port, service_environment
 from tests.support.load import wait_for
+from tests.support.operations import section
 
 PROGRAM = "/opt/todochat/.venv/bin/todochat"
 ENVIRONMENT_FILE = "/etc/todochat.env"
@@ -37,10 +38,9 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """Between fork and exec: the sockets from file descriptor 3 on, and whom they are for."""
 
 
-def readme_units() -> dict[str, str]:
-    """The text of each unit by its name, as the README has it."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```ini\n(# todochat.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+def told_units() -> dict[str, str]:
+    """The text of each unit by its name, as operators are told it."""
+    (block,) = re.findall(r"^```ini\n(.*?)^```$", section("Several processes"), re.DOTALL | re.MULTILINE)
     parts = re.split(r"^# ([\w@.]+).*\n", block, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -75,7 +75,7 @@ class Systemd:
     """``environment`` is what is in EnvironmentFile=; set it anew before a restart, as an operator does."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self.units = readme_units()
+        self.units = told_units()
         self.service = settings_of(self.units["todochat@.service"])
         self.environment = dict(environment)
         self.processes: dict[str, Process] = {}
