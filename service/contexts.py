@@ -51,16 +51,8 @@ ContextFormat = Annotated[
 MaxCharacters = Annotated[int, Meta(ge=1, le=10_000_000, description="The newest that fit into so many characters.")]
 
 
-class TurnContext(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many of the conversation's last messages a turn answers with, its own included."""
-
-    messages: Annotated[int, Meta(ge=0, le=200)]
-    max_characters: MaxCharacters | None = None
-    format: ContextFormat = "messages"
-
-
 class ContextSize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much a model is to be reminded of."""
+    """How much of a conversation a model is to be reminded of; after a turn, the turn's own messages included."""
 
     messages: Annotated[int, Meta(ge=0, le=200, description="How many of the last messages.")] = 20
     max_characters: MaxCharacters | None = None
@@ -71,13 +63,13 @@ _context = Many("list_context", ContextRow)
 _context_items = Many("list_context_items", ContextItemRow)
 
 
-def ask_context(conversation_id: UUID, size: ContextSize | TurnContext) -> Statement[Any]:
+def ask_context(conversation_id: UUID, size: ContextSize) -> Statement[Any]:
     """What gets the rows of a context."""
     query = _context if size.format == "messages" else _context_items
     return query(conversation_id=conversation_id, messages=size.messages)
 
 
-def context_of(rows: Sequence[ContextRow], size: ContextSize | TurnContext) -> Context:
+def context_of(rows: Sequence[ContextRow], size: ContextSize) -> Context:
     """The newest of the rows that fit, oldest first, without outputs whose call isn't among them."""
     if size.max_characters is not None:
         rows = _fitting(rows, size.max_characters)

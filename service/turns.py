@@ -9,7 +9,7 @@ from litestar import post
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta
 
-from service.contexts import Context, TurnContext, ask_context, context_of
+from service.contexts import Context, ContextSize, ask_context, context_of
 from service.db.caller import Caller
 from service.db.queries import Many, Nothing, One, Statement
 from service.http.fields import Title, check_title, new_id
@@ -33,7 +33,7 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     messages: Annotated[list[MessageCreate], Meta(min_length=1, max_length=TURN_MESSAGES)]
     expected_position: Position | None = None
-    context: TurnContext | None = None
+    context: ContextSize | None = None
 
 
 class FirstTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +44,7 @@ class FirstTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     messages: Annotated[list[MessageCreate], Meta(min_length=1, max_length=TURN_MESSAGES)]
     title: Title | None = None
     expected_position: Annotated[int, Meta(ge=0, le=0)] | None = None
-    context: TurnContext | None = None
+    context: ContextSize | None = None
 
     def __post_init__(self) -> None:
         check_title(self.title)

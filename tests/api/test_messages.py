@@ -471,7 +471,7 @@ def test_a_turn_without_a_conversation_opens_one(new_user: NewUser) -> None:
         ({"context": {"messages": -1}}, "context.messages"),
         ({"context": {"messages": 201}}, "context.messages"),
         ({"context": {"messages": 1.5}}, "context.messages"),
-        ({"context": {}}, "context.messages"),
+        ({"context": {"messages": None}}, "context.messages"),
         ({"context": {"messages": 1, "role": "user"}}, "context.role"),
         ({"context": 5}, "context"),
         ({"expected_position": -1}, "expected_position"),
@@ -500,6 +500,9 @@ def test_a_context_has_twenty_messages_unless_asked_and_200_at_the_most(client: 
     everything = [f"{number} {place}" for number in range(3) for place in range(100)]
     for count, parameters in ((20, {}), (200, {"messages": 200}), (7, {"messages": 7})):
         assert [message["content"] for message in get(client, f"{path}/context", **parameters)] == everything[-count:]
+    for count, size in ((20, {}), (1, {"max_characters": 3}), (20, {"format": "items"})):
+        turn = client.post(f"{path}/turns", json={"messages": [user("one")], "context": size})
+        assert len(turn.json()["context"]) == count
 
 
 def test_a_stale_turn_is_refused_with_the_current_position_and_nothing_of_it_written(

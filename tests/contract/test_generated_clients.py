@@ -209,7 +209,7 @@ def test_the_python_client_takes_the_walk(
             ),
         ],
         expected_position=0,
-        context=models.TurnContext(messages=10),
+        context=models.ContextSize(messages=10),
     )
     assert call("create_turn", conversation.id, body=turn, status=201).position == 2
     (message,) = call("get_context", conversation.id, messages=1)

@@ -27,7 +27,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from service.app import create_app
 from service.commands.demo import Size, fill_many
-from service.contexts import TurnContext
+from service.contexts import ContextSize
 from service.db.caller import Caller
 from service.db.connection import Connection
 from service.db.database import Database
@@ -227,7 +227,7 @@ def large(make_module_database: Callable[[], TestDatabase]) -> Seeded:
 
 PENDING = TodoFilters(status=["pending"], limit=20)
 LAST_50 = MessageFilters(order="-position", limit=50)
-ONE_TURN = Turn([MessageCreate(**MESSAGE), MessageCreate(**REPLY)], context=TurnContext(20))
+ONE_TURN = Turn([MessageCreate(**MESSAGE), MessageCreate(**REPLY)], context=ContextSize(20))
 
 Operation = Callable[[Caller, UUID], Awaitable[Any]]
 BUFFERS: dict[str, tuple[Operation, float]] = {
