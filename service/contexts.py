@@ -7,9 +7,12 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from service.db.caller import Caller
 from service.db.queries import Many, Statement
 from service.http.fields import MessageType
-from service.items import UNNAMED, ItemText, read_item, whole
+from service.http.request import read_aside
+from service.http.strict_json import SHORT
+from service.items import UNNAMED, ItemText, read_calls, whole
 
 Role = Annotated[Literal["user", "assistant", "system"], Meta(title="Role")]
 
@@ -69,8 +72,15 @@ def ask_context(conversation_id: UUID, size: ContextSize) -> Statement[Any]:
     return query(conversation_id=conversation_id, messages=size.messages)
 
 
-def context_of(rows: Sequence[ContextRow], size: ContextSize) -> Context:
+async def context_of(caller: Caller, rows: Sequence[ContextRow], size: ContextSize) -> Context:
     """The newest of the rows that fit, oldest first, without outputs whose call isn't among them."""
+    items = [row.item for row in rows if isinstance(row, ContextItemRow) and row.item is not None]
+    if sum(map(len, items)) <= SHORT:
+        return _context_of(rows, size)
+    return await read_aside(caller.user_id, _context_of, rows, size)
+
+
+def _context_of(rows: Sequence[ContextRow], size: ContextSize) -> Context:
     if size.max_characters is not None:
         rows = _fitting(rows, size.max_characters)
     if size.format == "items" or {row.message_type for row in rows} - {"text"}:
@@ -100,6 +110,5 @@ _NONE = frozenset[str]()
 def _calls(row: ContextRow) -> tuple[frozenset[str], frozenset[str]]:
     """The ids of the calls that a row makes, and of those that it answers."""
     if isinstance(row, ContextItemRow) and row.item is not None:
-        read = read_item(row.item)
-        return read.calls, read.answers
+        return read_calls(row.item)
     return (UNNAMED if row.message_type == "command" else _NONE, UNNAMED if row.message_type == "response" else _NONE)

@@ -3,6 +3,7 @@
 The service looks into one only for the text that people search and read, and for which output belongs to which call.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, cast
 
@@ -52,10 +53,16 @@ def check_item(item: str) -> None:
 def read_item(item: str | msgspec.Raw) -> Reading:
     """Of OpenAI's shapes (Responses and Chat Completions), and of others as far as they name things alike."""
     value = decode_item(item)
-    calls, answers = frozenset(_ids(value, is_answer=False)), frozenset(_ids(value, is_answer=True))
+    calls, answers = _calls(value)
     kind: MessageType = "command" if calls - answers else "response" if answers else "text"
     text = "\n".join(part for part in _texts(value) if part)
     return Reading(_storable(text), kind, calls, answers)
+
+
+def read_calls(item: msgspec.Raw) -> tuple[frozenset[str], frozenset[str]]:
+    """The ids of the calls that an item makes, and of those that it answers."""
+    # Most items name none, and are large where they are texts and images: those need not be read.
+    return _calls(decode_item(item)) if _MAY_NAME_CALLS.search(item) else (frozenset(), frozenset())
 
 
 def decode_item(item: str | msgspec.Raw) -> Any:
@@ -98,10 +105,14 @@ def _list_of(value: Any, name: str) -> list[dict[str, Any]]:
 
 _ANSWERS = ("tool", "tool_result")
 _CALL_NAMES = ("call_id", "tool_call_id", "tool_use_id", "toolCallId", "approval_request_id")
+_MAY_NAME_CALLS = re.compile(rb'_id"|Id"|"id"|\\u')
+"""The ends of the names in `_calls` as they stand in JSON, or a character that is written as its number."""
 _NAMED_BY_ID = ("function", "tool_call", "tool_use", "local_shell_call_output", "mcp_approval_request")
 
 
-def _ids(value: Any, *, is_answer: bool) -> Iterator[str]:
+def _calls(value: Any) -> tuple[frozenset[str], frozenset[str]]:
+    calls: set[str] = set()
+    answers: set[str] = set()
     for part in _objects(value):
         kind = str(part.get("type") or part.get("part_kind") or part.get("role") or "")
         answering = kind.endswith(("_output", "tool-return", "retry-prompt", "_response")) or kind in _ANSWERS
@@ -111,8 +122,11 @@ def _ids(value: Any, *, is_answer: bool) -> Iterator[str]:
         if not isinstance(named, str):
             continue
         # Vercel's parts hold a call together with its output, once there is one.
-        if "toolCallId" in part or answering == is_answer:
-            yield named
+        if answering or "toolCallId" in part:
+            answers.add(named)
+        if not answering or "toolCallId" in part:
+            calls.add(named)
+    return frozenset(calls), frozenset(answers)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -202,7 +202,8 @@ async def get_context(request: Request, conversation_id: FromPath[UUID]) -> Cont
     A tool's output never comes without its call: what would begin with such an output begins behind it.
     """
     query = request.filters(ContextSize)
-    return context_of(await read(request.user, conversation_id, ask_context(conversation_id, query)), query)
+    rows = await read(request.user, conversation_id, ask_context(conversation_id, query))
+    return await context_of(request.user, rows, query)
 
 
 @post(

@@ -184,7 +184,7 @@ async def list_openai_items(request: Request, conversation_id: FromPath[str]) ->
     asked = messages.LIST_ITEMS[query.order == "desc"](conversation_id=place, row_limit=query.limit + 1, **filters)
     rows: list[FullMessage] = await messages.read(request.user, place, asked)
     taken = sum(0 if row.item is None else len(bytes(row.item)) for row in rows)  # by which the query ends
-    return item_list([item_of(row) for row in rows], query.limit, goes_on=taken >= ANSWER_BYTES)
+    return item_list(await _items_of(request, rows), query.limit, goes_on=taken >= ANSWER_BYTES)
 
 
 @get(
@@ -196,7 +196,8 @@ async def list_openai_items(request: Request, conversation_id: FromPath[str]) ->
 )
 async def get_openai_item(request: Request, conversation_id: FromPath[str], item_id: FromPath[str]) -> msgspec.Raw:
     """One item."""
-    return item_of(await _find(request.user, conversation_uuid(conversation_id), item_id))[1]
+    message = await _find(request.user, conversation_uuid(conversation_id), item_id)
+    return (await _items_of(request, [message]))[0][1]
 
 
 @delete(
@@ -222,6 +223,13 @@ async def _aside(request: Request, text: str, read: Callable[..., Found], *argum
     if len(text) <= SHORT and is_quick(text.encode()):
         return read(*arguments)
     return await read_aside(request.owner, read, *arguments)
+
+
+async def _items_of(request: Request, rows: list[FullMessage]) -> list[tuple[str, msgspec.Raw]]:
+    """The messages as items, read beside the event loop where they are long."""
+    if sum(len(row.item or b"") for row in rows) <= SHORT:
+        return list(map(item_of, rows))
+    return await read_aside(request.owner, lambda: list(map(item_of, rows)))
 
 
 def _list_of(added: list[messages.Message], items: list[messages.MessageCreate]) -> ItemList:

@@ -128,7 +128,8 @@ async def append(
     for place in to_blame:
         appended += results[place] if isinstance(results[place], list) else [results[place]]
     asked = turn.context if len(statements) - 1 not in to_blame else None
-    return TurnResult(appended, [] if asked is None else context_of(results[-1], asked), appended[-1].position)
+    context = [] if asked is None else await context_of(caller, results[-1], asked)
+    return TurnResult(appended, context, appended[-1].position)
 
 
 def _pairs(messages: Sequence[MessageCreate]) -> Iterator[Sequence[MessageCreate]]:

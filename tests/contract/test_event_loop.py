@@ -129,6 +129,27 @@ def test_long_items_keep_nobody_waiting(
     assert stood_still(watched, lambda: ada.client.post(where, content=content, headers=headers), status) < STILL
 
 
+MANY_PARTS = {
+    "empty objects": b"[" + b"{}," * 340_000 + b"{}]",
+    "objects with an id": b"[" + b'{"id":1},' * 110_000 + b"{}]",
+    "parts of a message": b'{"role":"user","content":[%b{}]}' % (b'{"type":"text","text":"a"},' * 37_000),
+}
+
+
+@pytest.mark.parametrize("item", MANY_PARTS.values(), ids=MANY_PARTS)
+def test_a_context_and_a_list_of_long_items_keep_nobody_waiting(watched: Watched, ada: User, item: bytes) -> None:
+    path = f"/v1/conversations/{ada.client.post('/v1/conversations', json={}).json()['id']}"
+    headers = {"Content-Type": "application/json"}
+    for _ in range(4):
+        content = b'{"sender_type":"ai","item":%b}' % item
+        ada.client.post(f"{path}/messages", content=content, headers=headers).raise_for_status()
+    listed = f"/openai/v1/conversations/conv_{path[-36:].replace('-', '')}/items?limit=4"
+    for asked in (f"{path}/context?format=items", listed):
+        assert stood_still(watched, lambda asked=asked: ada.client.get(asked), 200) < STILL
+    turn = {"messages": [{"sender_type": "user", "content": "x"}], "context": {"format": "items"}}
+    assert stood_still(watched, lambda: ada.client.post(f"{path}/turns", json=turn), 201) < STILL
+
+
 def many_todos(ada: User, many: int, metadata: bytes) -> bytes:
     """A file to import, whose todos have this metadata."""
     ada.client.post("/v1/todos", json={"title": "x"})
