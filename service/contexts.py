@@ -74,10 +74,11 @@ def ask_context(conversation_id: UUID, size: ContextSize) -> Statement[Any]:
 
 async def context_of(caller: Caller, rows: Sequence[ContextRow], size: ContextSize) -> Context:
     """The newest of the rows that fit, oldest first, without outputs whose call isn't among them."""
-    items = [row.item for row in rows if isinstance(row, ContextItemRow) and row.item is not None]
-    if sum(map(len, items)) <= SHORT:
-        return _context_of(rows, size)
-    return await read_aside(caller.user_id, _context_of, rows, size)
+    if size.format == "items":
+        items = [row.item for row in rows if isinstance(row, ContextItemRow) and row.item is not None]
+        if sum(map(len, items)) > SHORT:
+            return await read_aside(caller.user_id, _context_of, rows, size)
+    return _context_of(rows, size)
 
 
 def _context_of(rows: Sequence[ContextRow], size: ContextSize) -> Context:

@@ -1,10 +1,11 @@
 """Import: a file that an export made, into an account. All of it is checked first, then it goes in as a whole or not.
 
 The file is read twice, some lines at a time, so that memory stays flat however long it is. It goes in
-by chunks, each behind a savepoint: a chunk that the database refuses is taken back and tried line by line, so that
-every refusal names its line.
+by chunks, each behind a savepoint: a chunk that the database refuses is taken back and tried by halves, so that every
+refusal names its line.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 from uuid import UUID
@@ -56,6 +57,7 @@ class ImportResult(msgspec.Struct, frozen=True):
 
 _find_exporter = Maybe("find_exporter", UUID)
 _reserve_numbers = Nothing("reserve_numbers")
+_forget_plans = Nothing("forget_plans")
 _begin_chunk = Nothing("begin_chunk")
 _keep_chunk = Nothing("keep_chunk")
 _undo_chunk = Nothing("undo_chunk")
@@ -133,74 +135,59 @@ class _Inserter:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
-        self._lines = dict.fromkeys(_IMPORT, 0)
-        self._added = dict.fromkeys(_IMPORT, 0)
+        self._lines = Counter[type[Row]]()
+        self._added = Counter[type[Row]]()
         self._new: set[UUID] = set()
         """The conversations that weren't there."""
 
     def result(self) -> ImportResult:
-        results = [Imported(added, self._lines[kind] - added) for kind, added in self._added.items()]
+        results = [Imported(self._added[kind], self._lines[kind] - self._added[kind]) for kind in _IMPORT]
         return ImportResult(*results)
 
-    async def insert(self, chunk: list[Line]) -> None:
+    async def insert(self, chunk: Sequence[Line]) -> None:
         """Insert them all, in the order of the kinds. Raises ``validation_failed`` about the first that is refused."""
-        rows: dict[type[Row], list[Row]] = {kind: [] for kind in _IMPORT}
-        for line in chunk:
-            if (row := row_of(line)) is not None:
-                rows[type(row)].append(row)
+        rows = [row for line in chunk if (row := row_of(line)) is not None]
         try:
-            await self._caller.run(_begin_chunk())
-            await self._insert(rows)
+            await self._caller.run(_forget_plans(), _begin_chunk())
+            added = await self._insert(rows)
             await self._caller.run(_keep_chunk())
         except Problem as problem:
             if problem.code not in _REFUSALS:
                 raise
             await self._caller.run(_undo_chunk())
-            await _find_culprit(self._caller, chunk)
-            # All of them go in now: what was in their way was another import of them, which was just committed.
-            raise Problem("timeout", "Another request was changing the same rows. Try again.") from problem
+            if len(chunk) == 1:
+                missing = "names a todo or a conversation that is not there"
+                reason = missing if problem.code == "not_found" else reason_of(problem)
+                raise bad_line(chunk[0].number, reason) from problem
+            half = len(chunk) // 2
+            # Both go in if what was in their way was another import of the same rows, which has been committed since.
+            await self.insert(chunk[:half])
+            await self.insert(chunk[half:])
+        else:
+            self._lines.update(map(type, rows))
+            self._added.update(added)
 
-    async def _insert(self, rows: dict[type[Row], list[Row]]) -> None:
-        if conversations := rows[ConversationLine]:
+    async def _insert(self, rows: Sequence[Row]) -> Counter[type[Row]]:
+        """How many came in, of each kind."""
+        added = Counter[type[Row]]()
+        by_kind = {kind: [row for row in rows if type(row) is kind] for kind in _IMPORT}
+        if conversations := by_kind.pop(ConversationLine):
             new = await self._caller.run(_import_conversations(rows=_encode(conversations)))
             self._new.update(new)
-            self._count(ConversationLine, conversations, len(new))
-        messages = [row for row in rows[MessageLine] if isinstance(row, MessageLine)]
+            added[ConversationLine] = len(new)
         # To a conversation that goes on, a message that comes back is a change, as any other.
+        messages = [row for row in rows if isinstance(row, MessageLine)]
         back = [row for row in messages if row.conversation_id not in self._new]
-        rows = {**rows, MessageLine: [row for row in messages if row.conversation_id in self._new]}
-        some = [kind for kind in rows if rows[kind] and kind is not ConversationLine]
-        statements = [_import_of(kind, rows[kind]) for kind in some]
-        for kind, added in zip(some, await self._caller.run_all(statements) if some else (), strict=True):
-            self._count(kind, rows[kind], added)
+        by_kind[MessageLine] = [row for row in messages if row.conversation_id in self._new]
+        some = [kind for kind, found in by_kind.items() if found]
+        if some:
+            statements = [_IMPORT[kind](rows=_encode(by_kind[kind])) for kind in some]
+            added.update(dict(zip(some, await self._caller.run_all(statements), strict=True)))
         if back:
-            put_back = [END_RESTORING(), _import_of(MessageLine, back), BEGIN_RESTORING()]
-            _, added, _ = await self._caller.run_all(put_back)
-            self._count(MessageLine, back, added)
-
-    def _count(self, kind: type[Row], rows: Sequence[Row], added: int) -> None:
-        self._lines[kind] += len(rows)
-        self._added[kind] += added
-
-
-async def _find_culprit(caller: Caller, chunk: list[Line]) -> None:
-    """Insert the lines one by one, to raise for the one that the database refuses."""
-    for line in chunk:
-        if (row := row_of(line)) is None:
-            continue
-        try:
-            await caller.run(_import_of(type(row), [row]))
-        except Problem as problem:
-            if problem.code == "not_found":
-                raise bad_line(line.number, "names a todo or a conversation that is not there") from problem
-            if problem.code in _REFUSALS:
-                raise bad_line(line.number, reason_of(problem)) from problem
-            raise
+            put_back = [END_RESTORING(), _import_messages(rows=_encode(back)), BEGIN_RESTORING()]
+            added[MessageLine] += (await self._caller.run_all(put_back))[1]
+        return added
 
 
 _encode = msgspec.json.Encoder().encode
-
-
-def _import_of(kind: type[Row], rows: Sequence[Row]) -> Statement[Any]:
-    """The rows as they were read, and not as they were written: PostgreSQL takes fewer forms of a time."""
-    return _IMPORT[kind](rows=_encode(rows))
+"""The rows as they were read, and not as they were written: PostgreSQL takes fewer forms of a time."""

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from service.http import kept_json
 from service.http.fields import ANY_JSON, MessageType
-from service.http.strict_json import check_grammar
+from service.http.strict_json import MalformedJSON, check_grammar
 
 ITEM_BYTES = kept_json.KEPT
 CONTENT_LENGTH = 10_000
@@ -176,8 +176,11 @@ def whole(rows: Iterable[tuple[frozenset[str], frozenset[str]]]) -> list[int]:
 
 
 def check_json(item: str) -> None:
-    """Raises ValueError for what is no JSON."""
+    """Raises ValueError for what is no JSON, or nested deeper than what a body may hold."""
     try:
         check_grammar(item.encode())
+        kept_json.check_depth(item)
+    except MalformedJSON as error:
+        raise ValueError(f"item: {error}") from None
     except (ValueError, RecursionError, msgspec.DecodeError):
         raise ValueError("item: must be the text of a JSON value") from None

@@ -1560,6 +1560,10 @@ VALUES ($1, $2)
 ON CONFLICT (user_id) DO UPDATE SET last_number = excluded.last_number
 WHERE c.last_number < excluded.last_number;
 
+-- forget_plans() -> none
+-- imports.sql, index none
+DISCARD /* forget_plans */ PLANS;
+
 -- begin_chunk() -> none
 -- imports.sql, index none
 SAVEPOINT /* begin_chunk */ chunk;
@@ -1574,17 +1578,30 @@ ROLLBACK /* undo_chunk */ TO SAVEPOINT chunk;
 
 -- import_todos(user_id uuid, rows json) -> count
 -- imports.sql, index todos_pkey
-WITH /* import_todos */ lines AS MATERIALIZED (
+WITH /* import_todos */ sent AS MATERIALIZED (
     SELECT
         r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
-        r.metadata, r.created_at, r.updated_at, r.version,
-        EXISTS (SELECT FROM todos AS n WHERE n.user_id = $1 AND n.number = r.number OFFSET 0) AS is_taken
+        r.metadata, r.created_at, r.updated_at, r.version
     FROM json_to_recordset($2) AS r (
         id uuid, number integer, title text, description text, status text, priority text, due_date timestamptz,
         assigned_to text, completed_at timestamptz, metadata jsonb, created_at timestamptz, updated_at timestamptz,
         version integer
     )
-    WHERE NOT EXISTS (SELECT FROM todos AS t WHERE t.user_id = $1 AND t.id = r.id OFFSET 0)
+), lines AS MATERIALIZED (
+    SELECT
+        s.id, s.number, s.title, s.description, s.status, s.priority, s.due_date, s.assigned_to, s.completed_at,
+        s.metadata, s.created_at, s.updated_at, s.version,
+        s.number IN (
+            SELECT n.number
+            FROM todos AS n
+            WHERE n.user_id = $1 AND n.number = ANY (ARRAY(SELECT o.number FROM sent AS o))
+        ) AS is_taken
+    FROM sent AS s
+    WHERE s.id NOT IN (
+        SELECT t.id
+        FROM todos AS t
+        WHERE t.user_id = $1 AND t.id = ANY (ARRAY(SELECT o.id FROM sent AS o))
+    )
 ), counter AS (
     UPDATE todo_counters AS c
     SET last_number = c.last_number + (SELECT count(*) FROM lines AS l WHERE l.is_taken)

@@ -81,6 +81,7 @@ CREATE TABLE public.audit_log (
     request_id text
 )
 WITH (autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
+ALTER TABLE ONLY public.audit_log ALTER COLUMN user_id SET STATISTICS 0;
 
 ALTER TABLE ONLY public.audit_log FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.audit_log IS 'One entry for every insert, update and delete of a user''s data, by triggers. Append-only: the service can only read its user''s. No foreign key: entries outlive what they tell of. What only follows from other rows, as a conversation''s counters from its messages, has no entry.';
@@ -133,6 +134,7 @@ CREATE TABLE public.conversations (
     CONSTRAINT conversations_external_id_check CHECK (((char_length(external_id) >= 1) AND (char_length(external_id) <= 255)))
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.05');
+ALTER TABLE ONLY public.conversations ALTER COLUMN user_id SET STATISTICS 0;
 
 ALTER TABLE ONLY public.conversations FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.conversations IS 'Threads of messages between a user and an assistant.';
@@ -363,6 +365,7 @@ END) STORED,
     CONSTRAINT messages_content_check CHECK ((((content)::text <> ''::text) OR (item IS NOT NULL))),
     CONSTRAINT messages_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
 );
+ALTER TABLE ONLY public.messages ALTER COLUMN user_id SET STATISTICS 0;
 
 ALTER TABLE ONLY public.messages FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.messages IS 'What was said in a conversation, tool calls and their outputs included.';
@@ -469,6 +472,7 @@ CREATE TABLE public.todo_conversation_links (
     version public.ordinal DEFAULT 1 NOT NULL,
     CONSTRAINT todo_conversation_links_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
 );
+ALTER TABLE ONLY public.todo_conversation_links ALTER COLUMN user_id SET STATISTICS 0;
 
 ALTER TABLE ONLY public.todo_conversation_links FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.todo_conversation_links IS 'Which todo a conversation made, changed or discussed, both of one user: both foreign keys carry user_id.';
@@ -571,6 +575,7 @@ CREATE TABLE public.todos (
     CONSTRAINT todos_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
 )
 WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.05');
+ALTER TABLE ONLY public.todos ALTER COLUMN user_id SET STATISTICS 0;
 
 ALTER TABLE ONLY public.todos FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.todos IS 'Things to do.';
@@ -1107,28 +1112,37 @@ DECLARE
     is_restoring constant boolean := coalesce(current_setting('app.restoring', true), '') = 'on';
     -- The first statement that comes here may have counted some of its messages already: then all are counted anew.
     is_mixed constant boolean := NOT is_restoring AND current_setting('app.messages_bulk') = 'mixed';
+    added record;
 BEGIN
-    UPDATE public.conversations AS c
-    SET last_position = greatest(c.last_position, n.last_position) + n.put_back,
-        message_count = c.message_count + n.uncounted,
-        updated_at = greatest(c.updated_at, n.last_at, CASE WHEN n.put_back > 0 THEN clock_timestamp() END)
-    FROM (
-        SELECT a.*, CASE WHEN is_restoring THEN 0 ELSE a.not_ahead - (a.count - a.uncounted) END AS put_back
-        FROM (
-            SELECT i.user_id, i.conversation_id, max(i.position) AS last_position, max(i.created_at) AS last_at,
-                count(*) AS count, count(*) FILTER (WHERE i.position <= b.last_position) AS not_ahead,
-                CASE
-                    WHEN is_mixed THEN -b.message_count + (
-                        SELECT count(*) FROM public.messages AS m WHERE m.user_id = b.user_id AND m.conversation_id = b.id
+    -- One by one, since in a join the planner may expect too little, and then nothing is linear.
+    FOR added IN
+        SELECT i.user_id, i.conversation_id, max(i.position) AS last_position, max(i.created_at) AS last_at,
+            array_agg(i.position) AS positions
+        FROM inserted AS i
+        GROUP BY i.user_id, i.conversation_id
+    LOOP
+        UPDATE public.conversations AS c
+        SET (last_position, message_count, updated_at) = (
+            SELECT greatest(c.last_position, added.last_position) + b.put_back, c.message_count + a.uncounted,
+                greatest(c.updated_at, added.last_at, CASE WHEN b.put_back > 0 THEN clock_timestamp() END)
+            FROM (
+                SELECT CASE
+                    WHEN is_mixed THEN -c.message_count + (
+                        SELECT count(*) FROM public.messages AS m WHERE m.user_id = c.user_id AND m.conversation_id = c.id
                     )
-                    ELSE count(*)
+                    ELSE cardinality(added.positions)
                 END AS uncounted
-            FROM inserted AS i
-            INNER JOIN public.conversations AS b ON b.user_id = i.user_id AND b.id = i.conversation_id
-            GROUP BY i.user_id, i.conversation_id, b.user_id, b.id
-        ) AS a
-    ) AS n
-    WHERE c.user_id = n.user_id AND c.id = n.conversation_id;
+            ) AS a
+            CROSS JOIN LATERAL (
+                SELECT CASE
+                    WHEN is_restoring THEN 0
+                    ELSE a.uncounted - count(*) FILTER (WHERE p.position > c.last_position)
+                END AS put_back
+                FROM unnest(added.positions) AS p (position)
+            ) AS b
+        )
+        WHERE c.user_id = added.user_id AND c.id = added.conversation_id;
+    END LOOP;
     PERFORM set_config('app.messages_bulk', 'on', true);
     RETURN NULL;
 END

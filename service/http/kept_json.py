@@ -169,6 +169,12 @@ def _end_of_value(text: str, start: int) -> int:
     return position
 
 
+def check_depth(text: str) -> None:
+    """Raises MalformedJSON for a value, in a text whose grammar is right, that is nested too deep."""
+    if text.count("[") + text.count("{") > DEPTH:
+        _end_of_value(text, _end_of_space(text, 0))
+
+
 def split(text: str) -> list[str]:
     """The texts of the values in a list, whose grammar is right; raises ValueError for what is no list."""
     position = _end_of_space(text, 0)

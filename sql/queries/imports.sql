@@ -20,8 +20,14 @@ VALUES (%(user_id)s, %(last_number)s)
 ON CONFLICT (user_id) DO UPDATE SET last_number = excluded.last_number
 WHERE c.last_number < excluded.last_number;
 
+-- name: forget_plans
+-- Plans that were made while the tables were small, of the checks of keys too, would read all rows for each that comes.
+-- returns: none
+-- index: none
+DISCARD PLANS;
+
 -- name: begin_chunk
--- What fails behind this is found line by line.
+-- What fails behind this is found by halves.
 -- returns: none
 -- index: none
 SAVEPOINT chunk;
@@ -38,23 +44,37 @@ ROLLBACK TO SAVEPOINT chunk;
 
 -- name: import_todos
 -- A number that another todo has is not taken away: the imported one gets the next. All of those that a statement needs
--- are taken at once; reserve_numbers has locked the counter. OFFSET 0 has each key looked up: else all that the user has
--- is read for every statement.
+-- are taken at once; reserve_numbers has locked the counter. Which ids and numbers are there is asked once for all rows:
+-- asked for each, a plan made for the few todos that the account had when statistics were gathered would read all that
+-- it has now, for every row.
 -- param user_id: uuid
 -- param rows: json
 -- returns: count
 -- index: todos_pkey
-WITH lines AS MATERIALIZED (
+WITH sent AS MATERIALIZED (
     SELECT
         r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
-        r.metadata, r.created_at, r.updated_at, r.version,
-        EXISTS (SELECT FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = r.number OFFSET 0) AS is_taken
+        r.metadata, r.created_at, r.updated_at, r.version
     FROM json_to_recordset(%(rows)s) AS r (
         id uuid, number integer, title text, description text, status text, priority text, due_date timestamptz,
         assigned_to text, completed_at timestamptz, metadata jsonb, created_at timestamptz, updated_at timestamptz,
         version integer
     )
-    WHERE NOT EXISTS (SELECT FROM todos AS t WHERE t.user_id = %(user_id)s AND t.id = r.id OFFSET 0)
+), lines AS MATERIALIZED (
+    SELECT
+        s.id, s.number, s.title, s.description, s.status, s.priority, s.due_date, s.assigned_to, s.completed_at,
+        s.metadata, s.created_at, s.updated_at, s.version,
+        s.number IN (
+            SELECT n.number
+            FROM todos AS n
+            WHERE n.user_id = %(user_id)s AND n.number = ANY (ARRAY(SELECT o.number FROM sent AS o))
+        ) AS is_taken
+    FROM sent AS s
+    WHERE s.id NOT IN (
+        SELECT t.id
+        FROM todos AS t
+        WHERE t.user_id = %(user_id)s AND t.id = ANY (ARRAY(SELECT o.id FROM sent AS o))
+    )
 ), counter AS (
     UPDATE todo_counters AS c
     SET last_number = c.last_number + (SELECT count(*) FROM lines AS l WHERE l.is_taken)

@@ -423,6 +423,7 @@ QUERY_CASES = {
     # imports.sql, row by row
     "find_exporter": QueryCase(lambda world: {"email": world.owner.email}, shows=frozenset({"owner_id"})),
     "reserve_numbers": QueryCase(lambda _: {"last_number": 1_000_000}),
+    "forget_plans": QueryCase(reaches=False),
     "begin_chunk": QueryCase(reaches=False),
     "keep_chunk": QueryCase(refused="internal", refused_to_others="internal"),  # there is none
     "undo_chunk": QueryCase(refused="internal", refused_to_others="internal"),
