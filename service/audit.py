@@ -100,6 +100,12 @@ class ListedEntryRow(EntryRow, frozen=True, gc=False):
     fits: bool
 
 
+class Change(EntryRow, frozen=True, gc=False):
+    """The same of an entry that is to be undone, and whether it is its row's last."""
+
+    is_last: bool
+
+
 class Trail(msgspec.Struct, frozen=True):
     """The numbers of the oldest and the newest entry that are kept."""
 
@@ -121,17 +127,6 @@ class AuditFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check_time("since", self.since)
         check_time("until", self.until)
-
-
-class Change(msgspec.Struct, frozen=True):
-    """What an entry is of, its row before and after it, and whether it is the row's last."""
-
-    action: Action
-    table: str
-    row_id: UUID
-    before: msgspec.Raw | None
-    after: msgspec.Raw | None
-    is_last: bool
 
 
 _get_trail = Maybe("get_trail", Trail)

@@ -462,16 +462,7 @@ ORDER BY e.seq;
 
 -- get_change(user_id uuid, id bigint) -> maybe Change
 -- audit.sql, index audit_log_pkey
-SELECT /* get_change */ e.action, e."table", e.row_id, e.before, e.after, NOT EXISTS (
-      SELECT
-      FROM audit_log AS n
-      WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
-  ) AS is_last
-FROM (
-    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+SELECT /* get_change */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
     coalesce(CASE WHEN e.action <> 'delete' THEN (
         SELECT n.before
         FROM audit_log AS n
@@ -509,12 +500,17 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    END) AS after, e.request_id, e.at
-    FROM audit_log AS e
-    WHERE e.user_id = $1
-      AND e.seq = $2
-) AS e
-CROSS JOIN LATERAL (SELECT e.id AS seq, e.row_id, e."table" AS table_name) AS a;
+    END) AS after, e.request_id, e.at, NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
+  ) AS is_last
+FROM audit_log AS e
+WHERE e.user_id = $1
+  AND e.seq = $2;
 
 -- get_last_change(user_id uuid, row_id uuid, table text) -> one EntryRow
 -- audit.sql, index audit_log_user_id_row_id_idx
@@ -569,10 +565,10 @@ LIMIT 1;
 UPDATE /* undo_user_update */ users AS u
 SET username = r.username,
     full_name = r.full_name
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::users, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::users, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
   AND u.id = $1
   AND u.version = r.version + 1
 RETURNING u.id;
@@ -580,18 +576,11 @@ RETURNING u.id;
 -- undo_todo_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todos_pkey
 UPDATE /* undo_todo_update */ todos AS t
-SET title = r.title,
-    description = r.description,
-    status = r.status,
-    priority = r.priority,
-    due_date = r.due_date,
-    assigned_to = r.assigned_to,
-    completed_at = r.completed_at,
-    metadata = r.metadata
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
+SET title = r.title, description = r.description, status = r.status, priority = r.priority, due_date = r.due_date, assigned_to = r.assigned_to, completed_at = r.completed_at, metadata = r.metadata
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
   AND t.user_id = $1
   AND t.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
   AND t.version = r.version + 1
@@ -599,86 +588,76 @@ RETURNING t.id;
 
 -- undo_conversation_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index conversations_pkey
-UPDATE /* undo_conversation_update */ conversations AS c
-SET title = r.title,
-    metadata = r.metadata
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
-  AND c.user_id = $1
-  AND c.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
-  AND c.version = r.version + 1
-RETURNING c.id;
+UPDATE /* undo_conversation_update */ conversations AS t
+SET title = r.title, metadata = r.metadata
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND t.user_id = $1
+  AND t.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND t.version = r.version + 1
+RETURNING t.id;
 
 -- undo_message_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index messages_user_id_id_key
-UPDATE /* undo_message_update */ messages AS m
-SET content = r.content,
-    content_truncated = coalesce(r.content_truncated, FALSE),
-    message_type = r.message_type,
-    metadata = r.metadata
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
-  AND m.user_id = $1
-  AND m.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
-  AND m.version = r.version + 1
-RETURNING m.id;
+UPDATE /* undo_message_update */ messages AS t
+SET content = r.content, content_truncated = r.content_truncated, message_type = r.message_type, metadata = r.metadata
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND t.user_id = $1
+  AND t.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND t.version = r.version + 1
+RETURNING t.id;
 
 -- undo_link_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todo_conversation_links_pkey
-UPDATE /* undo_link_update */ todo_conversation_links AS l
+UPDATE /* undo_link_update */ todo_conversation_links AS t
 SET relationship_type = r.relationship_type
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
-  AND l.user_id = $1
-  AND l.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
-  AND l.version = r.version + 1
-RETURNING l.id;
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND t.user_id = $1
+  AND t.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND t.version = r.version + 1
+RETURNING t.id;
 
 -- undo_todo_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todos_pkey
-INSERT /* undo_todo_delete */ INTO todos (
-    user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata,
-    created_at, updated_at, version
-)
-SELECT
-    $1, r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
-    r.metadata, r.created_at, r.updated_at, r.version
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
+INSERT /* undo_todo_delete */ INTO todos (user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata, created_at, updated_at, version)
+SELECT $1, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata, created_at, updated_at, version
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
   AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
 RETURNING id;
 
 -- undo_conversation_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index conversations_pkey
 INSERT /* undo_conversation_delete */ INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
-SELECT
-    $1, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
+SELECT $1, id, external_id, title, metadata, last_position, created_at, updated_at, version
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
   AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
 RETURNING id;
 
@@ -688,43 +667,36 @@ INSERT /* undo_message_delete */ INTO messages (user_id, conversation_id, positi
     created_at, updated_at, version)
 SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version
-FROM (
-    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
-        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND NOT EXISTS (
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
-) AS found
 RETURNING id;
 
 -- undo_link_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todo_conversation_links_pkey
 INSERT /* undo_link_delete */ INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
 SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
-FROM (
-    SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND NOT EXISTS (
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
-) AS found
 RETURNING id;
 
 -- restore_messages(user_id uuid, id bigint) -> count
@@ -733,14 +705,11 @@ INSERT /* restore_messages */ INTO messages (user_id, conversation_id, position,
     created_at, updated_at, version)
 SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version
-FROM (
-    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
-        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = $1
-        AND d.seq > $2
-        AND d.seq < (
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq > $2
+  AND e.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -754,13 +723,9 @@ FROM (
           9223372036854775807
       )
   )
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, d.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND d.action = 'delete'
-      AND d.table_name = 'messages'
-      AND r.conversation_id = a.row_id
-) AS found
+  AND e.action = 'delete'
+  AND e.table_name = 'messages'
+  AND r.conversation_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
 ORDER BY position;
 
 -- restore_conversation_links(user_id uuid, id bigint) -> count
@@ -768,12 +733,12 @@ ORDER BY position;
 INSERT /* restore_conversation_links */ INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
 SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
 FROM (
-    SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq > (SELECT $2 - 5000)
-      AND a.seq < (
+    SELECT id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+    FROM audit_log AS e
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, e.before) AS r
+    WHERE e.user_id = $1
+      AND e.seq > (SELECT $2 - 5000)
+      AND e.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -787,19 +752,19 @@ FROM (
           9223372036854775807
       )
   )
-      AND a.action = 'delete'
-      AND a.table_name = 'todo_conversation_links'
+      AND e.action = 'delete'
+      AND e.table_name = 'todo_conversation_links'
       AND r.conversation_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
       AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
       AND (
-          a.seq > $2
+          e.seq > $2
           OR EXISTS (
               SELECT
               FROM audit_log AS d
@@ -812,8 +777,8 @@ FROM (
               WHERE d.user_id = $1
                 AND d.row_id = r.todo_id
                 AND d.table_name = 'todos'
-                AND d.seq < a.seq
-                AND d.at = a.at
+                AND d.seq < e.seq
+                AND d.at = e.at
                 AND d.action = 'delete'
           )
       )
@@ -826,12 +791,12 @@ WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = $1 AND o.id = found.todo_
 INSERT /* restore_todo_links */ INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
 SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
 FROM (
-    SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq > (SELECT $2 - 5000)
-      AND a.seq < (
+    SELECT id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+    FROM audit_log AS e
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, e.before) AS r
+    WHERE e.user_id = $1
+      AND e.seq > (SELECT $2 - 5000)
+      AND e.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -845,19 +810,19 @@ FROM (
           9223372036854775807
       )
   )
-      AND a.action = 'delete'
-      AND a.table_name = 'todo_conversation_links'
+      AND e.action = 'delete'
+      AND e.table_name = 'todo_conversation_links'
       AND r.todo_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
       AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
       AND (
-          a.seq > $2
+          e.seq > $2
           OR EXISTS (
               SELECT
               FROM audit_log AS d
@@ -870,8 +835,8 @@ FROM (
               WHERE d.user_id = $1
                 AND d.row_id = r.conversation_id
                 AND d.table_name = 'conversations'
-                AND d.seq < a.seq
-                AND d.at = a.at
+                AND d.seq < e.seq
+                AND d.at = e.at
                 AND d.action = 'delete'
           )
       )
