@@ -1816,7 +1816,17 @@ VALUES ($1, $2, $3);
 -- messages.sql, index messages_pkey
 SELECT /* expect_position */ expect_position($1, $2, $3);
 
--- create_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one Message
+-- create_turn_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one Message
+-- messages.sql, index messages_pkey
+INSERT /* create_turn_message */ INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
+VALUES (
+    $1, $2, $3, $4, $5, coalesce($6, '{}'),
+    $7, $8
+)
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at;
+
+-- create_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one FullMessage+version
 -- messages.sql, index messages_pkey
 INSERT /* create_message */ INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
 VALUES (
@@ -1824,7 +1834,7 @@ VALUES (
     $7, $8
 )
 RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    content_truncated, created_at, updated_at;
+    content_truncated, created_at, updated_at, item::json AS item, version;
 
 -- create_two_messages(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean, second_sender_type text, second_content text, second_message_type text, second_metadata jsonb, second_item text, second_content_truncated boolean) -> many Message
 -- messages.sql, index messages_pkey
@@ -1840,16 +1850,6 @@ VALUES
     )
 RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
     content_truncated, created_at, updated_at;
-
--- create_tagged_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one FullMessage+version
--- messages.sql, index messages_pkey
-INSERT /* create_tagged_message */ INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
-VALUES (
-    $1, $2, $3, $4, $5, coalesce($6, '{}'),
-    $7, $8
-)
-RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    content_truncated, created_at, updated_at, item::json AS item, version;
 
 -- get_message(user_id uuid, conversation_id uuid, id uuid) -> maybe FullMessage+version
 -- messages.sql, index messages_user_id_id_key
@@ -1901,7 +1901,7 @@ WHERE user_id = $1
   AND position < $6
   AND ($3 IS NULL OR sender_type = $3)
   AND ($4 IS NULL OR message_type = $4)
-ORDER BY position
+ORDER BY position ASC
 LIMIT $7;
 
 -- list_messages_desc(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many Message

@@ -280,7 +280,7 @@ QUERY_CASES = {
         refused="stale_position",
         refused_to_others="not_found",
     ),
-    "create_message": QueryCase(
+    "create_turn_message": QueryCase(
         lambda world: {"conversation_id": world.conversation, **MESSAGE}, refused_to_others="not_found"
     ),
     "create_two_messages": QueryCase(
@@ -291,7 +291,7 @@ QUERY_CASES = {
         },
         refused_to_others="not_found",
     ),
-    "create_tagged_message": QueryCase(
+    "create_message": QueryCase(
         lambda world: {"conversation_id": world.conversation, **MESSAGE}, refused_to_others="not_found"
     ),
     "get_message": QueryCase(lambda world: {"conversation_id": world.conversation, "id": world.message}),
