@@ -65,7 +65,7 @@ class KeyCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("expires_at: must lie ahead")
 
 
-_lock = Maybe("lock_keys", UUID)
+_lock_account = Maybe("lock_account", UUID)
 _create = One("create_key", Key)
 _get = Maybe("get_key", Key)
 _list = Many("list_keys", Key)
@@ -91,7 +91,7 @@ async def create_key(request: Request, data: JSONBody[KeyCreate]) -> NewKey:
     assert user_id is not None  # noqa: S101 - the route isn't public
     made = make_key(user_id)
     _, key = await request.user.run(
-        _lock(), _create(name=data.name, scope=data.scope, digest=made.digest, expires_at=data.expires_at)
+        _lock_account(), _create(name=data.name, scope=data.scope, digest=made.digest, expires_at=data.expires_at)
     )
     return NewKey(*msgspec.structs.astuple(key), key=made.text.decode())
 

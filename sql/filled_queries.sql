@@ -23,13 +23,6 @@ UPDATE /* update_account */ users AS u
 SET is_active = $2
 WHERE u.id = $1;
 
--- lock_account(user_id uuid) -> maybe UUID
--- admin.sql, index users_pkey
-SELECT /* lock_account */ u.id
-FROM users AS u
-WHERE u.id = $1
-FOR NO KEY UPDATE;
-
 -- count_assigned(user_id uuid) -> maybe int
 -- admin.sql, index todos_assigned_to_idx
 SELECT /* count_assigned */ count(*)
@@ -1349,12 +1342,6 @@ WHERE user_id = $1
   )
 ORDER BY id;
 
--- get_exporter(user_id uuid) -> one Exporter
--- export.sql, index users_pkey
-SELECT /* get_exporter */ email
-FROM users
-WHERE id = $1;
-
 -- get_last_number(user_id uuid) -> maybe int
 -- export.sql, index todo_counters_pkey
 SELECT /* get_last_number */ last_number
@@ -1647,13 +1634,6 @@ WHERE user_id = $1
         AND coalesce(k.last_used_at, '-infinity') < $3
       FOR UPDATE SKIP LOCKED
   );
-
--- lock_keys(user_id uuid) -> maybe UUID
--- keys.sql, index users_pkey
-SELECT /* lock_keys */ id
-FROM users
-WHERE id = $1
-FOR NO KEY UPDATE;
 
 -- create_key(user_id uuid, name text, scope text, digest bytea, expires_at timestamptz) -> one Key
 -- keys.sql, index api_keys_slot_key
@@ -3145,6 +3125,13 @@ SET username = CASE WHEN $2 THEN $3 ELSE username END,
 WHERE id = $1
   AND ($7 IS NULL OR version = $7)
 RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
+
+-- lock_account(user_id uuid) -> maybe UUID
+-- users.sql, index users_pkey
+SELECT /* lock_account */ id
+FROM users
+WHERE id = $1
+FOR NO KEY UPDATE;
 
 -- erase_me(user_id uuid, version integer, records boolean) -> one bool
 -- users.sql, index users_pkey

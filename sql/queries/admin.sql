@@ -39,17 +39,6 @@ UPDATE users AS u
 SET is_active = %(is_active)s
 WHERE u.id = %(user_id)s;
 
--- name: lock_account
--- Until the transaction ends, nobody can assign a todo to the account.
--- param user_id: uuid
--- returns: maybe UUID
--- writes: yes
--- index: users_pkey
-SELECT u.id
-FROM users AS u
-WHERE u.id = %(user_id)s
-FOR NO KEY UPDATE;
-
 -- name: count_assigned
 -- How many open todos are assigned to the account, whoever's they are; no row where there are none.
 -- param user_id: uuid

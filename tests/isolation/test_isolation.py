@@ -170,7 +170,6 @@ QUERY_CASES = {
         refused_to_others="invalid_token",
     ),
     "touch_key": QueryCase(lambda world: {"digest": world.api_key_digest, "hour": datetime(2030, 1, 1, tzinfo=UTC)}),
-    "lock_keys": QueryCase(),
     "create_key": QueryCase(
         lambda _: {"name": "Planted", "scope": "write", "digest": secrets.token_bytes(32), "expires_at": None}
     ),
@@ -180,6 +179,7 @@ QUERY_CASES = {
     # users.sql
     "get_me": QueryCase(),
     "update_me": QueryCase(lambda _: {**nothing_set("update_me"), "set_full_name": True, "full_name": "Stolen"}),
+    "lock_account": QueryCase(),
     "erase_me": QueryCase(lambda _: {"version": None, "records": True}),
     "unassign_todos": QueryCase(lambda _: {"version": None, "most": 1, "only_open": False}, reaches=False),
     "list_users": QueryCase(
@@ -412,7 +412,6 @@ QUERY_CASES = {
     "hold_assignees": QueryCase(reaches=False),
     "write_entries": QueryCase(reaches=False),
     # export.sql
-    "get_exporter": QueryCase(),
     "get_last_number": QueryCase(reaches=False),  # a number is no secret of the owner's
     "export_todos": QueryCase(lambda _: {"after": 0, "limit": ROW_LIMIT}),
     "export_conversations": QueryCase(lambda _: {"after_id": FIRST_ID, "limit": ROW_LIMIT}),
@@ -448,7 +447,6 @@ QUERY_CASES = {
     "find_account": QueryCase(lambda world: {"email": world.owner.email}, shows=frozenset({"owner_id"})),
     "find_account_by_id": QueryCase(),
     "update_account": QueryCase(lambda _: {"is_active": False}),
-    "lock_account": QueryCase(),
     "count_assigned": QueryCase(reaches=False),  # a number
     "erase_account": QueryCase(),
     "find_prunable_user": QueryCase(lambda _: {"older_than": LAST_TIME}, reaches=False),  # those behind user_id
