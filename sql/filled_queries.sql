@@ -1750,7 +1750,7 @@ FROM (
 ORDER BY id DESC
 LIMIT $6;
 
--- list_links_of_conversation(user_id uuid, conversation_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
+-- list_links_of_conversation(user_id uuid, conversation_id uuid, todo_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
 -- links.sql, index todo_conversation_links_conversation_id_idx
 SELECT /* list_links_of_conversation */ id, user_id, todo_id, conversation_id, relationship_type, created_at
 FROM (
@@ -1758,12 +1758,13 @@ FROM (
     FROM todo_conversation_links
     WHERE user_id = $1
       AND conversation_id = $2
-      AND id < $4
-      AND ($3 IS NULL OR relationship_type = $3)
+      AND id < $5
+      AND ($3 IS NULL OR todo_id = $3)
+      AND ($4 IS NULL OR relationship_type = $4)
     OFFSET 0
 ) AS found
 ORDER BY id DESC
-LIMIT $5;
+LIMIT $6;
 
 -- find_conversation(user_id uuid, id uuid) -> maybe UUID
 -- messages.sql, index conversations_pkey

@@ -345,7 +345,7 @@ QUERY_CASES = {
     "delete_link": QueryCase(lambda world: {"id": world.link, "version": None}),
     "list_links": link_list(looked_at=5000),
     "list_links_of_todo": link_list("todo_id", conversation_id=None),
-    "list_links_of_conversation": link_list("conversation_id"),
+    "list_links_of_conversation": link_list("conversation_id", todo_id=None),
     # audit.sql
     "get_trail": QueryCase(reaches=False),  # how many changes there were is no secret of the owner's
     "find_audit_place": QueryCase(lambda _: {"at": FIRST_TIME}, reaches=False),
