@@ -1322,7 +1322,7 @@ GROUP BY
     c.updated_at, c.bytes_before, c.matches, c.is_last
 ORDER BY c.place;
 
--- list_todo_conversations(user_id uuid, id uuid, number bigint, after_id uuid, row_limit integer) -> many Conversation
+-- list_todo_conversations(user_id uuid, after_id uuid, row_limit integer, id uuid, number bigint) -> many Conversation
 -- conversations.sql, index todo_conversation_links_key
 SELECT /* list_todo_conversations */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
 FROM conversations
@@ -1332,13 +1332,13 @@ WHERE user_id = $1
     FROM todo_conversation_links AS l
     WHERE l.user_id = $1
       AND l.todo_id = CASE
-          WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
-          ELSE $2
-      END
-      AND l.conversation_id > $4
+      WHEN $4 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $5)
+      ELSE $4
+  END
+      AND l.conversation_id > $2
     GROUP BY l.conversation_id
     ORDER BY l.conversation_id
-    LIMIT $5
+    LIMIT $3
   )
 ORDER BY id;
 
@@ -1685,16 +1685,16 @@ INSERT /* create_link */ INTO todo_conversation_links (user_id, todo_id, convers
 VALUES ($1, $2, $3, $4)
 RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, version;
 
--- link_todo(user_id uuid, id uuid, number bigint, conversation_id uuid, relationship_type text) -> count
+-- link_todo(user_id uuid, conversation_id uuid, relationship_type text, id uuid, number bigint) -> count
 -- links.sql, index todo_conversation_links_key
 INSERT /* link_todo */ INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
-SELECT $1, t.id, $4, $5
+SELECT $1, t.id, $2, $3
 FROM todos AS t
 WHERE t.user_id = $1
   AND t.id = CASE
-          WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
-          ELSE $2
-      END
+      WHEN $4 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $5)
+      ELSE $4
+  END
 ON CONFLICT (user_id, todo_id, conversation_id, relationship_type) DO NOTHING;
 
 -- update_link(user_id uuid, id uuid, relationship_type text, version integer) -> maybe Link+version
@@ -2214,17 +2214,17 @@ VALUES (
 RETURNING id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at;
 
--- update_todo(user_id uuid, id uuid, number bigint, title text, set_description boolean, description text, status text, priority text, set_due_date boolean, due_date timestamptz, set_assigned_to boolean, assigned_to uuid, set_completed_at boolean, completed_at timestamptz, metadata jsonb, version integer) -> maybe Todo
+-- update_todo(user_id uuid, title text, set_description boolean, description text, status text, priority text, set_due_date boolean, due_date timestamptz, set_assigned_to boolean, assigned_to uuid, set_completed_at boolean, completed_at timestamptz, metadata jsonb, version integer, id uuid, number bigint) -> maybe Todo
 -- todos.sql, index todos_pkey
 UPDATE /* update_todo */ todos
-SET title = coalesce($4, title),
-    description = CASE WHEN $5 THEN $6 ELSE description END,
-    status = coalesce($7, status),
-    priority = coalesce($8, priority),
-    due_date = CASE WHEN $9 THEN $10 ELSE due_date END,
-    assigned_to = CASE WHEN $11 THEN $12 ELSE assigned_to END,
-    completed_at = CASE WHEN $13 THEN $14 ELSE completed_at END,
-    metadata = coalesce(nullif($15, metadata), metadata)
+SET title = coalesce($2, title),
+    description = CASE WHEN $3 THEN $4 ELSE description END,
+    status = coalesce($5, status),
+    priority = coalesce($6, priority),
+    due_date = CASE WHEN $7 THEN $8 ELSE due_date END,
+    assigned_to = CASE WHEN $9 THEN $10 ELSE assigned_to END,
+    completed_at = CASE WHEN $11 THEN $12 ELSE completed_at END,
+    metadata = coalesce(nullif($13, metadata), metadata)
 WHERE (user_id = $1 OR assigned_to = $1)
   -- Of several todos with one id the same one is meant as in get_todo.
   AND (
@@ -2238,22 +2238,22 @@ WHERE (user_id = $1 OR assigned_to = $1)
       )
   )
   AND id = CASE
-          WHEN $2 IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = $1 AND t.number = $3)
-          ELSE $2
-      END
-  AND ($16 IS NULL OR version = $16)
+      WHEN $15 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $16)
+      ELSE $15
+  END
+  AND ($14 IS NULL OR version = $14)
 RETURNING id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at;
 
--- delete_todo(user_id uuid, id uuid, number bigint, version integer) -> maybe UUID
+-- delete_todo(user_id uuid, version integer, id uuid, number bigint) -> maybe UUID
 -- todos.sql, index todos_pkey
 DELETE /* delete_todo */ FROM todos
 WHERE user_id = $1
   AND id = CASE
-          WHEN $2 IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = $1 AND t.number = $3)
-          ELSE $2
-      END
-  AND ($4 IS NULL OR version = $4)
+      WHEN $3 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $4)
+      ELSE $3
+  END
+  AND ($2 IS NULL OR version = $2)
 RETURNING id;
 
 -- list_todos_by_status(user_id uuid, status text, after timestamptz, after_id uuid, row_limit integer) -> many Todo
@@ -3089,9 +3089,9 @@ SELECT /* find_todo */ t.id
 FROM todos AS t
 WHERE t.user_id = $1
   AND t.id = CASE
-          WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
-          ELSE $2
-      END;
+      WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
+      ELSE $2
+  END;
 
 -- list_conversation_todos(user_id uuid, conversation_id uuid, after_id uuid, row_limit integer) -> many Todo
 -- todos.sql, index todo_conversation_links_conversation_id_idx

@@ -25,11 +25,8 @@ VALUES (%(user_id)s, %(todo_id)s, %(conversation_id)s, %(relationship_type)s)
 RETURNING {link_columns}, version;
 
 -- name: link_todo
--- Records that a conversation made or changed a todo, by id, or by number where id is null; once is enough. (CASE and
--- not coalesce(), which isn't leakproof to the planner: row security would keep it out of the index.)
+-- Records that a conversation made or changed a todo, by id, or by number where id is null; once is enough.
 -- param user_id: uuid
--- param id: uuid
--- param number: bigint
 -- param conversation_id: uuid
 -- param relationship_type: text
 -- returns: count
@@ -38,10 +35,7 @@ INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relation
 SELECT %(user_id)s, t.id, %(conversation_id)s, %(relationship_type)s
 FROM todos AS t
 WHERE t.user_id = %(user_id)s
-  AND t.id = CASE
-          WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
-          ELSE %(id)s
-      END
+  AND t.id = {referenced_todo}
 ON CONFLICT (user_id, todo_id, conversation_id, relationship_type) DO NOTHING;
 
 -- name: update_link

@@ -10,6 +10,16 @@ id, number, user_id, title, description, status, completed, priority, due_date, 
 -- aren't leakproof from being an index condition.)
 (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END);
 
+-- slot: referenced_todo
+-- The id, or that of the caller's own todo of this number where id is null. (CASE and not coalesce(), which isn't
+-- leakproof to the planner: row security would keep it out of the index.)
+-- param id: uuid
+-- param number: bigint
+CASE
+      WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
+      ELSE %(id)s
+  END;
+
 -- slot: todo_filters
 -- param status: text[]
 -- param completed: boolean
@@ -91,10 +101,7 @@ RETURNING {todo_columns};
 -- By id, or by number where id is null. Fields that are null, or whose set_ flag is false, stay; the trigger
 -- todos_validate holds the transitions and what an assignee may touch. No row when there is no such todo, or the
 -- version asked for has passed.
--- CASE, because row security keeps coalesce() from being an index condition.
 -- param user_id: uuid
--- param id: uuid
--- param number: bigint
 -- param title: text
 -- param set_description: boolean
 -- param description: text
@@ -131,27 +138,19 @@ WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
             AND o.id = todos.id
       )
   )
-  AND id = CASE
-          WHEN %(id)s IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = %(user_id)s AND t.number = %(number)s)
-          ELSE %(id)s
-      END
+  AND id = {referenced_todo}
   AND (%(version)s IS NULL OR version = %(version)s)
 RETURNING {todo_columns};
 
 -- name: delete_todo
 -- By id, or by number where id is null; its links go with it.
 -- param user_id: uuid
--- param id: uuid
--- param number: bigint
 -- param version: integer
 -- returns: maybe UUID
 -- index: todos_pkey
 DELETE FROM todos
 WHERE user_id = %(user_id)s
-  AND id = CASE
-          WHEN %(id)s IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = %(user_id)s AND t.number = %(number)s)
-          ELSE %(id)s
-      END
+  AND id = {referenced_todo}
   AND (%(version)s IS NULL OR version = %(version)s)
 RETURNING id;
 
@@ -234,17 +233,12 @@ LIMIT %(row_limit)s;
 -- name: find_todo
 -- Tells a todo without links from none, by id, or by number where id is null.
 -- param user_id: uuid
--- param id: uuid
--- param number: bigint
 -- returns: maybe UUID
 -- index: todos_pkey
 SELECT t.id
 FROM todos AS t
 WHERE t.user_id = %(user_id)s
-  AND t.id = CASE
-          WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
-          ELSE %(id)s
-      END;
+  AND t.id = {referenced_todo};
 
 -- name: list_conversation_todos
 -- The todos a conversation is linked with, each once however many links there are.
