@@ -23,13 +23,12 @@ UPDATE /* update_account */ users AS u
 SET is_active = $2
 WHERE u.id = $1;
 
--- count_assigned(user_id uuid) -> maybe int
+-- count_assigned(user_id uuid) -> one int
 -- admin.sql, index todos_assigned_to_idx
 SELECT /* count_assigned */ count(*)
 FROM todos AS t
 WHERE t.assigned_to = $1
-  AND t.status IN ('pending', 'in_progress')
-HAVING count(*) > 0;
+  AND t.status IN ('pending', 'in_progress');
 
 -- erase_account(user_id uuid) -> one bool
 -- admin.sql, index users_pkey
@@ -66,7 +65,7 @@ WHERE o.at < $2
   )
 LIMIT 1;
 
--- count_prunable_entries(user_id uuid, older_than timestamptz) -> maybe int
+-- count_prunable_entries(user_id uuid, older_than timestamptz) -> one int
 -- admin.sql, index audit_log_pkey
 SELECT /* count_prunable_entries */ count(*)
 FROM audit_log AS a
@@ -82,8 +81,7 @@ WHERE a.user_id = $1
           LIMIT 1
       ),
       9223372036854775807
-  )
-HAVING count(*) > 0;
+  );
 
 -- prune_audit_log(user_id uuid, older_than timestamptz, batch integer) -> count
 -- admin.sql, index audit_log_pkey
@@ -129,12 +127,11 @@ WHERE a.user_id = $1
   )
   AND (a.before IS NOT NULL OR a.request_id IS NOT NULL);
 
--- count_prunable_keys() -> maybe int
+-- count_prunable_keys() -> one int
 -- admin.sql, index idempotency_keys_created_at_idx
 SELECT /* count_prunable_keys */ count(*)
 FROM idempotency_keys AS k
-WHERE k.created_at < now() - INTERVAL '24 hours'
-HAVING count(*) > 0;
+WHERE k.created_at < now() - INTERVAL '24 hours';
 
 -- prune_idempotency_keys(batch integer) -> count
 -- admin.sql, index idempotency_keys_created_at_idx
@@ -150,14 +147,13 @@ USING (
 WHERE k.user_id = old.user_id
   AND k.key = old.key;
 
--- count_untouched_conversations(user_id uuid, untouched_since timestamptz) -> maybe int
+-- count_untouched_conversations(user_id uuid, untouched_since timestamptz) -> one int
 -- admin.sql, index conversations_user_id_updated_hour_idx
 SELECT /* count_untouched_conversations */ count(*)
 FROM conversations
 WHERE user_id = $1
   AND updated_hour <= $2
-  AND updated_at < $2
-HAVING count(*) > 0;
+  AND updated_at < $2;
 
 -- prune_conversation(user_id uuid, untouched_since timestamptz) -> count
 -- admin.sql, index conversations_user_id_updated_hour_idx

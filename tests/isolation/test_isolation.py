@@ -541,6 +541,11 @@ class Outcome:
     changed: bool
     """Whether any row of the owner's is another than before."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the query found nothing, or counted 0."""
+        return self.result in (([], 0), ([(0,)], 1))
+
 
 class Stage:
     """A database, reached as the service does (or whoever the URL names), and a superuser's look at it."""
@@ -630,7 +635,7 @@ def assert_kept_apart(outcome: Outcome, who: str, name: str) -> None:
         return  # nobody is left whom the todo could be assigned to: the owner's row says so
     assert not outcome.changed, who
     if who != "assignee" and named_tables(name) - {"users"} and not is_insert(name):
-        assert outcome.refused or outcome.result == ([], 0), who
+        assert outcome.refused or outcome.is_empty, who
 
 
 @EVERY_QUERY
@@ -670,7 +675,7 @@ def test_row_security_alone_keeps_a_forgetful_query_from_the_owners_rows(name: s
     case = QUERY_CASES[name]
     if "audit_log" not in named_tables(name):  # where a number of an entry is that of many users' entries
         assert outcome.refused == (case.caught or case.refused)
-    assert outcome.seen or outcome.changed or outcome.refused or (name in NAMELESS and outcome.result.affected)
+    assert outcome.seen or outcome.changed or outcome.refused or (name in NAMELESS and not outcome.is_empty)
 
 
 @EVERY_QUERY
