@@ -118,19 +118,17 @@ _update = Maybe("update_conversation", Conversation)
 _delete = Maybe("delete_conversation", UUID)
 _ensure = Maybe("ensure_conversation", Conversation)
 _get_named = Maybe("get_conversation_by_external_id", Conversation)
-_list = {
-    "updated_at": Some("list_conversations_by_updated_at", Conversation),
-    "-updated_at": Some("list_conversations_by_updated_at_desc", Conversation),
-    "created_at": Some("list_conversations_by_created_at", Conversation),
-    "-created_at": Some("list_conversations_by_created_at_desc", Conversation),
-    "external_id": Some("list_conversations_by_external_id", Conversation),
+_ORDERS = {
+    "updated_at": "updated_at",
+    "-updated_at": "updated_at_desc",
+    "created_at": "created_at",
+    "-created_at": "created_at_desc",
+    "external_id": "external_id",
 }
+"""Order → as the names of queries have it."""
+_list = {order: Some(f"list_conversations_by_{name}", Conversation) for order, name in _ORDERS.items()}
 _list_with_messages = {
-    "updated_at": Some("list_conversations_with_messages_by_updated_at", ListedConversation),
-    "-updated_at": Some("list_conversations_with_messages_by_updated_at_desc", ListedConversation),
-    "created_at": Some("list_conversations_with_messages_by_created_at", ListedConversation),
-    "-created_at": Some("list_conversations_with_messages_by_created_at_desc", ListedConversation),
-    "external_id": Some("list_conversations_with_messages_by_external_id", ListedConversation),
+    order: Some(f"list_conversations_with_messages_by_{name}", ListedConversation) for order, name in _ORDERS.items()
 }
 
 _find_todo = Maybe("find_todo", UUID)

@@ -77,34 +77,14 @@ class TodoFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _find_conversation = Maybe("find_conversation", UUID)
 _list_of_conversation = Many("list_conversation_todos", Todo)
 _list_by_status = Many("list_todos_by_status", Todo)
-_list_owned = {
-    "created_at": Some("list_todos_by_created_at", Todo),
-    "-created_at": Some("list_todos_by_created_at_desc", Todo),
-    "updated_at": Some("list_todos_by_updated_at", Todo),
-    "-updated_at": Some("list_todos_by_updated_at_desc", Todo),
-    "due_date": Some("list_todos_by_due_date", Todo),
-    "-due_date": Some("list_todos_by_due_date_desc", Todo),
-    "no_due_date": Some("list_todos_by_no_due_date", Todo),
-    "-no_due_date": Some("list_todos_by_no_due_date_desc", Todo),
-    "priority": Some("list_todos_by_priority", Todo),
-    "-priority": Some("list_todos_by_priority_desc", Todo),
-    "number": Some("list_todos_by_number", Todo),
-    "-number": Some("list_todos_by_number_desc", Todo),
-}
-_list_assigned = {
-    "created_at": Some("list_assigned_todos_by_created_at", Todo),
-    "-created_at": Some("list_assigned_todos_by_created_at_desc", Todo),
-    "updated_at": Some("list_assigned_todos_by_updated_at", Todo),
-    "-updated_at": Some("list_assigned_todos_by_updated_at_desc", Todo),
-    "due_date": Some("list_assigned_todos_by_due_date", Todo),
-    "-due_date": Some("list_assigned_todos_by_due_date_desc", Todo),
-    "no_due_date": Some("list_assigned_todos_by_no_due_date", Todo),
-    "-no_due_date": Some("list_assigned_todos_by_no_due_date_desc", Todo),
-    "priority": Some("list_assigned_todos_by_priority", Todo),
-    "-priority": Some("list_assigned_todos_by_priority_desc", Todo),
-    "number": Some("list_assigned_todos_by_number", Todo),
-    "-number": Some("list_assigned_todos_by_number_desc", Todo),
-}
+_list_owned, _list_assigned = (
+    {
+        sign + order: Some(f"list_{todos}_by_{order}{suffix}", Todo)
+        for order in ("created_at", "updated_at", "due_date", "no_due_date", "priority", "number")
+        for sign, suffix in (("", ""), ("-", "_desc"))
+    }
+    for todos in ("todos", "assigned_todos")
+)
 _LISTS = {"owned": (_list_owned,), "assigned": (_list_assigned,), "all": (_list_owned, _list_assigned)}
 
 

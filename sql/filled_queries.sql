@@ -2282,19 +2282,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY created_at, id) = $5 AS is_last
+        row_number() OVER (ORDER BY created_at ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND (created_at, id, user_id) > ($1, $3, $4)
-        ORDER BY created_at, id
+        ORDER BY created_at ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY created_at, id
+ORDER BY created_at ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2350,19 +2350,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $5 AS is_last
+        row_number() OVER (ORDER BY updated_hour ASC, updated_at ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) > ($1, $3, $4)
-        ORDER BY updated_hour, updated_at, id
+        ORDER BY updated_hour ASC, updated_at ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY updated_hour, updated_at, id
+ORDER BY updated_hour ASC, updated_at ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2418,19 +2418,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $5 AS is_last
+        row_number() OVER (ORDER BY due_date ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND (due_date, id, user_id) > ($1, $3, $4)
-        ORDER BY due_date, id
+        ORDER BY due_date ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id
+ORDER BY due_date ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2486,19 +2486,19 @@ FROM (
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $4 AS is_last
+        row_number() OVER (ORDER BY due_date ASC, id ASC) = $4 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $1
           AND due_date IS NULL AND (id, user_id) > ($2, $3)
-        ORDER BY due_date, id
+        ORDER BY due_date ASC, id ASC
         LIMIT $4
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id
+ORDER BY due_date ASC, id ASC
 LIMIT $5;
 
 -- list_todos_by_no_due_date_desc(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2554,19 +2554,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY priority_rank, id) = $5 AS is_last
+        row_number() OVER (ORDER BY priority_rank ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) > ($1, $3, $4)
-        ORDER BY priority_rank, id
+        ORDER BY priority_rank ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY priority_rank, id
+ORDER BY priority_rank ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2622,19 +2622,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY number, id) = $5 AS is_last
+        row_number() OVER (ORDER BY number ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND (number, id, user_id) > ($1, $3, $4)
-        ORDER BY number, id
+        ORDER BY number ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY number, id
+ORDER BY number ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2690,19 +2690,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY created_at, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY created_at ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND (created_at, id, user_id) > ($1, $3, $4)
-        ORDER BY created_at, id, user_id
+        ORDER BY created_at ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY created_at, id, user_id
+ORDER BY created_at ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2758,19 +2758,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY updated_hour, updated_at, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY updated_hour ASC, updated_at ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) > ($1, $3, $4)
-        ORDER BY updated_hour, updated_at, id, user_id
+        ORDER BY updated_hour ASC, updated_at ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY updated_hour, updated_at, id, user_id
+ORDER BY updated_hour ASC, updated_at ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2826,19 +2826,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY due_date, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY due_date ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND (due_date, id, user_id) > ($1, $3, $4)
-        ORDER BY due_date, id, user_id
+        ORDER BY due_date ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id, user_id
+ORDER BY due_date ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2894,19 +2894,19 @@ FROM (
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY due_date, id, user_id) = $4 AS is_last
+        row_number() OVER (ORDER BY due_date ASC, id ASC, user_id ASC) = $4 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $1
           AND due_date IS NULL AND (id, user_id) > ($2, $3)
-        ORDER BY due_date, id, user_id
+        ORDER BY due_date ASC, id ASC, user_id ASC
         LIMIT $4
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id, user_id
+ORDER BY due_date ASC, id ASC, user_id ASC
 LIMIT $5;
 
 -- list_assigned_todos_by_no_due_date_desc(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2962,19 +2962,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY priority_rank, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY priority_rank ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) > ($1, $3, $4)
-        ORDER BY priority_rank, id, user_id
+        ORDER BY priority_rank ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY priority_rank, id, user_id
+ORDER BY priority_rank ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -3030,19 +3030,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY number, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY number ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND (number, id, user_id) > ($1, $3, $4)
-        ORDER BY number, id, user_id
+        ORDER BY number ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY number, id, user_id
+ORDER BY number ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
