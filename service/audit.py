@@ -27,7 +27,17 @@ from service.db.queries import BEGIN_RESTORING, HOLD_ASSIGNEES, WRITE_ENTRIES, C
 from service.http.fields import Number, Time, check_time
 from service.http.idempotency import idempotent
 from service.http.missing import found
-from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor, fitting, page_of
+from service.http.paging import (
+    LOOKED_AT,
+    Cursor,
+    Limit,
+    Page,
+    PageQuery,
+    decode_cursor,
+    encode_cursor,
+    fitting,
+    page_of,
+)
 from service.http.request import Request
 from service.problems import Problem, invalid
 
@@ -49,8 +59,6 @@ Changes = Annotated[
     ),
 ]
 
-LOOKED_AT = 5000
-"""How many entries a page of the list looks at, whatever the filters: no index serves `table` and `action`."""
 REVERT_SECONDS = 30.0
 REVERT_MESSAGES = 100_000
 """How many a conversation may have to be brought back: that takes a third of the time, on one core."""

@@ -18,6 +18,7 @@ from service.http.fields import Time, check_time
 from service.http.idempotency import idempotent
 from service.http.missing import found
 from service.http.paging import Page, PageQuery, decode_cursor, page_of
+from service.http.recency import LAST_ID
 from service.http.request import Request
 from service.identity.keys import make_key
 
@@ -71,14 +72,12 @@ _get = Maybe("get_key", Key)
 _list = Many("list_keys", Key)
 _delete = Maybe("delete_key", UUID)
 
-_LAST = UUID(int=(1 << 128) - 1)
-
 
 @get("/v1/keys", query=PageQuery, scope="read")
 async def list_keys(request: Request) -> Page[Key]:
     """The caller's keys, newest first."""
     query = request.filters(PageQuery)
-    (before_id,) = (_LAST,) if query.cursor is None else decode_cursor(query.cursor, "keys", tuple[UUID])
+    (before_id,) = (LAST_ID,) if query.cursor is None else decode_cursor(query.cursor, "keys", tuple[UUID])
     rows = await request.user.run(_list(before_id=before_id, limit=query.limit + 1))
     return page_of(rows, query.limit, "keys", lambda key: (key.id,))
 

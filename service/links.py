@@ -11,6 +11,7 @@ from service.http.fields import RelationshipType, Time, changes, values
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
 from service.http.paging import LOOKED_AT, Cursor, Limit, Page, decode_cursor, page_of
+from service.http.recency import LAST_ID
 from service.http.request import Request
 
 
@@ -57,8 +58,6 @@ _list = Some("list_links", Link)
 _list_of_todo = Many("list_links_of_todo", Link)
 _list_of_conversation = Many("list_links_of_conversation", Link)
 
-_LAST = UUID(int=(1 << 128) - 1)
-
 
 @get("/v1/links", query=LinkFilters, scope="read")
 async def list_links(request: Request) -> Page[Link]:
@@ -69,7 +68,7 @@ async def list_links(request: Request) -> Page[Link]:
     """
     query = request.filters(LinkFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
-    (after_id,) = (_LAST,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    (after_id,) = (LAST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     page = {"relationship_type": query.relationship_type, "after_id": after_id, "row_limit": query.limit + 1}
     if query.todo_id is None and query.conversation_id is None:
         looked = await request.user.run(_list(looked_at=LOOKED_AT, **page))

@@ -85,10 +85,10 @@ class MessageCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.item is not UNSET:
             check_item(self.item)
             if self.content is UNSET or self.message_type is UNSET:
-                found = read_item(self.item)
-                kind = found.message_type
+                item = read_item(self.item)
+                kind = item.message_type
                 if self.content is UNSET:
-                    msgspec.structs.force_setattr(self, "content", found.text)
+                    msgspec.structs.force_setattr(self, "content", item.text)
         elif self.content is UNSET:
             raise ValueError("content: is required")
         elif not 1 <= len(self.content) <= CONTENT_LENGTH:

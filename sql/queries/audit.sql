@@ -53,12 +53,17 @@ CASE WHEN e.action <> 'delete' THEN
 e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
     coalesce({next_before}, {row_now}) AS after, e.request_id, e.at;
 
--- A page has about 4 MiB, and reads little more. Its values pass through the steps below unread, as pointers to where
--- they are stored; what is read of them is what lies within 4 MiB as it is stored, and what is answered is what lies
--- within 4 MiB as it is when unpacked. Of a row that is there only the item is counted: all else of it is small.
+-- A page answers about 4 MiB of rows, and reads little more. An entry has its rows as JSON, which is stored compressed and
+-- apart from the entry, and is read only when something looks into it. So a list has three steps, each around the one
+-- before:
+--   stored_entry    finds the entries, and passes their rows on unread;
+--   measured_entry  adds up how large the rows are as they are stored, which is known without reading them: only those
+--                   within 4 MiB are to be read;
+--   listed_entry    reads these and adds up how large they are in full: only those within 4 MiB are answered.
+-- Of a row that is still there only a message's item is counted, since all the rest of it is small.
 
 -- slot: stored_entry
--- An entry of audit_log AS e with the values that hold what its row was after it.
+-- An entry of audit_log AS e; next_before, or else the row that is there, is what its row was after it.
 e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at,
             {next_before} AS next_before,
             CASE WHEN e.action <> 'delete' AND e.table_name = 'messages' THEN (
@@ -66,14 +71,15 @@ e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.requ
             ) END AS item;
 
 -- slot: measured_entry
--- The same, and whether it is to be read.
+-- The same, and whether its rows are to be read. (The window `ahead` has the entries of the page before this one.)
 e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at, e.next_before, e.item,
         coalesce(
             sum(coalesce(pg_column_size(e.before), 0) + coalesce(pg_column_size(e.next_before), 0)) OVER ahead, 0
         ) < 4194304 AS is_read;
 
 -- slot: fits
--- Whether the entry is to be answered. (What || answers is unpacked; octet_length() of a text knows without reading it.)
+-- Whether the entry is answered with its rows. (pg_column_size() of a stored value is its compressed size, so || makes
+-- a new value of it first. octet_length() knows the size of a text without reading it.)
 (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
         coalesce(pg_column_size(e.before || '{}'), 0)
             + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)

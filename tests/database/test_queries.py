@@ -22,7 +22,7 @@ from psycopg import pq
 
 import service.app
 import service.commands.retention  # noqa: F401 - between them, these declare every query
-from service.audit import LOOKED_AT, AuditFilters, list_audit, list_changes
+from service.audit import AuditFilters, list_audit, list_changes
 from service.commands.accounts import Account
 from service.conversations import ConversationFilters, list_conversations, list_todo_conversations
 from service.db import loading, queries
@@ -32,7 +32,7 @@ from service.db.loading import TEXTS, USER_TABLES, QueryError, QueryText, show_q
 from service.db.queries import DECLARED, Statement
 from service.db.statements import Context, Prepared
 from service.embedded import EmbeddedPostgres
-from service.http.paging import Page, PageQuery
+from service.http.paging import LOOKED_AT, Page, PageQuery
 from service.links import LinkFilters, list_links
 from service.messages import MessageFilters, list_messages
 from service.search import MessageSearch, search_messages
@@ -578,7 +578,7 @@ def assert_columns(query: QueryText, connection: Connection, superuser: Connecti
     if query.cardinality == "some":
         assert [column[:2] for column in columns[-2:]] == [("matches", 16), ("is_last", 16)]
         del columns[-2:]
-    if DECLARED[query.name].is_tagged:
+    if DECLARED[query.name].is_versioned:
         (name, kind, table, column) = columns.pop()
         assert (name, kind) == ("version", 23)
         assert never_null(superuser, table, column)
