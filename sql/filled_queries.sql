@@ -1402,7 +1402,7 @@ WHERE user_id = $1
 ORDER BY id
 LIMIT $3;
 
--- check_login(tables text[], functions text[], domains text[]) -> one LoginCheck
+-- check_login() -> one LoginCheck
 -- health.sql, index none
 SELECT /* check_login */
     session_user::text AS login,
@@ -1438,28 +1438,30 @@ SELECT /* check_login */
             )
         ORDER BY c.relname
     ) AS unprotected_tables,
-    coalesce(has_table_privilege(session_user, to_regclass('public.todos'), 'SELECT'), FALSE) AS may_read,
-    ARRAY(
-        SELECT c.relname::text
-        FROM pg_catalog.pg_class AS c
-        WHERE c.relnamespace = 'public'::regnamespace
-            AND c.relkind IN ('r', 'p')
-            AND c.relowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND c.relname = ANY ($1::text[])
-        UNION ALL
-        SELECT p.proname || '(' || oidvectortypes(p.proargtypes) || ')'
-        FROM unnest($2::text[]) AS f (signature)
-        INNER JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure('public.' || f.signature)
-        WHERE p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
-        UNION ALL
-        SELECT t.typname::text
-        FROM pg_catalog.pg_type AS t
-        WHERE t.typnamespace = 'public'::regnamespace
-            AND t.typtype = 'd'
-            AND t.typowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND t.typname = ANY ($3::text[])
-        ORDER BY 1
-    ) AS misowned;
+    coalesce(has_table_privilege(session_user, to_regclass('public.todos'), 'SELECT'), FALSE) AS may_read;
+
+-- list_misowned(tables text[], functions text[], domains text[]) -> many Misowned
+-- health.sql, index none
+SELECT /* list_misowned */ f.kind, f.name, pg_get_userbyid(f.owner)::text AS owner
+FROM (
+    SELECT 'TABLE' AS kind, c.oid::regclass::text AS name, c.relowner AS owner
+    FROM pg_catalog.pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace
+        AND c.relkind IN ('r', 'p')
+        AND c.relname = ANY ($1::text[])
+    UNION ALL
+    SELECT 'FUNCTION', replace(p.oid::regprocedure::text, ',', ', '), p.proowner
+    FROM unnest($2::text[]) AS s (signature)
+    INNER JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure('public.' || s.signature)
+    UNION ALL
+    SELECT 'DOMAIN', t.oid::regtype::text, t.typowner
+    FROM pg_catalog.pg_type AS t
+    WHERE t.typnamespace = 'public'::regnamespace
+        AND t.typtype = 'd'
+        AND t.typname = ANY ($3::text[])
+) AS f
+WHERE f.owner IS DISTINCT FROM to_regrole('todochat_owner')
+ORDER BY f.name;
 
 -- list_applied_migrations() -> many str
 -- health.sql, index none
