@@ -27,7 +27,17 @@ from service.db.queries import BEGIN_RESTORING, HOLD_ASSIGNEES, WRITE_ENTRIES, C
 from service.http.fields import Number, Time, check_time
 from service.http.idempotency import idempotent
 from service.http.missing import found
-from service.http.paging import Cursor, Limit, Page, PageQuery, decode_cursor, encode_cursor, fitting, page_of
+from service.http.paging import (
+    LOOKED_AT,
+    Cursor,
+    Limit,
+    Page,
+    PageQuery,
+    decode_cursor,
+    encode_cursor,
+    fitting,
+    page_of,
+)
 from service.http.request import Request
 from service.problems import Problem, invalid
 
@@ -49,8 +59,6 @@ Changes = Annotated[
     ),
 ]
 
-LOOKED_AT = 5000
-"""How many entries a page of the list looks at, whatever the filters: no index serves `table` and `action`."""
 REVERT_SECONDS = 30.0
 REVERT_MESSAGES = 100_000
 """How many a conversation may have to be brought back: that takes a third of the time, on one core."""
@@ -100,6 +108,12 @@ class ListedEntryRow(EntryRow, frozen=True, gc=False):
     fits: bool
 
 
+class Change(EntryRow, frozen=True, gc=False):
+    """The same of an entry that is to be undone, and whether it is its row's last."""
+
+    is_last: bool
+
+
 class Trail(msgspec.Struct, frozen=True):
     """The numbers of the oldest and the newest entry that are kept."""
 
@@ -121,17 +135,6 @@ class AuditFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check_time("since", self.since)
         check_time("until", self.until)
-
-
-class Change(msgspec.Struct, frozen=True):
-    """What an entry is of, its row before and after it, and whether it is the row's last."""
-
-    action: Action
-    table: str
-    row_id: UUID
-    before: msgspec.Raw | None
-    after: msgspec.Raw | None
-    is_last: bool
 
 
 _get_trail = Maybe("get_trail", Trail)

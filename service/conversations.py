@@ -1,6 +1,5 @@
 """Conversations: threads of messages between a user and an assistant."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
@@ -32,7 +31,7 @@ from service.http.fields import (
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
 from service.http.paging import ANSWER_BYTES, LOOKED_AT, Cursor, Limit, Page, PageQuery, decode_cursor, page_of
-from service.http.recency import LAST_ID, LAST_TIME, newest_first
+from service.http.recency import FIRST_ID, FIRST_TIME, LAST_ID, LAST_TIME, newest_first
 from service.http.request import LAST_VERSION, Request
 from service.http.response import answer
 from service.problems import Problem
@@ -118,19 +117,17 @@ _update = Maybe("update_conversation", Conversation)
 _delete = Maybe("delete_conversation", UUID)
 _ensure = Maybe("ensure_conversation", Conversation)
 _get_named = Maybe("get_conversation_by_external_id", Conversation)
-_list = {
-    "updated_at": Some("list_conversations_by_updated_at", Conversation),
-    "-updated_at": Some("list_conversations_by_updated_at_desc", Conversation),
-    "created_at": Some("list_conversations_by_created_at", Conversation),
-    "-created_at": Some("list_conversations_by_created_at_desc", Conversation),
-    "external_id": Some("list_conversations_by_external_id", Conversation),
+_ORDERS = {
+    "updated_at": "updated_at",
+    "-updated_at": "updated_at_desc",
+    "created_at": "created_at",
+    "-created_at": "created_at_desc",
+    "external_id": "external_id",
 }
+"""Order → as the names of queries have it."""
+_list = {order: Some(f"list_conversations_by_{name}", Conversation) for order, name in _ORDERS.items()}
 _list_with_messages = {
-    "updated_at": Some("list_conversations_with_messages_by_updated_at", ListedConversation),
-    "-updated_at": Some("list_conversations_with_messages_by_updated_at_desc", ListedConversation),
-    "created_at": Some("list_conversations_with_messages_by_created_at", ListedConversation),
-    "-created_at": Some("list_conversations_with_messages_by_created_at_desc", ListedConversation),
-    "external_id": Some("list_conversations_with_messages_by_external_id", ListedConversation),
+    order: Some(f"list_conversations_with_messages_by_{name}", ListedConversation) for order, name in _ORDERS.items()
 }
 
 _find_todo = Maybe("find_todo", UUID)
@@ -138,7 +135,6 @@ _list_of_todo = Many("list_todo_conversations", Conversation)
 
 _LAST_VERSION = 3 * LAST_VERSION
 """Its own and twice its last position, see the column's comment."""
-_FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 
 
 @get("/v1/conversations", query=ConversationFilters, scope="read")
@@ -170,17 +166,17 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
     if query.external_id is not None:
         if query.cursor is not None:
             raise Problem("invalid_cursor", "A list of at most one has no next page.")
-        (found,) = await ask(("external_id", query.external_id, _FIRST[1]))
-        return Page(found.rows, None)
+        (looked,) = await ask(("external_id", query.external_id, FIRST_ID))
+        return Page(looked.rows, None)
     if query.order == "-updated_at":
         return await newest_first(ask, query.cursor, query.limit, question, _complete)
     column = query.order.removeprefix("-")
-    after, after_id = (LAST_TIME, LAST_ID) if query.order.startswith("-") else _FIRST
+    after, after_id = (LAST_TIME, LAST_ID) if query.order.startswith("-") else (FIRST_TIME, FIRST_ID)
     if query.cursor is not None:
         after, after_id = decode_cursor(query.cursor, question, tuple[Time, UUID])
-    (found,) = await ask((query.order, after, after_id))
-    limit = min(query.limit, _complete(found.rows))
-    return page_of(found.rows, limit, question, lambda row: (getattr(row, column), row.id), found.last)
+    (looked,) = await ask((query.order, after, after_id))
+    limit = min(query.limit, _complete(looked.rows))
+    return page_of(looked.rows, limit, question, lambda row: (getattr(row, column), row.id), looked.last)
 
 
 def _complete(rows: list[Any]) -> int:
@@ -194,7 +190,7 @@ async def list_todo_conversations(request: Request, todo_id: FromPath[TodoRef]) 
     """The conversations that one of the caller's own todos is linked with, oldest first."""
     query = request.filters(PageQuery)
     question = ("todo", str(todo_id))
-    (after_id,) = (UUID(int=0),) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    (after_id,) = (FIRST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     todo = reference(todo_id)
     owned, rows = await request.user.run(
         _find_todo(**todo), _list_of_todo(**todo, after_id=after_id, row_limit=query.limit + 1)

@@ -33,6 +33,7 @@ from service.http.request import Request
 from service.http.response import LINES, Lines
 from service.items import CONTENT_LENGTH
 from service.problems import html_safe, unbroken
+from service.users import User
 
 FORMAT = 1
 CLOCK_DIFFERENCE = timedelta(minutes=1)
@@ -152,13 +153,7 @@ PAGE = 200
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class Exporter(msgspec.Struct, frozen=True, gc=False):
-    """Whose export it is."""
-
-    email: str | None
-
-
-_exporter = One("get_exporter", Exporter)
+_get_me = One("get_me", User)
 _last_number = Maybe("get_last_number", int)
 _todos = Many("export_todos", TodoLine)
 _conversations = Many("export_conversations", ConversationLine)
@@ -183,8 +178,8 @@ async def get_export(request: Request) -> Lines:
 async def exported(caller: Caller) -> AsyncGenerator[bytes]:
     """The file, a page of lines at a time, as JSON whose ``<``, ``>`` and ``&`` are not escaped yet."""
     async with caller.transaction(snapshot=True):
-        exporter, last_number = await caller.run(_exporter(), _last_number())
-        yield _encode_lines([ExportHeader(FORMAT, exporter.email, last_number or 0)])
+        user, last_number = await caller.run(_get_me(), _last_number())
+        yield _encode_lines([ExportHeader(FORMAT, user.email, last_number or 0)])
         todos = 0
         number = 0
         while page := await caller.run(_todos(after=number, limit=PAGE)):

@@ -49,11 +49,18 @@ class LoginCheck(msgspec.Struct, frozen=True):
     """Tables of todochat's that would show a user other users' rows."""
     may_read: bool
     """Whether the login has todochat_app's privileges, and those were not lost."""
-    misowned: list[str]
-    """What the migrations make and another role than todochat_owner owns."""
+
+
+class Misowned(msgspec.Struct, frozen=True):
+    """What another role than todochat_owner owns of what the migrations make."""
+
+    kind: str
+    name: str
+    owner: str
 
 
 _check_login = One("check_login", LoginCheck)
+_list_misowned = Many("list_misowned", Misowned)
 _list_applied_migrations = Many("list_applied_migrations", str)
 
 _OK = Health("ok")
@@ -175,7 +182,8 @@ def _is_loopback(remote: str | None) -> bool:
 
 async def refuse_unsafe_login(database: Database) -> None:
     """Raises StartupError unless row security binds the login that DATABASE_URL names."""
-    found = await Caller(database, "startup").run(_check_login(**msgspec.structs.asdict(known_objects())))
+    list_misowned = _list_misowned(**msgspec.structs.asdict(known_objects()))
+    found, misowned = await Caller(database, "startup").run(_check_login(), list_misowned)
     if not found.is_migrated:
         raise StartupError("the database has no tables yet: run `todochat migrate`")
     reasons = login_faults(found)
@@ -203,10 +211,10 @@ async def refuse_unsafe_login(database: Database) -> None:
             f"row security is not enabled and forced, with a policy, on: {', '.join(found.unprotected_tables)}. "
             "Run `todochat migrate`; if it finds nothing to do, put back what the migrations say"
         )
-    if found.misowned:
+    if misowned:
         raise StartupError(
-            f"todochat_owner must own {_some(found.misowned)} and does not, as after a restore by hand: run "
-            "`todochat migrate`, which gives them back"
+            f"todochat_owner must own {_some([each.name for each in misowned])} and does not, as after a restore by "
+            "hand: run `todochat migrate`, which gives them back"
         )
 
 

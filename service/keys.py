@@ -18,6 +18,7 @@ from service.http.fields import Time, check_time
 from service.http.idempotency import idempotent
 from service.http.missing import found
 from service.http.paging import Page, PageQuery, decode_cursor, page_of
+from service.http.recency import LAST_ID
 from service.http.request import Request
 from service.identity.keys import make_key
 
@@ -65,20 +66,18 @@ class KeyCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("expires_at: must lie ahead")
 
 
-_lock = Maybe("lock_keys", UUID)
+_lock_account = Maybe("lock_account", UUID)
 _create = One("create_key", Key)
 _get = Maybe("get_key", Key)
 _list = Many("list_keys", Key)
 _delete = Maybe("delete_key", UUID)
-
-_LAST = UUID(int=(1 << 128) - 1)
 
 
 @get("/v1/keys", query=PageQuery, scope="read")
 async def list_keys(request: Request) -> Page[Key]:
     """The caller's keys, newest first."""
     query = request.filters(PageQuery)
-    (before_id,) = (_LAST,) if query.cursor is None else decode_cursor(query.cursor, "keys", tuple[UUID])
+    (before_id,) = (LAST_ID,) if query.cursor is None else decode_cursor(query.cursor, "keys", tuple[UUID])
     rows = await request.user.run(_list(before_id=before_id, limit=query.limit + 1))
     return page_of(rows, query.limit, "keys", lambda key: (key.id,))
 
@@ -91,7 +90,7 @@ async def create_key(request: Request, data: JSONBody[KeyCreate]) -> NewKey:
     assert user_id is not None  # noqa: S101 - the route isn't public
     made = make_key(user_id)
     _, key = await request.user.run(
-        _lock(), _create(name=data.name, scope=data.scope, digest=made.digest, expires_at=data.expires_at)
+        _lock_account(), _create(name=data.name, scope=data.scope, digest=made.digest, expires_at=data.expires_at)
     )
     return NewKey(*msgspec.structs.astuple(key), key=made.text.decode())
 

@@ -6,11 +6,12 @@ import msgspec
 from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
-from service.db.queries import Many, Maybe, One, Some, Versioned
+from service.db.queries import Looked, Many, Maybe, One, Some, Versioned
 from service.http.fields import RelationshipType, Time, changes, values
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
 from service.http.paging import LOOKED_AT, Cursor, Limit, Page, decode_cursor, page_of
+from service.http.recency import LAST_ID
 from service.http.request import Request
 
 
@@ -57,8 +58,6 @@ _list = Some("list_links", Link)
 _list_of_todo = Many("list_links_of_todo", Link)
 _list_of_conversation = Many("list_links_of_conversation", Link)
 
-_LAST = UUID(int=(1 << 128) - 1)
-
 
 @get("/v1/links", query=LinkFilters, scope="read")
 async def list_links(request: Request) -> Page[Link]:
@@ -69,18 +68,15 @@ async def list_links(request: Request) -> Page[Link]:
     """
     query = request.filters(LinkFilters)
     question = msgspec.structs.replace(query, cursor=None, limit=1)
-    (after_id,) = (_LAST,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    (after_id,) = (LAST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     page = {"relationship_type": query.relationship_type, "after_id": after_id, "row_limit": query.limit + 1}
-    last = None
-    if query.todo_id is not None:
-        of_todo = _list_of_todo(todo_id=query.todo_id, conversation_id=query.conversation_id, **page)
-        rows = await request.user.run(of_todo)
-    elif query.conversation_id is not None:
-        rows = await request.user.run(_list_of_conversation(conversation_id=query.conversation_id, **page))
-    else:
+    if query.todo_id is None and query.conversation_id is None:
         looked = await request.user.run(_list(looked_at=LOOKED_AT, **page))
-        rows, last = looked.rows, looked.last
-    return page_of(rows, query.limit, question, lambda link: (link.id,), last)
+    else:
+        list_of_one = _list_of_conversation if query.todo_id is None else _list_of_todo
+        ends = {"todo_id": query.todo_id, "conversation_id": query.conversation_id}
+        looked = Looked(await request.user.run(list_of_one(**ends, **page)), None)
+    return page_of(looked.rows, query.limit, question, lambda link: (link.id,), looked.last)
 
 
 @post("/v1/links", location="/v1/links/{id}", problems=("not_found", "link_exists"), scope="write")

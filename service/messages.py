@@ -85,10 +85,10 @@ class MessageCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.item is not UNSET:
             check_item(self.item)
             if self.content is UNSET or self.message_type is UNSET:
-                found = read_item(self.item)
-                kind = found.message_type
+                item = read_item(self.item)
+                kind = item.message_type
                 if self.content is UNSET:
-                    msgspec.structs.force_setattr(self, "content", found.text)
+                    msgspec.structs.force_setattr(self, "content", item.text)
         elif self.content is UNSET:
             raise ValueError("content: is required")
         elif not 1 <= len(self.content) <= CONTENT_LENGTH:
@@ -141,7 +141,7 @@ REWIND_SECONDS = 60.0
 _exists = Maybe("find_conversation", UUID)
 _lock = Maybe("lock_conversation", UUID)
 _find_last_position = Maybe("find_last_position", int)
-_create_tagged = One("create_tagged_message", Versioned[FullMessage])
+_create = One("create_message", Versioned[FullMessage])
 GET = Maybe("get_message", Versioned[FullMessage])
 _update = Maybe("update_message", Versioned[FullMessage])
 _delete = Maybe("delete_message", UUID)
@@ -217,7 +217,7 @@ async def create_message(
     request: Request, conversation_id: FromPath[UUID], data: JSONBody[MessageCreate]
 ) -> Versioned[FullMessage]:
     """Append a message."""
-    return await request.user.run(_create_tagged(**insert_values(request.user, conversation_id, data)))
+    return await request.user.run(_create(**insert_values(request.user, conversation_id, data)))
 
 
 @get("/v1/conversations/{conversation_id:str}/messages/{message_id:str}", scope="read")

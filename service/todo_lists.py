@@ -2,7 +2,6 @@
 
 import heapq
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -36,7 +35,7 @@ from service.http.paging import (
     one_behind_the_other,
     page_of,
 )
-from service.http.recency import LAST_ID, LAST_TIME, newest_first
+from service.http.recency import FIRST_ID, FIRST_TIME, LAST_ID, LAST_TIME, newest_first
 from service.http.request import Request
 from service.todos import Todo
 
@@ -77,34 +76,14 @@ class TodoFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _find_conversation = Maybe("find_conversation", UUID)
 _list_of_conversation = Many("list_conversation_todos", Todo)
 _list_by_status = Many("list_todos_by_status", Todo)
-_list_owned = {
-    "created_at": Some("list_todos_by_created_at", Todo),
-    "-created_at": Some("list_todos_by_created_at_desc", Todo),
-    "updated_at": Some("list_todos_by_updated_at", Todo),
-    "-updated_at": Some("list_todos_by_updated_at_desc", Todo),
-    "due_date": Some("list_todos_by_due_date", Todo),
-    "-due_date": Some("list_todos_by_due_date_desc", Todo),
-    "no_due_date": Some("list_todos_by_no_due_date", Todo),
-    "-no_due_date": Some("list_todos_by_no_due_date_desc", Todo),
-    "priority": Some("list_todos_by_priority", Todo),
-    "-priority": Some("list_todos_by_priority_desc", Todo),
-    "number": Some("list_todos_by_number", Todo),
-    "-number": Some("list_todos_by_number_desc", Todo),
-}
-_list_assigned = {
-    "created_at": Some("list_assigned_todos_by_created_at", Todo),
-    "-created_at": Some("list_assigned_todos_by_created_at_desc", Todo),
-    "updated_at": Some("list_assigned_todos_by_updated_at", Todo),
-    "-updated_at": Some("list_assigned_todos_by_updated_at_desc", Todo),
-    "due_date": Some("list_assigned_todos_by_due_date", Todo),
-    "-due_date": Some("list_assigned_todos_by_due_date_desc", Todo),
-    "no_due_date": Some("list_assigned_todos_by_no_due_date", Todo),
-    "-no_due_date": Some("list_assigned_todos_by_no_due_date_desc", Todo),
-    "priority": Some("list_assigned_todos_by_priority", Todo),
-    "-priority": Some("list_assigned_todos_by_priority_desc", Todo),
-    "number": Some("list_assigned_todos_by_number", Todo),
-    "-number": Some("list_assigned_todos_by_number_desc", Todo),
-}
+_list_owned, _list_assigned = (
+    {
+        sign + order: Some(f"list_{todos}_by_{order}{suffix}", Todo)
+        for order in ("created_at", "updated_at", "due_date", "no_due_date", "priority", "number")
+        for sign, suffix in (("", ""), ("-", "_desc"))
+    }
+    for todos in ("todos", "assigned_todos")
+)
 _LISTS = {"owned": (_list_owned,), "assigned": (_list_assigned,), "all": (_list_owned, _list_assigned)}
 
 
@@ -113,7 +92,7 @@ async def list_conversation_todos(request: Request, conversation_id: FromPath[UU
     """The todos that a conversation is linked with, oldest first."""
     query = request.filters(PageQuery)
     question = ("conversation", str(conversation_id))
-    (after_id,) = (_FIRST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
+    (after_id,) = (FIRST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     owned, rows = await request.user.run(
         _find_conversation(id=conversation_id),
         _list_of_conversation(conversation_id=conversation_id, after_id=after_id, row_limit=query.limit + 1),
@@ -142,11 +121,11 @@ async def list_todos(request: Request) -> Page[Todo]:
         return await newest_first(ask, query.cursor, limit, question)
     value, kind, first, last = _KEYS[order.removeprefix("-")]
     key = _keyset(value)
-    begin: tuple[Any, UUID, UUID] = (last, LAST_ID, LAST_ID) if order.startswith("-") else (first, _FIRST_ID, _FIRST_ID)
+    begin: tuple[Any, UUID, UUID] = (last, LAST_ID, LAST_ID) if order.startswith("-") else (first, FIRST_ID, FIRST_ID)
     if order == "due_date" and query.due_after is not None:
-        begin = (query.due_after, _FIRST_ID, _FIRST_ID)
+        begin = (query.due_after, FIRST_ID, FIRST_ID)
     if order == "-due_date" and query.due_before is not None:
-        begin = (query.due_before, _FIRST_ID, _FIRST_ID)
+        begin = (query.due_before, FIRST_ID, FIRST_ID)
     place = begin if query.cursor is None else decode_cursor(query.cursor, question, tuple[kind, UUID, UUID])
     statuses = query.status
     if order == "-created_at" and statuses and len(statuses) == 1 and query == _only(statuses, query):
@@ -155,16 +134,16 @@ async def list_todos(request: Request) -> Page[Todo]:
         return page_of(rows, limit, question, key)
     undated = order.replace("due", "no_due")
     if undated == order:
-        (found,) = await ask((order, *place))
+        (looked,) = await ask((order, *place))
     elif query.due_after is not None or query.due_before is not None:  # which no todo without a due date is
-        (found,) = await ask((order, *place))
-        if found.last is not None and _is_beyond(query, found.last):
-            found = Looked(found.rows, None)
+        (looked,) = await ask((order, *place))
+        if looked.last is not None and _is_beyond(query, looked.last):
+            looked = Looked(looked.rows, None)
     elif place[0] is None:  # behind a todo without a due date no dated one comes any more
-        (found,) = await ask((undated, *place))
+        (looked,) = await ask((undated, *place))
     else:
-        found = one_behind_the_other(*await ask((order, *place), (undated, None, *begin[1:])))
-    return page_of(found.rows, limit, question, key, found.last)
+        looked = one_behind_the_other(*await ask((order, *place), (undated, None, *begin[1:])))
+    return page_of(looked.rows, limit, question, key, looked.last)
 
 
 def _only(statuses: list[Status], query: TodoFilters) -> TodoFilters:
@@ -205,30 +184,28 @@ async def _ask(caller: Caller, query: TodoFilters, places: Sequence[_Place]) -> 
         if "no_due" not in order:
             key["after"] = after
         statements += [queries[order](**key, **filters) for queries in lists]
-    found: list[Looked[Todo]] = await caller.run_all(statements)
+    looked: list[Looked[Todo]] = await caller.run_all(statements)
     if len(lists) == 1:
-        return found
-    return [_merged(found[2 * index : 2 * index + 2], order) for index, (order, *_) in enumerate(places)]
+        return looked
+    return [_merged(looked[2 * index : 2 * index + 2], order) for index, (order, *_) in enumerate(places)]
 
 
 def _merged(lists: Sequence[Looked[Todo]], order: str) -> Looked[Todo]:
     """What was found in lists of one order, in that order and each once, as far as none of them ended its search."""
     key = _keyset(_KEYS[order.removeprefix("-").removeprefix("no_")][0])
     is_descending = order.startswith("-")
-    rows = list(heapq.merge(*(found.rows for found in lists), key=key, reverse=is_descending))
-    ends = sorted((found.last for found in lists if found.last is not None), key=key, reverse=is_descending)
+    rows = list(heapq.merge(*(looked.rows for looked in lists), key=key, reverse=is_descending))
+    ends = sorted((looked.last for looked in lists if looked.last is not None), key=key, reverse=is_descending)
     if ends:
         rows = [row for row in rows if (key(row) >= key(ends[0]) if is_descending else key(row) <= key(ends[0]))]
     return Looked(list({(row.user_id, row.id): row for row in rows}.values()), ends[0] if ends else None)
 
 
-_FIRST_ID = UUID(int=0)
 _DueDate = Time | None
-_FIRST_TIME = datetime.min.replace(tzinfo=UTC)
 _KEYS: dict[str, tuple[Callable[[Todo], Any], Any, Any, Any]] = {
-    "created_at": (lambda todo: todo.created_at, Time, _FIRST_TIME, LAST_TIME),
-    "updated_at": (lambda todo: todo.updated_at, Time, _FIRST_TIME, LAST_TIME),
-    "due_date": (lambda todo: todo.due_date, _DueDate, _FIRST_TIME, LAST_TIME),
+    "created_at": (lambda todo: todo.created_at, Time, FIRST_TIME, LAST_TIME),
+    "updated_at": (lambda todo: todo.updated_at, Time, FIRST_TIME, LAST_TIME),
+    "due_date": (lambda todo: todo.due_date, _DueDate, FIRST_TIME, LAST_TIME),
     "priority": (lambda todo: _RANKS[todo.priority], Annotated[int, Meta(ge=0, le=5)], 0, 5),
     "number": (lambda todo: todo.number, Annotated[int, Meta(ge=0, le=_LAST_NUMBER)], 0, _LAST_NUMBER),
 }

@@ -65,7 +65,7 @@ class TurnResult(msgspec.Struct, frozen=True):
 
 _open = Nothing("open_conversation")
 _expect = Nothing("expect_position")
-_create = One("create_message", Message)
+_create = One("create_turn_message", Message)
 _create_two = Many("create_two_messages", Message)
 
 

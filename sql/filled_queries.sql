@@ -23,20 +23,12 @@ UPDATE /* update_account */ users AS u
 SET is_active = $2
 WHERE u.id = $1;
 
--- lock_account(user_id uuid) -> maybe UUID
--- admin.sql, index users_pkey
-SELECT /* lock_account */ u.id
-FROM users AS u
-WHERE u.id = $1
-FOR NO KEY UPDATE;
-
--- count_assigned(user_id uuid) -> maybe int
+-- count_assigned(user_id uuid) -> one int
 -- admin.sql, index todos_assigned_to_idx
 SELECT /* count_assigned */ count(*)
 FROM todos AS t
 WHERE t.assigned_to = $1
-  AND t.status IN ('pending', 'in_progress')
-HAVING count(*) > 0;
+  AND t.status IN ('pending', 'in_progress');
 
 -- erase_account(user_id uuid) -> one bool
 -- admin.sql, index users_pkey
@@ -73,7 +65,7 @@ WHERE o.at < $2
   )
 LIMIT 1;
 
--- count_prunable_entries(user_id uuid, older_than timestamptz) -> maybe int
+-- count_prunable_entries(user_id uuid, older_than timestamptz) -> one int
 -- admin.sql, index audit_log_pkey
 SELECT /* count_prunable_entries */ count(*)
 FROM audit_log AS a
@@ -89,8 +81,7 @@ WHERE a.user_id = $1
           LIMIT 1
       ),
       9223372036854775807
-  )
-HAVING count(*) > 0;
+  );
 
 -- prune_audit_log(user_id uuid, older_than timestamptz, batch integer) -> count
 -- admin.sql, index audit_log_pkey
@@ -136,12 +127,11 @@ WHERE a.user_id = $1
   )
   AND (a.before IS NOT NULL OR a.request_id IS NOT NULL);
 
--- count_prunable_keys() -> maybe int
+-- count_prunable_keys() -> one int
 -- admin.sql, index idempotency_keys_created_at_idx
 SELECT /* count_prunable_keys */ count(*)
 FROM idempotency_keys AS k
-WHERE k.created_at < now() - INTERVAL '24 hours'
-HAVING count(*) > 0;
+WHERE k.created_at < now() - INTERVAL '24 hours';
 
 -- prune_idempotency_keys(batch integer) -> count
 -- admin.sql, index idempotency_keys_created_at_idx
@@ -157,14 +147,13 @@ USING (
 WHERE k.user_id = old.user_id
   AND k.key = old.key;
 
--- count_untouched_conversations(user_id uuid, untouched_since timestamptz) -> maybe int
+-- count_untouched_conversations(user_id uuid, untouched_since timestamptz) -> one int
 -- admin.sql, index conversations_user_id_updated_hour_idx
 SELECT /* count_untouched_conversations */ count(*)
 FROM conversations
 WHERE user_id = $1
   AND updated_hour <= $2
-  AND updated_at < $2
-HAVING count(*) > 0;
+  AND updated_at < $2;
 
 -- prune_conversation(user_id uuid, untouched_since timestamptz) -> count
 -- admin.sql, index conversations_user_id_updated_hour_idx
@@ -462,16 +451,7 @@ ORDER BY e.seq;
 
 -- get_change(user_id uuid, id bigint) -> maybe Change
 -- audit.sql, index audit_log_pkey
-SELECT /* get_change */ e.action, e."table", e.row_id, e.before, e.after, NOT EXISTS (
-      SELECT
-      FROM audit_log AS n
-      WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
-  ) AS is_last
-FROM (
-    SELECT e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
+SELECT /* get_change */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
     coalesce(CASE WHEN e.action <> 'delete' THEN (
         SELECT n.before
         FROM audit_log AS n
@@ -509,12 +489,17 @@ FROM (
                 SELECT to_jsonb(r) FROM identities AS r WHERE r.user_id = $1 AND r.id = e.row_id
             )
         END
-    END) AS after, e.request_id, e.at
-    FROM audit_log AS e
-    WHERE e.user_id = $1
-      AND e.seq = $2
-) AS e
-CROSS JOIN LATERAL (SELECT e.id AS seq, e.row_id, e."table" AS table_name) AS a;
+    END) AS after, e.request_id, e.at, NOT EXISTS (
+      SELECT
+      FROM audit_log AS n
+      WHERE n.user_id = $1
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
+  ) AS is_last
+FROM audit_log AS e
+WHERE e.user_id = $1
+  AND e.seq = $2;
 
 -- get_last_change(user_id uuid, row_id uuid, table text) -> one EntryRow
 -- audit.sql, index audit_log_user_id_row_id_idx
@@ -569,10 +554,10 @@ LIMIT 1;
 UPDATE /* undo_user_update */ users AS u
 SET username = r.username,
     full_name = r.full_name
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::users, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::users, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
   AND u.id = $1
   AND u.version = r.version + 1
 RETURNING u.id;
@@ -580,18 +565,11 @@ RETURNING u.id;
 -- undo_todo_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todos_pkey
 UPDATE /* undo_todo_update */ todos AS t
-SET title = r.title,
-    description = r.description,
-    status = r.status,
-    priority = r.priority,
-    due_date = r.due_date,
-    assigned_to = r.assigned_to,
-    completed_at = r.completed_at,
-    metadata = r.metadata
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
+SET title = r.title, description = r.description, status = r.status, priority = r.priority, due_date = r.due_date, assigned_to = r.assigned_to, completed_at = r.completed_at, metadata = r.metadata
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
   AND t.user_id = $1
   AND t.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
   AND t.version = r.version + 1
@@ -599,86 +577,76 @@ RETURNING t.id;
 
 -- undo_conversation_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index conversations_pkey
-UPDATE /* undo_conversation_update */ conversations AS c
-SET title = r.title,
-    metadata = r.metadata
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
-  AND c.user_id = $1
-  AND c.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
-  AND c.version = r.version + 1
-RETURNING c.id;
+UPDATE /* undo_conversation_update */ conversations AS t
+SET title = r.title, metadata = r.metadata
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND t.user_id = $1
+  AND t.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND t.version = r.version + 1
+RETURNING t.id;
 
 -- undo_message_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index messages_user_id_id_key
-UPDATE /* undo_message_update */ messages AS m
-SET content = r.content,
-    content_truncated = coalesce(r.content_truncated, FALSE),
-    message_type = r.message_type,
-    metadata = r.metadata
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
-  AND m.user_id = $1
-  AND m.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
-  AND m.version = r.version + 1
-RETURNING m.id;
+UPDATE /* undo_message_update */ messages AS t
+SET content = r.content, content_truncated = r.content_truncated, message_type = r.message_type, metadata = r.metadata
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND t.user_id = $1
+  AND t.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND t.version = r.version + 1
+RETURNING t.id;
 
 -- undo_link_update(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todo_conversation_links_pkey
-UPDATE /* undo_link_update */ todo_conversation_links AS l
+UPDATE /* undo_link_update */ todo_conversation_links AS t
 SET relationship_type = r.relationship_type
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
-  AND l.user_id = $1
-  AND l.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
-  AND l.version = r.version + 1
-RETURNING l.id;
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND t.user_id = $1
+  AND t.id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
+  AND t.version = r.version + 1
+RETURNING t.id;
 
 -- undo_todo_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todos_pkey
-INSERT /* undo_todo_delete */ INTO todos (
-    user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata,
-    created_at, updated_at, version
-)
-SELECT
-    $1, r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
-    r.metadata, r.created_at, r.updated_at, r.version
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
+INSERT /* undo_todo_delete */ INTO todos (user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata, created_at, updated_at, version)
+SELECT $1, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata, created_at, updated_at, version
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
   AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
 RETURNING id;
 
 -- undo_conversation_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index conversations_pkey
 INSERT /* undo_conversation_delete */ INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
-SELECT
-    $1, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
-WHERE a.user_id = $1
-  AND a.seq = $2
+SELECT $1, id, external_id, title, metadata, last_position, created_at, updated_at, version
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
   AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
 RETURNING id;
 
@@ -688,43 +656,36 @@ INSERT /* undo_message_delete */ INTO messages (user_id, conversation_id, positi
     created_at, updated_at, version)
 SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version
-FROM (
-    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
-        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND NOT EXISTS (
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
-) AS found
 RETURNING id;
 
 -- undo_link_delete(user_id uuid, id bigint) -> maybe UUID
 -- audit.sql, index todo_conversation_links_pkey
 INSERT /* undo_link_delete */ INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
 SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
-FROM (
-    SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND NOT EXISTS (
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq = $2
+  AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
-) AS found
 RETURNING id;
 
 -- restore_messages(user_id uuid, id bigint) -> count
@@ -733,14 +694,11 @@ INSERT /* restore_messages */ INTO messages (user_id, conversation_id, position,
     created_at, updated_at, version)
 SELECT $1, conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version
-FROM (
-    SELECT r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
-        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = $1
-        AND d.seq > $2
-        AND d.seq < (
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, e.before) AS r
+WHERE e.user_id = $1
+  AND e.seq > $2
+  AND e.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -754,13 +712,9 @@ FROM (
           9223372036854775807
       )
   )
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, d.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq = $2
-      AND d.action = 'delete'
-      AND d.table_name = 'messages'
-      AND r.conversation_id = a.row_id
-) AS found
+  AND e.action = 'delete'
+  AND e.table_name = 'messages'
+  AND r.conversation_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
 ORDER BY position;
 
 -- restore_conversation_links(user_id uuid, id bigint) -> count
@@ -768,12 +722,12 @@ ORDER BY position;
 INSERT /* restore_conversation_links */ INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
 SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
 FROM (
-    SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq > (SELECT $2 - 5000)
-      AND a.seq < (
+    SELECT id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+    FROM audit_log AS e
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, e.before) AS r
+    WHERE e.user_id = $1
+      AND e.seq > (SELECT $2 - 5000)
+      AND e.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -787,19 +741,19 @@ FROM (
           9223372036854775807
       )
   )
-      AND a.action = 'delete'
-      AND a.table_name = 'todo_conversation_links'
+      AND e.action = 'delete'
+      AND e.table_name = 'todo_conversation_links'
       AND r.conversation_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
       AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
       AND (
-          a.seq > $2
+          e.seq > $2
           OR EXISTS (
               SELECT
               FROM audit_log AS d
@@ -812,8 +766,8 @@ FROM (
               WHERE d.user_id = $1
                 AND d.row_id = r.todo_id
                 AND d.table_name = 'todos'
-                AND d.seq < a.seq
-                AND d.at = a.at
+                AND d.seq < e.seq
+                AND d.at = e.at
                 AND d.action = 'delete'
           )
       )
@@ -826,12 +780,12 @@ WHERE EXISTS (SELECT FROM todos AS o WHERE o.user_id = $1 AND o.id = found.todo_
 INSERT /* restore_todo_links */ INTO todo_conversation_links (user_id, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version)
 SELECT $1, id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
 FROM (
-    SELECT r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-    WHERE a.user_id = $1
-      AND a.seq > (SELECT $2 - 5000)
-      AND a.seq < (
+    SELECT id, todo_id, conversation_id, relationship_type, created_at, updated_at, version
+    FROM audit_log AS e
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, e.before) AS r
+    WHERE e.user_id = $1
+      AND e.seq > (SELECT $2 - 5000)
+      AND e.seq < (
       SELECT coalesce(
           (
               SELECT n.seq
@@ -845,19 +799,19 @@ FROM (
           9223372036854775807
       )
   )
-      AND a.action = 'delete'
-      AND a.table_name = 'todo_conversation_links'
+      AND e.action = 'delete'
+      AND e.table_name = 'todo_conversation_links'
       AND r.todo_id = (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = $1 AND b.seq = $2)
       AND NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = $1
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   )
       AND (
-          a.seq > $2
+          e.seq > $2
           OR EXISTS (
               SELECT
               FROM audit_log AS d
@@ -870,8 +824,8 @@ FROM (
               WHERE d.user_id = $1
                 AND d.row_id = r.conversation_id
                 AND d.table_name = 'conversations'
-                AND d.seq < a.seq
-                AND d.at = a.at
+                AND d.seq < e.seq
+                AND d.at = e.at
                 AND d.action = 'delete'
           )
       )
@@ -1364,7 +1318,7 @@ GROUP BY
     c.updated_at, c.bytes_before, c.matches, c.is_last
 ORDER BY c.place;
 
--- list_todo_conversations(user_id uuid, id uuid, number bigint, after_id uuid, row_limit integer) -> many Conversation
+-- list_todo_conversations(user_id uuid, after_id uuid, row_limit integer, id uuid, number bigint) -> many Conversation
 -- conversations.sql, index todo_conversation_links_key
 SELECT /* list_todo_conversations */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at
 FROM conversations
@@ -1374,21 +1328,15 @@ WHERE user_id = $1
     FROM todo_conversation_links AS l
     WHERE l.user_id = $1
       AND l.todo_id = CASE
-          WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
-          ELSE $2
-      END
-      AND l.conversation_id > $4
+      WHEN $4 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $5)
+      ELSE $4
+  END
+      AND l.conversation_id > $2
     GROUP BY l.conversation_id
     ORDER BY l.conversation_id
-    LIMIT $5
+    LIMIT $3
   )
 ORDER BY id;
-
--- get_exporter(user_id uuid) -> one Exporter
--- export.sql, index users_pkey
-SELECT /* get_exporter */ email
-FROM users
-WHERE id = $1;
 
 -- get_last_number(user_id uuid) -> maybe int
 -- export.sql, index todo_counters_pkey
@@ -1454,7 +1402,7 @@ WHERE user_id = $1
 ORDER BY id
 LIMIT $3;
 
--- check_login(tables text[], functions text[], domains text[]) -> one LoginCheck
+-- check_login() -> one LoginCheck
 -- health.sql, index none
 SELECT /* check_login */
     session_user::text AS login,
@@ -1490,28 +1438,30 @@ SELECT /* check_login */
             )
         ORDER BY c.relname
     ) AS unprotected_tables,
-    coalesce(has_table_privilege(session_user, to_regclass('public.todos'), 'SELECT'), FALSE) AS may_read,
-    ARRAY(
-        SELECT c.relname::text
-        FROM pg_catalog.pg_class AS c
-        WHERE c.relnamespace = 'public'::regnamespace
-            AND c.relkind IN ('r', 'p')
-            AND c.relowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND c.relname = ANY ($1::text[])
-        UNION ALL
-        SELECT p.proname || '(' || oidvectortypes(p.proargtypes) || ')'
-        FROM unnest($2::text[]) AS f (signature)
-        INNER JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure('public.' || f.signature)
-        WHERE p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
-        UNION ALL
-        SELECT t.typname::text
-        FROM pg_catalog.pg_type AS t
-        WHERE t.typnamespace = 'public'::regnamespace
-            AND t.typtype = 'd'
-            AND t.typowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND t.typname = ANY ($3::text[])
-        ORDER BY 1
-    ) AS misowned;
+    coalesce(has_table_privilege(session_user, to_regclass('public.todos'), 'SELECT'), FALSE) AS may_read;
+
+-- list_misowned(tables text[], functions text[], domains text[]) -> many Misowned
+-- health.sql, index none
+SELECT /* list_misowned */ f.kind, f.name, pg_get_userbyid(f.owner)::text AS owner
+FROM (
+    SELECT 'TABLE' AS kind, c.oid::regclass::text AS name, c.relowner AS owner
+    FROM pg_catalog.pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace
+        AND c.relkind IN ('r', 'p')
+        AND c.relname = ANY ($1::text[])
+    UNION ALL
+    SELECT 'FUNCTION', replace(p.oid::regprocedure::text, ',', ', '), p.proowner
+    FROM unnest($2::text[]) AS s (signature)
+    INNER JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure('public.' || s.signature)
+    UNION ALL
+    SELECT 'DOMAIN', t.oid::regtype::text, t.typowner
+    FROM pg_catalog.pg_type AS t
+    WHERE t.typnamespace = 'public'::regnamespace
+        AND t.typtype = 'd'
+        AND t.typname = ANY ($3::text[])
+) AS f
+WHERE f.owner IS DISTINCT FROM to_regrole('todochat_owner')
+ORDER BY f.name;
 
 -- list_applied_migrations() -> many str
 -- health.sql, index none
@@ -1700,13 +1650,6 @@ WHERE user_id = $1
       FOR UPDATE SKIP LOCKED
   );
 
--- lock_keys(user_id uuid) -> maybe UUID
--- keys.sql, index users_pkey
-SELECT /* lock_keys */ id
-FROM users
-WHERE id = $1
-FOR NO KEY UPDATE;
-
 -- create_key(user_id uuid, name text, scope text, digest bytea, expires_at timestamptz) -> one Key
 -- keys.sql, index api_keys_slot_key
 INSERT /* create_key */ INTO api_keys (user_id, slot, name, scope, digest, expires_at)
@@ -1757,16 +1700,16 @@ INSERT /* create_link */ INTO todo_conversation_links (user_id, todo_id, convers
 VALUES ($1, $2, $3, $4)
 RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, version;
 
--- link_todo(user_id uuid, id uuid, number bigint, conversation_id uuid, relationship_type text) -> count
+-- link_todo(user_id uuid, conversation_id uuid, relationship_type text, id uuid, number bigint) -> count
 -- links.sql, index todo_conversation_links_key
 INSERT /* link_todo */ INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
-SELECT $1, t.id, $4, $5
+SELECT $1, t.id, $2, $3
 FROM todos AS t
 WHERE t.user_id = $1
   AND t.id = CASE
-          WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
-          ELSE $2
-      END
+      WHEN $4 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $5)
+      ELSE $4
+  END
 ON CONFLICT (user_id, todo_id, conversation_id, relationship_type) DO NOTHING;
 
 -- update_link(user_id uuid, id uuid, relationship_type text, version integer) -> maybe Link+version
@@ -1822,7 +1765,7 @@ FROM (
 ORDER BY id DESC
 LIMIT $6;
 
--- list_links_of_conversation(user_id uuid, conversation_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
+-- list_links_of_conversation(user_id uuid, conversation_id uuid, todo_id uuid, relationship_type text, after_id uuid, row_limit integer) -> many Link
 -- links.sql, index todo_conversation_links_conversation_id_idx
 SELECT /* list_links_of_conversation */ id, user_id, todo_id, conversation_id, relationship_type, created_at
 FROM (
@@ -1830,12 +1773,13 @@ FROM (
     FROM todo_conversation_links
     WHERE user_id = $1
       AND conversation_id = $2
-      AND id < $4
-      AND ($3 IS NULL OR relationship_type = $3)
+      AND id < $5
+      AND ($3 IS NULL OR todo_id = $3)
+      AND ($4 IS NULL OR relationship_type = $4)
     OFFSET 0
 ) AS found
 ORDER BY id DESC
-LIMIT $5;
+LIMIT $6;
 
 -- find_conversation(user_id uuid, id uuid) -> maybe UUID
 -- messages.sql, index conversations_pkey
@@ -1868,7 +1812,17 @@ VALUES ($1, $2, $3);
 -- messages.sql, index messages_pkey
 SELECT /* expect_position */ expect_position($1, $2, $3);
 
--- create_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one Message
+-- create_turn_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one Message
+-- messages.sql, index messages_pkey
+INSERT /* create_turn_message */ INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
+VALUES (
+    $1, $2, $3, $4, $5, coalesce($6, '{}'),
+    $7, $8
+)
+RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
+    content_truncated, created_at, updated_at;
+
+-- create_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one FullMessage+version
 -- messages.sql, index messages_pkey
 INSERT /* create_message */ INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
 VALUES (
@@ -1876,7 +1830,7 @@ VALUES (
     $7, $8
 )
 RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    content_truncated, created_at, updated_at;
+    content_truncated, created_at, updated_at, item::json AS item, version;
 
 -- create_two_messages(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean, second_sender_type text, second_content text, second_message_type text, second_metadata jsonb, second_item text, second_content_truncated boolean) -> many Message
 -- messages.sql, index messages_pkey
@@ -1892,16 +1846,6 @@ VALUES
     )
 RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
     content_truncated, created_at, updated_at;
-
--- create_tagged_message(user_id uuid, conversation_id uuid, sender_type text, content text, message_type text, metadata jsonb, item text, content_truncated boolean) -> one FullMessage+version
--- messages.sql, index messages_pkey
-INSERT /* create_tagged_message */ INTO messages (user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated)
-VALUES (
-    $1, $2, $3, $4, $5, coalesce($6, '{}'),
-    $7, $8
-)
-RETURNING id, conversation_id, user_id, position, sender_type, role, sender_id, content, message_type, metadata,
-    content_truncated, created_at, updated_at, item::json AS item, version;
 
 -- get_message(user_id uuid, conversation_id uuid, id uuid) -> maybe FullMessage+version
 -- messages.sql, index messages_user_id_id_key
@@ -1953,7 +1897,7 @@ WHERE user_id = $1
   AND position < $6
   AND ($3 IS NULL OR sender_type = $3)
   AND ($4 IS NULL OR message_type = $4)
-ORDER BY position
+ORDER BY position ASC
 LIMIT $7;
 
 -- list_messages_desc(user_id uuid, conversation_id uuid, sender_type text, message_type text, after integer, before integer, row_limit integer) -> many Message
@@ -2285,17 +2229,17 @@ VALUES (
 RETURNING id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at;
 
--- update_todo(user_id uuid, id uuid, number bigint, title text, set_description boolean, description text, status text, priority text, set_due_date boolean, due_date timestamptz, set_assigned_to boolean, assigned_to uuid, set_completed_at boolean, completed_at timestamptz, metadata jsonb, version integer) -> maybe Todo
+-- update_todo(user_id uuid, title text, set_description boolean, description text, status text, priority text, set_due_date boolean, due_date timestamptz, set_assigned_to boolean, assigned_to uuid, set_completed_at boolean, completed_at timestamptz, metadata jsonb, version integer, id uuid, number bigint) -> maybe Todo
 -- todos.sql, index todos_pkey
 UPDATE /* update_todo */ todos
-SET title = coalesce($4, title),
-    description = CASE WHEN $5 THEN $6 ELSE description END,
-    status = coalesce($7, status),
-    priority = coalesce($8, priority),
-    due_date = CASE WHEN $9 THEN $10 ELSE due_date END,
-    assigned_to = CASE WHEN $11 THEN $12 ELSE assigned_to END,
-    completed_at = CASE WHEN $13 THEN $14 ELSE completed_at END,
-    metadata = coalesce(nullif($15, metadata), metadata)
+SET title = coalesce($2, title),
+    description = CASE WHEN $3 THEN $4 ELSE description END,
+    status = coalesce($5, status),
+    priority = coalesce($6, priority),
+    due_date = CASE WHEN $7 THEN $8 ELSE due_date END,
+    assigned_to = CASE WHEN $9 THEN $10 ELSE assigned_to END,
+    completed_at = CASE WHEN $11 THEN $12 ELSE completed_at END,
+    metadata = coalesce(nullif($13, metadata), metadata)
 WHERE (user_id = $1 OR assigned_to = $1)
   -- Of several todos with one id the same one is meant as in get_todo.
   AND (
@@ -2309,22 +2253,22 @@ WHERE (user_id = $1 OR assigned_to = $1)
       )
   )
   AND id = CASE
-          WHEN $2 IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = $1 AND t.number = $3)
-          ELSE $2
-      END
-  AND ($16 IS NULL OR version = $16)
+      WHEN $15 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $16)
+      ELSE $15
+  END
+  AND ($14 IS NULL OR version = $14)
 RETURNING id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at;
 
--- delete_todo(user_id uuid, id uuid, number bigint, version integer) -> maybe UUID
+-- delete_todo(user_id uuid, version integer, id uuid, number bigint) -> maybe UUID
 -- todos.sql, index todos_pkey
 DELETE /* delete_todo */ FROM todos
 WHERE user_id = $1
   AND id = CASE
-          WHEN $2 IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = $1 AND t.number = $3)
-          ELSE $2
-      END
-  AND ($4 IS NULL OR version = $4)
+      WHEN $3 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $4)
+      ELSE $3
+  END
+  AND ($2 IS NULL OR version = $2)
 RETURNING id;
 
 -- list_todos_by_status(user_id uuid, status text, after timestamptz, after_id uuid, row_limit integer) -> many Todo
@@ -2357,19 +2301,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY created_at, id) = $5 AS is_last
+        row_number() OVER (ORDER BY created_at ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND (created_at, id, user_id) > ($1, $3, $4)
-        ORDER BY created_at, id
+        ORDER BY created_at ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY created_at, id
+ORDER BY created_at ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2425,19 +2369,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY updated_hour, updated_at, id) = $5 AS is_last
+        row_number() OVER (ORDER BY updated_hour ASC, updated_at ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) > ($1, $3, $4)
-        ORDER BY updated_hour, updated_at, id
+        ORDER BY updated_hour ASC, updated_at ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY updated_hour, updated_at, id
+ORDER BY updated_hour ASC, updated_at ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2493,19 +2437,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $5 AS is_last
+        row_number() OVER (ORDER BY due_date ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND (due_date, id, user_id) > ($1, $3, $4)
-        ORDER BY due_date, id
+        ORDER BY due_date ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id
+ORDER BY due_date ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2561,19 +2505,19 @@ FROM (
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY due_date, id) = $4 AS is_last
+        row_number() OVER (ORDER BY due_date ASC, id ASC) = $4 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $1
           AND due_date IS NULL AND (id, user_id) > ($2, $3)
-        ORDER BY due_date, id
+        ORDER BY due_date ASC, id ASC
         LIMIT $4
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id
+ORDER BY due_date ASC, id ASC
 LIMIT $5;
 
 -- list_todos_by_no_due_date_desc(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2629,19 +2573,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY priority_rank, id) = $5 AS is_last
+        row_number() OVER (ORDER BY priority_rank ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) > ($1, $3, $4)
-        ORDER BY priority_rank, id
+        ORDER BY priority_rank ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY priority_rank, id
+ORDER BY priority_rank ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2697,19 +2641,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY number, id) = $5 AS is_last
+        row_number() OVER (ORDER BY number ASC, id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE user_id = $2
           AND (number, id, user_id) > ($1, $3, $4)
-        ORDER BY number, id
+        ORDER BY number ASC, id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY number, id
+ORDER BY number ASC, id ASC
 LIMIT $6;
 
 -- list_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2765,19 +2709,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY created_at, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY created_at ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND (created_at, id, user_id) > ($1, $3, $4)
-        ORDER BY created_at, id, user_id
+        ORDER BY created_at ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY created_at, id, user_id
+ORDER BY created_at ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_created_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2833,19 +2777,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY updated_hour, updated_at, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY updated_hour ASC, updated_at ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND updated_hour >= date_bin('1 hour', $1, 'epoch') AND (updated_at, id, user_id) > ($1, $3, $4)
-        ORDER BY updated_hour, updated_at, id, user_id
+        ORDER BY updated_hour ASC, updated_at ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY updated_hour, updated_at, id, user_id
+ORDER BY updated_hour ASC, updated_at ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_updated_at_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2901,19 +2845,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY due_date, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY due_date ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND (due_date, id, user_id) > ($1, $3, $4)
-        ORDER BY due_date, id, user_id
+        ORDER BY due_date ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id, user_id
+ORDER BY due_date ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_due_date_desc(after timestamptz, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -2969,19 +2913,19 @@ FROM (
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13) AS matches,
-        row_number() OVER (ORDER BY due_date, id, user_id) = $4 AS is_last
+        row_number() OVER (ORDER BY due_date ASC, id ASC, user_id ASC) = $4 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $1
           AND due_date IS NULL AND (id, user_id) > ($2, $3)
-        ORDER BY due_date, id, user_id
+        ORDER BY due_date ASC, id ASC, user_id ASC
         LIMIT $4
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY due_date, id, user_id
+ORDER BY due_date ASC, id ASC, user_id ASC
 LIMIT $5;
 
 -- list_assigned_todos_by_no_due_date_desc(user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -3037,19 +2981,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY priority_rank, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY priority_rank ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND ((CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END), id, user_id) > ($1, $3, $4)
-        ORDER BY priority_rank, id, user_id
+        ORDER BY priority_rank ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY priority_rank, id, user_id
+ORDER BY priority_rank ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_priority_desc(after integer, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -3105,19 +3049,19 @@ FROM (
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
-        row_number() OVER (ORDER BY number, id, user_id) = $5 AS is_last
+        row_number() OVER (ORDER BY number ASC, id ASC, user_id ASC) = $5 AS is_last
     FROM (
         SELECT id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at, updated_hour, (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END) AS priority_rank
         FROM todos
         WHERE assigned_to = $2
           AND (number, id, user_id) > ($1, $3, $4)
-        ORDER BY number, id, user_id
+        ORDER BY number ASC, id ASC, user_id ASC
         LIMIT $5
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY number, id, user_id
+ORDER BY number ASC, id ASC, user_id ASC
 LIMIT $6;
 
 -- list_assigned_todos_by_number_desc(after bigint, user_id uuid, after_id uuid, after_user uuid, looked_at integer, row_limit integer, status text[], completed boolean, priority text[], due_before timestamptz, due_after timestamptz, overdue boolean, words text[], contains jsonb) -> some Todo
@@ -3160,9 +3104,9 @@ SELECT /* find_todo */ t.id
 FROM todos AS t
 WHERE t.user_id = $1
   AND t.id = CASE
-          WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
-          ELSE $2
-      END;
+      WHEN $2 IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = $3)
+      ELSE $2
+  END;
 
 -- list_conversation_todos(user_id uuid, conversation_id uuid, after_id uuid, row_limit integer) -> many Todo
 -- todos.sql, index todo_conversation_links_conversation_id_idx
@@ -3197,6 +3141,13 @@ SET username = CASE WHEN $2 THEN $3 ELSE username END,
 WHERE id = $1
   AND ($7 IS NULL OR version = $7)
 RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
+
+-- lock_account(user_id uuid) -> maybe UUID
+-- users.sql, index users_pkey
+SELECT /* lock_account */ id
+FROM users
+WHERE id = $1
+FOR NO KEY UPDATE;
 
 -- erase_me(user_id uuid, version integer, records boolean) -> one bool
 -- users.sql, index users_pkey

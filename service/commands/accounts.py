@@ -34,7 +34,7 @@ _list_accounts = Many("list_accounts", Account)
 _find_account = Maybe("find_account", UUID)
 _find_account_by_id = Maybe("find_account_by_id", UUID)
 _update_account = Count("update_account")
-_count_assigned = Maybe("count_assigned", int)
+_count_assigned = One("count_assigned", int)
 _lock_account = Maybe("lock_account", UUID)
 _erase_account = One("erase_account", bool)
 
@@ -139,7 +139,7 @@ def text(query: Query[Any]) -> LiteralString:
     return cast("LiteralString", query.source.text)
 
 
-def number(connection: psycopg.Connection, query: One[int] | Maybe[int], values: Mapping[str, object]) -> int:
-    """The number that the query returns; 0 for no row."""
-    row = connection.execute(text(query), values).fetchone()
-    return int(row[0]) if row else 0
+def number(connection: psycopg.Connection, query: One[int], values: Mapping[str, object]) -> int:
+    """The number that the query returns."""
+    ((found,),) = connection.execute(text(query), values)
+    return int(found)

@@ -9,31 +9,18 @@ from psycopg.errors import InsufficientPrivilege
 
 from service.commands.connection import OWNER_ROLE, reason
 from service.commands.logins import APP_ROLE
+from service.db.loading import TEXTS
 from service.db.migration_files import Made, Migration, MigrationError, made_by
 
 _HAS_PRIVILEGES = """
 SELECT coalesce(has_table_privilege(to_regrole(%(app)s), to_regclass('public.users'), 'SELECT'), false)
     AND to_regrole(%(owner)s) IS NOT NULL
 """
-_OTHERS = """
-SELECT found.kind, found.name, pg_get_userbyid(found.owner)
-FROM (
-    SELECT 'TABLE' AS kind, oid::regclass::text AS name, relowner AS owner FROM pg_class
-    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname = ANY (%(tables)s)
-    UNION ALL
-    SELECT 'FUNCTION', oid::regprocedure::text, proowner FROM pg_proc
-    WHERE oid IN (SELECT to_regprocedure('public.' || f.signature) FROM unnest(%(functions)s::text[]) AS f (signature))
-    UNION ALL
-    SELECT 'DOMAIN', oid::regtype::text, typowner FROM pg_type
-    WHERE typnamespace = 'public'::regnamespace AND typtype = 'd' AND typname = ANY (%(domains)s)
-) AS found
-WHERE found.owner IS DISTINCT FROM to_regrole(%(owner)s)
-"""
 
 
 def find_others(conn: psycopg.Connection, made: Made) -> list[tuple[str, str, str]]:
     """What is todochat's and another role than todochat_owner owns: its kind, its name, and whose it is."""
-    return conn.execute(_OTHERS.encode(), {**msgspec.structs.asdict(made), "owner": OWNER_ROLE}).fetchall()
+    return conn.execute(TEXTS["list_misowned"].text.encode(), msgspec.structs.asdict(made)).fetchall()
 
 
 def mend_owners(conn: psycopg.Connection, applied: list[Migration]) -> list[str]:

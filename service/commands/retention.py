@@ -16,7 +16,7 @@ from psycopg import sql
 from service.commands.accounts import each_account, number, text
 from service.commands.connection import as_owner
 from service.commands.shared import confirm_loss, owner_url, say, yes_option
-from service.db.queries import Count, Maybe
+from service.db.queries import Count, Maybe, One
 
 AUDIT_DAYS = 365
 LONGEST_DAYS = 700_000
@@ -44,12 +44,12 @@ class Pruned(msgspec.Struct):
 
 
 _find_user = Maybe("find_prunable_user", UUID)
-_count_entries = Maybe("count_prunable_entries", int)
+_count_entries = One("count_prunable_entries", int)
 _prune_entries = Count("prune_audit_log")
 _blank_last = Count("blank_last_entry")
-_count_keys = Maybe("count_prunable_keys", int)
+_count_keys = One("count_prunable_keys", int)
 _prune_keys = Count("prune_idempotency_keys")
-_count_conversations = Maybe("count_untouched_conversations", int)
+_count_conversations = One("count_untouched_conversations", int)
 _prune_conversation = Count("prune_conversation")
 
 

@@ -27,6 +27,8 @@ sends ever becomes SQL. `todochat queries` shows them filled in::
     -- fill: order | by
     -- with: number | number
     -- with: number_desc | number DESC
+
+Several tables make a query of each combination of their rows; a cell may name those of the tables below it.
 """
 
 import itertools
@@ -156,25 +158,30 @@ def _read_file(path: Path) -> list[_Block]:
 
 
 def _fill_rows(block: _Block) -> list[_Block]:
-    """The block for each row of its table; itself where it has none."""
-    tables = [found for line in block.header if (found := _FILL.fullmatch(line))]
-    rows = [[cell.strip() for cell in found[2].split("|")] for found in tables]
-    if not rows:
-        return [block]
-    if [found[1] for found in tables] != ["fill"] + ["with"] * (len(rows) - 1) or len({len(row) for row in rows}) > 1:
-        raise QueryError(f"{block.where}: a table is one fill: and then with:, all of them with as many cells")
-    header = [line for line in block.header if not _FILL.fullmatch(line)]
-    filled: list[_Block] = []
-    for row in rows[1:]:
-        cells = dict(zip(rows[0], row, strict=True))
-        if unused := [name for name in cells if f"{{{name}}}" not in block.body + "\n".join(header)]:
+    """The block for each row of its table, or each combination of its tables' rows; itself where it has none."""
+    tables: list[list[list[str]]] = []
+    for found in filter(None, map(_FILL.fullmatch, block.header)):
+        cells = [cell.strip() for cell in found[2].split("|")]
+        if found[1] == "fill":
+            tables.append([cells])
+        elif tables and len(cells) == len(tables[-1][0]):
+            tables[-1].append(cells)
+        else:
+            raise QueryError(f"{block.where}: a table is one fill: and then with:, all of them with as many cells")
+    everything = "\n".join([*block.header, block.body])
+    filled = [_Block(block.where, [line for line in block.header if not _FILL.fullmatch(line)], block.body)]
+    for names, *rows in tables:
+        if unused := [name for name in names if f"{{{name}}}" not in everything]:
             raise QueryError(f"{block.where}: nothing is filled with {unused}")
-
-        def fill(text: str, cells: dict[str, str] = cells) -> str:
-            return re.sub(r" +$", "", _SLOT.sub(lambda found: cells.get(found[1], found[0]), text), flags=re.MULTILINE)
-
-        filled.append(_Block(block.where, [fill(line) for line in header], fill(block.body)))
+        filled = [_fill_row(each, dict(zip(names, row, strict=True))) for each in filled for row in rows]
     return filled
+
+
+def _fill_row(block: _Block, cells: dict[str, str]) -> _Block:
+    def fill(text: str) -> str:
+        return re.sub(r" +$", "", _SLOT.sub(lambda found: cells.get(found[1], found[0]), text), flags=re.MULTILINE)
+
+    return _Block(block.where, [fill(line) for line in block.header], fill(block.body))
 
 
 def _fill_slots(block: _Block, slots: dict[str, _Block], parameters: dict[str, str], used: set[str]) -> str:

@@ -60,9 +60,9 @@ class Query(Generic[R]):
         if name not in TEXTS:
             raise QueryError(f"no query {name!r} in {QUERIES}")
         source = TEXTS[name]
-        self.is_tagged = get_origin(row) is Versioned
-        row = get_args(row)[0] if self.is_tagged else row
-        row_name = (row.__name__ if row else "") + ("+version" if self.is_tagged else "")
+        self.is_versioned = get_origin(row) is Versioned
+        row = get_args(row)[0] if self.is_versioned else row
+        row_name = (row.__name__ if row else "") + ("+version" if self.is_versioned else "")
         if (source.cardinality, source.row) != (self.cardinality, row_name):
             raise QueryError(
                 f"{source.where}: {name} returns {source.cardinality} {source.row}, "
@@ -87,7 +87,7 @@ class Query(Generic[R]):
         raise NotImplementedError
 
     def make(self, row: Row) -> Any:
-        if self.is_tagged:
+        if self.is_versioned:
             return Versioned(self._row(*row[:-1]), row[-1])
         return self._row(*row) if self.is_struct else row[0]
 
@@ -178,10 +178,10 @@ class Nothing(Query[None]):
 
 
 BEGIN_RESTORING = Nothing("begin_restoring")
-"""Ahead of statements that bring rows back as they were: an import, an undo."""
+"""Runs ahead of statements that bring rows back as they were, in an import or an undo."""
 END_RESTORING = Nothing("end_restoring")
-"""Ahead of statements in such a transaction that change what was there before."""
+"""Runs in such a transaction ahead of statements that all rules hold for, such as a change of a row that was there."""
 HOLD_ASSIGNEES = Nothing("hold_assignees")
-"""Behind statements that change several todos, and ahead of WRITE_ENTRIES where these are few."""
+"""Runs behind statements that change several todos, and ahead of WRITE_ENTRIES where that runs, too."""
 WRITE_ENTRIES = Nothing("write_entries")
-"""Behind statements that change very many rows, so that time limits hold for their audit entries, too."""
+"""Runs behind statements that change very many rows, so that the time limits hold for their audit entries, too."""

@@ -11,6 +11,9 @@ from service.http.paging import Page, decode_cursor, one_behind_the_other, page_
 
 LAST_TIME = datetime.max.replace(tzinfo=UTC)
 LAST_ID = UUID(int=(1 << 128) - 1)
+FIRST_TIME = datetime.min.replace(tzinfo=UTC)
+FIRST_ID = UUID(int=0)
+"""Where a list by a time, or by ids, begins and ends: nothing lies before the first or behind the last."""
 
 
 async def newest_first(
@@ -22,10 +25,11 @@ async def newest_first(
 ) -> Page[Any]:
     """A page by ``updated_at``, the newest first, of rows that have it, an ``id`` and a ``user_id``.
 
-    A row that is changed while the list is walked jumps to its top, past which the walk has come. So behind the oldest
-    rows come those that were changed since the first page was read, some of them again: no row that stays is missed,
-    but for one: ``updated_at`` is taken when the row is changed, and others see it when that is committed. What was
-    changed and not yet committed when the first page was read may fall into what the walk has passed.
+    A row that is changed while somebody reads the list moves to its top, which they have read already. So the list goes
+    on behind its oldest row with the rows that were changed since the first page was read; some of them it has shown
+    before. In this way no row is missed that exists all the time, with one exception: ``updated_at`` is the time of the
+    change, and other transactions see the change only when it is committed. Where that happens after the first page was
+    read, the row may have its place among the rows that were read already.
     ``ask`` gets ``limit + 1`` rows behind each of some places, an order and a key; ``complete`` says how many of the
     first rows can be answered.
     """

@@ -39,27 +39,15 @@ UPDATE users AS u
 SET is_active = %(is_active)s
 WHERE u.id = %(user_id)s;
 
--- name: lock_account
--- Until the transaction ends, nobody can assign a todo to the account.
--- param user_id: uuid
--- returns: maybe UUID
--- writes: yes
--- index: users_pkey
-SELECT u.id
-FROM users AS u
-WHERE u.id = %(user_id)s
-FOR NO KEY UPDATE;
-
 -- name: count_assigned
--- How many open todos are assigned to the account, whoever's they are; no row where there are none.
+-- How many open todos are assigned to the account, whoever's they are.
 -- param user_id: uuid
--- returns: maybe int
+-- returns: one int
 -- index: todos_assigned_to_idx
 SELECT count(*)
 FROM todos AS t
 WHERE t.assigned_to = %(user_id)s
-  AND t.status IN ('pending', 'in_progress')
-HAVING count(*) > 0;
+  AND t.status IN ('pending', 'in_progress');
 
 -- name: erase_account
 -- What erase_me is to the service: nobody's version matters here.
@@ -125,14 +113,13 @@ coalesce(
 -- name: count_prunable_entries
 -- param user_id: uuid
 -- param older_than: timestamptz
--- returns: maybe int
+-- returns: one int
 -- index: audit_log_pkey
 SELECT count(*)
 FROM audit_log AS a
 WHERE a.user_id = %(user_id)s
   AND a.at < %(older_than)s
-  AND a.seq < {last_kept}
-HAVING count(*) > 0;
+  AND a.seq < {last_kept};
 
 -- name: prune_audit_log
 -- Removes at most a batch of the user's audit entries, oldest first, and says how many.
@@ -169,12 +156,11 @@ WHERE a.user_id = %(user_id)s
 
 -- name: count_prunable_keys
 -- users: all
--- returns: maybe int
+-- returns: one int
 -- index: idempotency_keys_created_at_idx
 SELECT count(*)
 FROM idempotency_keys AS k
-WHERE k.created_at < now() - INTERVAL '24 hours'
-HAVING count(*) > 0;
+WHERE k.created_at < now() - INTERVAL '24 hours';
 
 -- name: prune_idempotency_keys
 -- users: all
@@ -199,14 +185,13 @@ WHERE k.user_id = old.user_id
 -- The user's conversations in which nothing happened since; as that user, since row security is forced on the owner.
 -- param user_id: uuid
 -- param untouched_since: timestamptz
--- returns: maybe int
+-- returns: one int
 -- index: conversations_user_id_updated_hour_idx
 SELECT count(*)
 FROM conversations
 WHERE user_id = %(user_id)s
   AND updated_hour <= %(untouched_since)s
-  AND updated_at < %(untouched_since)s
-HAVING count(*) > 0;
+  AND updated_at < %(untouched_since)s;
 
 -- name: prune_conversation
 -- Deletes the one of them that was left alone longest, with its messages and links.

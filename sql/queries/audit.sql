@@ -53,12 +53,17 @@ CASE WHEN e.action <> 'delete' THEN
 e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id, e.before,
     coalesce({next_before}, {row_now}) AS after, e.request_id, e.at;
 
--- A page has about 4 MiB, and reads little more. Its values pass through the steps below unread, as pointers to where
--- they are stored; what is read of them is what lies within 4 MiB as it is stored, and what is answered is what lies
--- within 4 MiB as it is when unpacked. Of a row that is there only the item is counted: all else of it is small.
+-- A page answers about 4 MiB of rows, and reads little more. An entry has its rows as JSON, which is stored compressed and
+-- apart from the entry, and is read only when something looks into it. So a list has three steps, each around the one
+-- before:
+--   stored_entry    finds the entries, and passes their rows on unread;
+--   measured_entry  adds up how large the rows are as they are stored, which is known without reading them: only those
+--                   within 4 MiB are to be read;
+--   listed_entry    reads these and adds up how large they are in full: only those within 4 MiB are answered.
+-- Of a row that is still there only a message's item is counted, since all the rest of it is small.
 
 -- slot: stored_entry
--- An entry of audit_log AS e with the values that hold what its row was after it.
+-- An entry of audit_log AS e; next_before, or else the row that is there, is what its row was after it.
 e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at,
             {next_before} AS next_before,
             CASE WHEN e.action <> 'delete' AND e.table_name = 'messages' THEN (
@@ -66,14 +71,15 @@ e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.requ
             ) END AS item;
 
 -- slot: measured_entry
--- The same, and whether it is to be read.
+-- The same, and whether its rows are to be read. (The window `ahead` has the entries of the page before this one.)
 e.seq, e.user_id, e.actor_id, e.action, e.table_name, e.row_id, e.before, e.request_id, e.at, e.next_before, e.item,
         coalesce(
             sum(coalesce(pg_column_size(e.before), 0) + coalesce(pg_column_size(e.next_before), 0)) OVER ahead, 0
         ) < 4194304 AS is_read;
 
 -- slot: fits
--- Whether the entry is to be answered. (What || answers is unpacked; octet_length() of a text knows without reading it.)
+-- Whether the entry is answered with its rows. (pg_column_size() of a stored value is its compressed size, so || makes
+-- a new value of it first. octet_length() knows the size of a text without reading it.)
 (e.is_read AND coalesce(sum(CASE WHEN e.is_read THEN
         coalesce(pg_column_size(e.before || '{}'), 0)
             + coalesce(pg_column_size(e.next_before || '{}'), octet_length(e.item), 0)
@@ -239,32 +245,26 @@ ORDER BY e.seq;
 -- for messages, of which one that is put back changes a conversation that goes on.
 
 -- slot: is_last
+-- Whether nothing happened to the row of entry e since.
 NOT EXISTS (
       SELECT
       FROM audit_log AS n
       WHERE n.user_id = %(user_id)s
-        AND n.row_id = a.row_id
-        AND n.seq > a.seq
-        AND n.table_name = a.table_name
+        AND n.row_id = e.row_id
+        AND n.seq > e.seq
+        AND n.table_name = e.table_name
   );
 
 -- slot: changed_row
 -- A sub-select, so that row security lets it be an index condition.
 (SELECT b.row_id FROM audit_log AS b WHERE b.user_id = %(user_id)s AND b.seq = %(id)s);
 
--- slot: restored_message
-r.conversation_id, r.position, r.id, r.sender_type, r.content, r.message_type, r.metadata, r.item,
-        coalesce(r.content_truncated, FALSE) AS content_truncated, r.created_at, r.updated_at, r.version;
-
--- slot: restored_link
-r.id, r.todo_id, r.conversation_id, r.relationship_type, r.created_at, r.updated_at, r.version;
-
--- slot: link_row
-id, todo_id, conversation_id, relationship_type, created_at, updated_at, version;
-
 -- slot: message_row
 conversation_id, position, id, sender_type, content, message_type, metadata, item, content_truncated,
     created_at, updated_at, version;
+
+-- slot: link_row
+id, todo_id, conversation_id, relationship_type, created_at, updated_at, version;
 
 -- name: get_change
 -- An entry, and whether nothing happened to its row since.
@@ -272,14 +272,10 @@ conversation_id, position, id, sender_type, content, message_type, metadata, ite
 -- param id: bigint
 -- returns: maybe Change
 -- index: audit_log_pkey
-SELECT e.action, e."table", e.row_id, e.before, e.after, {is_last} AS is_last
-FROM (
-    SELECT {entry_columns}
-    FROM audit_log AS e
-    WHERE e.user_id = %(user_id)s
-      AND e.seq = %(id)s
-) AS e
-CROSS JOIN LATERAL (SELECT e.id AS seq, e.row_id, e."table" AS table_name) AS a;
+SELECT {entry_columns}, {is_last} AS is_last
+FROM audit_log AS e
+WHERE e.user_id = %(user_id)s
+  AND e.seq = %(id)s;
 
 -- name: get_last_change
 -- The last entry of a row.
@@ -304,158 +300,54 @@ LIMIT 1;
 UPDATE users AS u
 SET username = r.username,
     full_name = r.full_name
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::users, a.before) AS r
-WHERE a.user_id = %(user_id)s
-  AND a.seq = %(id)s
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::users, e.before) AS r
+WHERE e.user_id = %(user_id)s
+  AND e.seq = %(id)s
   AND u.id = %(user_id)s
   AND u.version = r.version + 1
 RETURNING u.id;
 
--- name: undo_todo_update
+-- name: undo_{noun}_update
+-- fill: noun | table | columns | index
+-- with: todo | todos | title = r.title, description = r.description, status = r.status, priority = r.priority, due_date = r.due_date, assigned_to = r.assigned_to, completed_at = r.completed_at, metadata = r.metadata | todos_pkey
+-- with: conversation | conversations | title = r.title, metadata = r.metadata | conversations_pkey
+-- with: message | messages | content = r.content, content_truncated = r.content_truncated, message_type = r.message_type, metadata = r.metadata | messages_user_id_id_key
+-- with: link | todo_conversation_links | relationship_type = r.relationship_type | todo_conversation_links_pkey
 -- param user_id: uuid
 -- param id: bigint
 -- returns: maybe UUID
--- index: todos_pkey
-UPDATE todos AS t
-SET title = r.title,
-    description = r.description,
-    status = r.status,
-    priority = r.priority,
-    due_date = r.due_date,
-    assigned_to = r.assigned_to,
-    completed_at = r.completed_at,
-    metadata = r.metadata
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
-WHERE a.user_id = %(user_id)s
-  AND a.seq = %(id)s
+-- index: {index}
+UPDATE {table} AS t
+SET {columns}
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, e.before) AS r
+WHERE e.user_id = %(user_id)s
+  AND e.seq = %(id)s
   AND t.user_id = %(user_id)s
   AND t.id = {changed_row}
   AND t.version = r.version + 1
 RETURNING t.id;
 
--- name: undo_conversation_update
+-- name: undo_{noun}_delete
+-- What went with the row comes back by restore_todo_links, restore_messages and restore_conversation_links; messages are
+-- counted on their conversation as they come.
+-- fill: noun | table | columns
+-- with: todo | todos | id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata, created_at, updated_at, version
+-- with: conversation | conversations | id, external_id, title, metadata, last_position, created_at, updated_at, version
+-- with: message | messages | {message_row}
+-- with: link | todo_conversation_links | {link_row}
 -- param user_id: uuid
 -- param id: bigint
 -- returns: maybe UUID
--- index: conversations_pkey
-UPDATE conversations AS c
-SET title = r.title,
-    metadata = r.metadata
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
-WHERE a.user_id = %(user_id)s
-  AND a.seq = %(id)s
-  AND c.user_id = %(user_id)s
-  AND c.id = {changed_row}
-  AND c.version = r.version + 1
-RETURNING c.id;
-
--- name: undo_message_update
--- param user_id: uuid
--- param id: bigint
--- returns: maybe UUID
--- index: messages_user_id_id_key
-UPDATE messages AS m
-SET content = r.content,
-    content_truncated = coalesce(r.content_truncated, FALSE),
-    message_type = r.message_type,
-    metadata = r.metadata
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
-WHERE a.user_id = %(user_id)s
-  AND a.seq = %(id)s
-  AND m.user_id = %(user_id)s
-  AND m.id = {changed_row}
-  AND m.version = r.version + 1
-RETURNING m.id;
-
--- name: undo_link_update
--- param user_id: uuid
--- param id: bigint
--- returns: maybe UUID
--- index: todo_conversation_links_pkey
-UPDATE todo_conversation_links AS l
-SET relationship_type = r.relationship_type
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-WHERE a.user_id = %(user_id)s
-  AND a.seq = %(id)s
-  AND l.user_id = %(user_id)s
-  AND l.id = {changed_row}
-  AND l.version = r.version + 1
-RETURNING l.id;
-
--- name: undo_todo_delete
--- Its links come back by restore_todo_links.
--- param user_id: uuid
--- param id: bigint
--- returns: maybe UUID
--- index: todos_pkey
-INSERT INTO todos (
-    user_id, id, number, title, description, status, priority, due_date, assigned_to, completed_at, metadata,
-    created_at, updated_at, version
-)
-SELECT
-    %(user_id)s, r.id, r.number, r.title, r.description, r.status, r.priority, r.due_date, r.assigned_to, r.completed_at,
-    r.metadata, r.created_at, r.updated_at, r.version
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::todos, a.before) AS r
-WHERE a.user_id = %(user_id)s
-  AND a.seq = %(id)s
+-- index: {table}_pkey
+INSERT INTO {table} (user_id, {columns})
+SELECT %(user_id)s, {columns}
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, e.before) AS r
+WHERE e.user_id = %(user_id)s
+  AND e.seq = %(id)s
   AND {is_last}
-RETURNING id;
-
--- name: undo_conversation_delete
--- Its messages, which are counted as they come, and its links come back by restore_messages and
--- restore_conversation_links.
--- param user_id: uuid
--- param id: bigint
--- returns: maybe UUID
--- index: conversations_pkey
-INSERT INTO conversations (user_id, id, external_id, title, metadata, last_position, created_at, updated_at, version)
-SELECT
-    %(user_id)s, r.id, r.external_id, r.title, r.metadata, r.last_position, r.created_at, r.updated_at, r.version
-FROM audit_log AS a
-CROSS JOIN LATERAL jsonb_populate_record(NULL::conversations, a.before) AS r
-WHERE a.user_id = %(user_id)s
-  AND a.seq = %(id)s
-  AND {is_last}
-RETURNING id;
-
--- name: undo_message_delete
--- param user_id: uuid
--- param id: bigint
--- returns: maybe UUID
--- index: messages_pkey
-INSERT INTO messages (user_id, {message_row})
-SELECT %(user_id)s, {message_row}
-FROM (
-    SELECT {restored_message}
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, a.before) AS r
-    WHERE a.user_id = %(user_id)s
-      AND a.seq = %(id)s
-      AND {is_last}
-) AS found
-RETURNING id;
-
--- name: undo_link_delete
--- param user_id: uuid
--- param id: bigint
--- returns: maybe UUID
--- index: todo_conversation_links_pkey
-INSERT INTO todo_conversation_links (user_id, {link_row})
-SELECT %(user_id)s, {link_row}
-FROM (
-    SELECT {restored_link}
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-    WHERE a.user_id = %(user_id)s
-      AND a.seq = %(id)s
-      AND {is_last}
-) AS found
 RETURNING id;
 
 -- What went with a deleted row: entries behind its own. Only the cascade from a conversation can have deleted messages of
@@ -486,20 +378,14 @@ RETURNING id;
 -- index: messages_pkey
 INSERT INTO messages (user_id, {message_row})
 SELECT %(user_id)s, {message_row}
-FROM (
-    SELECT {restored_message}
-    FROM audit_log AS a
-    INNER JOIN audit_log AS d
-        ON d.user_id = %(user_id)s
-        AND d.seq > %(id)s
-        AND d.seq < {end_of_transaction}
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, d.before) AS r
-    WHERE a.user_id = %(user_id)s
-      AND a.seq = %(id)s
-      AND d.action = 'delete'
-      AND d.table_name = 'messages'
-      AND r.conversation_id = a.row_id
-) AS found
+FROM audit_log AS e
+CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, e.before) AS r
+WHERE e.user_id = %(user_id)s
+  AND e.seq > %(id)s
+  AND e.seq < {end_of_transaction}
+  AND e.action = 'delete'
+  AND e.table_name = 'messages'
+  AND r.conversation_id = {changed_row}
 ORDER BY position;
 
 -- name: restore_{noun}_links
@@ -515,18 +401,18 @@ ORDER BY position;
 INSERT INTO todo_conversation_links (user_id, {link_row})
 SELECT %(user_id)s, {link_row}
 FROM (
-    SELECT {restored_link}
-    FROM audit_log AS a
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, a.before) AS r
-    WHERE a.user_id = %(user_id)s
-      AND a.seq > (SELECT %(id)s - 5000)
-      AND a.seq < {end_of_transaction}
-      AND a.action = 'delete'
-      AND a.table_name = 'todo_conversation_links'
+    SELECT {link_row}
+    FROM audit_log AS e
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::todo_conversation_links, e.before) AS r
+    WHERE e.user_id = %(user_id)s
+      AND e.seq > (SELECT %(id)s - 5000)
+      AND e.seq < {end_of_transaction}
+      AND e.action = 'delete'
+      AND e.table_name = 'todo_conversation_links'
       AND r.{noun}_id = {changed_row}
       AND {is_last}
       AND (
-          a.seq > %(id)s
+          e.seq > %(id)s
           OR EXISTS (
               SELECT
               FROM audit_log AS d
@@ -539,8 +425,8 @@ FROM (
               WHERE d.user_id = %(user_id)s
                 AND d.row_id = r.{other}_id
                 AND d.table_name = '{other}s'
-                AND d.seq < a.seq
-                AND d.at = a.at
+                AND d.seq < e.seq
+                AND d.at = e.at
                 AND d.action = 'delete'
           )
       )

@@ -211,8 +211,6 @@ ORDER BY c.place;
 -- name: list_todo_conversations
 -- The conversations a todo is linked with, each once however many links there are.
 -- param user_id: uuid
--- param id: uuid
--- param number: bigint
 -- param after_id: uuid
 -- param row_limit: integer
 -- returns: many Conversation
@@ -224,10 +222,7 @@ WHERE user_id = %(user_id)s
     SELECT l.conversation_id
     FROM todo_conversation_links AS l
     WHERE l.user_id = %(user_id)s
-      AND l.todo_id = CASE
-          WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
-          ELSE %(id)s
-      END
+      AND l.todo_id = {referenced_todo}
       AND l.conversation_id > %(after_id)s
     GROUP BY l.conversation_id
     ORDER BY l.conversation_id

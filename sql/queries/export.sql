@@ -1,13 +1,5 @@
 -- Everything that a user owns, in the order of the file that carries it away. All pages of one export see one snapshot.
 
--- name: get_exporter
--- param user_id: uuid
--- returns: one Exporter
--- index: users_pkey
-SELECT email
-FROM users
-WHERE id = %(user_id)s;
-
 -- name: get_last_number
 -- No row for who never had a todo.
 -- param user_id: uuid

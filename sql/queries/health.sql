@@ -3,11 +3,7 @@
 
 -- name: check_login
 -- What makes the session's login unfit for serving, because row security wouldn't bind it: what it is, or may become.
--- And what a restore by hand may have left: tables that the login can't read, and objects of another owner.
--- The parameters name what the migrations make: what else is in the schema is somebody else's, and no concern of ours.
--- param tables: text[]
--- param functions: text[]
--- param domains: text[]
+-- And what a restore by hand may have left: tables that the login can't read.
 -- returns: one LoginCheck
 -- index: none
 SELECT
@@ -44,28 +40,37 @@ SELECT
             )
         ORDER BY c.relname
     ) AS unprotected_tables,
-    coalesce(has_table_privilege(session_user, to_regclass('public.todos'), 'SELECT'), FALSE) AS may_read,
-    ARRAY(
-        SELECT c.relname::text
-        FROM pg_catalog.pg_class AS c
-        WHERE c.relnamespace = 'public'::regnamespace
-            AND c.relkind IN ('r', 'p')
-            AND c.relowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND c.relname = ANY (%(tables)s::text[])
-        UNION ALL
-        SELECT p.proname || '(' || oidvectortypes(p.proargtypes) || ')'
-        FROM unnest(%(functions)s::text[]) AS f (signature)
-        INNER JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure('public.' || f.signature)
-        WHERE p.proowner IS DISTINCT FROM to_regrole('todochat_owner')
-        UNION ALL
-        SELECT t.typname::text
-        FROM pg_catalog.pg_type AS t
-        WHERE t.typnamespace = 'public'::regnamespace
-            AND t.typtype = 'd'
-            AND t.typowner IS DISTINCT FROM to_regrole('todochat_owner')
-            AND t.typname = ANY (%(domains)s::text[])
-        ORDER BY 1
-    ) AS misowned;
+    coalesce(has_table_privilege(session_user, to_regclass('public.todos'), 'SELECT'), FALSE) AS may_read;
+
+-- name: list_misowned
+-- What the migrations make and another role than todochat_owner owns, as a restore by hand may have left it: its kind, its
+-- name, and whose it is. The parameters name what the migrations make: what else is in the schema is somebody else's, and
+-- no concern of ours.
+-- param tables: text[]
+-- param functions: text[]
+-- param domains: text[]
+-- returns: many Misowned
+-- index: none
+SELECT f.kind, f.name, pg_get_userbyid(f.owner)::text AS owner
+FROM (
+    SELECT 'TABLE' AS kind, c.oid::regclass::text AS name, c.relowner AS owner
+    FROM pg_catalog.pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace
+        AND c.relkind IN ('r', 'p')
+        AND c.relname = ANY (%(tables)s::text[])
+    UNION ALL
+    SELECT 'FUNCTION', replace(p.oid::regprocedure::text, ',', ', '), p.proowner
+    FROM unnest(%(functions)s::text[]) AS s (signature)
+    INNER JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure('public.' || s.signature)
+    UNION ALL
+    SELECT 'DOMAIN', t.oid::regtype::text, t.typowner
+    FROM pg_catalog.pg_type AS t
+    WHERE t.typnamespace = 'public'::regnamespace
+        AND t.typtype = 'd'
+        AND t.typname = ANY (%(domains)s::text[])
+) AS f
+WHERE f.owner IS DISTINCT FROM to_regrole('todochat_owner')
+ORDER BY f.name;
 
 -- name: list_applied_migrations
 -- The names of the migrations the database has; a few dozen at most.

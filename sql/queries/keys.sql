@@ -36,19 +36,9 @@ WHERE user_id = %(user_id)s
       FOR UPDATE SKIP LOCKED
   );
 
--- name: lock_keys
--- Makes of one user wait for each other, so that each finds a slot that is free.
--- param user_id: uuid
--- returns: maybe UUID
--- index: users_pkey
--- writes: yes
-SELECT id
-FROM users
-WHERE id = %(user_id)s
-FOR NO KEY UPDATE;
-
 -- name: create_key
--- There is no slot 21: api_keys_slot_check refuses it.
+-- Behind lock_account, so that two keys that are made at once find different slots. There is no slot 21:
+-- api_keys_slot_check refuses it.
 -- param user_id: uuid
 -- param name: text
 -- param scope: text

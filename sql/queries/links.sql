@@ -1,9 +1,13 @@
+-- slot: link_columns
+-- A Link.
+id, user_id, todo_id, conversation_id, relationship_type, created_at;
+
 -- name: get_link
 -- param user_id: uuid
 -- param id: uuid
 -- returns: maybe Link+version
 -- index: todo_conversation_links_pkey
-SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at, version
+SELECT {link_columns}, version
 FROM todo_conversation_links
 WHERE user_id = %(user_id)s
   AND id = %(id)s;
@@ -18,14 +22,11 @@ WHERE user_id = %(user_id)s
 -- index: todo_conversation_links_key
 INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relationship_type)
 VALUES (%(user_id)s, %(todo_id)s, %(conversation_id)s, %(relationship_type)s)
-RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, version;
+RETURNING {link_columns}, version;
 
 -- name: link_todo
--- Records that a conversation made or changed a todo, by id, or by number where id is null; once is enough. (CASE and
--- not coalesce(), which isn't leakproof to the planner: row security would keep it out of the index.)
+-- Records that a conversation made or changed a todo, by id, or by number where id is null; once is enough.
 -- param user_id: uuid
--- param id: uuid
--- param number: bigint
 -- param conversation_id: uuid
 -- param relationship_type: text
 -- returns: count
@@ -34,10 +35,7 @@ INSERT INTO todo_conversation_links (user_id, todo_id, conversation_id, relation
 SELECT %(user_id)s, t.id, %(conversation_id)s, %(relationship_type)s
 FROM todos AS t
 WHERE t.user_id = %(user_id)s
-  AND t.id = CASE
-          WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
-          ELSE %(id)s
-      END
+  AND t.id = {referenced_todo}
 ON CONFLICT (user_id, todo_id, conversation_id, relationship_type) DO NOTHING;
 
 -- name: update_link
@@ -53,7 +51,7 @@ SET relationship_type = coalesce(%(relationship_type)s, relationship_type)
 WHERE user_id = %(user_id)s
   AND id = %(id)s
   AND (%(version)s IS NULL OR version = %(version)s)
-RETURNING id, user_id, todo_id, conversation_id, relationship_type, created_at, version;
+RETURNING {link_columns}, version;
 
 -- name: delete_link
 -- param user_id: uuid
@@ -76,13 +74,13 @@ RETURNING id;
 -- param row_limit: integer
 -- returns: some Link
 -- index: todo_conversation_links_pkey
-SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at, matches, is_last
+SELECT {link_columns}, matches, is_last
 FROM (
-    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at,
+    SELECT {link_columns},
         (%(relationship_type)s IS NULL OR relationship_type = %(relationship_type)s) AS matches,
         row_number() OVER (ORDER BY id DESC) = %(looked_at)s AS is_last
     FROM (
-        SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+        SELECT {link_columns}
         FROM todo_conversation_links
         WHERE user_id = %(user_id)s
           AND id < %(after_id)s
@@ -94,47 +92,28 @@ WHERE matches OR is_last
 ORDER BY id DESC
 LIMIT %(row_limit)s;
 
--- name: list_links_of_todo
--- OFFSET 0 has the links of the one todo found first and then sorted, where the planner would rather walk through all
+-- name: list_links_of_{noun}
+-- OFFSET 0 has the links of the one {noun} found first and then sorted, where the planner would rather walk through all
 -- of the user's in the wanted order.
+-- fill: noun | other | index
+-- with: todo | conversation | todo_conversation_links_key
+-- with: conversation | todo | todo_conversation_links_conversation_id_idx
 -- param user_id: uuid
--- param todo_id: uuid
--- param conversation_id: uuid
+-- param {noun}_id: uuid
+-- param {other}_id: uuid
 -- param relationship_type: text
 -- param after_id: uuid
 -- param row_limit: integer
 -- returns: many Link
--- index: todo_conversation_links_key
-SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+-- index: {index}
+SELECT {link_columns}
 FROM (
-    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
+    SELECT {link_columns}
     FROM todo_conversation_links
     WHERE user_id = %(user_id)s
-      AND todo_id = %(todo_id)s
+      AND {noun}_id = %({noun}_id)s
       AND id < %(after_id)s
-      AND (%(conversation_id)s IS NULL OR conversation_id = %(conversation_id)s)
-      AND (%(relationship_type)s IS NULL OR relationship_type = %(relationship_type)s)
-    OFFSET 0
-) AS found
-ORDER BY id DESC
-LIMIT %(row_limit)s;
-
--- name: list_links_of_conversation
--- OFFSET 0 for the same reason.
--- param user_id: uuid
--- param conversation_id: uuid
--- param relationship_type: text
--- param after_id: uuid
--- param row_limit: integer
--- returns: many Link
--- index: todo_conversation_links_conversation_id_idx
-SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
-FROM (
-    SELECT id, user_id, todo_id, conversation_id, relationship_type, created_at
-    FROM todo_conversation_links
-    WHERE user_id = %(user_id)s
-      AND conversation_id = %(conversation_id)s
-      AND id < %(after_id)s
+      AND (%({other}_id)s IS NULL OR {other}_id = %({other}_id)s)
       AND (%(relationship_type)s IS NULL OR relationship_type = %(relationship_type)s)
     OFFSET 0
 ) AS found

@@ -64,8 +64,11 @@ VALUES (%(user_id)s, %(id)s, %(title)s);
 -- writes: yes
 SELECT expect_position(%(user_id)s, %(conversation_id)s, %(expected)s);
 
--- name: create_message
--- One of a turn's messages.
+-- name: create_{message}
+-- A message: one of a turn's, or one by itself with its item and the version for its ETag.
+-- fill: message | row | columns
+-- with: turn_message | Message | {message_columns}
+-- with: message | FullMessage+version | {message_columns}, item::json AS item, version
 -- param user_id: uuid
 -- param conversation_id: uuid
 -- param sender_type: text
@@ -74,14 +77,14 @@ SELECT expect_position(%(user_id)s, %(conversation_id)s, %(expected)s);
 -- param metadata: jsonb
 -- param item: text
 -- param content_truncated: boolean
--- returns: one Message
+-- returns: one {row}
 -- index: messages_pkey
 INSERT INTO messages ({written_columns})
 VALUES (
     %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}'),
     %(item)s, %(content_truncated)s
 )
-RETURNING {message_columns};
+RETURNING {columns};
 
 -- name: create_two_messages
 -- Two neighbours of a turn in one statement, which counts them on the conversation once: the usual turn, what the user
@@ -114,25 +117,6 @@ VALUES
         coalesce(%(second_metadata)s, '{}'), %(second_item)s, %(second_content_truncated)s
     )
 RETURNING {message_columns};
-
--- name: create_tagged_message
--- A message by itself, with the version for its ETag.
--- param user_id: uuid
--- param conversation_id: uuid
--- param sender_type: text
--- param content: text
--- param message_type: text
--- param metadata: jsonb
--- param item: text
--- param content_truncated: boolean
--- returns: one FullMessage+version
--- index: messages_pkey
-INSERT INTO messages ({written_columns})
-VALUES (
-    %(user_id)s, %(conversation_id)s, %(sender_type)s, %(content)s, %(message_type)s, coalesce(%(metadata)s, '{}'),
-    %(item)s, %(content_truncated)s
-)
-RETURNING {message_columns}, item::json AS item, version;
 
 -- name: get_message
 -- param user_id: uuid
@@ -193,8 +177,11 @@ WHERE user_id = %(user_id)s
   AND conversation_id = %(conversation_id)s
   AND position >= %(from_position)s;
 
--- name: list_messages
+-- name: list_messages{suffix}
 -- Those between two positions, by position: a page ends where the next one begins.
+-- fill: suffix | direction
+-- with: | ASC
+-- with: _desc | DESC
 -- param user_id: uuid
 -- param conversation_id: uuid
 -- param sender_type: text
@@ -212,29 +199,7 @@ WHERE user_id = %(user_id)s
   AND position < %(before)s
   AND (%(sender_type)s IS NULL OR sender_type = %(sender_type)s)
   AND (%(message_type)s IS NULL OR message_type = %(message_type)s)
-ORDER BY position
-LIMIT %(row_limit)s;
-
--- name: list_messages_desc
--- Those between two positions, by position, the last first: a page ends where the next one begins.
--- param user_id: uuid
--- param conversation_id: uuid
--- param sender_type: text
--- param message_type: text
--- param after: integer
--- param before: integer
--- param row_limit: integer
--- returns: many Message
--- index: messages_pkey
-SELECT {message_columns}
-FROM messages
-WHERE user_id = %(user_id)s
-  AND conversation_id = %(conversation_id)s
-  AND position > %(after)s
-  AND position < %(before)s
-  AND (%(sender_type)s IS NULL OR sender_type = %(sender_type)s)
-  AND (%(message_type)s IS NULL OR message_type = %(message_type)s)
-ORDER BY position DESC
+ORDER BY position {direction}
 LIMIT %(row_limit)s;
 
 -- name: list_messages_with_items{suffix}

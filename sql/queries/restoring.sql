@@ -13,8 +13,8 @@ SET LOCAL app.restoring = 'on';
 SET LOCAL app.restoring = '';
 
 -- name: write_entries
--- Write the transaction's audit entries now and not when it commits: to read them, and because no time limit of the
--- database's holds for a commit. What else is checked at the commit stays there: see hold_assignees.
+-- Write the transaction's audit entries now, and not when it commits: so that they can be read, and because no time limit
+-- of the database holds for a commit. Everything else that is checked at the commit stays there: see hold_assignees.
 -- returns: none
 -- index: none
 SET CONSTRAINTS
@@ -24,9 +24,10 @@ SET CONSTRAINTS
     IMMEDIATE;
 
 -- name: hold_assignees
--- Behind a statement that changes several todos, or ahead of write_entries: who is assigned stays active until the end of
--- the transaction. A deactivation locks the account first and then the trails of those whose todos it changes; so must
--- everybody.
+-- Check now, and not when the transaction commits, that whoever a todo was assigned to is active, and lock their accounts,
+-- so that they stay active until the transaction ends. It runs behind statements that change several todos, and ahead of
+-- write_entries, because everybody must lock accounts first and audit trails then: a deactivation locks the account, and
+-- then the trails of the users whose todos it changes. In another order two transactions could wait for each other.
 -- returns: none
 -- index: none
 SET CONSTRAINTS todos_assigned_to_fkey, todos_assignee_hold, todos_assignee_hold_update IMMEDIATE;

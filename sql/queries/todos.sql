@@ -10,6 +10,16 @@ id, number, user_id, title, description, status, completed, priority, due_date, 
 -- aren't leakproof from being an index condition.)
 (CASE priority WHEN 'low' THEN 1 WHEN 'medium' THEN 2 WHEN 'high' THEN 3 ELSE 4 END);
 
+-- slot: referenced_todo
+-- The id, or that of the caller's own todo of this number where id is null. (CASE and not coalesce(), which isn't
+-- leakproof to the planner: row security would keep it out of the index.)
+-- param id: uuid
+-- param number: bigint
+CASE
+      WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
+      ELSE %(id)s
+  END;
+
 -- slot: todo_filters
 -- param status: text[]
 -- param completed: boolean
@@ -91,10 +101,7 @@ RETURNING {todo_columns};
 -- By id, or by number where id is null. Fields that are null, or whose set_ flag is false, stay; the trigger
 -- todos_validate holds the transitions and what an assignee may touch. No row when there is no such todo, or the
 -- version asked for has passed.
--- CASE, because row security keeps coalesce() from being an index condition.
 -- param user_id: uuid
--- param id: uuid
--- param number: bigint
 -- param title: text
 -- param set_description: boolean
 -- param description: text
@@ -131,27 +138,19 @@ WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
             AND o.id = todos.id
       )
   )
-  AND id = CASE
-          WHEN %(id)s IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = %(user_id)s AND t.number = %(number)s)
-          ELSE %(id)s
-      END
+  AND id = {referenced_todo}
   AND (%(version)s IS NULL OR version = %(version)s)
 RETURNING {todo_columns};
 
 -- name: delete_todo
 -- By id, or by number where id is null; its links go with it.
 -- param user_id: uuid
--- param id: uuid
--- param number: bigint
 -- param version: integer
 -- returns: maybe UUID
 -- index: todos_pkey
 DELETE FROM todos
 WHERE user_id = %(user_id)s
-  AND id = CASE
-          WHEN %(id)s IS NULL THEN (SELECT t.id FROM todos AS t WHERE t.user_id = %(user_id)s AND t.number = %(number)s)
-          ELSE %(id)s
-      END
+  AND id = {referenced_todo}
   AND (%(version)s IS NULL OR version = %(version)s)
 RETURNING id;
 
@@ -177,35 +176,23 @@ WHERE user_id = %(user_id)s
 ORDER BY created_at DESC, id DESC
 LIMIT %(row_limit)s;
 
--- name: list_{todos}_by_{order}
+-- name: list_{todos}_by_{order}{suffix}
 -- Those that match among so many of the caller's own todos, or of those assigned to them, in the list's order. Todos
 -- without a due date are a list of their own, behind the others. What is assigned to a user is few beside what they own:
 -- it is read and sorted for each page. Of several owners some may have one id.
--- fill: todos | order | owner | after | beyond | by | index
--- with: todos | created_at | user_id | param after: timestamptz | (created_at, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | created_at, id | todos_user_id_created_at_idx
--- with: todos | created_at_desc | user_id | param after: timestamptz | (created_at, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | created_at DESC, id DESC | todos_user_id_created_at_idx
--- with: todos | updated_at | user_id | param after: timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | updated_hour, updated_at, id | todos_user_id_updated_hour_idx
--- with: todos | updated_at_desc | user_id | param after: timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | updated_hour DESC, updated_at DESC, id DESC | todos_user_id_updated_hour_idx
--- with: todos | due_date | user_id | param after: timestamptz | (due_date, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | due_date, id | todos_user_id_due_date_idx
--- with: todos | due_date_desc | user_id | param after: timestamptz | (due_date, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | due_date DESC, id DESC | todos_user_id_due_date_idx
--- with: todos | no_due_date | user_id | | due_date IS NULL AND (id, user_id) > (%(after_id)s, %(after_user)s) | due_date, id | todos_user_id_due_date_idx
--- with: todos | no_due_date_desc | user_id | | due_date IS NULL AND (id, user_id) < (%(after_id)s, %(after_user)s) | due_date DESC, id DESC | todos_user_id_due_date_idx
--- with: todos | priority | user_id | param after: integer | ({priority_rank}, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | priority_rank, id | todos_user_id_priority_rank_idx
--- with: todos | priority_desc | user_id | param after: integer | ({priority_rank}, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | priority_rank DESC, id DESC | todos_user_id_priority_rank_idx
--- with: todos | number | user_id | param after: bigint | (number, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | number, id | todos_user_id_number_key
--- with: todos | number_desc | user_id | param after: bigint | (number, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | number DESC, id DESC | todos_user_id_number_key
--- with: assigned_todos | created_at | assigned_to | param after: timestamptz | (created_at, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | created_at, id, user_id | todos_assigned_to_idx
--- with: assigned_todos | created_at_desc | assigned_to | param after: timestamptz | (created_at, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | created_at DESC, id DESC, user_id DESC | todos_assigned_to_idx
--- with: assigned_todos | updated_at | assigned_to | param after: timestamptz | updated_hour >= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | updated_hour, updated_at, id, user_id | todos_assigned_to_idx
--- with: assigned_todos | updated_at_desc | assigned_to | param after: timestamptz | updated_hour <= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | updated_hour DESC, updated_at DESC, id DESC, user_id DESC | todos_assigned_to_idx
--- with: assigned_todos | due_date | assigned_to | param after: timestamptz | (due_date, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | due_date, id, user_id | todos_assigned_to_idx
--- with: assigned_todos | due_date_desc | assigned_to | param after: timestamptz | (due_date, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | due_date DESC, id DESC, user_id DESC | todos_assigned_to_idx
--- with: assigned_todos | no_due_date | assigned_to | | due_date IS NULL AND (id, user_id) > (%(after_id)s, %(after_user)s) | due_date, id, user_id | todos_assigned_to_idx
--- with: assigned_todos | no_due_date_desc | assigned_to | | due_date IS NULL AND (id, user_id) < (%(after_id)s, %(after_user)s) | due_date DESC, id DESC, user_id DESC | todos_assigned_to_idx
--- with: assigned_todos | priority | assigned_to | param after: integer | ({priority_rank}, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | priority_rank, id, user_id | todos_assigned_to_idx
--- with: assigned_todos | priority_desc | assigned_to | param after: integer | ({priority_rank}, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | priority_rank DESC, id DESC, user_id DESC | todos_assigned_to_idx
--- with: assigned_todos | number | assigned_to | param after: bigint | (number, id, user_id) > (%(after)s, %(after_id)s, %(after_user)s) | number, id, user_id | todos_assigned_to_idx
--- with: assigned_todos | number_desc | assigned_to | param after: bigint | (number, id, user_id) < (%(after)s, %(after_id)s, %(after_user)s) | number DESC, id DESC, user_id DESC | todos_assigned_to_idx
+-- fill: todos | owner | index | last
+-- with: todos | user_id | {index_of_order} |
+-- with: assigned_todos | assigned_to | todos_assigned_to_idx | , user_id {direction}
+-- fill: order | after | where | by | index_of_order
+-- with: created_at | param after: timestamptz | (created_at, id, user_id) {beyond} (%(after)s, %(after_id)s, %(after_user)s) | created_at {direction}, id {direction} | todos_user_id_created_at_idx
+-- with: updated_at | param after: timestamptz | updated_hour {beyond}= date_bin('1 hour', %(after)s, 'epoch') AND (updated_at, id, user_id) {beyond} (%(after)s, %(after_id)s, %(after_user)s) | updated_hour {direction}, updated_at {direction}, id {direction} | todos_user_id_updated_hour_idx
+-- with: due_date | param after: timestamptz | (due_date, id, user_id) {beyond} (%(after)s, %(after_id)s, %(after_user)s) | due_date {direction}, id {direction} | todos_user_id_due_date_idx
+-- with: no_due_date | | due_date IS NULL AND (id, user_id) {beyond} (%(after_id)s, %(after_user)s) | due_date {direction}, id {direction} | todos_user_id_due_date_idx
+-- with: priority | param after: integer | ({priority_rank}, id, user_id) {beyond} (%(after)s, %(after_id)s, %(after_user)s) | priority_rank {direction}, id {direction} | todos_user_id_priority_rank_idx
+-- with: number | param after: bigint | (number, id, user_id) {beyond} (%(after)s, %(after_id)s, %(after_user)s) | number {direction}, id {direction} | todos_user_id_number_key
+-- fill: suffix | beyond | direction
+-- with: | > | ASC
+-- with: _desc | < | DESC
 -- {after}
 -- param user_id: uuid
 -- param after_id: uuid
@@ -217,34 +204,29 @@ LIMIT %(row_limit)s;
 SELECT {todo_columns}, matches, is_last
 FROM (
     SELECT {todo_columns}, updated_hour, priority_rank, {todo_filters} AS matches,
-        row_number() OVER (ORDER BY {by}) = %(looked_at)s AS is_last
+        row_number() OVER (ORDER BY {by}{last}) = %(looked_at)s AS is_last
     FROM (
         SELECT {todo_columns}, updated_hour, {priority_rank} AS priority_rank
         FROM todos
         WHERE {owner} = %(user_id)s
-          AND {beyond}
-        ORDER BY {by}
+          AND {where}
+        ORDER BY {by}{last}
         LIMIT %(looked_at)s
     ) AS todos
 ) AS todos
 WHERE matches OR is_last
-ORDER BY {by}
+ORDER BY {by}{last}
 LIMIT %(row_limit)s;
 
 -- name: find_todo
 -- Tells a todo without links from none, by id, or by number where id is null.
 -- param user_id: uuid
--- param id: uuid
--- param number: bigint
 -- returns: maybe UUID
 -- index: todos_pkey
 SELECT t.id
 FROM todos AS t
 WHERE t.user_id = %(user_id)s
-  AND t.id = CASE
-          WHEN %(id)s IS NULL THEN (SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = %(number)s)
-          ELSE %(id)s
-      END;
+  AND t.id = {referenced_todo};
 
 -- name: list_conversation_todos
 -- The todos a conversation is linked with, each once however many links there are.

@@ -25,6 +25,17 @@ WHERE id = %(user_id)s
   AND (%(version)s IS NULL OR version = %(version)s)
 RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
 
+-- name: lock_account
+-- Until the transaction ends, whoever else locks the account waits, as do those who assign a todo to it.
+-- param user_id: uuid
+-- returns: maybe UUID
+-- writes: yes
+-- index: users_pkey
+SELECT id
+FROM users
+WHERE id = %(user_id)s
+FOR NO KEY UPDATE;
+
 -- name: erase_me
 -- Removes the user, their audit trail, and everything they own; with records false, whoever owns a todo or conversation
 -- is refused by its foreign key. False when the version asked for has passed. erase_user() is the only way to the trail,

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from service import audit
+from service.http.paging import LOOKED_AT
 from tests.conftest import User
 from tests.support.problems import problem
 
@@ -206,7 +206,7 @@ def test_a_page_looks_at_so_many_entries_at_most_and_leads_on(
             " SELECT %(user)s, l.seq + n, l.at, 'update', 'todos', %(row)s, '{\"version\": 1}'"
             " FROM (SELECT seq, at FROM audit_log WHERE user_id = %(user)s ORDER BY seq DESC LIMIT 1) AS l,"
             " generate_series(1, %(count)s) AS n",
-            {"user": ada.id, "row": row_id, "count": audit.LOOKED_AT},
+            {"user": ada.id, "row": row_id, "count": LOOKED_AT},
         )
 
     for filters in ({"action": "insert"}, {"action": "insert", "row_id": todo}):

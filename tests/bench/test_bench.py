@@ -44,7 +44,7 @@ from tests.support.wire import Traffic
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmark counts CPU and memory in /proc")
 GET = cast("Operation", "get")
-APPEND = "create_tagged_message"
+APPEND = "create_message"
 
 
 def bench(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":

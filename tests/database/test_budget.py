@@ -129,7 +129,7 @@ ROUND_TRIPS: dict[str, tuple[str, str, dict[str, Any], list[list[str]]]] = {
         "POST",
         "/v1/conversations/{conversation}/messages",
         {"json": MESSAGE},
-        [[*WRITES, "create_tagged_message", "commit"]],
+        [[*WRITES, "create_message", "commit"]],
     ),
     "last 50 messages": (
         "GET",
@@ -147,7 +147,7 @@ ROUND_TRIPS: dict[str, tuple[str, str, dict[str, Any], list[list[str]]]] = {
         "POST",
         "/v1/conversations/{conversation}/turns",
         {"json": {"messages": [MESSAGE, REPLY, MESSAGE]}},
-        [[*WRITES, "create_two_messages", "create_message", "commit"]],
+        [[*WRITES, "create_two_messages", "create_turn_message", "commit"]],
     ),
     "a turn that opens its conversation": (
         "POST",

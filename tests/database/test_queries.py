@@ -4,8 +4,10 @@ import ast
 import asyncio
 import dataclasses
 import hashlib
+import inspect
 import re
 import subprocess
+import sys
 import types
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
@@ -20,7 +22,7 @@ from psycopg import pq
 
 import service.app
 import service.commands.retention  # noqa: F401 - between them, these declare every query
-from service.audit import LOOKED_AT, AuditFilters, list_audit, list_changes
+from service.audit import AuditFilters, list_audit, list_changes
 from service.commands.accounts import Account
 from service.conversations import ConversationFilters, list_conversations, list_todo_conversations
 from service.db import loading, queries
@@ -30,7 +32,7 @@ from service.db.loading import TEXTS, USER_TABLES, QueryError, QueryText, show_q
 from service.db.queries import DECLARED, Statement
 from service.db.statements import Context, Prepared
 from service.embedded import EmbeddedPostgres
-from service.http.paging import Page, PageQuery
+from service.http.paging import LOOKED_AT, Page, PageQuery
 from service.links import LinkFilters, list_links
 from service.messages import MessageFilters, list_messages
 from service.search import MessageSearch, search_messages
@@ -119,6 +121,41 @@ def test_a_query_file_with_a_mistake_is_refused_with_its_place(tmp_path: Path, t
     assert reason in str(refused.value)
 
 
+ORDERED = """-- name: list_{todos}_by_{order}
+-- fill: todos | owner
+-- with: mine | user_id = {column}
+-- with: all | TRUE
+-- fill: order | column
+-- with: id | id
+-- with: number | number
+-- param user_id: uuid
+-- returns: many Todo
+-- index: none
+SELECT {column} FROM todos WHERE user_id = %(user_id)s AND {owner};
+"""
+
+
+def test_tables_make_a_query_of_each_combination_of_their_rows(tmp_path: Path):
+    texts = load(tmp_path, a=ORDERED)
+    assert [*texts] == ["list_mine_by_id", "list_mine_by_number", "list_all_by_id", "list_all_by_number"]
+    assert texts["list_mine_by_number"].text.endswith("AND user_id = number")
+    assert texts["list_all_by_id"].text == "SELECT id FROM todos WHERE user_id = %(user_id)s AND TRUE"
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "reason"),
+    [
+        ("-- with: all | TRUE", "-- with: all", "as many cells"),
+        ("-- fill: todos | owner\n", "", "one fill"),
+        ("-- fill: order | column", "-- fill: order | colum", "nothing is filled with ['colum']"),
+    ],
+)
+def test_a_table_with_a_mistake_is_refused_with_its_place(tmp_path: Path, line: str, instead: str, reason: str):
+    with pytest.raises(QueryError, match=re.escape(reason)) as refused:
+        load(tmp_path, a=ORDERED.replace(line, instead))
+    assert str(refused.value).startswith("a.sql:1: ")
+
+
 def test_a_name_may_stand_in_one_file_only(tmp_path: Path):
     with pytest.raises(QueryError, match=r"b\.sql:1: get_todo stands in a\.sql:1 already"):
         load(tmp_path, a=GOOD, b=GOOD)
@@ -162,32 +199,29 @@ def test_every_query_is_declared_in_python():
     assert sorted(DECLARED) == sorted(TEXTS)
 
 
-def declarations(tree: ast.Module) -> dict[str, set[str]]:
-    """Name of a module's variable → the queries it holds."""
-    kinds = {"One", "Maybe", "Many", "Some", "Count", "Nothing"}
-    found: dict[str, set[str]] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            for call in ast.walk(node.value):
-                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in kinds:
-                    assert isinstance(target, ast.Name)
-                    assert isinstance(call.args[0], ast.Constant)
-                    found.setdefault(target.id, set()).add(str(call.args[0].value))
-    return found
+def held(value: object) -> set[str]:
+    """The queries that a module's variable is, or has in its dictionary or tuple."""
+    if isinstance(value, queries.Query):
+        return {value.source.name}
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return set[str]().union(*map(held, parts))
 
 
 def test_every_declared_query_is_used():
     used: set[str] = set()
-    trees = [ast.parse(path.read_text()) for path in (REPOSITORY / "service").rglob("*.py")]
+    modules = [module for name, module in sys.modules.items() if name.startswith("service.") and module is not queries]
     reads = [
-        {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-        for tree in trees
+        {
+            node.id
+            for node in ast.walk(ast.parse(inspect.getsource(module)))
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
+        for module in modules
     ]
     everywhere = set[str]().union(*reads)
-    for tree, here in zip(trees, reads, strict=True):
-        for name, names in declarations(tree).items():
-            used |= names if name in (here if name.startswith("_") else everywhere) else set()
+    for module, here in zip(modules, reads, strict=True):
+        for name, value in vars(module).items():
+            used |= held(value) if name in (here if name.startswith("_") else everywhere) else set()
     assert sorted(used) == sorted(TEXTS)
 
 
@@ -544,7 +578,7 @@ def assert_columns(query: QueryText, connection: Connection, superuser: Connecti
     if query.cardinality == "some":
         assert [column[:2] for column in columns[-2:]] == [("matches", 16), ("is_last", 16)]
         del columns[-2:]
-    if DECLARED[query.name].is_tagged:
+    if DECLARED[query.name].is_versioned:
         (name, kind, table, column) = columns.pop()
         assert (name, kind) == ("version", 23)
         assert never_null(superuser, table, column)
