@@ -150,8 +150,12 @@ def _value(result: Any) -> Any:
     return cast("Versioned[Any]", result).value if isinstance(result, Versioned) else result
 
 
+_AGAIN = "Call again in a moment, with the same idempotency_key if there was one."
+_OTHERWISE = "The same call would be refused again: tell the user what is wrong."
 _ADVICE = {
     "not_found": "This user has no such task, conversation or change: list_tasks and search show what there is.",
+    "invalid_cursor": "Begin again at the first page, without a cursor.",
+    "idempotency_in_progress": _AGAIN,
     "validation_failed": "Correct the arguments and call again.",
     "forbidden": "It isn't allowed to this key or user: tell the user, and don't try again.",
     "stale_position": "Somebody wrote in between: read get_context, then append with the position told here.",
@@ -160,7 +164,6 @@ _ADVICE = {
     "link_exists": "Nothing is left to do: they are linked.",
     "idempotency_key_reused": "Use another idempotency_key for another call.",
 }
-_AGAIN = "Call again in a moment, with the same idempotency_key if there was one."
 
 
 def _told(problem: Problem) -> str:
@@ -170,6 +173,6 @@ def _told(problem: Problem) -> str:
         "message": problem.detail,
         **({"errors": problem.errors} if problem.errors else {}),
         **problem.members,
-        "advice": _ADVICE.get(problem.code, _AGAIN),
+        "advice": _ADVICE.get(problem.code, _AGAIN if problem.status == 503 else _OTHERWISE),
     }
     return msgspec.json.encode(told).decode()

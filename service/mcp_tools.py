@@ -14,14 +14,12 @@ from service import audit, contexts, conversations, links, messages, todo_lists,
 from service import search as search_of_messages
 from service.audit import Entry
 from service.contexts import ContextSize
-from service.conversations import Conversation, ConversationCreate, ConversationFilters
+from service.conversations import Conversation, ConversationCreate, ConversationFilters, NamedConversation
 from service.http.fields import (
-    Metadata,
     Number,
     RelationshipType,
     Search,
     SentTodoRef,
-    Title,
     TodoRef,
     check_search,
     todo_ref,
@@ -108,11 +106,9 @@ class Undo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idempotency_key: IdempotencyKey | UnsetType = UNSET
 
 
-class NewConversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NewConversation(NamedConversation, frozen=True, forbid_unknown_fields=True):
     """A conversation to be opened."""
 
-    title: Title | None = None
-    metadata: Metadata | UnsetType = UNSET
     idempotency_key: IdempotencyKey | UnsetType = UNSET
 
 
@@ -255,16 +251,13 @@ async def append_turn(asked: Asked, data: NewTurn) -> Any:
 
     A call has message_type command, its output response. All of it is kept, or, with an error, nothing.
     """
-    return await turns.create_turn.fn(
-        asked, data.conversation_id, Turn(data.messages, data.expected_position, data.context)
-    )
+    return await turns.create_turn.fn(asked, data.conversation_id, data)
 
 
 @tool(ContextOf, Context, reads=True)
 async def get_context(asked: Asked, data: ContextOf) -> Context:
     """Read back the last messages of a conversation, oldest first, before you go on with it."""
-    query = ContextSize(data.messages, data.max_characters, data.format)
-    return Context(await messages.get_context.fn(asked.asking(query), data.conversation_id))
+    return Context(await messages.get_context.fn(asked.asking(data), data.conversation_id))
 
 
 TOOLS = {

@@ -404,6 +404,12 @@ def test_a_call_heeds_the_header_too_where_its_arguments_have_no_key(user: User)
         ("add_task", {"title": "x", "idempotency_key": "é" * 256}, "validation_failed"),
         ("complete_task", {"task_id": "one"}, "validation_failed"),
         ("complete_task", {"task_id": 99}, "not_found"),
+        ("start_conversation", {"title": "x" * 201}, "validation_failed"),
+        ("start_conversation", {"title": " "}, "validation_failed"),
+        ("start_conversation", {"metadata": []}, "validation_failed"),
+        ("start_conversation", {"metadata": {"a": "x" * 16_384}}, "validation_failed"),
+        ("append_turn", {"conversation_id": str(uuid4()), "messages": []}, "validation_failed"),
+        ("list_tasks", {"cursor": "x"}, "invalid_cursor"),
         ("get_context", {"conversation_id": str(uuid4())}, "not_found"),
         ("link_task", {"task_id": 99, "conversation_id": str(uuid4())}, "not_found"),
     ],
@@ -413,6 +419,7 @@ def test_an_error_says_its_code_and_what_to_do(user: User, tool: str, arguments:
     assert told["code"] == code
     assert told["message"]
     assert told["advice"]
+    assert "again in a moment" not in told["advice"], "none of these would be answered otherwise then"
 
 
 def test_what_is_not_allowed_from_where_a_task_stands_is_explained(user: User):

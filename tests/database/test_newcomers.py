@@ -67,10 +67,10 @@ def test_an_import_an_undo_and_an_erasure_are_linear_for_a_user_who_comes_later(
     def reads(ask: Callable[[], httpx.Response]) -> int:
         """How many rows and entries of indexes it takes; processes say it when they end."""
         nonlocal server
-        (before,) = superuser.execute(READ).fetchone()
+        before = superuser.execute(READ).fetchone()[0]
         ask().raise_for_status()
         server.stop()
-        (after,) = superuser.execute(READ).fetchone()
+        after = superuser.execute(READ).fetchone()[0]
         server = start_server(database=database, JWT_SECRET=server.env["JWT_SECRET"], PORT=server.env["PORT"])
         return after - before
 
