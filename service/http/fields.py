@@ -190,8 +190,10 @@ def check_contained(metadata: str | None) -> None:
         return
     try:
         strict_json.check(metadata.encode())
+    except strict_json.RefusedJSON as error:
+        raise ValueError(f"metadata: {error.field} {error.message}".replace(":  ", ": ")) from None
     except ValueError as error:
-        raise ValueError(f"metadata: must be a JSON object: it {error}".rstrip(": ")) from None
+        raise ValueError(f"metadata: must be a JSON object: it {error}") from None
     check_metadata(msgspec.Raw(metadata.strip().encode()))
 
 

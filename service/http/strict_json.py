@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator
 from math import isinf
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
@@ -72,10 +72,13 @@ def decode_any_text(text: bytes) -> Any:
     Raises what `check` does.
     """
     try:
+        check_grammar(text)
         _check_short(text.decode())
         return json.loads(text)
     except RecursionError:
         raise too_deep() from None
+    except msgspec.DecodeError:
+        raise MalformedJSON("must be JSON in UTF-8") from None
 
 
 def is_quick(text: bytes) -> bool:
@@ -92,12 +95,12 @@ def check(text: bytes) -> None:
     found = ""
     try:
         found = text.decode("utf-8")
+        if text.count(b",") > COMMAS:
+            raise too_many()
+        check_grammar(text)
         if _is_short(text) and b"\\u" not in text:
             _check_short(found)
         else:
-            if text.count(b",") > COMMAS:
-                raise too_many()
-            check_grammar(text)
             _look_through(found)
     except RefusedJSON as error:
         if not error.field and len(text) <= SHORT:
@@ -127,13 +130,7 @@ def _number(text: str) -> float:
     return value
 
 
-def _constant(text: str) -> NoReturn:
-    raise MalformedJSON(f"{text} is no JSON")
-
-
-_check_short = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=_number, parse_int=_number, parse_constant=_constant
-).decode
+_check_short = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_number, parse_int=_number).decode
 
 
 def check_grammar(text: bytes) -> None:

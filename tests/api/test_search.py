@@ -112,6 +112,19 @@ def test_what_can_t_be_looked_for_is_refused(user: User, path: str, parameters: 
     problem(user.client.get(path, params=parameters), 422, "validation_failed", field=field)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ('{"a":1,"a":2}', "a is given more than once"),
+        ('{"a":1e400}', "a holds a number that is not finite"),
+        ('{"a":1e999-0}', "must be a JSON object: it must be JSON in UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_metadata_is_a_sentence(user: User, metadata: str, message: str):
+    answer = user.client.get("/v1/todos", params={"metadata": metadata})
+    assert answer.json()["errors"] == [{"field": "metadata", "message": message}]
+
+
 # Messages
 
 

@@ -67,6 +67,8 @@ MALFORMED: dict[str, bytes] = {
     "a name that is no text": b"{1: 2}",
     "the wrong bracket": b'{"a": [1}',
     "single quotes": b"{'title': 'x'}",
+    "a key twice, and more behind the end": b'{"a": 1, "a": 2} x',
+    "a number beyond all bounds that is none": b"1e999-0",
     "a comment": b'{"title": "x" /* y */}',
     "NaN": b'{"title": NaN}',
     "Infinity": b'{"title": "x", "metadata": {"n": Infinity}}',
