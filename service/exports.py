@@ -30,7 +30,7 @@ from service.http.fields import (
     Title,
 )
 from service.http.request import Request
-from service.http.response import LINES, Lines
+from service.http.response import LINES, Pieces
 from service.items import CONTENT_LENGTH
 from service.problems import html_safe, unbroken
 from service.users import User
@@ -162,7 +162,7 @@ _links = Many("export_links", LinkLine)
 
 
 @get("/v1/export", media_type=LINES, seconds=EXPORT_SECONDS, scope="read")
-async def get_export(request: Request) -> Lines:
+async def get_export(request: Request) -> Pieces:
     """Everything the user owns, as lines of JSON, each an object with a `type`.
 
     The first is of type `export`; then come all `todo`s by number, every `conversation` with its `message`s behind it,
@@ -172,7 +172,8 @@ async def get_export(request: Request) -> Lines:
     bulk: Bulk = request.app.state.bulk
     if caller.key is not None:
         await caller.run_all([])  # which notes the key's use, as the snapshot, which only reads, can't
-    return Lines(bulk.export(caller.user_id, exported(caller)), 'attachment; filename="todochat.ndjson"')
+    pieces = bulk.export(caller.user_id, exported(caller))
+    return Pieces(pieces, LINES, 'attachment; filename="todochat.ndjson"')
 
 
 async def exported(caller: Caller) -> AsyncGenerator[bytes]:

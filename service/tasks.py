@@ -1,6 +1,7 @@
 """Tasks: the todos as specification A's clients know them. A task's id is its todo's number."""
 
-from typing import Annotated, Literal
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -13,7 +14,9 @@ from service.db.queries import Many, Maybe, One, Versioned
 from service.http.fields import Description, Number, Time, Title, changes, check_title
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
-from service.http.request import Request
+from service.http.recency import FIRST_ID
+from service.http.request import JSON, Request
+from service.http.response import Pieces
 from service.problems import Problem
 
 Ignored = Annotated[msgspec.Raw, Meta(extra_json_schema={"description": "Ignored: it may be sent back as it was got."})]
@@ -80,11 +83,12 @@ _create = One("create_task", Versioned[Task])
 _update = Maybe("update_task", Versioned[Task])
 _complete = Maybe("complete_task", Versioned[Task])
 _delete = Maybe("delete_task", int)
-_lists = {
-    "created": Many("list_tasks_by_created", Task),
-    "title": Many("list_tasks_by_title", Task),
-    "due_date": Many("list_tasks_by_due_date", Task),
-}
+_list = Many("list_tasks", Task)
+_list_ids = {order: One(f"list_task_ids_by_{order}", str) for order in ("created", "title", "due_date")}
+
+PAGE = 200
+"""Tasks that are in memory at a time."""
+_ID_LENGTH = len(f"{FIRST_ID},")
 
 
 @get("/api/{user_id:str}/tasks", query=TaskFilters, problems=("forbidden",), scope="read")
@@ -93,7 +97,10 @@ async def list_tasks(request: Request, user_id: FromPath[str]) -> list[Task]:
     query = request.filters(TaskFilters)
     _check_user(request.user, user_id)
     completed = None if query.status == "all" else query.status == "completed"
-    return await request.user.run(_lists[query.sort](completed=completed))
+    ids = await request.user.run(_list_ids[query.sort](completed=completed))
+    if len(ids) <= PAGE * _ID_LENGTH:
+        return await request.user.run(_list(ids=_uuids(ids)))
+    return cast("Any", Pieces(_array(request.user, ids), JSON))
 
 
 @post("/api/{user_id:str}/tasks", location="/api/{user_id}/tasks/{id}", problems=("forbidden",), scope="write")
@@ -148,6 +155,20 @@ async def complete_task(
     completed = None if data is None else data.completed
     change = _complete(number=task_id, completed=completed, version=request.if_match)
     return await changed(request.user, change, _get(number=task_id), "task")
+
+
+async def _array(caller: Caller, ids: str) -> AsyncGenerator[bytes]:
+    """The tasks as a list in JSON, a page of them at a time: as many may be owned as memory would not hold."""
+    before = b"["
+    for place in range(0, len(ids), PAGE * _ID_LENGTH):
+        if page := await caller.run(_list(ids=_uuids(ids[place : place + PAGE * _ID_LENGTH]))):
+            yield before + msgspec.json.encode(page)[1:-1]
+            before = b","
+    yield b"]" if before == b"," else b"[]"
+
+
+def _uuids(ids: str) -> list[UUID]:
+    return [msgspec.convert(text, UUID) for text in ids.split(",") if text]
 
 
 def _check_user(caller: Caller, user_id: str) -> None:

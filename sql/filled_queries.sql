@@ -2159,37 +2159,57 @@ WHERE user_id = $1
   AND ($3 IS NULL OR version = $3)
 RETURNING number;
 
--- list_tasks_by_created(user_id uuid, completed boolean) -> many Task
+-- list_task_ids_by_created(user_id uuid, completed boolean) -> one str
 -- tasks.sql, index todos_user_id_created_at_idx
-SELECT /* list_tasks_by_created */ number AS id, user_id, title, description, completed, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-  AND status <> 'archived'
-  AND ($2 IS NULL OR completed = $2)
-ORDER BY created_at, todos.id;
-
--- list_tasks_by_title(user_id uuid, completed boolean) -> many Task
--- tasks.sql, index todos_user_id_created_at_idx
-SELECT /* list_tasks_by_title */ id, user_id, title, description, completed, created_at, updated_at
+SELECT /* list_task_ids_by_created */ coalesce(string_agg(t.id::text, ',' ORDER BY t.created_at, t.id), '')
 FROM (
-    SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+    SELECT id, title, due_date, created_at
     FROM todos
     WHERE user_id = $1
       AND status <> 'archived'
       AND ($2 IS NULL OR completed = $2)
-    ORDER BY created_at
+    ORDER BY created_at, id
     OFFSET 0
-) AS found
-ORDER BY title, id;
+) AS t;
 
--- list_tasks_by_due_date(user_id uuid, completed boolean) -> many Task
+-- list_task_ids_by_title(user_id uuid, completed boolean) -> one str
+-- tasks.sql, index todos_user_id_created_at_idx
+SELECT /* list_task_ids_by_title */ coalesce(string_agg(t.id::text, ',' ORDER BY t.title, t.id), '')
+FROM (
+    SELECT id, title, due_date, created_at
+    FROM todos
+    WHERE user_id = $1
+      AND status <> 'archived'
+      AND ($2 IS NULL OR completed = $2)
+    ORDER BY created_at, id
+    OFFSET 0
+) AS t;
+
+-- list_task_ids_by_due_date(user_id uuid, completed boolean) -> one str
 -- tasks.sql, index todos_user_id_due_date_idx
-SELECT /* list_tasks_by_due_date */ number AS id, user_id, title, description, completed, created_at, updated_at
-FROM todos
-WHERE user_id = $1
-  AND status <> 'archived'
-  AND ($2 IS NULL OR completed = $2)
-ORDER BY due_date NULLS LAST, todos.id;
+SELECT /* list_task_ids_by_due_date */ coalesce(string_agg(t.id::text, ',' ORDER BY t.due_date, t.id), '')
+FROM (
+    SELECT id, title, due_date, created_at
+    FROM todos
+    WHERE user_id = $1
+      AND status <> 'archived'
+      AND ($2 IS NULL OR completed = $2)
+    ORDER BY due_date, id
+    OFFSET 0
+) AS t;
+
+-- list_tasks(user_id uuid, ids uuid[]) -> many Task
+-- tasks.sql, index todos_pkey
+SELECT /* list_tasks */ t.id, t.user_id, t.title, t.description, t.completed, t.created_at, t.updated_at
+FROM unnest($2::uuid[]) WITH ORDINALITY AS w (id, place)
+CROSS JOIN LATERAL (
+    SELECT number AS id, user_id, title, description, completed, created_at, updated_at
+    FROM todos
+    WHERE user_id = $1
+      AND todos.id = w.id
+    OFFSET 0
+) AS t
+ORDER BY w.place;
 
 -- get_todo(user_id uuid, id uuid) -> maybe Todo
 -- todos.sql, index todos_pkey

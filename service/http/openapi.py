@@ -29,7 +29,7 @@ from service.http.fields import free_any_json
 from service.http.idempotency import KEY_LENGTH
 from service.http.paging import Page
 from service.http.request import JSON, body_type, path_names
-from service.http.response import Lines
+from service.http.response import Pieces
 from service.problems import CODES, ProblemDetails
 
 _ALWAYS = ("not_acceptable", "headers_too_large", "overloaded", "database_unavailable", "timeout", "internal")
@@ -122,7 +122,7 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
 
     def _schema(self, kind: Any) -> dict[str, Any]:
         """The schema of a type; what it refers to goes into the document's components."""
-        if kind is Lines:
+        if kind is Pieces:
             return dict(_LINES)
         if get_origin(kind) is Versioned:
             (kind,) = get_args(kind)

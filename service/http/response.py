@@ -45,15 +45,17 @@ class Answer(msgspec.Struct, frozen=True):
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
-class Lines:
-    """Lines of JSON, each an object, sent while they are made; ``pieces`` are some lines at a time.
+class Pieces:
+    """JSON that is sent while it is made, some lines or members of a list at a time.
 
-    What goes wrong before the first piece is answered as any problem; later, the answer ends before its last line.
+    What goes wrong before the first piece is answered as any problem; later, the answer ends before its end.
     """
 
-    def __init__(self, pieces: AsyncGenerator[bytes], disposition: str) -> None:
+    def __init__(self, pieces: AsyncGenerator[bytes], media_type: str, disposition: str | None = None) -> None:
         self.pieces = pieces
-        self.headers = [(b"content-type", LINES.encode()), (b"content-disposition", disposition.encode())]
+        self.headers = [(b"content-type", media_type.encode())]
+        if disposition is not None:
+            self.headers.append((b"content-disposition", disposition.encode()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive
@@ -89,7 +91,7 @@ class Response(litestar.Response[Any]):
 
     def to_asgi_response(self, app: Any, request: Any, **_: Any) -> Any:
         del app
-        if isinstance(self.content, (Answer, Lines)):
+        if isinstance(self.content, (Answer, Pieces)):
             return self.content
         if isinstance(self.content, (bytes, str)):
             return _text(request, self.content, get_enum_string_value(self.media_type))

@@ -79,47 +79,43 @@ WHERE user_id = %(user_id)s
   AND (%(version)s IS NULL OR version = %(version)s)
 RETURNING number;
 
--- name: list_tasks_by_created
--- All of them: specification A has no pages.
+-- name: list_task_ids_by_{order}
+-- Of all of them, for specification A has no pages: with commas between them, as one text, which takes little memory. The
+-- order inside has them found by an index of lists. By title they are sorted, since an index by title would serve nothing
+-- else. Those without a due date come last.
+-- fill: order | inside | by | index_of_order
+-- with: created | created_at, id | t.created_at, t.id | todos_user_id_created_at_idx
+-- with: title | created_at, id | t.title, t.id | todos_user_id_created_at_idx
+-- with: due_date | due_date, id | t.due_date, t.id | todos_user_id_due_date_idx
 -- param user_id: uuid
 -- param completed: boolean
--- returns: many Task
--- index: todos_user_id_created_at_idx
-SELECT {task_columns}
-FROM todos
-WHERE user_id = %(user_id)s
-  AND status <> 'archived'
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-ORDER BY created_at, todos.id;
-
--- name: list_tasks_by_title
--- Sorted: all of them are wanted at once, and an index by title would serve nothing else. (The order inside is only to
--- have them found by the index of all lists, and not by whichever begins with user_id.)
--- param user_id: uuid
--- param completed: boolean
--- returns: many Task
--- index: todos_user_id_created_at_idx
-SELECT id, user_id, title, description, completed, created_at, updated_at
+-- returns: one str
+-- index: {index_of_order}
+SELECT coalesce(string_agg(t.id::text, ',' ORDER BY {by}), '')
 FROM (
-    SELECT {task_columns}
+    SELECT id, title, due_date, created_at
     FROM todos
     WHERE user_id = %(user_id)s
       AND status <> 'archived'
       AND (%(completed)s IS NULL OR completed = %(completed)s)
-    ORDER BY created_at
+    ORDER BY {inside}
     OFFSET 0
-) AS found
-ORDER BY title, id;
+) AS t;
 
--- name: list_tasks_by_due_date
--- Those without a due date come last.
+-- name: list_tasks
+-- Those of the ids that are still there, in the order of the ids. OFFSET 0 has each looked up: else all that the user
+-- has may be read for every page.
 -- param user_id: uuid
--- param completed: boolean
+-- param ids: uuid[]
 -- returns: many Task
--- index: todos_user_id_due_date_idx
-SELECT {task_columns}
-FROM todos
-WHERE user_id = %(user_id)s
-  AND status <> 'archived'
-  AND (%(completed)s IS NULL OR completed = %(completed)s)
-ORDER BY due_date NULLS LAST, todos.id;
+-- index: todos_pkey
+SELECT t.id, t.user_id, t.title, t.description, t.completed, t.created_at, t.updated_at
+FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS w (id, place)
+CROSS JOIN LATERAL (
+    SELECT {task_columns}
+    FROM todos
+    WHERE user_id = %(user_id)s
+      AND todos.id = w.id
+    OFFSET 0
+) AS t
+ORDER BY w.place;

@@ -20,7 +20,6 @@ import pytest
 from service import import_files
 from service.exports import LARGEST, LINE_BYTES
 from service.http import bulk
-from service.http.recency import FIRST_ID, LAST_ID
 from service.import_files import CHUNK_LINES
 from service.imports import IMPORT_BYTES, Imported, import_file
 from service.problems import Problem
@@ -458,8 +457,6 @@ WRONG: dict[str, tuple[int, dict[str, Any], str]] = {
     "a conversation's metadata of null": (3, {"metadata": None}, "metadata: must be an object"),
     "a message's metadata of null": (4, {"metadata": None}, "metadata: must be an object"),
     "a long external_id": (3, {"external_id": "x" * 256}, "external_id"),
-    "a todo before all others in lists": (1, {"id": str(FIRST_ID)}, "id: must lie between the least and the greatest"),
-    "a message behind all others": (4, {"id": str(LAST_ID)}, "id: must lie between the least and the greatest"),
     "an item that is no JSON": (4, {"item": "x"}, "item: must be the text of a JSON value"),
     "an item of NaN": (4, {"item": "[NaN]"}, "item: must be the text of a JSON value"),
     "an item of nothing": (4, {"item": ""}, "item: must be the text of a JSON value"),

@@ -261,7 +261,15 @@ def test_a_parameter_that_is_unknown_repeated_or_wrong_is_refused_by_name(
 def test_more_tasks_than_a_page_has_are_all_listed(ada: Any) -> None:
     batch = {"create": [{"title": str(number)} for number in range(450)]}
     assert ada.client.post("/v1/todos/batch", json=batch).status_code == 200
-    assert titles(ada) == [str(number) for number in range(450)]
+    everything = [str(number) for number in range(450)]
+    assert titles(ada) == titles(ada, sort="due_date") == everything
+    assert titles(ada, sort="title") == sorted(everything)
+    assert titles(ada, status="completed") == []
+    answer = ada.client.head(tasks(ada))
+    assert (answer.status_code, answer.content) == (200, b"")
+    ada.client.patch("/v1/todos/300", json={"title": "<b>"}).raise_for_status()
+    assert b'"title":"\\u003cb\\u003e"' in ada.client.get(tasks(ada)).content
+    assert b'"title":"&lt;b&gt;"' in ada.client.get(tasks(ada), params={"escape": "html"}).content
 
 
 def test_the_etag_guards_a_task(ada: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,3 +150,26 @@ def test_pages_of_large_items_end_early_and_take_little_memory(service: Server) 
             assert len(pages) > 8
             assert len({item["id"] for page in pages for item in page}) == entries
     assert memory(service.pid) < MEMORY
+
+
+def test_an_array_of_very_many_tasks_takes_little_memory(watched: Watched) -> None:
+    """Specification A knows no pages: 60 MB here, twice at a time."""
+    database = watched.server.database
+    with user_factory(watched.server) as make, psycopg.connect(database.superuser_url) as superuser:
+        heidi = make()
+        heidi.client.timeout = httpx.Timeout(60)
+        superuser.execute(f"SET LOCAL app.user_id = '{heidi.id}'; SET LOCAL app.restoring = 'on'")
+        superuser.execute(
+            "INSERT INTO todos (user_id, number, title, description)"
+            " SELECT %s, number, number, repeat('<', 1000) FROM generate_series(1, 10000) AS number",
+            [heidi.id],
+        )
+        superuser.commit()
+
+        def ask() -> None:
+            with ThreadPoolExecutor(2) as others:
+                for answer in others.map(heidi.client.get, [f"/api/{heidi.id}/tasks?sort=title"] * 2):
+                    assert [task["title"] for task in answer.json()] == sorted(map(str, range(1, 10_001)))
+
+        assert max(watched.stalls(ask), default=0.0) < STILL
+    assert memory(watched.server.pid) < MEMORY

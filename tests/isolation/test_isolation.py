@@ -395,9 +395,10 @@ QUERY_CASES = {
     ),
     "complete_task": QueryCase(lambda world: {"number": world.target_number, "completed": None, "version": None}),
     "delete_task": QueryCase(lambda world: {"number": world.target_number, "version": None}),
-    "list_tasks_by_created": QueryCase(lambda _: {"completed": None}),
-    "list_tasks_by_title": QueryCase(lambda _: {"completed": None}),
-    "list_tasks_by_due_date": QueryCase(lambda _: {"completed": None}),
+    "list_task_ids_by_created": QueryCase(lambda _: {"completed": None}),
+    "list_task_ids_by_title": QueryCase(lambda _: {"completed": None}),
+    "list_task_ids_by_due_date": QueryCase(lambda _: {"completed": None}),
+    "list_tasks": QueryCase(lambda world: {"ids": [world.target, world.assigned]}),
     # idempotency.sql
     "forget_idempotency_key": QueryCase(lambda world: {"key": world.old_key}),
     "claim_idempotency_key": QueryCase(
@@ -545,8 +546,8 @@ class Outcome:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the query found nothing, or counted 0."""
-        return self.result in (([], 0), ([(0,)], 1))
+        """Whether the query found nothing, counted 0, or put together an empty text."""
+        return self.result in (([], 0), ([(0,)], 1), ([("",)], 1))
 
 
 class Stage:
