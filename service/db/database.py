@@ -36,7 +36,6 @@ _BEGIN_SNAPSHOT: Step = (
     (),
 )
 _BEGIN_READ_ONLY: Step = (Prepared(b"begin_read_only", b"BEGIN READ ONLY", (), reads_only=True), ())
-_WRITES: Step = (Prepared(b"", b"SELECT", (), reads_only=False), ())
 _COMMIT: Step = (Prepared(b"commit", b"COMMIT", (), reads_only=True), ())
 _ROLLBACK: Step = (Prepared(b"rollback", b"ROLLBACK", (), reads_only=True), ())
 _SETTINGS = tuple(set_local(setting, value) for setting, value in SESSION.items())
@@ -131,7 +130,12 @@ class Database:
         loop = asyncio.get_running_loop()
         started = loop.time()
         deadline = started + seconds
-        request, before, reads_only = self._request(context, steps, accept is None, seconds)
+        reads_only = all(prepared.reads_only for prepared, _ in (*context.ahead, *steps))
+        request = self._begin(context, seconds, reads_only=reads_only)
+        before = len(request)
+        request += steps
+        if accept is None:
+            request.append(_COMMIT)
         asked = started
         ok = False
         try:
@@ -176,8 +180,7 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        begin, _, _ = self._request(context, [_WRITES], commit=False, seconds=seconds)
-        begin.pop()
+        begin = self._begin(context, seconds, reads_only=False)
         # Sent alone: otherwise the statements that follow would be prepared ahead of it, and after that PostgreSQL lets
         # nobody choose the isolation level.
         alone = [_BEGIN_SNAPSHOT] if snapshot else []
@@ -187,24 +190,24 @@ class Database:
             # It waits for a client that sends or reads slowly; the login's own limit would end it in between.
             begin.append(set_local("idle_in_transaction_session_timeout", f"{seconds:.0f}s"))
         loan = Loan(self._pool, context.borrower)
+        perhaps_kept = False
         try:
             connection = await loan.take(min(loop.time() + ACQUIRE_SECONDS, deadline))
+            held = Held(self._pool, connection, alone, begin, context, deadline, self._observe)
             try:
-                yield Held(self._pool, connection, alone, begin, context, deadline, self._observe)
+                yield held
             finally:
+                perhaps_kept = held.is_ending and not snapshot
                 await _roll_back(connection)
         except ConnectionLost:
-            raise Problem("database_unavailable", "" if snapshot else _PERHAPS_DONE) from None
+            raise Problem("database_unavailable", _PERHAPS_DONE if perhaps_kept else "") from None
         except ConnectionExpired:
-            raise Problem("timeout", _LATE if snapshot else f"{_LATE} {_UNKNOWN}") from None
+            raise Problem("timeout", f"{_LATE} {_UNKNOWN}" if perhaps_kept else _LATE) from None
         finally:
             loan.end()
 
-    def _request(
-        self, context: Context, steps: Sequence[Step], commit: bool, seconds: float = TRANSACTION_SECONDS
-    ) -> tuple[list[Step], int, bool]:
-        """All that goes out at once, how much of it comes before the steps, and whether it only reads."""
-        reads_only = all(prepared.reads_only for prepared, _ in (*context.ahead, *steps))
+    def _begin(self, context: Context, seconds: float, *, reads_only: bool) -> list[Step]:
+        """What goes out ahead of a transaction's own steps."""
         request = [_BEGIN_READ_ONLY if reads_only else _BEGIN]
         if not self._named:
             request += _SETTINGS
@@ -215,11 +218,7 @@ class Database:
         if not reads_only:
             request.append(_set_request_id(context.request_id))
         request += context.ahead
-        before = len(request)
-        request += steps
-        if commit:
-            request.append(_COMMIT)
-        return request, before, reads_only
+        return request
 
     async def _attempt(
         self,
@@ -290,6 +289,8 @@ class Held:
         self._context = context
         self._deadline = deadline
         self._observe = observe
+        self.is_ending = False
+        """Whether a COMMIT was sent: without one, nothing is kept for certain."""
         self.is_committed = False
 
     async def run(self, steps: Sequence[Step], *, commit: bool = False) -> list[Result]:
@@ -301,6 +302,7 @@ class Held:
         started = loop.time()
         before = len(self._begin)
         request = [*self._begin, *steps, *([_COMMIT] if commit else ())]
+        self.is_ending = commit
         ok = False
         try:
             if self._alone:

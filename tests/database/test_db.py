@@ -749,6 +749,18 @@ def test_a_deadline_that_leaves_the_server_no_time_costs_one_connection(shared: 
     run(shared.service_url, use, size=3)
 
 
+@pytest.mark.parametrize("commits", [False, True])
+def test_an_outcome_is_unknown_only_if_a_commit_was_on_its_way(shared: TestDatabase, commits: bool) -> None:
+    async def use(found: Database) -> None:
+        with pytest.raises(Problem) as failure:
+            async with found.hold(NOBODY, seconds=0.2) as held:
+                await held.run([insert(1), slow(2)], commit=commits)
+        assert failure.value.code == "timeout"
+        assert ("Whether the change was made is not known" in failure.value.detail) == commits
+
+    run(shared.service_url, use, size=1)
+
+
 @pytest.mark.parametrize("holds", [False, True], ids=["one round trip", "several"])
 def test_a_write_on_a_server_that_only_reads_now_replaces_all_connections(shared: TestDatabase, holds: bool) -> None:
     """As after a failover, when they lead to what is a standby now."""
