@@ -95,12 +95,13 @@ def check(text: bytes) -> None:
     found = ""
     try:
         found = text.decode("utf-8")
-        if text.count(b",") > COMMAS:
-            raise too_many()
-        check_grammar(text)
         if _is_short(text) and b"\\u" not in text:
+            msgspec.json.decode(text, type=msgspec.Raw)  # as check_grammar, without escapes
             _check_short(found)
         else:
+            if text.count(b",") > COMMAS:
+                raise too_many()
+            check_grammar(text)
             _look_through(found)
     except RefusedJSON as error:
         if not error.field and len(text) <= SHORT:

@@ -28,6 +28,7 @@ from service.settings import Secret, Settings
 from service.telemetry import CLOSE_SECONDS, Telemetry
 from tests.conftest import REPOSITORY, Server, TestDatabase, User, connect_as_service, insert_user, user_factory
 from tests.support.load import lateness, wait_for
+from tests.support.operations import section
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACED = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1"}
@@ -233,7 +234,7 @@ def test_a_collector_without_the_packages_is_said_in_one_line() -> None:
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=True)
     install = "`.venv/bin/pip install -e '.[telemetry]'`"
     assert done.stderr == f"todochat: OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is traced: run {install}\n"
-    assert install in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert install in section("Traces")
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def test_ten_times_the_data_costs_a_level_of_the_indexes_and_no_more(small: Seed
 CALLS: dict[str, tuple[str, str, dict[str, Any] | None, int]] = {
     "get a todo": ("GET", "/v1/todos/{todo}", None, 330),
     "list 20 by status": ("GET", "/v1/todos?status=pending&limit=20", None, 420),
-    "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 401),
+    "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 404),
     "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 425),
     "last 50 messages": ("GET", "/v1/conversations/{conversation}/messages?order=-position&limit=50", None, 425),
     "a turn of two messages": ("POST", "/v1/conversations/{conversation}/turns", TURN, 545),
