@@ -2,11 +2,8 @@
 
 SET LOCAL ROLE todochat_owner;
 
-ALTER TABLE public.audit_log ALTER COLUMN user_id SET STATISTICS -1;
-ALTER TABLE public.conversations ALTER COLUMN user_id SET STATISTICS -1;
 ALTER TABLE public.messages ALTER COLUMN user_id SET STATISTICS -1;
 ALTER TABLE public.todo_conversation_links ALTER COLUMN user_id SET STATISTICS -1;
-ALTER TABLE public.todos ALTER COLUMN user_id SET STATISTICS -1;
 
 CREATE OR REPLACE FUNCTION public.messages_after_insert() RETURNS trigger
 LANGUAGE plpgsql

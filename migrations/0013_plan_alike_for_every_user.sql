@@ -6,11 +6,8 @@
 -- Rollback loses: nothing.
 -- depends: 0012_check_assignees_at_commit
 SET LOCAL ROLE todochat_owner;
-ALTER TABLE public.audit_log ALTER COLUMN user_id SET STATISTICS 0;
-ALTER TABLE public.conversations ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE public.messages ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE public.todo_conversation_links ALTER COLUMN user_id SET STATISTICS 0;
-ALTER TABLE public.todos ALTER COLUMN user_id SET STATISTICS 0;
 -- What was gathered before stays otherwise. Servers before 18 have no function for it, so there a superuser may run
 -- DELETE FROM pg_statistic for these columns; a database that is restored from a backup has none of them.
 DO $body$

@@ -81,7 +81,6 @@ CREATE TABLE public.audit_log (
     request_id text
 )
 WITH (autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
-ALTER TABLE ONLY public.audit_log ALTER COLUMN user_id SET STATISTICS 0;
 
 ALTER TABLE ONLY public.audit_log FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.audit_log IS 'One entry for every insert, update and delete of a user''s data, by triggers. Append-only: the service can only read its user''s. No foreign key: entries outlive what they tell of. What only follows from other rows, as a conversation''s counters from its messages, has no entry.';
@@ -134,7 +133,6 @@ CREATE TABLE public.conversations (
     CONSTRAINT conversations_external_id_check CHECK (((char_length(external_id) >= 1) AND (char_length(external_id) <= 255)))
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.05');
-ALTER TABLE ONLY public.conversations ALTER COLUMN user_id SET STATISTICS 0;
 
 ALTER TABLE ONLY public.conversations FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.conversations IS 'Threads of messages between a user and an assistant.';
@@ -575,7 +573,6 @@ CREATE TABLE public.todos (
     CONSTRAINT todos_times_check CHECK (((updated_at)::timestamp with time zone >= (created_at)::timestamp with time zone))
 )
 WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.05');
-ALTER TABLE ONLY public.todos ALTER COLUMN user_id SET STATISTICS 0;
 
 ALTER TABLE ONLY public.todos FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE public.todos IS 'Things to do.';

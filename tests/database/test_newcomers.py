@@ -81,5 +81,5 @@ def test_an_import_an_undo_and_an_erasure_are_linear_for_a_user_who_comes_later(
         path = f"/v1/conversations/{conversation['id']}/messages/{conversation['messages'][0]['id']}"
         newcomer.client.delete(path).raise_for_status()
         (entry,) = newcomer.client.get("/v1/audit?limit=1").json()["items"]
-        assert reads(lambda: newcomer.client.post(f"/v1/changes/{entry['id']}/revert")) < ROWS
+        assert reads(lambda: newcomer.client.post(f"/v1/changes/{entry['id']}/revert")) < 3 * ROWS
         assert reads(lambda: newcomer.client.delete("/v1/users/me?erase=true")) < 200 * ROWS
