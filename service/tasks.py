@@ -14,7 +14,6 @@ from service.db.queries import Many, Maybe, One, Versioned
 from service.http.fields import Description, Number, Time, Title, changes, check_title
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
-from service.http.recency import FIRST_ID
 from service.http.request import JSON, Request
 from service.http.response import Pieces
 from service.problems import Problem
@@ -88,7 +87,8 @@ _list_ids = {order: One(f"list_task_ids_by_{order}", str) for order in ("created
 
 PAGE = 200
 """Tasks that are in memory at a time."""
-_ID_LENGTH = len(f"{FIRST_ID},")
+_ID_LENGTH = 37
+"""Characters of an id and the comma behind it."""
 
 
 @get("/api/{user_id:str}/tasks", query=TaskFilters, problems=("forbidden",), scope="read")
@@ -99,8 +99,8 @@ async def list_tasks(request: Request, user_id: FromPath[str]) -> list[Task]:
     completed = None if query.status == "all" else query.status == "completed"
     ids = await request.user.run(_list_ids[query.sort](completed=completed))
     if len(ids) <= PAGE * _ID_LENGTH:
-        return await request.user.run(_list(ids=_uuids(ids)))
-    return cast("Any", Pieces(_array(request.user, ids), JSON))
+        return await request.user.run(_list(ids=_uuids(ids), completed=completed))
+    return cast("Any", Pieces(_array(request.user, ids, completed), JSON))
 
 
 @post("/api/{user_id:str}/tasks", location="/api/{user_id}/tasks/{id}", problems=("forbidden",), scope="write")
@@ -157,11 +157,12 @@ async def complete_task(
     return await changed(request.user, change, _get(number=task_id), "task")
 
 
-async def _array(caller: Caller, ids: str) -> AsyncGenerator[bytes]:
+async def _array(caller: Caller, ids: str, completed: bool | None) -> AsyncGenerator[bytes]:
     """The tasks as a list in JSON, a page of them at a time: as many may be owned as memory would not hold."""
     before = b"["
     for place in range(0, len(ids), PAGE * _ID_LENGTH):
-        if page := await caller.run(_list(ids=_uuids(ids[place : place + PAGE * _ID_LENGTH]))):
+        page = await caller.run(_list(ids=_uuids(ids[place : place + PAGE * _ID_LENGTH]), completed=completed))
+        if page:
             yield before + msgspec.json.encode(page)[1:-1]
             before = b","
     yield b"]" if before == b"," else b"[]"

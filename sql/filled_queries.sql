@@ -6,11 +6,6 @@ WHERE u.id > $1
 ORDER BY u.id
 LIMIT $2;
 
--- find_account(email text) -> maybe UUID
--- admin.sql, index users_email_key
-SELECT /* find_account */ f.id
-FROM find_credentials($1) AS f;
-
 -- find_account_by_id(user_id uuid) -> maybe UUID
 -- admin.sql, index users_pkey
 SELECT /* find_account_by_id */ u.id
@@ -1498,11 +1493,6 @@ WHERE user_id = $1
   AND key = $2
   AND status IS NOT NULL;
 
--- find_exporter(email text) -> maybe UUID
--- imports.sql, index users_email_key
-SELECT /* find_exporter */ f.id
-FROM find_credentials($1) AS f;
-
 -- reserve_numbers(user_id uuid, last_number integer) -> none
 -- imports.sql, index todo_counters_pkey
 INSERT /* reserve_numbers */ INTO todo_counters AS c (user_id, last_number)
@@ -2070,6 +2060,11 @@ INSERT /* create_user */ INTO users (id, email, username, full_name, password_ha
 VALUES ($1, $2, $3, $4, $5)
 RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
 
+-- find_account(email text) -> maybe UUID
+-- sign_in.sql, index users_email_key
+SELECT /* find_account */ f.id
+FROM find_credentials($1) AS f;
+
 -- find_credentials(email text) -> maybe Credentials
 -- sign_in.sql, index users_email_key
 SELECT /* find_credentials */ id, password_hash, is_active, token_version
@@ -2166,8 +2161,7 @@ FROM (
     SELECT id, title, due_date, created_at
     FROM todos
     WHERE user_id = $1
-      AND status <> 'archived'
-      AND ($2 IS NULL OR completed = $2)
+      AND (status <> 'archived' AND ($2 IS NULL OR completed = $2))
     ORDER BY created_at, id
     OFFSET 0
 ) AS t;
@@ -2179,8 +2173,7 @@ FROM (
     SELECT id, title, due_date, created_at
     FROM todos
     WHERE user_id = $1
-      AND status <> 'archived'
-      AND ($2 IS NULL OR completed = $2)
+      AND (status <> 'archived' AND ($2 IS NULL OR completed = $2))
     ORDER BY created_at, id
     OFFSET 0
 ) AS t;
@@ -2192,13 +2185,12 @@ FROM (
     SELECT id, title, due_date, created_at
     FROM todos
     WHERE user_id = $1
-      AND status <> 'archived'
-      AND ($2 IS NULL OR completed = $2)
+      AND (status <> 'archived' AND ($2 IS NULL OR completed = $2))
     ORDER BY due_date, id
     OFFSET 0
 ) AS t;
 
--- list_tasks(user_id uuid, ids uuid[]) -> many Task
+-- list_tasks(user_id uuid, ids uuid[], completed boolean) -> many Task
 -- tasks.sql, index todos_pkey
 SELECT /* list_tasks */ t.id, t.user_id, t.title, t.description, t.completed, t.created_at, t.updated_at
 FROM unnest($2::uuid[]) WITH ORDINALITY AS w (id, place)
@@ -2207,6 +2199,7 @@ CROSS JOIN LATERAL (
     FROM todos
     WHERE user_id = $1
       AND todos.id = w.id
+      AND (status <> 'archived' AND ($3 IS NULL OR completed = $3))
     OFFSET 0
 ) AS t
 ORDER BY w.place;

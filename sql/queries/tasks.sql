@@ -3,6 +3,11 @@
 -- slot: task_columns
 number AS id, user_id, title, description, completed, created_at, updated_at;
 
+-- slot: listed_task
+-- Archived ones are in no list.
+-- param completed: boolean
+(status <> 'archived' AND (%(completed)s IS NULL OR completed = %(completed)s));
+
 -- name: get_task
 -- param user_id: uuid
 -- param number: bigint
@@ -88,7 +93,6 @@ RETURNING number;
 -- with: title | created_at, id | t.title, t.id | todos_user_id_created_at_idx
 -- with: due_date | due_date, id | t.due_date, t.id | todos_user_id_due_date_idx
 -- param user_id: uuid
--- param completed: boolean
 -- returns: one str
 -- index: {index_of_order}
 SELECT coalesce(string_agg(t.id::text, ',' ORDER BY {by}), '')
@@ -96,15 +100,14 @@ FROM (
     SELECT id, title, due_date, created_at
     FROM todos
     WHERE user_id = %(user_id)s
-      AND status <> 'archived'
-      AND (%(completed)s IS NULL OR completed = %(completed)s)
+      AND {listed_task}
     ORDER BY {inside}
     OFFSET 0
 ) AS t;
 
 -- name: list_tasks
--- Those of the ids that are still there, in the order of the ids. OFFSET 0 has each looked up: else all that the user
--- has may be read for every page.
+-- Those of the ids that still belong into the list, in the order of the ids. OFFSET 0 has each looked up: else all that
+-- the user has may be read for every page.
 -- param user_id: uuid
 -- param ids: uuid[]
 -- returns: many Task
@@ -116,6 +119,7 @@ CROSS JOIN LATERAL (
     FROM todos
     WHERE user_id = %(user_id)s
       AND todos.id = w.id
+      AND {listed_task}
     OFFSET 0
 ) AS t
 ORDER BY w.place;

@@ -158,13 +158,7 @@ def test_an_array_of_very_many_tasks_takes_little_memory(watched: Watched) -> No
     with user_factory(watched.server) as make, psycopg.connect(database.superuser_url) as superuser:
         heidi = make()
         heidi.client.timeout = httpx.Timeout(60)
-        superuser.execute(f"SET LOCAL app.user_id = '{heidi.id}'; SET LOCAL app.restoring = 'on'")
-        superuser.execute(
-            "INSERT INTO todos (user_id, number, title, description)"
-            " SELECT %s, number, number, repeat('<', 1000) FROM generate_series(1, 10000) AS number",
-            [heidi.id],
-        )
-        superuser.commit()
+        add_todos(superuser, heidi.id, 10_000, MARKUP[:1_000])
 
         def ask() -> None:
             with ThreadPoolExecutor(2) as others:
@@ -173,3 +167,29 @@ def test_an_array_of_very_many_tasks_takes_little_memory(watched: Watched) -> No
 
         assert max(watched.stalls(ask), default=0.0) < STILL
     assert memory(watched.server.pid) < MEMORY
+
+
+def test_a_task_that_is_completed_or_archived_while_the_array_is_sent_is_not_in_it(
+    watched: Watched,
+) -> None:
+    """60 MB, of which the connection holds less than a half: the rest is read when it is sent."""
+    with user_factory(watched.server) as make, psycopg.connect(watched.server.database.superuser_url) as superuser:
+        ivan = make()
+        add_todos(superuser, ivan.id, 10_000, MARKUP[:1_000])
+        with ivan.client.stream("GET", f"/api/{ivan.id}/tasks?status=pending") as answer:
+            pieces = answer.iter_bytes()
+            first = next(pieces)
+            for number, status in ((10_000, "completed"), (9_999, "archived")):
+                ivan.client.patch(f"/v1/todos/{number}", json={"status": status}).raise_for_status()
+            sent = msgspec.json.decode(first + b"".join(pieces))
+    assert [task["id"] for task in sent] == list(range(1, 9_999))
+
+
+def add_todos(superuser: psycopg.Connection[Any], user_id: str, count: int, description: str) -> None:
+    superuser.execute(f"SET LOCAL app.user_id = '{user_id}'; SET LOCAL app.restoring = 'on'")
+    superuser.execute(
+        "INSERT INTO todos (user_id, number, title, description)"
+        " SELECT %s, number, number, %s FROM generate_series(1, %s) AS number",
+        [user_id, description, count],
+    )
+    superuser.commit()
