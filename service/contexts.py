@@ -1,7 +1,7 @@
 """Contexts: a conversation's last messages, ready for a language model, in whole pairs of calls and outputs."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -12,7 +12,7 @@ from service.db.queries import Many, Statement
 from service.http.fields import MessageType
 from service.http.request import read_aside
 from service.http.strict_json import SHORT
-from service.items import UNNAMED, ItemText, read_calls, whole
+from service.items import UNNAMED, ItemText, read_calls, size_of, whole
 
 Role = Annotated[Literal["user", "assistant", "system"], Meta(title="Role")]
 
@@ -74,10 +74,8 @@ def ask_context(conversation_id: UUID, size: ContextSize) -> Statement[Any]:
 
 async def context_of(caller: Caller, rows: Sequence[ContextRow], size: ContextSize) -> Context:
     """The newest of the rows that fit, oldest first, without outputs whose call isn't among them."""
-    if size.format == "items":
-        items = [row.item for row in rows if isinstance(row, ContextItemRow) and row.item is not None]
-        if sum(map(len, items)) > SHORT:
-            return await read_aside(caller.user_id, _context_of, rows, size)
+    if size.format == "items" and size_of(row.item for row in cast("Sequence[ContextItemRow]", rows)) > SHORT:
+        return await read_aside(caller.user_id, _context_of, rows, size)
     return _context_of(rows, size)
 
 

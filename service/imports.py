@@ -7,7 +7,7 @@ refusal names its line.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 from uuid import UUID
 
 import msgspec
@@ -55,7 +55,7 @@ class ImportResult(msgspec.Struct, frozen=True):
     links: Imported
 
 
-_find_exporter = Maybe("find_exporter", UUID)
+_find_account = Maybe("find_account", UUID)
 _reserve_numbers = Nothing("reserve_numbers")
 _forget_plans = Nothing("forget_plans")
 _begin_chunk = Nothing("begin_chunk")
@@ -124,7 +124,7 @@ async def _begin(caller: Caller, header: ExportHeader) -> None:
     if header.last_number:
         statements.append(_reserve_numbers(last_number=header.last_number))
     if header.email is not None:
-        statements.append(_find_exporter(email=header.email))
+        statements.append(_find_account(email=header.email))
     exporter = (await caller.run_all(statements))[-1]
     if header.email is not None and exporter not in (None, caller.user_id):
         raise bad_line(1, "email: is the address of another account")
@@ -155,6 +155,7 @@ class _Inserter:
             if problem.code not in _REFUSALS:
                 raise
             await self._caller.run(_undo_chunk())
+            self._new.difference_update(row.id for row in rows if isinstance(row, ConversationLine))
             if len(chunk) == 1:
                 missing = "names a todo or a conversation that is not there"
                 reason = missing if problem.code == "not_found" else reason_of(problem)
@@ -176,7 +177,7 @@ class _Inserter:
             self._new.update(new)
             added[ConversationLine] = len(new)
         # To a conversation that goes on, a message that comes back is a change, as any other.
-        messages = [row for row in rows if isinstance(row, MessageLine)]
+        messages = cast("list[MessageLine]", by_kind[MessageLine])
         back = [row for row in messages if row.conversation_id not in self._new]
         by_kind[MessageLine] = [row for row in messages if row.conversation_id in self._new]
         some = [kind for kind, found in by_kind.items() if found]

@@ -175,6 +175,11 @@ def whole(rows: Iterable[tuple[frozenset[str], frozenset[str]]]) -> list[int]:
     return kept
 
 
+def size_of(items: Iterable[msgspec.Raw | None]) -> int:
+    """How many bytes they have in all."""
+    return sum(len(item) for item in items if item is not None)
+
+
 def check_json(item: str) -> None:
     """Raises ValueError for what is no JSON, or nested deeper than what a body may hold."""
     try:

@@ -21,6 +21,7 @@ from service.http.missing import found
 from service.http.paging import ANSWER_BYTES
 from service.http.request import Found, Request, read_aside
 from service.http.strict_json import SHORT, is_quick
+from service.items import size_of
 from service.messages import FullMessage
 from service.openai_shapes import (
     ITEMS,
@@ -183,8 +184,8 @@ async def list_openai_items(request: Request, conversation_id: FromPath[str]) ->
     filters = {"sender_type": None, "message_type": None, "after": after, "before": before}
     asked = messages.LIST_ITEMS[query.order == "desc"](conversation_id=place, row_limit=query.limit + 1, **filters)
     rows: list[FullMessage] = await messages.read(request.user, place, asked)
-    taken = sum(0 if row.item is None else len(bytes(row.item)) for row in rows)  # by which the query ends
-    return item_list(await _items_of(request, rows), query.limit, goes_on=taken >= ANSWER_BYTES)
+    is_cut = size_of(row.item for row in rows) >= ANSWER_BYTES  # by which the query ends
+    return item_list(await _items_of(request, rows), query.limit, goes_on=is_cut)
 
 
 @get(
@@ -227,7 +228,7 @@ async def _aside(request: Request, text: str, read: Callable[..., Found], *argum
 
 async def _items_of(request: Request, rows: list[FullMessage]) -> list[tuple[str, msgspec.Raw]]:
     """The messages as items, read beside the event loop where they are long."""
-    if sum(len(row.item or b"") for row in rows) <= SHORT:
+    if size_of(row.item for row in rows) <= SHORT:
         return list(map(item_of, rows))
     return await read_aside(request.owner, lambda: list(map(item_of, rows)))
 

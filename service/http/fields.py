@@ -191,7 +191,7 @@ def check_contained(metadata: str | None) -> None:
     try:
         strict_json.check(metadata.encode())
     except strict_json.RefusedJSON as error:
-        raise ValueError(f"metadata: {error.field} {error.message}".replace(":  ", ": ")) from None
+        raise ValueError(f"metadata: {f'{error.field} {error.message}'.lstrip()}") from None
     except ValueError as error:
         raise ValueError(f"metadata: must be a JSON object: it {error}") from None
     check_metadata(msgspec.Raw(metadata.strip().encode()))

@@ -12,14 +12,6 @@ WHERE u.id > %(user_id)s
 ORDER BY u.id
 LIMIT %(limit)s;
 
--- name: find_account
--- The account with that address, whatever the case of its letters.
--- param email: text
--- returns: maybe UUID
--- index: users_email_key
-SELECT f.id
-FROM find_credentials(%(email)s) AS f;
-
 -- name: find_account_by_id
 -- Whether there is such an account; who came from an outside issuer may have no address.
 -- param user_id: uuid

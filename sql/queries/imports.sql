@@ -1,14 +1,6 @@
 -- Bringing in what an export carried away, in one transaction that says begin_restoring. `rows` are lines of the file
 -- as a JSON array, checked before: what is there already, by its id, is left as it is.
 
--- name: find_exporter
--- Whose account has the address that a file names: somebody else's file stays theirs.
--- param email: text
--- returns: maybe UUID
--- index: users_email_key
-SELECT f.id
-FROM find_credentials(%(email)s) AS f;
-
 -- name: reserve_numbers
 -- Numbers given from here on, also to imported todos whose own is taken, lie behind all of the file's.
 -- param user_id: uuid

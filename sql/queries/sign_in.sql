@@ -29,6 +29,14 @@ INSERT INTO users (id, email, username, full_name, password_hash)
 VALUES (%(user_id)s, %(email)s, %(username)s, %(full_name)s, %(password_hash)s)
 RETURNING id, email, username, full_name, is_active, version, created_at, updated_at;
 
+-- name: find_account
+-- Whose account has that address, whatever the case of its letters.
+-- param email: text
+-- returns: maybe UUID
+-- index: users_email_key
+SELECT f.id
+FROM find_credentials(%(email)s) AS f;
+
 -- name: find_credentials
 -- param email: text
 -- returns: maybe Credentials

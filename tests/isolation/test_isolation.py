@@ -421,7 +421,6 @@ QUERY_CASES = {
     ),
     "export_links": QueryCase(lambda _: {"after_id": FIRST_ID, "limit": ROW_LIMIT}),
     # imports.sql, row by row
-    "find_exporter": QueryCase(lambda world: {"email": world.owner.email}, shows=frozenset({"owner_id"})),
     "reserve_numbers": QueryCase(lambda _: {"last_number": 1_000_000}),
     "forget_plans": QueryCase(reaches=False),
     "begin_chunk": QueryCase(reaches=False),
