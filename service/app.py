@@ -111,7 +111,8 @@ def create_app(settings: Settings, telemetry: "Telemetry | None" = None, *, shar
     metrics = Metrics()
     draining = Draining()
     migrations = known_ids()
-    database = (telemetry.database if telemetry else Database)(settings, metrics.observe_query)
+    observe = metrics.observe_queries
+    database = Database(settings, telemetry.observing(observe) if telemetry else observe)
     metrics.pool = database.stats
     tokens = _tokens(settings)
     issuers = [Issuer(issuer) for issuer in settings.issuers]
@@ -164,10 +165,11 @@ def create_app(settings: Settings, telemetry: "Telemetry | None" = None, *, shar
         cors_config=cors,
         openapi_config=openapi.config,
         plugins=[openapi],
-        middleware=[telemetry.middleware] if telemetry else [],
         logging_config=None,
         debug=False,
     )
+    if telemetry:  # Litestar's middleware stands behind its routing, and sees no request that meets no route
+        litestar.asgi_handler = telemetry.around(litestar.asgi_handler)
     return Envelope(cast(Any, litestar), metrics, draining, is_full=database.is_full, cors=cors)
 
 

@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from uuid import UUID
 
@@ -67,15 +68,14 @@ _POOLER = (
     "DATABASE_URL leads through a pooler that can't carry prepared statements: set DATABASE_PREPARED_STATEMENTS=false"
 )
 
+Observe = Callable[[Sequence[str], float, str], None]
+"""Is told of each round trip: the names of its queries, its seconds, and the code or type of its error, or ""."""
+
 
 class Database:
-    """Transactions on a pool of connections, each of which serves one transaction at a time.
+    """Transactions on a pool of connections, each of which serves one transaction at a time."""
 
-    ``observe`` is told of every statement that ran: its name, the seconds of its transaction, and whether that
-    succeeded.
-    """
-
-    def __init__(self, settings: Settings, observe: Callable[[str, float, bool], None]) -> None:
+    def __init__(self, settings: Settings, observe: Observe) -> None:
         self._named = settings.database_prepared_statements
         self._observe = observe
         self._pool = Pool(settings)
@@ -137,17 +137,14 @@ class Database:
         if accept is None:
             request.append(_COMMIT)
         asked = started
-        ok = False
-        try:
+        with _observed(self._observe, (*context.ahead, *steps)):
             for attempt in itertools.count(1):
                 is_last = attempt >= ATTEMPTS
                 loan = Loan(self._pool, context.borrower)
                 try:
                     connection = await loan.take(min(loop.time() + acquire_seconds, deadline))
                     asked = loop.time()
-                    results = await self._attempt(connection, request, before, len(steps), accept, deadline)
-                    ok = True
-                    return results
+                    return await self._attempt(connection, request, before, len(steps), accept, deadline)
                 except ConnectionLost as lost:
                     # A server that ends many connections may end one after another under the same request.
                     if not lost.nothing_ran and (is_last or not reads_only):
@@ -164,10 +161,6 @@ class Database:
                 finally:
                     loan.end()
             raise AssertionError("the last attempt returns or raises")
-        finally:
-            took = loop.time() - started
-            for (name, _, _, _), _ in (*context.ahead, *steps):
-                self._observe(name.decode(), took, ok)
 
     @asynccontextmanager
     async def hold(
@@ -280,7 +273,7 @@ class Held:
         begin: Sequence[Step],
         context: Context,
         deadline: float,
-        observe: Callable[[str, float, bool], None],
+        observe: Observe,
     ) -> None:
         self._pool = pool
         self._connection = connection
@@ -298,18 +291,16 @@ class Held:
 
         Raises the Problem that the refusal of a step means, as ``Database.transact``; then nothing more can run.
         """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = asyncio.get_running_loop().time()
         before = len(self._begin)
         request = [*self._begin, *steps, *([_COMMIT] if commit else ())]
         self.is_ending = commit
-        ok = False
         try:
-            if self._alone:
-                await self._connection.exchange(self._alone, self._deadline)
-            may_repeat = bool(self._begin) and not self._alone
-            answers = await _exchange(self._connection, request, self._deadline, may_repeat=may_repeat)
-            ok = True
+            with _observed(self._observe, (*self._context.ahead, *steps) if before else steps):
+                if self._alone:
+                    await self._connection.exchange(self._alone, self._deadline)
+                may_repeat = bool(self._begin) and not self._alone
+                answers = await _exchange(self._connection, request, self._deadline, may_repeat=may_repeat)
         except StepRefused as refused:
             if refused.error.sqlstate == _READ_ONLY_SERVER:
                 self._connection.hang_up()
@@ -318,13 +309,23 @@ class Held:
         except ConnectionExpired:
             _suspect(self._pool, started)
             raise
-        finally:
-            seconds = loop.time() - started
-            for (name, _, _, _), _ in (*self._context.ahead, *steps) if before else steps:
-                self._observe(name.decode(), seconds, ok)
         self.is_committed = commit
         self._alone = self._begin = ()
         return [read_result(answer) for answer in answers[before : before + len(steps)]]
+
+
+@contextmanager
+def _observed(observe: Observe, steps: Sequence[Step]) -> Generator[None]:
+    """Tell ``observe`` of the queries among the steps, when they have run or failed."""
+    started = time.perf_counter()
+    failed = ""
+    try:
+        yield
+    except BaseException as error:
+        failed = error.code if isinstance(error, Problem) else type(error).__name__
+        raise
+    finally:
+        observe([prepared.name.decode() for prepared, _ in steps], time.perf_counter() - started, failed)
 
 
 def _suspect(pool: Pool, asked: float) -> None:

@@ -6,7 +6,7 @@ are bounded: route templates, known methods, statuses and query names.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -61,15 +61,16 @@ class Metrics(Collector):
         cell[bisect_left(BUCKETS, seconds)] += 1
         cell[-1] += seconds
 
-    def observe_query(self, name: str, seconds: float, ok: bool) -> None:
-        """Count a run of the query ``name``; ``ok`` is False when the database refused it or didn't answer."""
-        cell = self._queries.get(name)
-        if cell is None:
-            cell = self._queries[name] = [0, 0.0, 0]
-        cell[0] += 1
-        cell[1] += seconds
-        if not ok:
-            cell[2] += 1
+    def observe_queries(self, names: Iterable[str], seconds: float, error: str) -> None:
+        """Count a run of each; ``error`` says why the database refused them or didn't answer, and is "" otherwise."""
+        for name in names:
+            cell = self._queries.get(name)
+            if cell is None:
+                cell = self._queries[name] = [0, 0.0, 0]
+            cell[0] += 1
+            cell[1] += seconds
+            if error:
+                cell[2] += 1
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format, CONTENT_TYPE."""

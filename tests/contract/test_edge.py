@@ -742,8 +742,8 @@ def test_the_histogram_counts_what_the_counter_counts() -> None:
 def test_queries_and_the_pool_are_measured() -> None:
     metrics = Metrics()
     metrics.pool = lambda: {"in_use": 3, "waiting": 2, "size": 10}
-    metrics.observe_query("get_todo", 0.25, ok=True)
-    metrics.observe_query("get_todo", 0.5, ok=False)
+    metrics.observe_queries(["get_todo"], 0.25, "")
+    metrics.observe_queries(["get_todo"], 0.5, "timeout")
     exposed = metrics.render().decode()
     assert 'todochat_query_seconds_count{query="get_todo"} 2.0' in exposed
     assert 'todochat_query_seconds_sum{query="get_todo"} 0.75' in exposed
