@@ -156,6 +156,7 @@ class Bench:
             round_number=round_number,
             service=one.pids,
             postmaster=self.database.server.pid,
+            is_ceiling=one.contender.is_ceiling,
         )
         self.samples.append(sample)
         return sample
