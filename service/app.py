@@ -1,11 +1,10 @@
 """The application: the one visible list of every handler, and every hook of Litestar's that they share."""
 
-from collections import Counter
+import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
 
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
@@ -40,10 +39,11 @@ from service.db.database import Database
 from service.db.migration_files import known_ids
 from service.http.bulk import Bulk
 from service.http.docs import documentation
-from service.http.envelope import Draining, Envelope
+from service.http.envelope import Envelope
 from service.http.metrics import Metrics
 from service.http.openapi import OpenAPI
-from service.http.request import BODY_BYTES, Request
+from service.http.quota import Quota
+from service.http.request import BODIES_BYTES, BODY_BYTES, Request
 from service.http.response import Answer, Response, problem_answer
 from service.identity.authentication import Authenticator
 from service.identity.issuers import Issuer
@@ -109,7 +109,7 @@ def create_app(settings: Settings, telemetry: "Telemetry | None" = None, *, shar
     if settings.database_url is None or (settings.local_accounts and settings.jwt_secret is None):
         raise StartupError("DATABASE_URL and JWT_SECRET are needed")
     metrics = Metrics()
-    draining = Draining()
+    draining = asyncio.Event()
     migrations = known_ids()
     observe = metrics.observe_queries
     database = Database(settings, telemetry.observing(observe) if telemetry else observe)
@@ -150,7 +150,7 @@ def create_app(settings: Settings, telemetry: "Telemetry | None" = None, *, shar
                 "authenticator": Authenticator(database, tokens, issuers),
                 "tokens": tokens,
                 "passwords": passwords,
-                "bodies": Counter[UUID | str](),
+                "bodies": Quota(BODIES_BYTES, refusal="Too many long bodies are being read."),
                 "bulk": Bulk(settings.database_pool_size),
                 "readiness": health.Readiness(draining, migrations),
                 "metrics": metrics,

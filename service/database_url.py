@@ -13,12 +13,18 @@ from urllib.parse import quote, urlencode
 _LIBPQ_ROOT = Path(os.path.expanduser("~/.postgresql/root.crt"))  # noqa: PTH111 - Path's raises for who has no home
 
 
+def is_loopback_address(text: str) -> bool:
+    """Whether it is an address of this machine alone."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
 def is_loopback(host: str) -> bool:
     """Whether a URL's host is this machine, by its address or as ``localhost``."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    return host.lower() == "localhost" or is_loopback_address(host)
 
 
 def parse_database_url(url: str) -> dict[str, str]:

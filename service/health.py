@@ -4,16 +4,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
 from hmac import compare_digest
-from ipaddress import ip_address
 
 import msgspec
 from litestar import get
 
+from service.database_url import is_loopback_address
 from service.db.caller import Caller
 from service.db.database import Database
 from service.db.migration_files import known_objects
 from service.db.queries import Many, One
-from service.http.envelope import Draining
 from service.http.metrics import CONTENT_TYPE
 from service.http.request import Request
 from service.identity.tokens import Tokens
@@ -70,7 +69,7 @@ _FORWARDED = (b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip")
 class Readiness:
     """Decides about GET /health/ready. ``known_migrations`` are the names of the files this release came with."""
 
-    def __init__(self, draining: Draining, known_migrations: Collection[str]) -> None:
+    def __init__(self, draining: asyncio.Event, known_migrations: Collection[str]) -> None:
         self._draining = draining
         self._known = frozenset(known_migrations)
         self._question: asyncio.Task[list[str] | Problem] | None = None
@@ -82,7 +81,7 @@ class Readiness:
         any request, in turn: when all connections stay in use for a second, readiness turns red, although the database
         may be well, because a user's request wouldn't be answered sooner. Liveness stays green then.
         """
-        if self._draining.active:
+        if self._draining.is_set():
             raise Problem("overloaded", "The service is shutting down.")
         if self._question is None or self._question.done():
             self._question = asyncio.create_task(_ask(caller))
@@ -162,7 +161,7 @@ def may_read_metrics(
     """
     if b"origin" in sent:
         return False
-    if token is None and _is_loopback(remote) and sent.keys().isdisjoint(_FORWARDED):
+    if token is None and is_loopback_address(remote or "") and sent.keys().isdisjoint(_FORWARDED):
         return True
     scheme, _, bearer = sent.get(b"authorization", b"").partition(b" ")
     if scheme.lower() != b"bearer":
@@ -170,14 +169,6 @@ def may_read_metrics(
     if token is not None:
         return compare_digest(bearer.strip(), token.value.strip().encode())
     return bearer.isascii() and is_access_token(bearer.decode().strip())
-
-
-def _is_loopback(remote: str | None) -> bool:
-    try:
-        address = ip_address(remote or "")
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 async def refuse_unsafe_login(database: Database) -> None:

@@ -92,12 +92,12 @@ async def create_import(request: Request) -> ImportResult:
     """
     caller = request.user
     bulk: Bulk = request.app.state.bulk
-    with bulk.arriving(caller.user_id):
-        upload = await spool_body(request, *BODY_TYPES)
-    with upload, bulk.running(caller.user_id):
+    with bulk.arriving.hold(caller.user_id):
+        file, digest = await spool_body(request, *BODY_TYPES)
+    with file, bulk.running.hold(caller.user_id):
         if b"idempotency-key" not in request.sent:
-            return await import_file(caller, upload.file)
-        return await answer_once(request, upload.digest, lambda: import_file(caller, upload.file))
+            return await import_file(caller, file)
+        return await answer_once(request, digest, lambda: import_file(caller, file))
 
 
 async def import_file(

@@ -97,7 +97,7 @@ _get = One("get_me", User)
 async def register(request: Request, data: JSONBody[Registration]) -> User:
     """Open an account."""
     passwords: Passwords = request.app.state.passwords
-    with passwords.registrations.place(request.owner):
+    with passwords.registrations.places.hold(request.owner):
         password_hash = await passwords.registrations.hash(request.owner, data.password)
     # The account's own transaction: row security lets a user in the making write their own row and no other.
     owner = Caller(request.user.database, request.id, new_id())
@@ -112,7 +112,7 @@ async def create_token(request: Request, data: JSONBody[SignIn]) -> TokenPair:
     counted = _counted(f"account:{data.email.lower()}", [f"network:{name}" for name in networks(request.address)])
     passwords: Passwords = request.app.state.passwords
     tokens: Tokens = request.app.state.tokens
-    with passwords.sign_ins.place(request.owner):
+    with passwords.sign_ins.places.hold(request.owner):
         wait, found = await request.user.run(_take_attempt(**counted), _find(email=data.email))
         if wait > 0:
             raise _rate_limited(wait)
@@ -153,7 +153,7 @@ async def change_password(request: Request, data: JSONBody[PasswordChange]) -> N
     account = f"change:{request.user.user_id}"
     counted = _counted(account, [f"{account}:{name}" for name in networks(request.address)])
     anonymous = Caller(request.user.database, request.id)
-    with passwords.changes.place(request.owner):
+    with passwords.changes.places.hold(request.owner):
         wait = await anonymous.run(_take_attempt(**counted))
         if wait > 0:
             raise _rate_limited(wait)

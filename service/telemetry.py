@@ -22,6 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from service.db.database import Observe
+from service.db.statements import Step
 from service.http.envelope import App, Message, Receive, Scope, Send
 from service.http.metrics import METHODS, OTHER_METHOD
 from service.http.traces import Trace
@@ -61,12 +62,13 @@ class Telemetry:
     def observing(self, observe: Observe) -> Observe:
         """Tell ``observe`` as before, and of what a traced request has run, make a span."""
 
-        def observe_both(queries: Sequence[str], seconds: float, error: str) -> None:
-            observe(queries, seconds, error)
+        def observe_both(steps: Sequence[Step], seconds: float, error: str) -> None:
+            observe(steps, seconds, error)
             if not trace.get_current_span().is_recording():
                 return
             now = time.time_ns()
-            attributes = {"db.system.name": "postgresql", "db.query.summary": " ".join(dict.fromkeys(queries))}
+            queries = dict.fromkeys(prepared.name.decode() for prepared, _ in steps if prepared.name)
+            attributes = {"db.system.name": "postgresql", "db.query.summary": " ".join(queries)}
             began = now - int(seconds * 1e9)
             span = self._tracer.start_span("transaction", kind=SpanKind.CLIENT, attributes=attributes, start_time=began)
             if error:

@@ -4,8 +4,8 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from uuid import UUID
 
@@ -68,8 +68,8 @@ _POOLER = (
     "DATABASE_URL leads through a pooler that can't carry prepared statements: set DATABASE_PREPARED_STATEMENTS=false"
 )
 
-Observe = Callable[[Sequence[str], float, str], None]
-"""Is told of each round trip: the names of its queries, its seconds, and the code or type of its error, or ""."""
+Observe = Callable[[Sequence[Step], float, str], None]
+"""Is told of each round trip: its steps, its seconds, and the code or type of its error, or ""."""
 
 
 class Database:
@@ -137,7 +137,7 @@ class Database:
         if accept is None:
             request.append(_COMMIT)
         asked = started
-        with _observed(self._observe, (*context.ahead, *steps)):
+        with _Observed(self._observe, (*context.ahead, *steps)):
             for attempt in itertools.count(1):
                 is_last = attempt >= ATTEMPTS
                 loan = Loan(self._pool, context.borrower)
@@ -296,7 +296,7 @@ class Held:
         request = [*self._begin, *steps, *([_COMMIT] if commit else ())]
         self.is_ending = commit
         try:
-            with _observed(self._observe, (*self._context.ahead, *steps) if before else steps):
+            with _Observed(self._observe, (*self._context.ahead, *steps) if before else steps):
                 if self._alone:
                     await self._connection.exchange(self._alone, self._deadline)
                 may_repeat = bool(self._begin) and not self._alone
@@ -314,18 +314,21 @@ class Held:
         return [read_result(answer) for answer in answers[before : before + len(steps)]]
 
 
-@contextmanager
-def _observed(observe: Observe, steps: Sequence[Step]) -> Generator[None]:
-    """Tell ``observe`` of the queries among the steps, when they have run or failed."""
-    started = time.perf_counter()
-    failed = ""
-    try:
-        yield
-    except BaseException as error:
-        failed = error.code if isinstance(error, Problem) else type(error).__name__
-        raise
-    finally:
-        observe([prepared.name.decode() for prepared, _ in steps], time.perf_counter() - started, failed)
+class _Observed:
+    """Tells ``observe`` of the steps, when they have run or failed."""
+
+    __slots__ = ("_observe", "_started", "_steps")
+
+    def __init__(self, observe: Observe, steps: Sequence[Step]) -> None:
+        self._observe = observe
+        self._steps = steps
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        failed = "" if error is None else error.code if isinstance(error, Problem) else type(error).__name__
+        self._observe(self._steps, time.perf_counter() - self._started, failed)
 
 
 def _suspect(pool: Pool, asked: float) -> None:

@@ -100,15 +100,6 @@ def headers_by_name(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
-class Draining:
-    """Whether the service is shutting down: one object for the server, the envelope and readiness."""
-
-    __slots__ = ("active",)
-
-    def __init__(self) -> None:
-        self.active = False
-
-
 def request_id_for(headers: Mapping[bytes, bytes], trace: Trace | None) -> str:
     """The id that a client sent as X-Request-ID, if it is a sane one, or else its trace's, or else a new one.
 
@@ -131,7 +122,7 @@ class Envelope:
         self,
         app: App,
         metrics: Metrics,
-        draining: Draining | None = None,
+        draining: asyncio.Event | None = None,
         *,
         is_full: Callable[[int], bool] = lambda coming: False,  # noqa: ARG005
         cors: CORSConfig | None = None,
@@ -139,7 +130,7 @@ class Envelope:
         body_rate: float = BODY_BYTES_PER_SECOND,
     ) -> None:
         self.metrics = metrics
-        self.draining = draining or Draining()
+        self.draining = draining or asyncio.Event()
         self.is_full = is_full
         self.origins = Origins(cors)
         self.body_seconds = body_seconds
@@ -163,7 +154,7 @@ class Envelope:
         finally:
             self.metrics.in_flight -= 1
             if "held_body" in exchange.state:
-                exchange.state["held_body"].release()
+                exchange.state["held_body"].close()
             self._note(exchange)
 
     async def _rescue(self, error: BaseException, exchange: "_Exchange") -> None:
@@ -298,6 +289,6 @@ class _Exchange:
             headers.append(cache)
         if not is_readable:
             headers += self._envelope.origins.headers(self.scope["headers"])
-        if self.close or (self._envelope.draining.active and not (self.connection and self.connection.has_next())):
+        if self.close or (self._envelope.draining.is_set() and not (self.connection and self.connection.has_next())):
             headers.append(_CLOSE)
         return {"type": "http.response.start", "status": self.status, "headers": headers}

@@ -20,6 +20,8 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service.db.statements import Step
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 UNMATCHED = "unmatched"
@@ -47,7 +49,7 @@ class Metrics(Collector):
         """``Database.stats``: in_use, waiting and size; the application sets it."""
         self._build = {"version": version("todochat")}
         self._requests: dict[tuple[str, str, int], list[float]] = {}
-        self._queries: dict[str, list[float]] = {}
+        self._queries: dict[bytes, list[float]] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -61,9 +63,9 @@ class Metrics(Collector):
         cell[bisect_left(BUCKETS, seconds)] += 1
         cell[-1] += seconds
 
-    def observe_queries(self, names: Iterable[str], seconds: float, error: str) -> None:
+    def observe_queries(self, steps: Iterable[Step], seconds: float, error: str) -> None:
         """Count a run of each; ``error`` says why the database refused them or didn't answer, and is "" otherwise."""
-        for name in names:
+        for (name, _, _, _), _ in steps:
             cell = self._queries.get(name)
             if cell is None:
                 cell = self._queries[name] = [0, 0.0, 0]
@@ -115,8 +117,8 @@ class Metrics(Collector):
         seconds = SummaryMetricFamily("todochat_query_seconds", "Runs of named queries.", labels=["query"])
         errors = CounterMetricFamily("todochat_query_errors", "Runs that failed.", labels=["query"])
         for name, (count, total, failed) in self._queries.items():
-            seconds.add_metric([name], int(count), total)
-            errors.add_metric([name], failed)
+            seconds.add_metric([name.decode()], int(count), total)
+            errors.add_metric([name.decode()], failed)
         yield seconds
         yield errors
 

@@ -6,6 +6,7 @@ bodies, query strings, paths and preconditions are read here, by structs. Everyt
 
 import re
 from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import ExitStack
 from functools import cache, lru_cache
 from typing import Any, TypeVar, get_args
 from urllib.parse import unquote
@@ -23,7 +24,6 @@ from litestar.utils import get_enum_string_value
 
 from service.db.caller import Caller
 from service.http import kept_json, strict_json
-from service.http.bodies import SHORT_BODY_BYTES, Held
 from service.http.networks import network
 from service.http.reading import field_and_message, path_reader, read_pairs, read_query, unknown_parameter
 from service.http.threads import Found, Threads
@@ -34,6 +34,10 @@ T = TypeVar("T", bound=msgspec.Struct)
 JSON = "application/json"
 BODY_BYTES = 1024 * 1024
 """The most a body may have; a handler that takes many objects at once may allow more."""
+BODIES_BYTES = 64 * 1024 * 1024
+"""What long bodies may take in all; one user, or one address without a user, may take half of it."""
+SHORT_BODY_BYTES = 64 * 1024
+"""Bodies up to this are not counted: connections are bounded, too."""
 LAST_VERSION = 2_147_483_647
 """What a version of most rows goes up to."""
 
@@ -165,10 +169,8 @@ class Request(litestar.Request[Caller, Any, State]):
 
     def _hold(self, size: int) -> None:
         """Count a piece of a long body until the end of the request. Raises ``overloaded``."""
-        state = self.scope["state"]
-        if "held_body" not in state:
-            state["held_body"] = Held(self.app.state.bodies, self.owner)
-        state["held_body"].add(size)
+        held: ExitStack = self.scope["state"].setdefault("held_body", ExitStack())
+        held.enter_context(self.app.state.bodies.hold(self.owner, size))
 
     async def json(self) -> Any:
         """The struct of the body."""

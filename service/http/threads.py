@@ -1,19 +1,17 @@
 """Work that would hold the event loop, in threads beside it."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from service.problems import Problem
+from service.http.quota import Quota
 
 Found = TypeVar("Found")
 
 PLACES = 128
-"""Requests that may have work in one set of threads, or wait for it; those of one owner may be half of them."""
+"""Requests that may have work in one set of threads, or wait for it."""
 
 
 class Threads:
@@ -25,19 +23,9 @@ class Threads:
     def __init__(self, count: int, name: str, initializer: Callable[[], None] | None = None) -> None:
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=initializer)
         self._count = count
-        self._taken: Counter[Hashable] = Counter()
+        self.places = Quota(PLACES)
+        """For requests that have work for the threads, where these are to be refused when there are too many."""
         self._turns: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
-
-    @contextmanager
-    def place(self, owner: Hashable) -> Generator[None]:
-        """A place among the requests that have work for the threads. Raises ``overloaded`` when there is none."""
-        if max(self._taken.total(), 2 * self._taken[owner]) >= PLACES:
-            raise Problem("overloaded")
-        self._taken[owner] += 1
-        try:
-            yield
-        finally:
-            self._taken -= Counter({owner: 1})
 
     async def run(self, owner: Hashable, work: Callable[..., Found], *arguments: object) -> Found:
         """What ``work`` makes of the arguments."""

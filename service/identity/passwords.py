@@ -37,7 +37,7 @@ class Passwords:
 
 
 class Hashing(Threads):
-    """Threads that make and check hashes; who has not got a ``place()`` in them is to be refused."""
+    """Threads that make and check hashes; who holds none of their ``places`` is to be refused."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count, "argon2", _give_way)

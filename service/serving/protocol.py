@@ -315,7 +315,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         request_id, method, is_last = owed
         state = self.server_state
-        close = close or is_last or state.envelope.draining.active
+        close = close or is_last or state.envelope.draining.is_set()
         headers = self._refusal_headers()
         self._raw.write(OVERLOADED.make(request_id, headers, close=close, has_body=method != "HEAD"))
         state.envelope.metrics.observe_request(method, UNMATCHED, 503, 0.0)

@@ -102,7 +102,7 @@ class Refusals:
     def _answer(self) -> None:
         loop = asyncio.get_running_loop()
         owed = self._owed
-        soon = len(owed) if self._envelope.draining.active else REFUSED_SOON
+        soon = len(owed) if self._envelope.draining.is_set() else REFUSED_SOON
         for _ in range(min(soon, len(owed))):
             owed.pop()[1].answer_owed()
         oldest = loop.time() - REFUSAL_SECONDS_AT_MOST + REFUSAL_SECONDS

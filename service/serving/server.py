@@ -206,7 +206,7 @@ class Server(uvicorn.Server):
         self.signals.append(sig)
         self.force_exit = self.should_exit
         self.should_exit = True
-        self._draining.active = True
+        self._draining.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Raises StartupError: the application's own, or one about anything else it raised, which is logged in full.

@@ -268,17 +268,17 @@ def hang_up(database: TestDatabase) -> None:
 def test_places_for_exports_and_uploads_are_counted():
     bulk = Bulk(6)
     users = [UUID(int=number) for number in range(UPLOADS + 1)]
-    with bulk.running(users[0]), bulk.running(users[1]):
+    with bulk.running.hold(users[0]), bulk.running.hold(users[1]):
         for user in users[:3]:
-            with pytest.raises(Problem, match="overloaded"), bulk.running(user):
+            with pytest.raises(Problem, match="overloaded"), bulk.running.hold(user):
                 pass
-    with bulk.running(users[2]):
+    with bulk.running.hold(users[2]):
         pass
-    with pytest.raises(RuntimeError), bulk.arriving(users[0]):
+    with pytest.raises(RuntimeError), bulk.arriving.hold(users[0]):
         raise RuntimeError
-    with bulk.arriving(users[0]), pytest.raises(Problem, match="overloaded"), bulk.arriving(users[0]):
+    with bulk.arriving.hold(users[0]), pytest.raises(Problem, match="overloaded"), bulk.arriving.hold(users[0]):
         pass
-    with Bulk(1).running(users[0]):
+    with Bulk(1).running.hold(users[0]):
         pass
 
 

@@ -18,7 +18,6 @@ from service.db.caller import Caller
 from service.db.database import Database
 from service.db.migration_files import known_ids
 from service.embedded import EmbeddedPostgres
-from service.http.envelope import Draining
 from service.problems import Problem, StartupError
 from service.settings import Secret, Settings
 from tests.conftest import MIGRATIONS, PLAIN_HTTP, Server, TestDatabase
@@ -48,9 +47,9 @@ def as_superuser(database: TestDatabase, statement: str | sql.Composed) -> None:
         connection.execute(statement)
 
 
-async def why_not_ready(database: Database, known: list[str], draining: Draining | None = None) -> tuple[str, str]:
+async def why_not_ready(database: Database, known: list[str], draining: asyncio.Event | None = None) -> tuple[str, str]:
     with pytest.raises(Problem) as caught:
-        await health.Readiness(draining or Draining(), known).check(Caller(database, "test"))
+        await health.Readiness(draining or asyncio.Event(), known).check(Caller(database, "test"))
     assert caught.value.status == 503
     return caught.value.code, caught.value.detail
 
@@ -104,7 +103,7 @@ def test_pending_migrations_are_named(database: TestDatabase) -> None:
     known = list(known_ids())
 
     async def use(pool: Database) -> None:
-        await health.Readiness(Draining(), known).check(Caller(pool, "test"))
+        await health.Readiness(asyncio.Event(), known).check(Caller(pool, "test"))
         reason = ("database_unavailable", "1 migration is pending: 9998_add_moon.")
         assert await why_not_ready(pool, [*known, "9998_add_moon"]) == reason
         reason = ("database_unavailable", "2 migrations are pending: 9998_add_moon, 9999_add_sun.")
@@ -115,14 +114,14 @@ def test_pending_migrations_are_named(database: TestDatabase) -> None:
 
 def test_a_migration_this_release_does_not_know_is_no_reason(database: TestDatabase) -> None:
     async def use(pool: Database) -> None:
-        await health.Readiness(Draining(), list(known_ids())[:-1]).check(Caller(pool, "test"))
+        await health.Readiness(asyncio.Event(), list(known_ids())[:-1]).check(Caller(pool, "test"))
 
     with_database(database.service_url, use)
 
 
 def test_a_service_that_shuts_down_is_not_ready_whatever_the_database_says(database: TestDatabase) -> None:
-    draining = Draining()
-    draining.active = True
+    draining = asyncio.Event()
+    draining.set()
 
     async def use(pool: Database) -> None:
         assert await why_not_ready(pool, [], draining) == ("overloaded", "The service is shutting down.")
@@ -136,7 +135,7 @@ def test_a_database_that_keeps_the_question_waiting_makes_readiness_red_within_i
     monkeypatch.setattr(health, "READY_SECONDS", 0.2)
 
     async def use(pool: Database) -> None:
-        readiness = health.Readiness(Draining(), [])
+        readiness = health.Readiness(asyncio.Event(), [])
         with psycopg.connect(database.superuser_url) as blocker:
             blocker.execute("LOCK TABLE _yoyo_migration IN ACCESS EXCLUSIVE MODE")
             started = time.monotonic()
@@ -159,7 +158,7 @@ def test_many_who_ask_at_once_cost_the_database_one_query(
             return await transact(*arguments, **keywords)
 
         monkeypatch.setattr(pool, "transact", counted)
-        readiness = health.Readiness(Draining(), [])
+        readiness = health.Readiness(asyncio.Event(), [])
         await asyncio.gather(*(readiness.check(Caller(pool, "test")) for _ in range(50)))
         assert len(runs) == 1
         await readiness.check(Caller(pool, "test"))

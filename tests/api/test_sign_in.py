@@ -742,7 +742,7 @@ def test_one_network_s_flood_leaves_places_and_turns_to_others() -> None:
         begun, go = threading.Event(), threading.Event()
 
         async def ask(who: str, work: Callable[[], Any]) -> None:
-            with own.place(who):
+            with own.places.hold(who):
                 await own.run(who, work)
                 done.append(who)
 
@@ -798,7 +798,7 @@ def test_a_sign_in_that_finds_no_place_is_refused_before_it_counts(monkeypatch: 
     checker = passwords.Passwords()
     caller: Any = _Caller(None)
     request = asking(caller, tokens=Tokens("x" * 32, None, 900, 3600), passwords=checker)
-    with checker.sign_ins.place("::1"), pytest.raises(Problem, match="overloaded"):
+    with checker.sign_ins.places.hold("::1"), pytest.raises(Problem, match="overloaded"):
         asyncio.run(sign_in.create_token.fn(request, sign_in.SignIn("a@b", WRONG)))
     checker.close()
     assert caller.runs == 0

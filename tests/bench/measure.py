@@ -112,7 +112,7 @@ def run_load(
     postmaster: int,
     is_ceiling: bool = False,
 ) -> Sample:
-    """Run it to the end. Raises BenchError when the contender erred, or the load was the limit (ceilings may be higher)."""
+    """Run it to the end. Raises BenchError when the contender erred, or the load was the limit: not of ceilings."""
     order.cpu = LOAD_CORE
     command = [sys.executable, "-m", "tests.bench.load", msgspec.json.encode(order).decode()]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:

@@ -277,7 +277,8 @@ def test_without_its_database_each_question_is_the_databases_once(monkeypatch: p
 
     monkeypatch.setattr(Database, "transact", transact)
     database = RememberedDatabase(
-        Settings(database_url=Secret("postgresql://")), lambda names, *_: observed.extend(names)
+        Settings(database_url=Secret("postgresql://")),
+        lambda steps, *_: observed.extend(prepared.name.decode() for prepared, _ in steps),
     )
     get, turn = (
         (Prepared(name, b"SELECT $1", (), reads_only=True), [b"1"]) for name in (b"get_todo", b"create_message")

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.db.statements import Prepared
 from service.health import may_read_metrics
 from service.http.envelope import Envelope
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics
@@ -742,8 +743,9 @@ def test_the_histogram_counts_what_the_counter_counts() -> None:
 def test_queries_and_the_pool_are_measured() -> None:
     metrics = Metrics()
     metrics.pool = lambda: {"in_use": 3, "waiting": 2, "size": 10}
-    metrics.observe_queries(["get_todo"], 0.25, "")
-    metrics.observe_queries(["get_todo"], 0.5, "timeout")
+    steps = [(Prepared(b"get_todo", b"SELECT", (), reads_only=True), ())]
+    metrics.observe_queries(steps, 0.25, "")
+    metrics.observe_queries(steps, 0.5, "timeout")
     exposed = metrics.render().decode()
     assert 'todochat_query_seconds_count{query="get_todo"} 2.0' in exposed
     assert 'todochat_query_seconds_sum{query="get_todo"} 0.75' in exposed

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http.bodies import BODIES_BYTES
-from service.http.request import BODY_BYTES
+from service.http.request import BODIES_BYTES, BODY_BYTES
 from service.todos import BATCH_BYTES
 from tests.conftest import Server, User, user_factory
 

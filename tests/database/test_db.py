@@ -488,6 +488,7 @@ def test_who_waits_too_long_or_finds_too_many_waiting_is_refused(
 
 def test_the_connection_that_came_back_last_is_lent_next(shared: TestDatabase) -> None:
     async def use(found: Database) -> None:
+        await eventually(lambda: found.stats()["size"] == 3)  # a new one would come after those
         quick, later = await asyncio.gather(
             found.transact(NOBODY, [BACKEND]), found.transact(NOBODY, [BACKEND, slow(0.05)])
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from litestar.config.cors import CORSConfig
 
-from service.http.envelope import Draining, Envelope
+from service.http.envelope import Envelope
 from service.http.metrics import Metrics
 from service.http.response import problem_answer
 from service.problems import Problem, StartupError
@@ -26,7 +26,7 @@ from tests.support.small_server import LARGE
 
 OPTIONS = json.loads(sys.argv[1])
 METRICS = Metrics()
-DRAINING = Draining()
+DRAINING = asyncio.Event()
 POOL = asyncio.Semaphore(10)
 """What makes a large answer waits for a connection of the database first: there are as many."""
 finished: list[str] = []
@@ -88,7 +88,7 @@ async def crash_later(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def ready(scope: Any, receive: Any, send: Any) -> None:
-    if DRAINING.active:
+    if DRAINING.is_set():
         await send_problem(Problem("overloaded", "The service is shutting down."), scope, send)
     else:
         await answer(send, b"{}", JSON)

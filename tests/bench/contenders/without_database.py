@@ -36,7 +36,7 @@ class RememberedDatabase(Database):
         if results is None:
             results = self._answers[names] = await super().transact(context, steps, accept, **limits)
             return results
-        self._observe([prepared.name.decode() for prepared, _ in (*context.ahead, *steps)], 0.0, "")
+        self._observe((*context.ahead, *steps), 0.0, "")
         if accept is not None:
             accept(results)
         return results
