@@ -16,10 +16,10 @@ run: runtime       ## serve on HOST:PORT (127.0.0.1:8000), on the embedded Postg
 demo: runtime      ## add demo data and say whom to sign in as (ARGS="--users 100 --messages 10000" for many rows)
 	@$(SERVICE) demo $(ARGS)
 
-# Three workers: some tests wait more than they work. Each takes whole files, so that none is set up twice.
+# Four workers for two cores: some tests wait more than they work. Each takes whole files, so that none is set up twice.
 # Compiled tests are kept, whatever the environment says.
 test: tools        ## run the tests (ARGS="-k name" for some of them)
-	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # About twenty minutes on a machine that does nothing else.
 bench: runtime     ## measure todochat beside its peers (ARGS="--without fastify,postgrest", ARGS=--readme)

@@ -57,8 +57,8 @@ class Params(msgspec.Struct, frozen=True):
     meta: Any = msgspec.field(name="_meta", default_factory=dict[str, Any])
     protocol_version: Any = msgspec.field(name="protocolVersion", default="")
     name: Any = ""
-    arguments: str = "{}"
-    """As JSON: what is in it, the tools read."""
+    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+    """What is in it, the tools read."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -239,7 +239,7 @@ async def _call_tool(request: Request, params: Params) -> ToolResult:
     tool = TOOLS.get(params.name)
     if tool is None:
         raise _Refused(_INVALID_PARAMS, f"params.name must be one of: {', '.join(TOOLS)}.")
-    return await run_tool(request, tool, params.arguments)
+    return await run_tool(request, tool, bytes(params.arguments))
 
 
 _METHODS: dict[str, Callable[[Request, Params], Awaitable[Any]]] = {

@@ -45,12 +45,12 @@ def _header_of(key: str) -> bytes:
 class Asked(SimpleNamespace):
     """What the functions of handlers need to know of a request, where a tool is what is asked for."""
 
-    def __init__(self, request: Request, tool: str, arguments: str, key: str | UnsetType) -> None:
+    def __init__(self, request: Request, tool: str, arguments: bytes, key: str | UnsetType) -> None:
         name = b"idempotency-key"
         header = request.sent.get(name) if key is UNSET else _header_of(key)
         sent = {} if header is None else {name: header}
         super().__init__(user=request.user, id=request.id, app=request.app, sent=sent, if_match=None)
-        self._arguments = arguments.encode()
+        self._arguments = arguments
         self._query: Any = None
         self.route_handler = SimpleNamespace(status_code=200, opt={})
         self.scope: dict[str, Any] = {
@@ -124,17 +124,16 @@ def _schema(kind: Any) -> dict[str, Any]:
     return {**root, **({"$defs": components} if components else {})}
 
 
-async def run_tool(request: Request, called: Tool, arguments: str) -> ToolResult:
+async def run_tool(request: Request, called: Tool, arguments: bytes) -> ToolResult:
     """Call a tool. Raises Problem only where the request itself isn't allowed: 401."""
     if request.user.key is not None:
         request.user.key.scope = called.scope
     request.user.seconds = called.seconds
     try:
-        text = arguments.encode()
-        if is_quick(text):
-            given = decode_body(text, called.arguments)
+        if is_quick(arguments):
+            given = decode_body(arguments, called.arguments)
         else:
-            given = await read_aside(request.owner, decode_body, text, called.arguments)
+            given = await read_aside(request.owner, decode_body, arguments, called.arguments)
         asked = Asked(request, called.name, arguments, getattr(given, "idempotency_key", UNSET))
         result = await called.run(asked, given)
     except Problem as problem:

@@ -44,7 +44,7 @@ class NewConversation(msgspec.Struct, frozen=True):
 
     kept_whole: ClassVar[Path] = ("items",)
 
-    items: str | None = None
+    items: msgspec.Raw = msgspec.Raw(b"null")
     metadata: Metadata | UnsetType = UNSET
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class NewItems(msgspec.Struct, frozen=True):
 
     kept_whole: ClassVar[Path] = ("items",)
 
-    items: str
+    items: msgspec.Raw
 
 
 class Included(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,9 +97,7 @@ _find_item = Maybe("find_item", FullMessage)
 @idempotent
 async def create_openai_conversation(request: Request, data: JSONBody[NewConversation]) -> OpenAIConversation:
     """Open a conversation, with the items that it begins with."""
-    items = (
-        [] if data.items is None or data.items == "null" else await _aside(request, data.items, read_items, data.items)
-    )
+    items = [] if bytes(data.items) == b"null" else await _aside(request, data.items, read_items, data.items)
     conversation_id = new_id()
     metadata = given(_own_metadata(data.metadata))
     create = conversations.CREATE(id=conversation_id, external_id=None, title=None, metadata=metadata)
@@ -219,9 +217,9 @@ async def delete_openai_item(
         return conversation_of(found(await request.user.run(conversations.GET(id=place))))
 
 
-async def _aside(request: Request, text: str, read: Callable[..., Found], *arguments: Any) -> Found:
+async def _aside(request: Request, text: msgspec.Raw, read: Callable[..., Found], *arguments: Any) -> Found:
     """What ``read`` makes of items that came in this text, beside the event loop where that may take long."""
-    if len(text) <= SHORT and is_quick(text.encode()):
+    if len(text) <= SHORT and is_quick(bytes(text)):
         return read(*arguments)
     return await read_aside(request.owner, read, *arguments)
 

@@ -92,10 +92,10 @@ def conversation_uuid(conversation_id: str) -> UUID:
     raise Problem("not_found")
 
 
-def read_items(text: str) -> list[MessageCreate]:
+def read_items(text: msgspec.Raw) -> list[MessageCreate]:
     """The items of a body as messages. Raises ``validation_failed``."""
     try:
-        texts = kept_json.split(text)
+        texts = kept_json.split(bytes(text).decode())
     except ValueError as error:
         raise invalid("items", str(error)) from None
     if len(texts) > ITEMS:

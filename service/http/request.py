@@ -251,8 +251,8 @@ def decode_body(body: bytes, kind: Any) -> Any:
 
     Raises ``malformed_request`` for what isn't JSON in UTF-8, or nested too deep; ``validation_failed`` for a duplicate
     key, NUL, half a surrogate pair, a number that isn't finite, and whatever the struct refuses. Values at the paths
-    that the struct names as ``kept_as_sent`` come as strings of their JSON, see `kept_json.lift`, and so does one as
-    long as the body, at the path that it names as ``kept_whole``.
+    that the struct names as ``kept_as_sent`` come as strings of their JSON, see `kept_json.lift`; one, however long, at
+    the path that it names as ``kept_whole``, comes as msgspec.Raw.
     """
     try:
         whole: kept_json.Path | None = getattr(kind, "kept_whole", None)

@@ -236,7 +236,7 @@ class Kept(msgspec.Struct):
 
 
 class Inner(msgspec.Struct):
-    value: str = ""
+    value: msgspec.Raw = msgspec.Raw()
 
 
 WHOLE: dict[str, tuple[bytes, str]] = {
@@ -260,12 +260,12 @@ def test_a_value_that_is_put_aside_comes_back_as_it_was_sent(text: bytes, value:
     text = text[:-1] + b', "value": 5}'  # of the same name, at another place
     for in_front in BOTH_WAYS:
         found = decode_body(in_front + text, Kept)
-        assert (found.inner.value, found.value) == (value, 5)
+        assert (bytes(found.inner.value).decode(), found.value) == (value, 5)
 
 
 def test_a_value_that_is_put_aside_may_be_as_long_as_the_text() -> None:
     value = b'"' + b'\\"' * (2 * KEPT) + b'"'
-    assert decode_body(b'{"inner": {"value": %b}}' % value, Kept).inner.value == value.decode()
+    assert decode_body(b'{"inner": {"value": %b}}' % value, Kept).inner.value == msgspec.Raw(value)
 
 
 @pytest.mark.parametrize(

@@ -584,19 +584,17 @@ def test_a_call_of_a_tool_costs_at_most_half_as_much_again_as_its_request(small:
             todo = str(small.todos[0][1])
             filled = {name: todo if value == "{todo}" else value for name, value in arguments.items()}
             kinds = [tool_call(tool, filled), (method, path.format(todo=todo), data)]
-            ratios: list[float] = []
+            seconds: list[list[float]] = [[], []]
             with logging_to_nowhere():
                 for _ in range(ROUNDS):
-                    seconds: list[float] = []
-                    for kind in kinds:
+                    for kind, taken in zip(kinds, seconds, strict=True):
                         started = time.process_time()
                         for _ in range(ROUND):
                             await rig.request(*kind)
                             assert rig.status in {200, 201}, rig.body
                             assert b'"isError":true' not in rig.body
-                        seconds.append(time.process_time() - started)
-                    ratios.append(seconds[0] / seconds[1])
-            return statistics.median(ratios)
+                        taken.append(time.process_time() - started)
+            call, request = map(min, seconds)  # what else the machine does makes both slower, never quicker
+            return call / request
 
-    ratio = asyncio.run(run())
-    assert min(ratio, asyncio.run(run()) if ratio > MOST else ratio) <= MOST
+    assert asyncio.run(run()) <= MOST
