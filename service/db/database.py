@@ -130,7 +130,7 @@ class Database:
         loop = asyncio.get_running_loop()
         started = loop.time()
         deadline = started + seconds
-        reads_only = all(prepared.reads_only for prepared, _ in (*context.ahead, *steps))
+        reads_only = False not in [prepared.reads_only for prepared, _ in (*context.ahead, *steps)]
         request = self._begin(context, seconds, reads_only=reads_only)
         before = len(request)
         request += steps

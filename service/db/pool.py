@@ -11,8 +11,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Generator
+from itertools import islice
 from types import coroutine
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -62,12 +63,8 @@ class _Idle(deque[Connection]):
     append = deque[Connection].appendleft
 
 
-class _Share(asyncio.Semaphore):
-    """How many connections a user may have at a time. It is kept while any of their requests has or wants one."""
-
-    def __init__(self, connections: int) -> None:
-        super().__init__(connections)
-        self.loans: set[Loan] = set()
+_Loans = dict["Loan", asyncio.Future[None] | None]
+"""One borrower's, in the order in which they came: the first ones, as many as its share, may have a connection."""
 
 
 class Pool:
@@ -84,7 +81,9 @@ class Pool:
         """Those that wait for a connection."""
         self.waiting_apart: set[Loan] = set()
         """Those that wait for their user's share."""
-        self.shares: dict[int | str, _Share] = {}
+        self.share = max(1, self.size // 2)
+        """How many connections a borrower may have at a time."""
+        self.loans: dict[int | str, _Loans] = {}
         self.unreachable = False
         self._open: list[Connection] = []
         self._recovery: asyncio.Task[None] | None = None
@@ -244,14 +243,13 @@ async def _finish(begun: Coroutine[Any, Any, Any], awaited: Any) -> None:
 class Loan:
     """A connection for one transaction of a borrower. `end` must be called, whatever happens; it awaits nothing."""
 
-    __slots__ = ("_borrower", "_has_share", "_lender", "_pool", "_share", "connection")
+    __slots__ = ("_borrower", "_lender", "_loans", "_pool", "connection")
 
     def __init__(self, pool: Pool, borrower: int | str | None) -> None:
         self._pool = pool
         self._lender = pool.lender
         self._borrower = borrower
-        self._share: _Share | None = None
-        self._has_share = False
+        self._loans: _Loans | None = None
         self.connection: Connection | None = None
 
     async def take(self, until: float) -> Connection:
@@ -266,8 +264,8 @@ class Loan:
             raise Problem("database_unavailable")
         loop = asyncio.get_running_loop()
         try:
-            if self._borrower is not None:
-                await self._take_share(self._borrower, until)
+            if self._borrower is not None and self._is_beyond_share(self._borrower):
+                await self._wait_for_share(until)
             while True:
                 pool.waiting.add(self)
                 self.connection = await self._lender.getconn(until - loop.time())
@@ -281,21 +279,24 @@ class Loan:
         except PoolClosed:
             raise Problem("database_unavailable") from None
 
-    async def _take_share(self, borrower: int | str, until: float) -> None:
+    def _is_beyond_share(self, borrower: int | str) -> bool:
+        """Join the borrower's loans; whether their share is taken by those before this one."""
         pool = self._pool
         # An exception, such as a cancellation, may come at any line: in this order `end` can always tidy up.
-        share = self._share = pool.shares.get(borrower) or _Share(max(1, pool.size // 2))
-        share.loans.add(self)
-        pool.shares[borrower] = share
-        if len(share.loans) > WAITING_PER_BORROWER + pool.size:
+        loans = self._loans = pool.loans.get(borrower) or {}
+        loans[self] = None
+        pool.loans[borrower] = loans
+        if len(loans) > WAITING_PER_BORROWER + pool.size:
             whose = "of this user" if isinstance(borrower, int) else "of this network, with keys that are new here,"
             raise Problem("overloaded", f"Too many requests {whose} are waiting.")
-        if not share.locked():
-            self._has_share = await share.acquire()
-            return
+        return len(loans) > pool.share
+
+    async def _wait_for_share(self, until: float) -> None:
+        pool, loans = self._pool, cast("_Loans", self._loans)
+        turn = loans[self] = asyncio.get_running_loop().create_future()
         pool.waiting_apart.add(self)
         async with asyncio.timeout_at(until):
-            self._has_share = await share.acquire()
+            await turn
         pool.waiting_apart.discard(self)
 
     def hang_up(self) -> None:
@@ -314,10 +315,11 @@ class Loan:
         self._pool.waiting.discard(self)
         self._pool.waiting_apart.discard(self)
         self._put_down()
-        share, self._share = self._share, None
-        if share is not None:
-            if self._has_share:
-                share.release()
-            share.loans.discard(self)
-            if not share.loans and self._borrower is not None:
-                self._pool.shares.pop(self._borrower, None)
+        loans, self._loans = self._loans, None
+        if loans is None or self._borrower is None:
+            return
+        loans.pop(self, None)
+        if not loans:
+            self._pool.loans.pop(self._borrower, None)
+        elif (turn := next(islice(loans.values(), self._pool.share - 1, None), None)) and not turn.done():
+            turn.set_result(None)

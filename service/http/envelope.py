@@ -11,7 +11,7 @@ by its missing body.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from secrets import token_hex
+from random import getrandbits
 from string import ascii_letters, digits
 from time import perf_counter, time
 from typing import Any, ClassVar, Protocol, cast
@@ -108,7 +108,7 @@ def request_id_for(headers: Mapping[bytes, bytes], trace: Trace | None) -> str:
     sent = headers.get(b"x-request-id", b"")
     if 0 < len(sent) <= REQUEST_ID_MAX and not sent.translate(None, REQUEST_ID_CHARACTERS):
         return sent.decode()
-    return trace["trace_id"] if trace else token_hex(16)
+    return trace["trace_id"] if trace else f"{getrandbits(128):032x}"  # it need not be a secret
 
 
 class Envelope:
@@ -181,7 +181,8 @@ class Envelope:
         """Count the request that has ended, and write its line."""
         seconds = perf_counter() - exchange.started
         status = CLIENT_LEFT if exchange.lost else exchange.status
-        self.metrics.observe_request(exchange.method, exchange.route, status, seconds)
+        route = exchange.route
+        self.metrics.observe_request(exchange.method, route, status, seconds)
         level = logging.INFO if status < 500 else logging.ERROR if status == 500 else logging.WARNING
         if request_log.isEnabledFor(level):
             client = exchange.scope["client"]
@@ -189,7 +190,7 @@ class Envelope:
             fields = {
                 "request_id": exchange.request_id,
                 "method": exchange.method,
-                "route": exchange.route,
+                "route": route,
                 "status": status,
                 "duration_ms": int(seconds * 1e5) / 100,
                 "user_id": caller.proven_id if caller else None,

@@ -332,12 +332,12 @@ def test_ten_times_the_data_costs_a_level_of_the_indexes_and_no_more(small: Seed
 # Python
 
 CALLS: dict[str, tuple[str, str, dict[str, Any] | None, int]] = {
-    "get a todo": ("GET", "/v1/todos/{todo}", None, 330),
-    "list 20 by status": ("GET", "/v1/todos?status=pending&limit=20", None, 420),
-    "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 404),
-    "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 425),
-    "last 50 messages": ("GET", "/v1/conversations/{conversation}/messages?order=-position&limit=50", None, 425),
-    "a turn of two messages": ("POST", "/v1/conversations/{conversation}/turns", TURN, 545),
+    "get a todo": ("GET", "/v1/todos/{todo}", None, 315),
+    "list 20 by status": ("GET", "/v1/todos?status=pending&limit=20", None, 408),
+    "create a todo": ("POST", "/v1/todos", {"title": "Buy bread"}, 392),
+    "append a message": ("POST", "/v1/conversations/{conversation}/messages", MESSAGE, 414),
+    "last 50 messages": ("GET", "/v1/conversations/{conversation}/messages?order=-position&limit=50", None, 419),
+    "a turn of two messages": ("POST", "/v1/conversations/{conversation}/turns", TURN, 532),
 }
 """Each operation, and the calls of functions, Python's and C's, that a request may make: those of the interpreter's
 profiler, from the envelope to the connection and back, Litestar's and psycopg_pool's among them. The parsing of HTTP,

@@ -551,7 +551,7 @@ def test_a_cancelled_transaction_leaves_no_connection_behind_wherever_it_is(
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 lender = found._pool
-                assert (lender.shares, lender.waiting, lender.waiting_apart) == ({}, set(), set())
+                assert (lender.loans, lender.waiting, lender.waiting_apart) == ({}, set(), set())
                 async with asyncio.timeout(5):
                     await value(found, read, me)
             else:
@@ -581,7 +581,7 @@ def test_a_request_cancelled_in_the_moment_its_turn_comes_hands_the_connection_o
             for loan, turn in zip(loans[2:], waiting[1:], strict=True):
                 await turn
                 loan.end()
-            assert found._pool.shares == {}
+            assert found._pool.loans == {}
             await whole(found, 1)
 
     run(shared.service_url, use)
@@ -642,7 +642,7 @@ def test_an_exception_at_any_line_of_the_lending_path_loses_no_connection(shared
             if injector.left > 0:
                 break
             await whole(found, 2)
-            assert found._pool.shares == {}
+            assert found._pool.loans == {}
         else:
             pytest.fail("never got through")
 
