@@ -38,13 +38,15 @@ from service.openai_shapes import (
 from service.problems import invalid
 from service.turns import TURN_BYTES, Turn
 
+_NULL = msgspec.Raw(b"null")
+
 
 class NewConversation(msgspec.Struct, frozen=True):
     """A conversation to be opened, with up to 20 items."""
 
     kept_whole: ClassVar[Path] = ("items",)
 
-    items: msgspec.Raw = msgspec.Raw(b"null")
+    items: msgspec.Raw = _NULL
     metadata: Metadata | UnsetType = UNSET
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ _find_item = Maybe("find_item", FullMessage)
 @idempotent
 async def create_openai_conversation(request: Request, data: JSONBody[NewConversation]) -> OpenAIConversation:
     """Open a conversation, with the items that it begins with."""
-    items = [] if bytes(data.items) == b"null" else await _aside(request, data.items, read_items, data.items)
+    items = [] if data.items == _NULL else await _aside(request, data.items, read_items, data.items)
     conversation_id = new_id()
     metadata = given(_own_metadata(data.metadata))
     create = conversations.CREATE(id=conversation_id, external_id=None, title=None, metadata=metadata)

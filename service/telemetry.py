@@ -29,7 +29,6 @@ from service.http.traces import Trace
 
 CLOSE_SECONDS = 2.0
 """How long what is left may take to be sent at the end."""
-_PROPAGATED = ("traceparent", "tracestate")
 _UNTRACED = ("/health/", "/metrics")
 """Asked for every few seconds by machines: no spans, so that they don't drown the others."""
 
@@ -68,7 +67,7 @@ class Telemetry:
                 return
             now = time.time_ns()
             queries = dict.fromkeys(prepared.name.decode() for prepared, _ in steps if prepared.name)
-            attributes = {"db.system.name": "postgresql", "db.query.summary": " ".join(queries)}
+            attributes = {"db.system.name": "postgresql", "db.query.summary": " ".join(queries) or "COMMIT"}
             began = now - int(seconds * 1e9)
             span = self._tracer.start_span("transaction", kind=SpanKind.CLIENT, attributes=attributes, start_time=began)
             if error:
@@ -92,7 +91,7 @@ class RequestSpans:
             return
         state = scope["state"]
         method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
-        told = {name: state["headers"].get(name.encode(), b"").decode("latin-1") for name in _PROPAGATED}
+        told = {"traceparent": state["headers"].get(b"traceparent", b"").decode("latin-1")}
         with self._tracer.start_as_current_span(
             method,
             TraceContextTextMapPropagator().extract(told),
@@ -107,7 +106,11 @@ class RequestSpans:
 
             def send_told(message: Message) -> Awaitable[None]:
                 if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
+                    status = message["status"]
+                    span.set_attribute("http.response.status_code", status)
+                    if status >= 500:
+                        span.set_attribute("error.type", str(status))
+                        span.set_status(StatusCode.ERROR)
                     if "route" in state:
                         span.update_name(f"{method} {state['route']}")
                         span.set_attribute("http.route", state["route"])

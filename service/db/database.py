@@ -127,7 +127,7 @@ class Database:
         refused to begin, what collided with another transaction (so ``accept`` may be called more than once). A write
         whose connection is lost is not: it may have been committed.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._pool.loop
         started = loop.time()
         deadline = started + seconds
         reads_only = False not in [prepared.reads_only for prepared, _ in (*context.ahead, *steps)]
@@ -295,20 +295,20 @@ class Held:
         before = len(self._begin)
         request = [*self._begin, *steps, *([_COMMIT] if commit else ())]
         self.is_ending = commit
-        try:
-            with _Observed(self._observe, (*self._context.ahead, *steps) if before else steps):
+        with _Observed(self._observe, (*self._context.ahead, *steps) if before else steps):
+            try:
                 if self._alone:
                     await self._connection.exchange(self._alone, self._deadline)
                 may_repeat = bool(self._begin) and not self._alone
                 answers = await _exchange(self._connection, request, self._deadline, may_repeat=may_repeat)
-        except StepRefused as refused:
-            if refused.error.sqlstate == _READ_ONLY_SERVER:
-                self._connection.hang_up()
-                self._pool.distrust()
-            raise _problem(refused, request, before, self._context) from refused.error
-        except ConnectionExpired:
-            _suspect(self._pool, started)
-            raise
+            except StepRefused as refused:
+                if refused.error.sqlstate == _READ_ONLY_SERVER:
+                    self._connection.hang_up()
+                    self._pool.distrust()
+                raise _problem(refused, request, before, self._context) from refused.error
+            except ConnectionExpired:
+                _suspect(self._pool, started)
+                raise
         self.is_committed = commit
         self._alone = self._begin = ()
         return [read_result(answer) for answer in answers[before : before + len(steps)]]

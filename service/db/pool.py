@@ -85,6 +85,8 @@ class Pool:
         """How many connections a borrower may have at a time."""
         self.loans: dict[int | str, _Loans] = {}
         self.unreachable = False
+        self.loop: asyncio.AbstractEventLoop
+        """The one it was opened in: to ask asyncio for it takes a system call each time."""
         self._open: list[Connection] = []
         self._recovery: asyncio.Task[None] | None = None
         self._named = settings.database_prepared_statements
@@ -135,6 +137,7 @@ class Pool:
 
     async def open(self) -> None:
         """Start to connect in the background."""
+        self.loop = asyncio.get_running_loop()
         # It would warn at every attempt to connect; _declare_outage says it once.
         logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
         await self.lender.open()
@@ -262,7 +265,7 @@ class Loan:
             raise Problem("overloaded")
         if pool.unreachable and not pool.connected:
             raise Problem("database_unavailable")
-        loop = asyncio.get_running_loop()
+        loop = pool.loop
         try:
             if self._borrower is not None and self._is_beyond_share(self._borrower):
                 await self._wait_for_share(until)
@@ -293,7 +296,7 @@ class Loan:
 
     async def _wait_for_share(self, until: float) -> None:
         pool, loans = self._pool, cast("_Loans", self._loans)
-        turn = loans[self] = asyncio.get_running_loop().create_future()
+        turn = loans[self] = pool.loop.create_future()
         pool.waiting_apart.add(self)
         async with asyncio.timeout_at(until):
             await turn

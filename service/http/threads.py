@@ -33,7 +33,11 @@ class Threads:
         if turn is None:
             turn = self._turns[owner] = asyncio.Semaphore(self._count)
         await turn.acquire()
-        done = asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+        except RuntimeError:  # closed, or there can't be one more thread
+            turn.release()
+            raise
         # A thread works on when nobody waits for it any more, and so long it is the owner's turn.
         done.add_done_callback(lambda _: turn.release())
         return await asyncio.shield(done)

@@ -223,7 +223,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _BODY
         self._has_progress = True
         self.deadline = inf
-        if not self._is_busy() and not self.server_state.refusals.has_place(self.url):
+        if not self._is_busy() and not self.server_state.refusals.has_place(self):
             stays = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
             headers = dict(self.headers)
             request_id = request_id_for(headers, trace_of(headers))

@@ -77,15 +77,15 @@ class Refusals:
         self.count = 0
         """Refusals since the last report."""
 
-    def has_place(self, target: bytes) -> bool:
-        """Whether the application takes one more request now. Health checks and metrics are always taken.
+    def has_place(self, connection: "HttpProtocol") -> bool:
+        """Whether the application takes the connection's request now. Health checks and metrics are always taken.
 
         Those that began in this turn of the event loop have not asked for their places yet, so they are counted here.
         """
         if self._envelope.is_full(self._begun):
-            return target.startswith(_ALWAYS_TAKEN)
+            return connection.url.startswith(_ALWAYS_TAKEN)
         if not self._begun:
-            asyncio.get_running_loop().call_soon(self._forget_begun)
+            connection.loop.call_soon(self._forget_begun)
         self._begun += 1
         return True
 
@@ -94,10 +94,9 @@ class Refusals:
 
     def answer_soon(self, connection: "HttpProtocol") -> None:
         """Have the connection give the refusal that it owes."""
-        loop = asyncio.get_running_loop()
         if not self._owed:
-            loop.call_later(REFUSAL_SECONDS, self._answer)
-        self._owed.append((loop.time(), connection))
+            connection.loop.call_later(REFUSAL_SECONDS, self._answer)
+        self._owed.append((connection.loop.time(), connection))
 
     def _answer(self) -> None:
         loop = asyncio.get_running_loop()

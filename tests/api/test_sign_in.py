@@ -793,6 +793,23 @@ def test_it_stays_an_owner_s_turn_while_a_thread_works_for_whoever_has_left() ->
     assert order == ["other", "crowd"]
 
 
+def test_whoever_waits_for_threads_that_are_closed_hears_of_it() -> None:
+    async def test() -> list[Any]:
+        own = Threads(1, "test")
+        begun, go = threading.Event(), threading.Event()
+        first = asyncio.create_task(own.run("ada", lambda: (begun.set(), go.wait(10))))
+        await asyncio.to_thread(begun.wait, 10)
+        others = [asyncio.create_task(own.run("ada", lambda: None)) for _ in range(2)]
+        await asyncio.sleep(0)
+        own.close()
+        go.set()
+        await first
+        async with asyncio.timeout(10):
+            return await asyncio.gather(*others, return_exceptions=True)
+
+    assert [type(found) for found in asyncio.run(test())] == [RuntimeError, RuntimeError]
+
+
 def test_a_sign_in_that_finds_no_place_is_refused_before_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "PLACES", 2)
     checker = passwords.Passwords()

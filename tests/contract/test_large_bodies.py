@@ -1,17 +1,24 @@
 """However many long bodies are on their way: what they hold in memory is bounded, for one user and for all."""
 
+import asyncio
 import contextlib
 import re
 import secrets
 import socket
 import time
+import tracemalloc
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from service.http.request import BODIES_BYTES, BODY_BYTES
+from service.app import HANDLERS
+from service.db.caller import Caller
+from service.http.quota import Quota
+from service.http.request import BODIES_BYTES, BODY_BYTES, Request
 from service.todos import BATCH_BYTES
 from tests.conftest import Server, User, user_factory
 
@@ -101,3 +108,31 @@ def test_keys_that_are_none_leave_room_for_others(service: Server, users: list[U
     assert users[1].client.post("/v1/todos/batch", json=body).status_code == 200
     for one in crowd:
         one.close()
+
+
+def test_a_body_that_comes_in_crumbs_takes_no_more_than_another() -> None:
+    """A megabyte, eight bytes at a time: each piece by itself would take seven times as much."""
+    body = b'{"title":"%b"}' % (b"a" * 1_000_000)
+    handler = next(handler for handler in HANDLERS if handler.handler_name == "create_todo")
+    pieces = [body[start : start + 8] for start in range(0, len(body), 8)]
+    left = iter(pieces)
+
+    async def receive() -> dict[str, Any]:
+        piece = next(left)
+        return {"type": "http.request", "body": piece, "more_body": piece is not pieces[-1]}
+
+    quota = Quota(BODIES_BYTES)
+    headers = {b"content-type": b"application/json", b"content-length": b"%d" % len(body)}
+    scope: Any = {"type": "http", "method": "POST", "path": "/", "state": {"headers": headers}, "client": None}
+    scope |= {"route_handler": handler, "user": Caller(cast("Any", None), ""), "headers": []}
+    scope["litestar_app"] = scope["app"] = SimpleNamespace(state=SimpleNamespace(bodies=quota))
+    tracemalloc.start()
+    try:
+        request = Request(scope, cast("Any", receive))
+        assert asyncio.run(request.body()) == body
+        taken, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        scope["state"]["held_body"].close()
+    assert taken < 1.5 * len(body)
+    assert peak < 3 * len(body)

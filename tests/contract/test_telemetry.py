@@ -24,6 +24,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from service.app import create_app
 from service.db.caller import Caller
 from service.identity.tokens import Tokens
+from service.problems import Problem
 from service.settings import Secret, Settings
 from service.telemetry import CLOSE_SECONDS, Telemetry
 from tests.conftest import REPOSITORY, Server, TestDatabase, User, connect_as_service, insert_user, user_factory
@@ -31,7 +32,7 @@ from tests.support.load import lateness, wait_for
 from tests.support.operations import section
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-TRACED = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1"}
+TRACED = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=secret"}
 
 
 def attributes(span: ReadableSpan) -> Mapping[str, Any]:
@@ -101,6 +102,26 @@ def test_what_fails_says_so_by_its_code(ask: Callable[..., list[ReadableSpan]]) 
     assert attributes(transaction)["error.type"] == "validation_failed"
     assert transaction.status.description is None
     assert attributes(request)["http.response.status_code"] == 422
+
+
+def test_an_answer_that_is_the_service_s_fault_is_an_error(
+    ask: Callable[..., list[ReadableSpan]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise Problem("overloaded")
+
+    monkeypatch.setattr(Caller, "transaction", fail)
+    (request,) = ask(("GET", "/v1/export", {}))
+    assert attributes(request)["http.response.status_code"] == 503
+    assert attributes(request)["error.type"] == "503"
+    assert request.status.status_code is StatusCode.ERROR
+
+
+def test_a_transaction_of_several_round_trips_says_why_one_failed(ask: Callable[..., list[ReadableSpan]]) -> None:
+    body = {"title": "x", "assigned_to": "018f0000-0000-7000-8000-00000000beef"}
+    *_, transaction, request = ask(("POST", "/v1/todos", {"json": body, "headers": {"Idempotency-Key": "k"}}))
+    assert attributes(transaction)["error.type"] == "validation_failed"
+    assert request.status.status_code is StatusCode.UNSET
 
 
 def test_an_error_that_nobody_expects_leaves_its_words_in_the_log(
