@@ -101,7 +101,7 @@ def pytest_runtest_makereport(
 @contextlib.contextmanager
 def reachable_folder(parent: Path | None = None) -> Iterator[Path]:
     """A temporary folder that the account which runs root's server can pass through."""
-    folder = Path(tempfile.mkdtemp(prefix="todochat tests ", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"todochat tests {os.getpid()} ", dir=parent))
     folder.chmod(0o711)
     try:
         yield folder
@@ -148,6 +148,9 @@ def memory() -> Path | None:
     To make and drop those on a disk takes an eighth of the suite's time.
     """
     found = Path("/dev/shm")
+    for folder in found.glob("todochat tests *"):
+        if not Path("/proc", folder.name.split()[2]).exists():  # its process was killed
+            shutil.rmtree(folder, ignore_errors=True)
     has_room = os.access(found, os.W_OK) and shutil.disk_usage(found).free > MEMORY_BYTES
     return found if has_room else None
 

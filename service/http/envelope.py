@@ -222,7 +222,7 @@ class _Exchange:
         self.connection: Connection | None = self.state.get("connection")
         headers = self.state["headers"] = headers_by_name(scope["headers"])
         self.has_body = b"content-length" in headers or b"transfer-encoding" in headers
-        trace = trace_of(headers) if b"traceparent" in headers else None
+        trace = trace_of(headers)
         if trace:
             self.state["trace"] = trace
         self.request_id = self.state["request_id"] = request_id_for(headers, trace)

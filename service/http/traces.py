@@ -20,5 +20,6 @@ class Trace(TypedDict):
 
 def trace_of(headers: Mapping[bytes, bytes]) -> Trace | None:
     """The caller's trace, None where the header is missing or, as the standard wants, where it is malformed."""
-    found = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    sent = headers.get(b"traceparent")
+    found = sent and _TRACEPARENT.fullmatch(sent)
     return Trace(trace_id=found[1].decode(), span_id=found[2].decode()) if found else None

@@ -40,6 +40,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     refusals: int = 200
     """While so many refused connections are still open, further ones are closed without a word."""
 
+    @property
+    def shortest(self) -> float:
+        """No deadline is sooner than so many seconds after it is set."""
+        return min(self.header_seconds, self.idle_seconds, self.linger_seconds, self.stall_seconds)
+
 
 STALL_BYTES = 64 * 1024
 

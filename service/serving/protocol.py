@@ -79,17 +79,23 @@ class HttpProtocol(HttpToolsProtocol):
 
     # What the server asks
 
-    def sweep(self, now: float) -> None:
-        """Act on a deadline that has passed."""
+    def sweep(self, now: float) -> float:
+        """Act on a deadline that has passed; the time of the next one."""
         if now >= self.stalled_at:
-            unread = self._raw.get_write_buffer_size()
-            if self.server_state.unread[self] - unread < STALL_BYTES:
-                self.abort()
-                return
+            self._look_at_unread(now)
+        if now >= self.deadline:
+            self._end_late(now)
+        return min(self.deadline, self.stalled_at)
+
+    def _look_at_unread(self, now: float) -> None:
+        unread = self._raw.get_write_buffer_size()
+        if self.server_state.unread[self] - unread < STALL_BYTES:
+            self.abort()
+        else:
             self.server_state.unread[self] = unread
             self.stalled_at = now + self.limits.stall_seconds
-        if now < self.deadline:
-            return
+
+    def _end_late(self, now: float) -> None:
         self.deadline = now + self.limits.linger_seconds
         if self._raw.is_closing():
             if self not in self.server_state.unread:

@@ -10,15 +10,14 @@ import tracemalloc
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from service.app import HANDLERS
+from service.app import create_app
 from service.db.caller import Caller
-from service.http.quota import Quota
 from service.http.request import BODIES_BYTES, BODY_BYTES, Request
+from service.settings import Secret, Settings
 from service.todos import BATCH_BYTES
 from tests.conftest import Server, User, user_factory
 
@@ -113,7 +112,10 @@ def test_keys_that_are_none_leave_room_for_others(service: Server, users: list[U
 def test_a_body_that_comes_in_crumbs_takes_no_more_than_another() -> None:
     """A megabyte, eight bytes at a time: each piece by itself would take seven times as much."""
     body = b'{"title":"%b"}' % (b"a" * 1_000_000)
-    handler = next(handler for handler in HANDLERS if handler.handler_name == "create_todo")
+    settings = Settings(database_url=Secret("postgresql://nowhere"), jwt_secret=Secret("x" * 64))
+    app: Any = create_app(settings).litestar
+    handlers = [handler for route in app.routes for handler in getattr(route, "route_handlers", ())]
+    (handler,) = {handler for handler in handlers if handler.handler_name == "create_todo"}
     pieces = [body[start : start + 8] for start in range(0, len(body), 8)]
     left = iter(pieces)
 
@@ -121,11 +123,10 @@ def test_a_body_that_comes_in_crumbs_takes_no_more_than_another() -> None:
         piece = next(left)
         return {"type": "http.request", "body": piece, "more_body": piece is not pieces[-1]}
 
-    quota = Quota(BODIES_BYTES)
     headers = {b"content-type": b"application/json", b"content-length": b"%d" % len(body)}
     scope: Any = {"type": "http", "method": "POST", "path": "/", "state": {"headers": headers}, "client": None}
     scope |= {"route_handler": handler, "user": Caller(cast("Any", None), ""), "headers": []}
-    scope["litestar_app"] = scope["app"] = SimpleNamespace(state=SimpleNamespace(bodies=quota))
+    scope["litestar_app"] = scope["app"] = app
     tracemalloc.start()
     try:
         request = Request(scope, cast("Any", receive))
