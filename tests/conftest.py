@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from service.db.migration_files import DEFAULT_DIRECTORY
 from service.embedded import EmbeddedPostgres
 from service.http.fields import new_id
 from service.identity.tokens import Tokens
+from tests.support.ports import free_port
 
 REPOSITORY = Path(__file__).parent.parent
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
@@ -253,15 +253,6 @@ def session_database(postgres: EmbeddedPostgres, template_database: TestDatabase
 
 
 # The service
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now, below those that systems give to outgoing connections."""
-    while True:
-        port = secrets.choice(range(20_000, 32_000))
-        with socket.socket() as found, contextlib.suppress(OSError):
-            found.bind(("127.0.0.1", port))
-            return port
 
 
 def service_environment(**env: str) -> dict[str, str]:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -37,6 +36,7 @@ from tests.bench.operations import (
     messages,
     normal_row,
 )
+from tests.support.ports import free_port
 
 START_SECONDS = 30.0
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -323,9 +323,7 @@ class Running:
 @contextlib.contextmanager
 def running(contender: Contender, database: BenchDatabase, socket_folder: Path | None = None) -> Iterator[Running]:
     """Start it and wait until it answers; end it afterwards. ``socket_folder``: where PostgreSQL's socket is."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
+    port = free_port()
     own = contender.environment(database, socket_folder or database.server.socket_dir, port)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_ELSEWHERE)}
     log_path = contender.folder / f"{contender.name}-{port}.log"

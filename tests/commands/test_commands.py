@@ -32,12 +32,12 @@ from tests.conftest import (
     TestDatabase,
     User,
     connect_as_service,
-    free_port,
     insert_user,
     reachable_folder,
     service_environment,
 )
 from tests.support.commands import as_migrator, complaint, run, run_process
+from tests.support.ports import free_port
 
 SECRET = secrets.token_hex(32)
 PASSWORD = "do-not-print-me"

@@ -23,11 +23,11 @@ from tests.conftest import (
     Server,
     TestDatabase,
     User,
-    free_port,
     reachable_folder,
     service_environment,
 )
 from tests.support.commands import complaint, run, run_process
+from tests.support.ports import free_port
 
 SIZE = demo.Size(users=12, todos=400, messages=1_500, seed=7)
 CONTENT = {

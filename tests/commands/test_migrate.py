@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -762,6 +763,12 @@ def test_a_login_that_may_not_migrate_is_told_which_may(database: Database, fold
         database.execute(f"DROP ROLE {database.name}")
 
 
+def listens(path: Path) -> bool:
+    """Whether somebody does: the file may be what another one left."""
+    with socket.socket(socket.AF_UNIX) as found:
+        return found.connect_ex(str(path)) == 0
+
+
 @contextlib.contextmanager
 def pgbouncer(database: Database, mode: str) -> Iterator[str]:
     """A pooler in front of the database, run as the server's account: like PostgreSQL it refuses root."""
@@ -778,7 +785,7 @@ def pgbouncer(database: Database, mode: str) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + DEADLINE_SECONDS
-        while not (sockets / ".s.PGSQL.6432").exists():
+        while not listens(sockets / ".s.PGSQL.6432"):
             assert process.poll() is None, "PgBouncer did not start"
             assert time.monotonic() < deadline, "PgBouncer does not listen"
             time.sleep(0.02)

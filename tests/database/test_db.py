@@ -26,8 +26,9 @@ from service.db.statements import SESSION, Context, Prepared, Step
 from service.problems import Problem
 from service.serving.log import JsonFormatter
 from service.settings import Secret, Settings
-from tests.conftest import TestDatabase, free_port
+from tests.conftest import TestDatabase
 from tests.support.load import wait_for
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy
 
 T = TypeVar("T")

@@ -16,9 +16,10 @@ import pytest
 from service.embedded import EmbeddedPostgres
 from service.embedded.server import as_account
 from service.identity.tokens import Tokens
-from tests.conftest import Server, TestDatabase, free_port, reachable_folder, user_factory
+from tests.conftest import Server, TestDatabase, reachable_folder, user_factory
 from tests.support.load import Ask, at_once, wait_for
 from tests.support.operations import section
+from tests.support.ports import free_port
 
 CONFIGURATION = """
 [databases]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from tests.conftest import free_port
+from tests.support.ports import free_port
 
 T = TypeVar("T")
 

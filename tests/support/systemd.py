@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from tests.conftest import free_port, service_environment
+from tests.conftest import service_environment
 from tests.support.load import wait_for
 from tests.support.operations import section
+from tests.support.ports import free_port
 
 PROGRAM = "/opt/todochat/.venv/bin/todochat"
 ENVIRONMENT_FILE = "/etc/todochat.env"
