@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from service.db.database import Observe
+from service.db.observed import Observe
 from service.db.statements import Step
 from service.http.envelope import App, Message, Receive, Scope, Send
 from service.http.metrics import METHODS, OTHER_METHOD

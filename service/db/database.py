@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -12,6 +11,7 @@ from uuid import UUID
 from psycopg import pq
 
 from service.db.connection import Connection, ConnectionExpired, ConnectionLost, StepRefused
+from service.db.observed import Observe, Observed
 from service.db.pool import Loan, Pool
 from service.db.results import Result, read_result
 from service.db.statements import SESSION, Context, Prepared, Step, set_local, set_locally
@@ -67,9 +67,6 @@ _LATE = "The database did not answer in time."
 _POOLER = (
     "DATABASE_URL leads through a pooler that can't carry prepared statements: set DATABASE_PREPARED_STATEMENTS=false"
 )
-
-Observe = Callable[[Sequence[Step], float, str], None]
-"""Is told of each round trip: its steps, its seconds, and the code or type of its error, or ""."""
 
 
 class Database:
@@ -137,7 +134,7 @@ class Database:
         if accept is None:
             request.append(_COMMIT)
         asked = started
-        with _Observed(self._observe, (*context.ahead, *steps)):
+        with Observed(self._observe, (*context.ahead, *steps)):
             for attempt in itertools.count(1):
                 is_last = attempt >= ATTEMPTS
                 loan = Loan(self._pool, context.borrower)
@@ -295,7 +292,7 @@ class Held:
         before = len(self._begin)
         request = [*self._begin, *steps, *([_COMMIT] if commit else ())]
         self.is_ending = commit
-        with _Observed(self._observe, (*self._context.ahead, *steps) if before else steps):
+        with Observed(self._observe, (*self._context.ahead, *steps) if before else steps):
             try:
                 if self._alone:
                     await self._connection.exchange(self._alone, self._deadline)
@@ -312,23 +309,6 @@ class Held:
         self.is_committed = commit
         self._alone = self._begin = ()
         return [read_result(answer) for answer in answers[before : before + len(steps)]]
-
-
-class _Observed:
-    """Tells ``observe`` of the steps, when they have run or failed."""
-
-    __slots__ = ("_observe", "_started", "_steps")
-
-    def __init__(self, observe: Observe, steps: Sequence[Step]) -> None:
-        self._observe = observe
-        self._steps = steps
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        failed = "" if error is None else error.code if isinstance(error, Problem) else type(error).__name__
-        self._observe(self._steps, time.perf_counter() - self._started, failed)
 
 
 def _suspect(pool: Pool, asked: float) -> None:

@@ -14,15 +14,20 @@ class Quota:
         self._limit = limit
         self._each = limit // 2 if each is None else each
         self._refusal = refusal
+        self._total = 0
         self._held: Counter[Hashable] = Counter()
 
     @contextmanager
     def hold(self, owner: Hashable, size: int = 1) -> Generator[None]:
         """So much of it. Raises ``overloaded`` when there is none left, for all or for the owner."""
-        if self._held.total() + size > self._limit or self._held[owner] + size > self._each:
+        if self._total + size > self._limit or self._held[owner] + size > self._each:
             raise Problem("overloaded", self._refusal)
+        self._total += size
         self._held[owner] += size
         try:
             yield
         finally:
-            self._held -= Counter({owner: size})
+            self._total -= size
+            self._held[owner] -= size
+            if not self._held[owner]:
+                del self._held[owner]

@@ -72,11 +72,25 @@ class Connections(ServerState):
             return ""
         return network(host) if ":" in host else host
 
-    def has_room(self, address: str) -> bool:
-        """Whether the connection from there that has just been made is served."""
-        return len(self.connections) - self.refused <= self.limits.connections and (
+    def take_in(self, address: str) -> bool:
+        """Count the connection from there that has just been made; whether it is served."""
+        is_served = len(self.connections) - self.refused <= self.limits.connections and (
             not address or self.by_address[address] < self.limits.connections_per_address
         )
+        if is_served:
+            self.by_address[address] += 1
+        else:
+            self.refused += 1
+        return is_served
+
+    def let_go(self, address: str, *, was_served: bool) -> None:
+        """Count a connection no more."""
+        if not was_served:
+            self.refused -= 1
+            return
+        self.by_address[address] -= 1
+        if not self.by_address[address]:
+            del self.by_address[address]
 
     def cut_unread(self, address: str) -> None:
         """Cut connections off, the longest waiting first, until unread answers take no more memory than they may."""

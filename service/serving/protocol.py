@@ -137,11 +137,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.deadline = self._opened + self.limits.header_seconds
         state = self.server_state
         self.address = state.address(self.client[0]) if self.client else ""
-        if state.has_room(self.address):
-            state.by_address[self.address] += 1
+        self._is_refused = not state.take_in(self.address)
+        if not self._is_refused:
             return
-        self._is_refused = True
-        state.refused += 1
         if state.refused > self.limits.refusals:
             transport.abort()
         else:
@@ -150,13 +148,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._take_off_unread()
-        state = self.server_state
-        if self._is_refused:
-            state.refused -= 1
-        else:
-            state.by_address[self.address] -= 1
-            if not state.by_address[self.address]:
-                del state.by_address[self.address]
+        self.server_state.let_go(self.address, was_served=not self._is_refused)
         # No circle of references stays, so that a crowd's memory is free when it goes: the collector comes rarely.
         self.cycle = self.scope = None  # type: ignore[assignment]
         self.pipeline.clear()
@@ -354,6 +346,5 @@ class HttpProtocol(HttpToolsProtocol):
             self._raw.write_eof()
         self.deadline = self.loop.time() + self.limits.linger_seconds
         self.server_state.envelope.metrics.observe_request(OTHER_METHOD, UNMATCHED, problem.status, 0.0)
-        remote = self.client[0] if self.client else None
-        fields = {"request_id": request_id, "status": problem.status, "code": problem.code, "remote": remote}
-        log.warning("request_refused", extra=fields)
+        fields = {"status": problem.status, "code": problem.code, "remote": self.client and self.client[0]}
+        log.warning("request_refused", extra={"request_id": request_id, **fields})
