@@ -257,6 +257,8 @@ def answer_error(request: Request, error: Exception) -> Response:
         raise error
     handler = request.scope.get("route_handler")  # none where no route has the method
     options: dict[str, Any] = {} if handler is None else handler.opt
+    if problem.code == "overloaded":
+        request.scope["state"]["overloaded"] = True  # see Envelope
     if problem.status == 401 and "user" in request.scope:
         request.user.forget_key()
     if problem.status == 401 and (path := options.get("resource_metadata")):

@@ -9,6 +9,7 @@ from uvicorn.server import ServerState
 
 from service.http.envelope import Envelope
 from service.http.networks import network
+from service.http.origins import Headers
 from service.serving.refusals import Refusals
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ class Connections(ServerState):
         self.by_address[address] -= 1
         if not self.by_address[address]:
             del self.by_address[address]
+
+    def refusal_headers(self, sent: Headers | None) -> list[tuple[bytes, bytes]]:
+        """What a refusal says besides: the time, and to a page of another origin that it may read it."""
+        return [*self.default_headers, *self.envelope.origins.headers(sent or ())]
 
     def cut_unread(self, address: str) -> None:
         """Cut connections off, the longest waiting first, until unread answers take no more memory than they may."""

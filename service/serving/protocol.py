@@ -77,6 +77,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether further requests were already read."""
         return bool(self.pipeline)
 
+    def turn_to_refuse(self) -> asyncio.Future[None]:
+        """Done when a refusal of the application's may go out: in turns with those of the server's own."""
+        return self.server_state.refusals.turn(self.loop)
+
     # What the server asks
 
     def sweep(self, now: float) -> float:
@@ -226,7 +230,7 @@ class HttpProtocol(HttpToolsProtocol):
             headers = dict(self.headers)
             request_id = request_id_for(headers, trace_of(headers))
             self._owed = request_id, self.parser.get_method().decode(), not stays
-            self.server_state.refusals.answer_soon(self)
+            self.server_state.refusals.answer_soon(self.loop, self.answer_owed)
         else:
             super().on_headers_complete()
 
@@ -314,7 +318,7 @@ class HttpProtocol(HttpToolsProtocol):
         request_id, method, is_last = owed
         state = self.server_state
         close = close or is_last or state.envelope.draining.is_set()
-        headers = self._refusal_headers()
+        headers = self.server_state.refusal_headers(self.headers)
         self._raw.write(OVERLOADED.make(request_id, headers, close=close, has_body=method != "HEAD"))
         state.envelope.metrics.observe_request(method, UNMATCHED, 503, 0.0)
         state.refusals.count += 1
@@ -322,10 +326,6 @@ class HttpProtocol(HttpToolsProtocol):
             self._end()
         elif self._phase is _BETWEEN:
             self.deadline = self.loop.time() + self.limits.idle_seconds
-
-    def _refusal_headers(self) -> list[tuple[bytes, bytes]]:
-        state = self.server_state
-        return [*state.default_headers, *state.envelope.origins.headers(self.headers or ())]
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what isn't a request, and close; requests before it on the connection get their answers first."""
@@ -340,7 +340,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         request_id = token_hex(16)
-        headers = self._refusal_headers()
+        headers = self.server_state.refusal_headers(self.headers)
         self._raw.write(ReadyAnswer(problem).make(request_id, headers, close=True, has_body=True))
         if self._raw.can_write_eof():
             self._raw.write_eof()

@@ -11,7 +11,7 @@ bears, over 1,500 connections, it served 73 to 83 % of those so, and 28 to 44 % 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -72,8 +72,8 @@ class Refusals:
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
         self._begun = 0
-        self._owed: deque[tuple[float, HttpProtocol]] = deque()
-        """To whom one is owed, and since when, the oldest first."""
+        self._owed: deque[tuple[float, Callable[[], object]]] = deque()
+        """What gives them, and since when they are owed, the oldest first."""
         self.count = 0
         """Refusals since the last report."""
 
@@ -92,21 +92,31 @@ class Refusals:
     def _forget_begun(self) -> None:
         self._begun = 0
 
-    def answer_soon(self, connection: "HttpProtocol") -> None:
-        """Have the connection give the refusal that it owes."""
+    def answer_soon(self, loop: asyncio.AbstractEventLoop, answer: Callable[[], object]) -> None:
+        """Have ``answer`` give a refusal when it is its turn."""
         if not self._owed:
-            connection.loop.call_later(REFUSAL_SECONDS, self._answer)
-        self._owed.append((connection.loop.time(), connection))
+            loop.call_later(REFUSAL_SECONDS, self._answer)
+        self._owed.append((loop.time(), answer))
+
+    def turn(self, loop: asyncio.AbstractEventLoop) -> "asyncio.Future[None]":
+        """Done when it is the turn of a refusal that the application has made.
+
+        Made in full, it costs more: of one user's 1,500 connections, refused at once, 98 % of the requests were
+        refused and nobody else was served; so 31 % were, and somebody else got 1,150 answers a second.
+        """
+        turn = loop.create_future()
+        self.answer_soon(loop, lambda: turn.done() or turn.set_result(None))
+        return turn
 
     def _answer(self) -> None:
         loop = asyncio.get_running_loop()
         owed = self._owed
         soon = len(owed) if self._envelope.draining.is_set() else REFUSED_SOON
         for _ in range(min(soon, len(owed))):
-            owed.pop()[1].answer_owed()
+            owed.pop()[1]()
         oldest = loop.time() - REFUSAL_SECONDS_AT_MOST + REFUSAL_SECONDS
         while owed and owed[0][0] < oldest:
-            owed.popleft()[1].answer_owed()
+            owed.popleft()[1]()
         if owed:
             loop.call_later(REFUSAL_SECONDS, self._answer)
 

@@ -1,0 +1,42 @@
+"""One user comes with a crowd of connections, each of which asks again as soon as it has its answer."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from tests.conftest import Server, User, user_factory
+
+CROWD = 400
+SECONDS = 2.0
+
+
+async def ask_on(server: Server, user: User, until: float, found: Counter[int]) -> None:
+    """Ask on one connection until then, and count the answers by their status."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+    request = f"GET /v1/users/me HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {user.token}\r\n\r\n".encode()
+    while time.monotonic() < until:
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+        found[int(head[9:12])] += 1
+    writer.close()
+
+
+def test_one_user_s_crowd_leaves_others_served_and_itself(start_server: Callable[..., Server]) -> None:
+    """It took all of the processor to be refused, and every place: 3 of 4 requests of others were refused as well."""
+    server = start_server()
+    crowd, other = Counter[int](), Counter[int]()
+
+    async def ask(many: User, one: User) -> None:
+        until = time.monotonic() + SECONDS
+        await asyncio.gather(
+            *(ask_on(server, many, until, crowd) for _ in range(CROWD)), ask_on(server, one, until, other)
+        )
+
+    with user_factory(server) as make:
+        asyncio.run(ask(make(), make()))
+    assert crowd.keys() == other.keys() | {503} == {200, 503}
+    assert crowd[200] > crowd[503]
+    assert other[200] > 10
+    assert other[503] < other[200] / 10
