@@ -55,6 +55,9 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.telemetry import Telemetry
 
+STRANGERS_AT_ONCE = 64
+"""How many errors of callers who have proven nothing are answered at once in a moment, before they are in turns."""
+
 HANDLERS: list[HTTPRouteHandler] = [
     health.get_live, health.get_ready, health.get_metrics,
     sign_in.logout_everywhere,
@@ -258,7 +261,9 @@ def answer_error(request: Request, error: Exception) -> Response:
     handler = request.scope.get("route_handler")  # none where no route has the method
     options: dict[str, Any] = {} if handler is None else handler.opt
     if problem.code == "overloaded":
-        request.scope["state"]["overloaded"] = True  # see Envelope
+        request.scope["state"]["refused"] = 0  # see Envelope
+    elif "user" not in request.scope or request.user.proven_id is None:
+        request.scope["state"]["refused"] = STRANGERS_AT_ONCE
     if problem.status == 401 and "user" in request.scope:
         request.user.forget_key()
     if problem.status == 401 and (path := options.get("resource_metadata")):

@@ -2,8 +2,8 @@
 
 A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
 nor 405. It sets ``request_id``, ``headers`` (by name) and, where the client sent one, ``trace`` in ``scope["state"]``,
-and reads ``route`` (the template) back from there, ``trace``, if the request has a span of its own, and ``overloaded``,
-if it is refused for want of a place; and ``user``, who asks, from the scope.
+and reads ``route`` (the template) back from there, ``trace``, if the request has a span of its own, and ``refused``, if
+its refusal may have to wait for its turn: how many go at once. And ``user``, who asks, from the scope.
 The server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only
 by its missing body.
 """
@@ -72,7 +72,7 @@ class Connection(Protocol):
         """Whether further requests were already read from it."""
         ...
 
-    def turn_to_refuse(self) -> Awaitable[None]:
+    def turn_to_refuse(self, at_once: int) -> Awaitable[None]:
         """Done when a refusal may go out, so that a crowd that is refused can't come again at once."""
         ...
 
@@ -264,7 +264,7 @@ class _Exchange:
     def send(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             message = self._start(message)
-            if self.connection is not None and "overloaded" in self.state:
+            if self.connection is not None and "refused" in self.state:
                 return self._send_in_turn(self.connection, message)
             return self._send(message)
         body = message.get("body", b"")
@@ -279,7 +279,7 @@ class _Exchange:
         return self._send(message)
 
     async def _send_in_turn(self, connection: Connection, message: Message) -> None:
-        await connection.turn_to_refuse()
+        await connection.turn_to_refuse(self.state["refused"])
         await self._send(message)
 
     def _start(self, message: Message) -> Message:

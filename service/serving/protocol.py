@@ -77,9 +77,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether further requests were already read."""
         return bool(self.pipeline)
 
-    def turn_to_refuse(self) -> asyncio.Future[None]:
+    def turn_to_refuse(self, at_once: int) -> asyncio.Future[None]:
         """Done when a refusal of the application's may go out: in turns with those of the server's own."""
-        return self.server_state.refusals.turn(self.loop)
+        return self.server_state.refusals.turn(self.loop, at_once)
 
     # What the server asks
 

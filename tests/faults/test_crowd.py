@@ -5,16 +5,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from tests.conftest import Server, User, user_factory
+from tests.conftest import Server, user_factory
 
 CROWD = 400
 SECONDS = 2.0
 
 
-async def ask_on(server: Server, user: User, until: float, found: Counter[int]) -> None:
+async def ask_on(server: Server, token: str, until: float, found: Counter[int]) -> None:
     """Ask on one connection until then, and count the answers by their status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
-    request = f"GET /v1/users/me HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {user.token}\r\n\r\n".encode()
+    request = f"GET /v1/users/me HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
     while time.monotonic() < until:
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -23,20 +23,33 @@ async def ask_on(server: Server, user: User, until: float, found: Counter[int]) 
     writer.close()
 
 
+async def ask(server: Server, crowds: str, crowd: Counter[int], others: str, other: Counter[int]) -> None:
+    """The crowd and somebody else at the same time."""
+    until = time.monotonic() + SECONDS
+    await asyncio.gather(
+        *(ask_on(server, crowds, until, crowd) for _ in range(CROWD)), ask_on(server, others, until, other)
+    )
+
+
 def test_one_user_s_crowd_leaves_others_served_and_itself(start_server: Callable[..., Server]) -> None:
     """It took all of the processor to be refused, and every place: 3 of 4 requests of others were refused as well."""
     server = start_server()
     crowd, other = Counter[int](), Counter[int]()
 
-    async def ask(many: User, one: User) -> None:
-        until = time.monotonic() + SECONDS
-        await asyncio.gather(
-            *(ask_on(server, many, until, crowd) for _ in range(CROWD)), ask_on(server, one, until, other)
-        )
-
     with user_factory(server) as make:
-        asyncio.run(ask(make(), make()))
+        asyncio.run(ask(server, make().token, crowd, make().token, other))
     assert crowd.keys() == other.keys() | {503} == {200, 503}
     assert crowd[200] > crowd[503]
+    assert other[200] > 10
+    assert other[503] < other[200] / 10
+
+
+def test_a_crowd_of_strangers_leaves_users_served(start_server: Callable[..., Server]) -> None:
+    """Every request of a user was refused beside 1,500 connections without a token that counts."""
+    server = start_server()
+    crowd, other = Counter[int](), Counter[int]()
+    with user_factory(server) as make:
+        asyncio.run(ask(server, "made up", crowd, make().token, other))
+    assert crowd.keys() <= {401, 503}
     assert other[200] > 10
     assert other[503] < other[200] / 10
