@@ -76,6 +76,7 @@ class Database:
         self._named = settings.database_prepared_statements
         self._observe = observe
         self._pool = Pool(settings)
+        self.is_full = self._pool.is_full
 
     async def open(self) -> None:
         """Start to connect in the background; use ``ping`` to know that the database answers."""
@@ -92,10 +93,6 @@ class Database:
                 await self.transact(Context(None, ""), [], acquire_seconds=seconds)
         except TimeoutError:
             raise Problem("database_unavailable") from None
-
-    def is_full(self, coming: int = 0) -> bool:
-        """Whether the next request that needs a connection would be refused, when ``coming`` others are before it."""
-        return self._pool.is_full(coming)
 
     def stats(self) -> dict[str, int]:
         """Connections ``in_use``, requests ``waiting`` for one, and the ``size``: connections that are open."""

@@ -11,12 +11,14 @@ bears, over 1,500 connections, it served 73 to 83 % of those so, and 28 to 44 % 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.http.envelope import Envelope
+from service.http.envelope import Envelope, request_id_for
+from service.http.origins import Headers
+from service.http.traces import trace_of
 from service.problems import Problem, problem_body
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class ReadyAnswer:
         self._head = STATUS_LINE[problem.status] + lines.encode()
         self._before_id, self._behind_id = problem_body(problem, _ID).split(_ID.encode())
 
-    def make(self, request_id: str, headers: Iterable[tuple[bytes, bytes]], *, close: bool, has_body: bool) -> bytes:
+    def make(self, request_id: str, headers: Headers, *, close: bool, has_body: bool) -> bytes:
         """The whole answer, with these headers besides its own."""
         body = b"%b%b%b" % (self._before_id, request_id.encode(), self._behind_id)
         return b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
@@ -63,7 +65,30 @@ class ReadyAnswer:
         )
 
 
-OVERLOADED = ReadyAnswer(Problem("overloaded"))
+def with_close(answer: bytes) -> bytes:
+    """The answer, which now says that the connection ends with it."""
+    return answer.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
+
+
+_OVERLOADED = ReadyAnswer(Problem("overloaded"))
+
+
+class Owed(NamedTuple):
+    """A refusal that is going to be sent."""
+
+    answer: bytes
+    method: str
+    is_last: bool
+    """Whether the connection ends with it."""
+
+
+def overloaded(parser: Any, headers: Headers, besides: Headers) -> Owed:
+    """The refusal of a request for which there is no place, with the headers that it has ``besides`` its own."""
+    method = parser.get_method().decode()
+    is_last = parser.get_http_version() == "1.0" or not parser.should_keep_alive()
+    sent = dict(headers)
+    request_id = request_id_for(sent, trace_of(sent))
+    return Owed(_OVERLOADED.make(request_id, besides, close=is_last, has_body=method != "HEAD"), method, is_last)
 
 
 class Refusals:
