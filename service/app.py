@@ -39,7 +39,7 @@ from service.db.database import Database
 from service.db.migration_files import known_ids
 from service.http.bulk import Bulk
 from service.http.docs import documentation
-from service.http.envelope import Envelope
+from service.http.envelope import STRANGERS_AT_ONCE, USERS_AT_ONCE, Envelope
 from service.http.metrics import Metrics
 from service.http.openapi import OpenAPI
 from service.http.quota import Quota
@@ -54,9 +54,6 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.telemetry import Telemetry
-
-STRANGERS_AT_ONCE = 64
-"""How many errors of callers who have proven nothing are answered at once in a moment, before they are in turns."""
 
 HANDLERS: list[HTTPRouteHandler] = [
     health.get_live, health.get_ready, health.get_metrics,
@@ -226,6 +223,7 @@ async def before_request(request: Request) -> Response | None:
     options = scope["route_handler"].opt
     if "public" in options:
         caller = Caller(app.database, state["request_id"])
+        state["at_once"] = STRANGERS_AT_ONCE
     else:
         authorization = state["headers"].get(b"authorization")
         caller = await app.authenticator.caller(authorization, state["request_id"], options["scope"], request.address)
@@ -261,9 +259,10 @@ def answer_error(request: Request, error: Exception) -> Response:
     handler = request.scope.get("route_handler")  # none where no route has the method
     options: dict[str, Any] = {} if handler is None else handler.opt
     if problem.code == "overloaded":
-        request.scope["state"]["refused"] = 0  # see Envelope
-    elif "user" not in request.scope or request.user.proven_id is None:
-        request.scope["state"]["refused"] = STRANGERS_AT_ONCE
+        request.scope["state"]["at_once"] = 0  # see Envelope
+    else:
+        is_stranger = "user" not in request.scope or request.user.proven_id is None
+        request.scope["state"]["at_once"] = STRANGERS_AT_ONCE if is_stranger else USERS_AT_ONCE
     if problem.status == 401 and "user" in request.scope:
         request.user.forget_key()
     if problem.status == 401 and (path := options.get("resource_metadata")):

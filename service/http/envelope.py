@@ -2,8 +2,8 @@
 
 A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
 nor 405. It sets ``request_id``, ``headers`` (by name) and, where the client sent one, ``trace`` in ``scope["state"]``,
-and reads ``route`` (the template) back from there, ``trace``, if the request has a span of its own, and ``refused``, if
-its refusal may have to wait for its turn: how many go at once. And ``user``, who asks, from the scope.
+and reads ``route`` (the template) back from there, ``trace``, if the request has a span of its own, and ``at_once``, if
+its answer may have to wait for its turn: how many go at once. And ``user``, who asks, from the scope.
 The server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only
 by its missing body.
 """
@@ -37,6 +37,11 @@ BODY_SECONDS = 10.0
 """How long a request may let us wait for its body in all …"""
 BODY_BYTES_PER_SECOND = 16_384
 """… plus a second for each of these that came: a large body that keeps arriving at this rate is never cut off."""
+
+STRANGERS_AT_ONCE = 64
+"""How many answers to callers who have proven nothing go out at once in a moment, before they are in turns."""
+USERS_AT_ONCE = 256
+"""The same for users' errors, some of which need no connection to the database: no share of these bounds those."""
 
 REQUEST_ID_MAX = 128
 REQUEST_ID_CHARACTERS = (ascii_letters + digits + "._:/+=@-").encode()
@@ -72,8 +77,8 @@ class Connection(Protocol):
         """Whether further requests were already read from it."""
         ...
 
-    def turn_to_refuse(self, at_once: int) -> Awaitable[None]:
-        """Done when a refusal may go out, so that a crowd that is refused can't come again at once."""
+    def turn_to_answer(self, at_once: int) -> Awaitable[None]:
+        """Done when such an answer may go out, so that a crowd that gets them can't come again at once."""
         ...
 
 
@@ -149,6 +154,7 @@ class Envelope:
         self.metrics.in_flight += 1
         try:
             if exchange.method == "OPTIONS":
+                exchange.state["at_once"] = STRANGERS_AT_ONCE
                 self.origins.check_preflight(scope["headers"])
             await self.litestar(exchange.scope, exchange.receive if exchange.has_body else receive, exchange.send)
             if not exchange.complete and not exchange.lost:
@@ -264,7 +270,7 @@ class _Exchange:
     def send(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             message = self._start(message)
-            if self.connection is not None and "refused" in self.state:
+            if self.connection is not None and "at_once" in self.state:
                 return self._send_in_turn(self.connection, message)
             return self._send(message)
         body = message.get("body", b"")
@@ -279,7 +285,7 @@ class _Exchange:
         return self._send(message)
 
     async def _send_in_turn(self, connection: Connection, message: Message) -> None:
-        await connection.turn_to_refuse(self.state["refused"])
+        await connection.turn_to_answer(self.state["at_once"])
         await self._send(message)
 
     def _start(self, message: Message) -> Message:

@@ -74,8 +74,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether further requests were already read."""
         return bool(self.pipeline)
 
-    def turn_to_refuse(self, at_once: int) -> asyncio.Future[None]:
-        """Done when a refusal of the application's may go out: in turns with those of the server's own."""
+    def turn_to_answer(self, at_once: int) -> asyncio.Future[None]:
+        """Done when an answer of the application's may go out: in turns with the server's own refusals."""
         return self.server_state.refusals.turn(self.loop, at_once)
 
     # What the server asks

@@ -124,10 +124,13 @@ class Refusals:
         self._owed.append((loop.time(), answer))
 
     def turn(self, loop: asyncio.AbstractEventLoop, at_once: int) -> "asyncio.Future[None]":
-        """Done when it is the turn of a refusal that the application has made; ``at_once`` go so in REFUSAL_SECONDS.
+        """Done when it is the turn of an answer that the application has made; ``at_once`` go so in REFUSAL_SECONDS.
 
-        Made in full, it costs more: of one user's 1,500 connections, refused at once, 98 % of the requests were
-        refused and nobody else was served; so 31 % were, and somebody else got 1,150 answers a second.
+        These are refusals, and answers to strangers: health checks, the documentation, sign-in, and their errors.
+
+        A refusal made in full costs more than a ready one: of one user's 1,500 connections, refused at once, 98 % of
+        the requests were refused and nobody else was served; so 31 % were, and somebody else got 1,150 answers a
+        second.
         """
         turn = loop.create_future()
         if self._at_once >= at_once:

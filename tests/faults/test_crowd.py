@@ -1,9 +1,11 @@
-"""One user comes with a crowd of connections, each of which asks again as soon as it has its answer."""
+"""A crowd of connections, each of which asks again as soon as it has its answer, and somebody else beside it."""
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+
+import pytest
 
 from tests.conftest import Server, user_factory
 
@@ -11,23 +13,29 @@ CROWD = 400
 SECONDS = 2.0
 
 
-async def ask_on(server: Server, token: str, until: float, found: Counter[int]) -> None:
+ME = "GET /v1/users/me"
+
+
+async def ask_on(server: Server, token: str, until: float, found: Counter[int], what: str = ME) -> None:
     """Ask on one connection until then, and count the answers by their status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
-    request = f"GET /v1/users/me HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    request = f"{what} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
     while time.monotonic() < until:
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+        length = head.lower().partition(b"content-length: ")[2].split()  # none behind 204
+        await reader.readexactly(int(length[0]) if length else 0)
         found[int(head[9:12])] += 1
     writer.close()
 
 
-async def ask(server: Server, crowds: str, crowd: Counter[int], others: str, other: Counter[int]) -> None:
+async def ask(
+    server: Server, crowds: str, crowd: Counter[int], others: str, other: Counter[int], what: str = ME
+) -> None:
     """The crowd and somebody else at the same time."""
     until = time.monotonic() + SECONDS
     await asyncio.gather(
-        *(ask_on(server, crowds, until, crowd) for _ in range(CROWD)), ask_on(server, others, until, other)
+        *(ask_on(server, crowds, until, crowd, what) for _ in range(CROWD)), ask_on(server, others, until, other)
     )
 
 
@@ -51,5 +59,29 @@ def test_a_crowd_of_strangers_leaves_users_served(start_server: Callable[..., Se
     with user_factory(server) as make:
         asyncio.run(ask(server, "made up", crowd, make().token, other))
     assert crowd.keys() <= {401, 503}
+    assert other[200] > 10
+    assert other[503] < other[200] / 10
+
+
+def test_a_user_s_crowd_of_mistakes_leaves_others_served(start_server: Callable[..., Server]) -> None:
+    """They need no connection to the database, so no share of these bounds them."""
+    server = start_server()
+    crowd, other = Counter[int](), Counter[int]()
+    with user_factory(server) as make:
+        asyncio.run(ask(server, make().token, crowd, make().token, other, "GET /v1/todos?limit=none"))
+    assert crowd.keys() <= {422, 503}
+    assert other[200] > 10
+    assert other[503] < other[200] / 10
+
+
+@pytest.mark.parametrize("what", ["GET /health/live", "GET /schema", "OPTIONS /v1/todos"])
+def test_a_crowd_that_asks_for_what_anybody_may_have_leaves_users_served(
+    start_server: Callable[..., Server], what: str
+) -> None:
+    server = start_server()
+    crowd, other = Counter[int](), Counter[int]()
+    with user_factory(server) as make:
+        asyncio.run(ask(server, "", crowd, make().token, other, what))
+    assert crowd.keys() <= {200, 204, 503}
     assert other[200] > 10
     assert other[503] < other[200] / 10
