@@ -40,7 +40,7 @@ BODY_BYTES_PER_SECOND = 16_384
 
 STRANGERS_AT_ONCE = 64
 """How many answers to callers who have proven nothing go out at once in a moment, before they are in turns."""
-USERS_AT_ONCE = 256
+USERS_AT_ONCE = 128
 """The same for users' errors, some of which need no connection to the database: no share of these bounds those."""
 
 REQUEST_ID_MAX = 128
