@@ -597,5 +597,4 @@ def test_a_call_of_a_tool_costs_at_most_half_as_much_again_as_its_request(small:
             call, request = map(min, seconds)  # what else the machine does makes both slower, never quicker
             return call / request
 
-    ratio = asyncio.run(run())
-    assert min(ratio, asyncio.run(run()) if ratio > MOST else ratio) <= MOST
+    assert asyncio.run(run()) <= MOST or asyncio.run(run()) <= MOST
