@@ -150,6 +150,10 @@ def _value(result: Any) -> Any:
 
 
 _AGAIN = "Call again in a moment, with the same idempotency_key if there was one."
+_LOOK_FIRST = (
+    "If you gave an idempotency_key, call again with the same one. Otherwise look first whether it was done: "
+    "list_tasks and get_context show that."
+)
 _OTHERWISE = "The same call would be refused again: tell the user what is wrong."
 _ADVICE = {
     "not_found": "This user has no such task, conversation or change: list_tasks and search show what there is.",
@@ -167,11 +171,12 @@ _ADVICE = {
 
 def _told(problem: Problem) -> str:
     """The problem for a model: its code, what is wrong, and what to do."""
+    usual = _LOOK_FIRST if problem.may_have_happened else _AGAIN if problem.status == 503 else _OTHERWISE
     told: dict[str, Any] = {
         "code": problem.code,
         "message": problem.detail,
         **({"errors": problem.errors} if problem.errors else {}),
         **problem.members,
-        "advice": _ADVICE.get(problem.code, _AGAIN if problem.status == 503 else _OTHERWISE),
+        "advice": _ADVICE.get(problem.code, usual),
     }
     return msgspec.json.encode(told).decode()

@@ -117,6 +117,8 @@ class Problem(Exception):
         self.members = members
         self.headers = dict(headers or {})
         self.statement: int | None = None
+        self.may_have_happened = False
+        """Whether what was asked for may have been done all the same: see `unknown_outcome`."""
         if self.status == 401:
             self.headers.setdefault("WWW-Authenticate", _challenge(code))
         elif self.status == 503:
@@ -134,6 +136,21 @@ def _challenge(code: str) -> str:
     if code in ("invalid_token", "token_expired", "account_inactive"):
         return 'Bearer realm="todochat", error="invalid_token"'
     return 'Bearer realm="todochat"'
+
+
+def unknown_outcome(code: str, reason: str) -> Problem:
+    """The problem of a change that may have been made, or may not.
+
+    OpenAI's SDK, which sends no Idempotency-Key, would by itself repeat a POST that was answered 503: its header
+    ``X-Should-Retry`` keeps it from that.
+    """
+    detail = (
+        f"{reason} Whether the change was made is not known: look before you repeat it. A POST that was sent with an "
+        "Idempotency-Key can be repeated safely."
+    )
+    problem = Problem(code, detail, headers={"X-Should-Retry": "false"})
+    problem.may_have_happened = True
+    return problem
 
 
 def invalid(field: str, message: str) -> Problem:

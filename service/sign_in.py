@@ -121,7 +121,7 @@ async def create_token(request: Request, data: JSONBody[SignIn]) -> TokenPair:
             raise Problem("bad_credentials")
     if not found.is_active:
         raise Problem("account_inactive")
-    await request.user.run(_forgive_attempt(**counted))
+    await _forgive(request.user, counted)
     return tokens.issue(found.id, found.token_version)
 
 
@@ -159,9 +159,18 @@ async def change_password(request: Request, data: JSONBody[PasswordChange]) -> N
             raise _rate_limited(wait)
         if not await passwords.changes.verify(request.owner, own.password_hash, data.current_password):
             raise Problem("bad_credentials", "The current password is wrong.")
-        await anonymous.run(_forgive_attempt(**counted))
+        await _forgive(anonymous, counted)
         password_hash = await passwords.changes.hash(request.owner, data.new_password)
     await request.user.run(_set_password(password_hash=password_hash))
+
+
+async def _forgive(caller: Caller, counted: dict[str, Any]) -> None:
+    """Take off an attempt with the right password. Where the database is busy it stays counted: it refuses nobody."""
+    try:
+        await caller.run(_forgive_attempt(**counted))
+    except Problem as problem:
+        if problem.status != 503:
+            raise
 
 
 def _rate_limited(seconds: float) -> Problem:

@@ -15,7 +15,7 @@ from service.db.observed import Observe, Observed
 from service.db.pool import Loan, Pool
 from service.db.results import Result, read_result
 from service.db.statements import SESSION, Context, Prepared, Step, set_local, set_locally
-from service.problems import Problem, from_database
+from service.problems import Problem, from_database, unknown_outcome
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,7 @@ _READ_ONLY_SERVER = "25006"
 _NAME_TAKEN = "42P05"
 """A statement was prepared by another client of a pooler that knows nothing of prepared statements."""
 
-_UNKNOWN = (
-    "Whether the change was made is not known: look before you repeat it, or send an Idempotency-Key, which makes "
-    "repeating safe."
-)
-_PERHAPS_DONE = f"The connection to the database was lost. {_UNKNOWN}"
+_LOST = "The connection to the database was lost."
 _LATE = "The database did not answer in time."
 _POOLER = (
     "DATABASE_URL leads through a pooler that can't carry prepared statements: set DATABASE_PREPARED_STATEMENTS=false"
@@ -124,7 +120,9 @@ class Database:
         loop = self._pool.loop
         started = loop.time()
         deadline = started + seconds
-        reads_only = False not in [prepared.reads_only for prepared, _ in (*context.ahead, *steps)]
+        # What comes ahead may note that a key was used: that changes nothing for whoever asks.
+        changes = False in [prepared.reads_only for prepared, _ in steps]
+        reads_only = not changes and False not in [prepared.reads_only for prepared, _ in context.ahead]
         request = self._begin(context, seconds, reads_only=reads_only)
         before = len(request)
         request += steps
@@ -141,11 +139,11 @@ class Database:
                     return await self._attempt(connection, request, before, len(steps), accept, deadline)
                 except ConnectionLost as lost:
                     # A server that ends many connections may end one after another under the same request.
-                    if not lost.nothing_ran and (is_last or not reads_only):
-                        raise Problem("database_unavailable", "" if reads_only else _PERHAPS_DONE) from None
+                    if not lost.nothing_ran and (is_last or changes):
+                        raise _ended("database_unavailable", _LOST, perhaps_kept=changes) from None
                 except ConnectionExpired:
                     _suspect(self._pool, asked)
-                    raise Problem("timeout", _LATE if reads_only else f"{_LATE} {_UNKNOWN}") from None
+                    raise _ended("timeout", _LATE, perhaps_kept=changes) from None
                 except StepRefused as refused:
                     if is_last or refused.error.sqlstate not in _COLLISION:
                         if refused.error.sqlstate == _READ_ONLY_SERVER and not reads_only:
@@ -187,9 +185,9 @@ class Database:
                 perhaps_kept = held.is_ending and not snapshot
                 await _roll_back(connection)
         except ConnectionLost:
-            raise Problem("database_unavailable", _PERHAPS_DONE if perhaps_kept else "") from None
+            raise _ended("database_unavailable", _LOST, perhaps_kept=perhaps_kept) from None
         except ConnectionExpired:
-            raise Problem("timeout", f"{_LATE} {_UNKNOWN}" if perhaps_kept else _LATE) from None
+            raise _ended("timeout", _LATE, perhaps_kept=perhaps_kept) from None
         finally:
             loan.end()
 
@@ -312,6 +310,11 @@ def _suspect(pool: Pool, asked: float) -> None:
     """Replace the connections where one was not answered from then on until its time was up, unless that was short."""
     if asyncio.get_running_loop().time() - asked >= STALL_SECONDS:
         pool.distrust()
+
+
+def _ended(code: str, reason: str, *, perhaps_kept: bool) -> Problem:
+    """What is told of a transaction that got no answer."""
+    return unknown_outcome(code, reason) if perhaps_kept else Problem(code, reason)
 
 
 def _problem(refused: StepRefused, request: Sequence[Step], before: int, context: Context) -> Problem:

@@ -22,7 +22,7 @@ from service.http.metrics import UNMATCHED, Metrics
 from service.http.origins import ALLOW_ORIGIN, Origins
 from service.http.response import problem_answer
 from service.http.traces import Trace, trace_of
-from service.problems import Problem
+from service.problems import Problem, unknown_outcome
 
 log = logging.getLogger(__name__)
 request_log = logging.getLogger("service.request")
@@ -55,6 +55,7 @@ CONTENT_SECURITY_POLICY = (
 )
 """For pages: nothing from elsewhere, and neither scripts nor styles but our files."""
 
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 _NO_STORE = (b"cache-control", b"no-store")
 _REVALIDATE = (b"cache-control", b"private, no-cache")
@@ -174,7 +175,9 @@ class Envelope:
         if isinstance(error, Problem):
             problem = error
         elif isinstance(error, asyncio.CancelledError):
-            problem = Problem("overloaded", "The service is shutting down.")
+            reason = "The service is shutting down."
+            is_safe = exchange.method in _SAFE
+            problem = Problem("overloaded", reason) if is_safe else unknown_outcome("overloaded", reason)
             exchange.close = True
         else:
             problem = Problem("internal", "Something went wrong here. The log tells more under the request id.")

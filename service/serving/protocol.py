@@ -218,7 +218,8 @@ class HttpProtocol(HttpToolsProtocol):
         size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in headers])
         if size > self.limits.header_bytes or len(headers) > self.limits.header_count:
             self._fail(self._too_large())
-        if parser.get_http_version() != "1.0" and [name for name, _ in headers].count(b"host") != 1:
+        hosts = [name for name, _ in headers].count(b"host")
+        if hosts > 1 or (not hosts and parser.get_http_version() != "1.0"):
             self._fail(Problem("malformed_request", "HTTP/1.1 needs one Host header (RFC 9112, section 3.2)."))
         if parser.should_upgrade():
             if parser.get_method() == b"CONNECT":
@@ -272,7 +273,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes | memoryview) -> None:
         """Parse. A wish for another protocol is ignored (RFC 9110, section 7.8).
 
-        The parser ends behind the headers of such a request, its body unread: it is fed them again without the wish.
+        The parser ends behind the headers of such a request, its body unread: another one is fed them without the wish.
+        The same one would read nothing more where the connection ends with this request.
         """
         while True:
             try:
@@ -283,6 +285,8 @@ class HttpProtocol(HttpToolsProtocol):
                 lines = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
                 method, version = self.parser.get_method(), self.parser.get_http_version().encode()
                 head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
                 self.parser.feed_data(head)
 
     def _too_large(self) -> Problem:

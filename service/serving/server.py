@@ -23,6 +23,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, cast
 
+import msgspec
 import uvicorn
 from litestar import Litestar
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -38,6 +39,7 @@ BACKLOG = 2048
 """Connections the kernel may hold for us; net.core.somaxconn caps it."""
 UNSENT_BYTES = 128 * 1024
 """How much of an answer the kernel may hold for a connection before it is on its way."""
+_OTHER_FILES = 100
 HANDSHAKE_SECONDS = 0.2
 """How long a connection that began before the end may take to be there."""
 STARTUP_SECONDS = 60.0
@@ -78,8 +80,8 @@ def run(
         listeners = [*shared] or [listen(settings.host, settings.port)]
         for listener in listeners:
             _set_options(listener)
-        _raise_file_limit()
-        server = Server(settings, app, limits or Limits(), on_ready, shares=bool(shared))
+        limits = _within_file_limit(limits or Limits(), settings.database_pool_size)
+        server = Server(settings, app, limits, on_ready, shares=bool(shared))
         server.run(listeners)
     except StartupError as error:
         print(f"todochat: {error}", file=sys.stderr)
@@ -333,9 +335,23 @@ def drop_newcomers(listener: socket.socket) -> None:
         )
 
 
-def _raise_file_limit() -> None:
+def _within_file_limit(limits: Limits, pool_size: int) -> Limits:
+    """The limits, with fewer connections where the system allows too few open files: one client could take them all."""
+    files = _raise_file_limit()
+    # Each connection to the database has two; refused clients, logs, sockets and the system's own files have the rest.
+    connections = max(1, files - limits.refusals - 2 * pool_size - _OTHER_FILES)
+    if connections >= limits.connections:
+        return limits
+    log.warning("few_open_files", extra={"allowed": files, "connections": connections})
+    per_address = max(1, limits.connections_per_address * connections // limits.connections)
+    return msgspec.structs.replace(limits, connections=connections, connections_per_address=per_address)
+
+
+def _raise_file_limit() -> int:
     """Allow as many open files as the system lets us: the soft limit is often 1024, fewer than our connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return wanted if soft == resource.RLIM_INFINITY else soft

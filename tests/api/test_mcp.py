@@ -11,7 +11,9 @@ import jsonschema_rs
 import pytest
 
 from service.mcp import REVISIONS, WITH_HANDSHAKE
+from service.mcp_calls import _told
 from service.mcp_tools import TOOLS
+from service.problems import Problem, unknown_outcome
 from tests.conftest import PLAIN_HTTP, Server, User
 from tests.support.problems import problem
 
@@ -420,6 +422,12 @@ def test_an_error_says_its_code_and_what_to_do(user: User, tool: str, arguments:
     assert told["message"]
     assert told["advice"]
     assert "again in a moment" not in told["advice"], "none of these would be answered otherwise then"
+
+
+def test_who_can_not_know_whether_it_was_done_is_told_to_look_first() -> None:
+    unknown, late = (json.loads(_told(found)) for found in (unknown_outcome("timeout", "Late."), Problem("timeout")))
+    assert unknown["advice"].startswith("If you gave an idempotency_key, call again with the same one. Otherwise look")
+    assert "again in a moment" in late["advice"]
 
 
 def test_what_is_not_allowed_from_where_a_task_stands_is_explained(user: User):

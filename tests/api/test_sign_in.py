@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -819,6 +820,24 @@ def test_a_sign_in_that_finds_no_place_is_refused_before_it_counts(monkeypatch: 
         asyncio.run(sign_in.create_token.fn(request, sign_in.SignIn("a@b", WRONG)))
     checker.close()
     assert caller.runs == 0
+
+
+@pytest.mark.parametrize(("code", "gets_in"), [("timeout", True), ("overloaded", True), ("internal", False)])
+def test_who_has_the_right_password_gets_in_though_the_attempt_can_not_be_forgiven(code: str, gets_in: bool) -> None:
+    class Busy(_Caller):
+        async def run(self, *queries: Any) -> Any:
+            if self.runs:
+                raise Problem(code)
+            return await super().run(*queries)
+
+    checker = passwords.Passwords()
+    try:
+        found = sign_in.Credentials(uuid4(), asyncio.run(checker.sign_ins.hash("ada", PASSWORD)), True, 1)
+        request = asking(Busy(found), tokens=Tokens("x" * 32, None, 900, 3600), passwords=checker)
+        with contextlib.nullcontext() if gets_in else pytest.raises(Problem, match=code):
+            asyncio.run(sign_in.create_token.fn(request, sign_in.SignIn("a@b", PASSWORD)))
+    finally:
+        checker.close()
 
 
 def test_hashing_lets_other_work_go_first() -> None:

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from service.health import may_read_metrics
 from service.http.envelope import Envelope
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics
 from service.serving.limits import Connections, Limits
+from service.serving.server import _within_file_limit
 from service.setting_readers import proxies
 from service.settings import Secret
 from tests.conftest import PLAIN_HTTP
@@ -390,6 +392,23 @@ def test_a_wish_for_another_protocol_is_ignored_body_and_all(
     assert second.endswith(b"\r\n\r\n{}")
 
 
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_wish_for_another_protocol_is_ignored_on_a_connection_s_last_request(
+    small: SmallServer, version: bytes, size: int
+) -> None:
+    """As `curl --http2 -H 'Connection: close'` sends it."""
+    data = b"POST /echo HTTP/" + version + b"\r\nHost: a\r\nUpgrade: h2c\r\nConnection: close, Upgrade\r\n"
+    data += b"Content-Length: 4\r\n\r\nbody"
+    with small.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(data), size):
+            connection.sendall(data[start : start + size])
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\nbody")
+
+
 def test_many_wishes_for_another_protocol_at_once_are_ignored_one_by_one(small: SmallServer) -> None:
     requests = b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n" * Limits().pipelined
     answer = exchange(small, requests + b"GET /etag HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -417,6 +436,7 @@ def test_a_tunnel_is_refused(small: SmallServer) -> None:
         (b"Host:\r\n", b"1.1", 200),
         (b"HOST: a\r\n", b"1.1", 200),
         (b"", b"1.0", 200),
+        (b"Host: a\r\nHost: a\r\n", b"1.0", 400),
     ],
 )
 def test_a_request_of_http_1_1_has_one_host(small: SmallServer, hosts: bytes, version: bytes, status: int) -> None:
@@ -601,6 +621,16 @@ def test_one_address_can_not_take_every_connection(tmp_path: Path) -> None:
         deadline = time.monotonic() + 3
         while not ask_from(server, "127.0.0.1").startswith(b"HTTP/1.1 200 "):
             assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(("files", "connections", "per_address"), [(65_536, 2000, 1600), (1024, 704, 563), (256, 1, 1)])
+def test_no_address_can_take_every_file_that_the_system_allows(
+    monkeypatch: pytest.MonkeyPatch, files: int, connections: int, per_address: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    limits = _within_file_limit(Limits(), 10)
+    assert (limits.connections, limits.connections_per_address) == (connections, per_address)
 
 
 def test_connections_beyond_the_limit_are_told_so(tmp_path: Path) -> None:

@@ -751,14 +751,30 @@ def test_a_deadline_that_leaves_the_server_no_time_costs_one_connection(shared: 
     run(shared.service_url, use, size=3)
 
 
-@pytest.mark.parametrize("commits", [False, True])
-def test_an_outcome_is_unknown_only_if_a_commit_was_on_its_way(shared: TestDatabase, commits: bool) -> None:
+@pytest.mark.parametrize(
+    ("way", "is_unknown"),
+    [("one round trip", True), ("with its commit", True), ("without its commit", False), ("only reads", False)],
+)
+def test_an_outcome_is_unknown_only_if_a_commit_was_on_its_way(
+    shared: TestDatabase, way: str, is_unknown: bool
+) -> None:
+    async def late(found: Database) -> None:
+        if way == "one round trip":
+            await found.transact(NOBODY, [insert(1), slow(2)], seconds=0.2)
+        elif way == "only reads":  # its user's key is noted to be used, which nobody asked for
+            await found.transact(Context(None, "", [insert(1)]), [slow(2)], seconds=0.2)
+        else:
+            async with found.hold(NOBODY, seconds=0.2) as held:
+                await held.run([insert(1), slow(2)], commit=way == "with its commit")
+
     async def use(found: Database) -> None:
         with pytest.raises(Problem) as failure:
-            async with found.hold(NOBODY, seconds=0.2) as held:
-                await held.run([insert(1), slow(2)], commit=commits)
+            await late(found)
         assert failure.value.code == "timeout"
-        assert ("Whether the change was made is not known" in failure.value.detail) == commits
+        assert failure.value.headers["Retry-After"] == "1"
+        assert failure.value.may_have_happened == is_unknown
+        assert ("Whether the change was made is not known" in failure.value.detail) == is_unknown
+        assert ("Idempotency-Key" in failure.value.detail) == is_unknown
 
     run(shared.service_url, use, size=1)
 

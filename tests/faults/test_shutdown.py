@@ -263,16 +263,19 @@ def test_a_request_still_arriving_is_answered(tmp_path: Path) -> None:
         assert server.process.wait(5) == 0
 
 
-def test_a_request_that_outlasts_the_grace_is_told_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_request_that_outlasts_the_grace_is_told_so(tmp_path: Path, method: bytes) -> None:
+    """And, where it may have changed something, that nobody knows whether it did: its COMMIT may be on its way."""
     options = {"port": 0, "shutdown_delay_seconds": 0, "shutdown_grace_seconds": 0.3}
     with running(tmp_path / "log", settings=options) as server, server.connect() as connection:
-        connection.sendall(HEAD % b"/slow?30")
+        connection.sendall(method + b" /slow?30 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         time.sleep(0.1)
         started = time.monotonic()
         stop(server)
         answer = read_all(connection)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b'"code":"overloaded"' in answer
+        assert (b"made is not known" in answer) == (method == b"POST")
         assert server.process.wait(5) == 0
         assert time.monotonic() - started < 3
         assert server.wait_for("requests_cut_off")["requests"] == 1

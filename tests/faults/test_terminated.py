@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable
 
+import openai
 import pytest
 
 from tests.faults.conftest import POOL_SIZE, Service
@@ -74,6 +75,18 @@ def test_a_write_whose_answer_is_lost_is_not_tried_again(service: Service) -> No
     assert "not known" in answer.body["detail"]
     assert answer.retry_after
     assert stored(service, title) == 1
+
+
+def test_openai_s_sdk_does_not_repeat_an_item_whose_answer_is_lost(service: Service) -> None:
+    """By itself it repeats what was answered 503, and sends no Idempotency-Key."""
+    text = secrets.token_hex(8)
+    with openai.OpenAI(base_url=f"{service.url}/openai/v1", api_key=service.users[0].token) as client:
+        conversation = client.conversations.create()
+        service.proxy.lose_answer_to(text.encode())
+        with pytest.raises(openai.InternalServerError, match="not known"):
+            client.conversations.items.create(conversation.id, items=[{"role": "user", "content": text}])
+        (item,) = client.conversations.items.list(conversation.id)
+    assert text in str(item)
 
 
 def test_a_read_whose_answer_is_lost_is_tried_again(service: Service) -> None:
