@@ -17,6 +17,7 @@ from litestar import get, post
 from litestar.params import JSONBody
 from msgspec import UNSET, UnsetType
 
+from service.http.envelope import USERS_AT_ONCE
 from service.http.kept_json import Path
 from service.http.request import Request
 from service.http.response import Answer, answer
@@ -93,12 +94,15 @@ class _Refused(Exception):
 async def call_mcp(request: Request, data: JSONBody[Message]) -> Answer:
     """Answer one message of a client; of a key, ``tools/call`` asks for the scope that its tool needs."""
     _check_origin(request)
+    if data.method != "tools/call":
+        request.scope["state"]["at_once"] = USERS_AT_ONCE  # most of these need no connection to the database
     if data.id is UNSET:  # of a notification nothing is kept, and nothing can be said
         return Answer(202, [])
     is_newest = request.sent.get(b"mcp-protocol-version") == NEWEST.encode()
     try:
         result = await _result(request, data)
     except _Refused as refused:
+        request.scope["state"]["at_once"] = USERS_AT_ONCE
         body = {"jsonrpc": "2.0", "id": data.id, "error": refused.error}
         # Clients of 2025 take an error of JSON-RPC with 200, but for headers that are wrong.
         is_about_headers = refused.error["code"] in (_HEADER_MISMATCH, _UNSUPPORTED_REVISION)

@@ -36,7 +36,7 @@ BODY_BYTES = 1024 * 1024
 """The most a body may have; a handler that takes many objects at once may allow more."""
 BODIES_BYTES = 64 * 1024 * 1024
 """What long bodies may take in all; one user, or one address without a user, may take half of it."""
-SHORT_BODY_BYTES = 64 * 1024
+SHORT_BODY_BYTES = 16 * 1024
 """Bodies up to this are not counted: connections are bounded, too."""
 LAST_VERSION = 2_147_483_647
 """What a version of most rows goes up to."""

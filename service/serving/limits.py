@@ -24,8 +24,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_count: int = 128
     header_seconds: float = 10.0
     """From the opening of a connection, later from a request's first byte, to the end of its headers."""
-    pipelined: int = 32
+    pipelined: int = 16
     """Requests that may wait on a connection for the one before them; the next one ends it, when those are answered."""
+    pipelined_headers: int = 256
+    """How many headers these may have together: each takes 130 bytes of memory, however short it is."""
     idle_seconds: float = 75.0
     """Between the requests of a connection."""
     linger_seconds: float = 2.0

@@ -175,6 +175,16 @@ class HttpProtocol(HttpToolsProtocol):
         self._answers.close = self._raw.close
 
     def data_received(self, data: bytes) -> None:
+        size = self.limits.header_bytes
+        if len(data) <= size:
+            self._take(data)
+            return
+        # A read has up to 256 KiB: what is in its headers must not pile up before anybody counts them.
+        view = memoryview(data)
+        for start in range(0, len(data), size):
+            self._take(view[start : start + size])
+
+    def _take(self, data: bytes | memoryview) -> None:
         if self._deaf:
             return
         self._has_progress = False
@@ -185,7 +195,9 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._owed and self._phase is _BODY:
             self.answer_owed(close=True)  # before the rest of the body comes
-        if self._has_progress or self._phase is _BETWEEN:
+        if self.headers and len(self.headers) > self.limits.header_count:  # of which there may be no end, or trailers
+            self._refuse(self._too_large())
+        elif self._has_progress or self._phase is _BETWEEN:
             self._without_progress = 0
         else:
             self._without_progress += len(data)
@@ -225,7 +237,7 @@ class HttpProtocol(HttpToolsProtocol):
             if parser.get_method() == b"CONNECT":
                 self._fail(Problem("malformed_request", "This is not a proxy."))
             return  # see _feed
-        if self._owed or len(self.pipeline) == self.limits.pipelined:
+        if self._owed or (self.pipeline and self._pipelines_too_much()):
             self._fail(Problem("overloaded"))
         self._phase = _BODY
         self._has_progress = True
@@ -289,6 +301,12 @@ class HttpProtocol(HttpToolsProtocol):
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
                 self.parser.feed_data(head)
 
+    def _pipelines_too_much(self) -> bool:
+        """Whether the request that has come is one too many of those that wait for the one before them."""
+        waiting = [len(cast("list[Any]", cycle.scope["headers"])) for cycle, _ in self.pipeline]
+        headers = sum(waiting) + len(self.headers)
+        return len(waiting) == self.limits.pipelined or headers > self.limits.pipelined_headers
+
     def _too_large(self) -> Problem:
         return Problem(
             "headers_too_large",
@@ -350,6 +368,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         request_id = token_hex(16)
         headers = self.server_state.refusal_headers(self.headers)
+        self.scope, self.headers = cast("Any", {}), []  # nobody reads them any more
         self._raw.write(ReadyAnswer(problem).make(request_id, headers, close=True, has_body=True))
         if self._raw.can_write_eof():
             self._raw.write_eof()

@@ -1,5 +1,6 @@
 """What holds for every request, whatever it asks: HTTP's limits, the request id, the log line, metrics, headers."""
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -574,6 +575,44 @@ def test_answers_that_nobody_reads_take_little_memory_and_keep_nobody_else_from_
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         most = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
         assert most < 250 * 1024 * 1024
+
+
+UNENDING = {
+    "headers": b"POST /echo HTTP/1.1\r\nHost: a\r\n" + b"aa:bb\r\n" * 35_000,
+    "headers below the limit": b"POST /echo HTTP/1.1\r\nHost: a\r\n" + b"aa:bb\r\n" * 4_000,
+    "trailers": b"POST /slow?5 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"aa:bb\r\n" * 35_000,
+    "requests": (b"GET /slow?5 HTTP/1.1\r\nHost: a\r\n" + b"aa:bb\r\n" * 126 + b"\r\n") * 40,
+    "a header": b"POST /echo HTTP/1.1\r\nHost: a\r\naa:" + b"b" * 240_000,
+}
+
+
+@pytest.mark.parametrize("kind", UNENDING)
+def test_what_many_connections_begin_and_never_end_takes_little_memory(tmp_path: Path, kind: str) -> None:
+    """Small headers take twenty times their bytes: 80 connections took 400 MiB for 20 MB of them."""
+    with running(tmp_path / "log") as server, contextlib.ExitStack() as held:
+        for _ in range(500):
+            connection = held.enter_context(server.connect())
+            with contextlib.suppress(OSError):  # it may close before it has read all
+                connection.sendall(UNENDING[kind])
+        assert exchange(server, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        assert int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) < 140 * 1024
+
+
+def test_who_asks_for_the_metrics_at_once_shares_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics, rendered = Metrics(), list[bytes]()
+    render = metrics.render
+    monkeypatch.setattr(metrics, "render", lambda: rendered.append(render()) or rendered[-1])
+
+    async def ask_often() -> None:
+        for number in (1, 2):
+            metrics.observe_request("GET", "/", 200, 0.001)
+            answers = await asyncio.gather(*(metrics.render_soon() for _ in range(50)))
+            assert set(answers) == {rendered[-1]}
+            assert len(rendered) == number
+            assert f'status="200"}} {number}.0' in answers[0].decode()
+
+    asyncio.run(ask_often())
 
 
 def is_open(server: SmallServer, port: int) -> bool:

@@ -19,21 +19,33 @@ SECONDS_AT_MOST = 30.0
 ME = "GET /v1/users/me"
 
 
-async def ask_on(server: Server, token: str, found: Counter[int], is_over: Callable[[], bool], what: str = ME) -> None:
+async def ask_on(
+    server: Server, token: str, found: Counter[int], is_over: Callable[[], bool], what: str = ME, body: bytes = b""
+) -> None:
     """Ask on one connection until it is over, and count the answers by their status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
-    request = f"{what} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    about = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+    request = f"{what} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n{about}\r\n".encode() + body
     while not is_over():
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         length = head.lower().partition(b"content-length: ")[2].split()  # none behind 204
-        await reader.readexactly(int(length[0]) if length else 0)
+        if b"transfer-encoding: chunked" in head:
+            await reader.readuntil(b"0\r\n\r\n")
+        else:
+            await reader.readexactly(int(length[0]) if length else 0)
         found[int(head[9:12])] += 1
     writer.close()
 
 
 async def ask(
-    server: Server, crowds: str, crowd: Counter[int], others: str, other: Counter[int], what: str = ME
+    server: Server,
+    crowds: str,
+    crowd: Counter[int],
+    others: str,
+    other: Counter[int],
+    what: str = ME,
+    body: bytes = b"",
 ) -> float:
     """The crowd, and when it is there somebody else, until that one is served; how many seconds that took."""
     began = time.monotonic()
@@ -47,7 +59,7 @@ async def ask(
             await asyncio.sleep(0.01)
         await ask_on(server, others, other, is_over)
 
-    await asyncio.gather(*(ask_on(server, crowds, crowd, is_over, what) for _ in range(CROWD)), ask_beside())
+    await asyncio.gather(*(ask_on(server, crowds, crowd, is_over, what, body) for _ in range(CROWD)), ask_beside())
     return time.monotonic() - began
 
 
@@ -82,7 +94,27 @@ def test_a_user_s_crowd_of_mistakes_leaves_others_served(start_server: Callable[
     assert other[200] == WANTED
 
 
-@pytest.mark.parametrize("what", ["GET /health/live", "GET /schema", "OPTIONS /v1/todos"])
+@pytest.mark.parametrize(
+    ("what", "body"),
+    [
+        ("POST /mcp", b'{"jsonrpc":"2.0","method":"notifications/initialized"}'),
+        ("POST /mcp", b'{"jsonrpc":"2.0","id":1,"method":"nonsense"}'),
+        ("POST /mcp", b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'),
+        ("GET /metrics", b""),
+    ],
+)
+def test_a_user_s_crowd_that_asks_for_what_needs_no_database_leaves_others_served(
+    start_server: Callable[..., Server], what: str, body: bytes
+) -> None:
+    server = start_server()
+    crowd, other = Counter[int](), Counter[int]()
+    with user_factory(server) as make:
+        asyncio.run(ask(server, make().token, crowd, make().token, other, what, body))
+    assert crowd.keys() <= {200, 202, 404, 503}
+    assert other[200] == WANTED
+
+
+@pytest.mark.parametrize("what", ["GET /health/live", "GET /schema", "GET /schema/openapi.json", "OPTIONS /v1/todos"])
 def test_a_crowd_that_asks_for_what_anybody_may_have_leaves_users_served(
     start_server: Callable[..., Server], what: str
 ) -> None:
