@@ -38,7 +38,7 @@ from service.db.caller import Caller
 from service.db.database import Database
 from service.db.migration_files import known_ids
 from service.http.bulk import Bulk
-from service.http.docs import documentation
+from service.http.docs import documentation, make_document
 from service.http.envelope import STRANGERS_AT_ONCE, USERS_AT_ONCE, Envelope
 from service.http.metrics import Metrics
 from service.http.openapi import OpenAPI
@@ -224,6 +224,8 @@ async def before_request(request: Request) -> Response | None:
     if "public" in options:
         caller = Caller(app.database, state["request_id"])
         state["at_once"] = STRANGERS_AT_ONCE
+        if "document" in options:
+            await make_document(scope["litestar_app"])
     else:
         authorization = state["headers"].get(b"authorization")
         caller = await app.authenticator.caller(authorization, state["request_id"], options["scope"], request.address)

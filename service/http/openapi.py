@@ -99,7 +99,9 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             ),
             operation_id_creator=lambda handler, _method, _path: handler.handler_name,
             render_plugins=render_plugins,
-            openapi_router=Router("/schema", route_handlers=[], opt={"public": True}, include_in_schema=False),
+            openapi_router=Router(
+                "/schema", route_handlers=[], opt={"public": True, "document": True}, include_in_schema=False
+            ),
         )
 
     # Litestar's hooks

@@ -69,6 +69,14 @@ def test_a_long_accept_keeps_nobody_waiting(watched: Watched, ada: User) -> None
     assert stood_still(watched, lambda: ada.client.get("/v1/users/me", headers={"Accept": next(lists)}), 200) < STILL
 
 
+def test_the_first_look_at_the_documentation_keeps_nobody_waiting(watched: Watched, ada: User) -> None:
+    """That is when Litestar makes the document."""
+    answers: list[httpx.Response] = []
+    stalls = watched.stalls(lambda: answers.append(ada.client.get("/schema/openapi.json")))
+    assert answers[0].json()["openapi"]
+    assert max(stalls, default=0.0) < STILL
+
+
 @pytest.mark.parametrize("path", ["/v1/todos", "/v1/auth/register"])
 def test_one_client_s_long_bodies_are_read_in_turns_with_those_of_others(
     watched: Watched, ada: User, path: str
