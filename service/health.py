@@ -147,8 +147,8 @@ async def get_metrics(request: Request) -> str:
             "Send Authorization: Bearer and METRICS_TOKEN; where none is set, a local account's access token.",
         )
     passing = request.scope["state"]
-    if "connection" in passing:  # a crowd's requests take turns before they share what is rendered, not behind it
-        await passing["connection"].turn_to_answer(passing.pop("at_once"))
+    if "connection" in passing:  # so that of a crowd few share what is rendered; they take turns again to send it
+        await passing["connection"].turn_to_answer(passing["at_once"])
     return (await state.metrics.render_soon()).decode()
 
 

@@ -128,7 +128,8 @@ def _text(request: Request, content: bytes | str, media_type: str) -> Answer:
     """A file, which has an ETag, as bytes; or a text that is never the same."""
     headers = [(b"content-type", media_type.encode())]
     if isinstance(content, str):
-        return Answer(200, headers, content.encode())
+        body = content.encode()
+        return Answer(200, [*headers, (b"content-length", b"%d" % len(body))], body)
     # A browser keeps files and asks with their ETag whether they are still the same.
     kept = [(b"etag", _digest(content)), (b"cache-control", b"public, no-cache")]
     if etag_matches(request.sent.get(b"if-none-match"), kept[0][1]):

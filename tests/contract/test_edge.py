@@ -24,6 +24,7 @@ from service.health import may_read_metrics
 from service.http.envelope import Envelope
 from service.http.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics
 from service.serving.limits import Connections, Limits
+from service.serving.refusals import Refusals
 from service.serving.server import _within_file_limit
 from service.setting_readers import proxies
 from service.settings import Secret
@@ -597,6 +598,25 @@ def test_what_many_connections_begin_and_never_end_takes_little_memory(tmp_path:
         assert exchange(server, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         assert int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) < 140 * 1024
+
+
+def test_answers_that_are_due_leave_some_at_a_time_with_others_work_in_between() -> None:
+    async def use() -> list[int]:
+        loop, given, seen = asyncio.get_running_loop(), list[int](), list[int]()
+        refusals = Refusals(Envelope(_nothing, Metrics()))
+        for number in range(100):
+            refusals.answer_soon(loop, functools.partial(given.append, number))
+        refusals._answer()
+        while len(given) < 100:
+            seen.append(len(given))
+            await asyncio.sleep(0)
+        return seen
+
+    assert asyncio.run(use()) == [32, 64, 96]
+
+
+async def _nothing(*_: Any) -> None:
+    pass
 
 
 def test_who_asks_for_the_metrics_at_once_shares_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
