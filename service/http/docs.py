@@ -40,7 +40,7 @@ class Document(JsonRenderPlugin):
 async def make_document(app: Litestar) -> None:
     """Have Litestar make the document, once and beside the event loop, which it would hold for 0.08 s."""
     if "document" not in app.state:
-        app.state["document"] = asyncio.ensure_future(asyncio.to_thread(lambda: app.openapi_schema))
+        app.state["document"] = asyncio.create_task(asyncio.to_thread(lambda: app.openapi_schema))
     await asyncio.shield(app.state["document"])
 
 

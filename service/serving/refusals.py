@@ -30,10 +30,10 @@ REFUSAL_SECONDS = 0.08
 """How long a request waits for its refusal …"""
 REFUSED_SOON = 112
 """… when no more than these were refused in that time …"""
-AT_A_TIME = 32
-"""How many of them go out before the event loop looks at anything else."""
 REFUSAL_SECONDS_AT_MOST = 1.5
 """… and how long it waits otherwise. Retry-After then tells it to wait a second more."""
+AT_A_TIME = 32
+"""Of those that are due together, how many go out before the event loop looks at anything else."""
 
 _ALWAYS_TAKEN = (b"/health/", b"/metrics")
 _ID = "0" * 32

@@ -29,6 +29,7 @@ from service.serving.server import _within_file_limit
 from service.setting_readers import proxies
 from service.settings import Secret
 from tests.conftest import PLAIN_HTTP
+from tests.support.memory import most_memory
 from tests.support.small_server import LARGE, SmallServer, command, environment, read_all, running
 
 get = functools.partial(httpx.get, verify=PLAIN_HTTP)
@@ -573,9 +574,7 @@ def test_answers_that_nobody_reads_take_little_memory_and_keep_nobody_else_from_
         other = held.enter_context(server.connect("127.0.0.2"))
         other.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert len(read_all(other)) > LARGE
-        status = Path(f"/proc/{server.process.pid}/status").read_text()
-        most = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
-        assert most < 250 * 1024 * 1024
+        assert most_memory(server.process.pid) < 250 * 1024
 
 
 UNENDING = {
@@ -596,8 +595,7 @@ def test_what_many_connections_begin_and_never_end_takes_little_memory(tmp_path:
             with contextlib.suppress(OSError):  # it may close before it has read all
                 connection.sendall(UNENDING[kind])
         assert exchange(server, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
-        status = Path(f"/proc/{server.process.pid}/status").read_text()
-        assert int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) < 140 * 1024
+        assert most_memory(server.process.pid) < 140 * 1024
 
 
 def test_answers_that_are_due_leave_some_at_a_time_with_others_work_in_between() -> None:

@@ -1,9 +1,7 @@
 """However much a user has: an answer is bounded, and so is what it takes of the process's time and memory."""
 
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from service.http.paging import ANSWER_BYTES
 from service.problems import html_escaped, html_safe, may_add
 from tests.conftest import Server, User, user_factory
+from tests.support.memory import most_memory
 from tests.support.watched import Watched
 
 LARGE_TEXT = "\N{GRINNING FACE}" * 10_000
@@ -108,13 +107,6 @@ def test_what_escaping_may_add_is_never_counted_too_small(text: str) -> None:
     assert may_add(body) >= max(len(html_safe(body)), len(html_escaped(body))) - len(body)
 
 
-def memory(process: int) -> int:
-    """The most that the process has taken so far, in KiB."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    assert found
-    return int(found[1])
-
-
 def test_the_largest_answers_keep_nobody_waiting_and_take_little_memory(watched: Watched, ada: User) -> None:
     """Five at a time, as many as one user's share of the connections."""
     (conversation, *_) = ada.client.get("/v1/conversations").json()["items"]
@@ -131,7 +123,7 @@ def test_the_largest_answers_keep_nobody_waiting_and_take_little_memory(watched:
             assert {answer.status_code for answer in others.map(ada.client.get, paths * 2)} == {200}
 
     longest = [max(watched.stalls(ask), default=0.0) for _ in range(3)]
-    assert memory(watched.server.pid) < MEMORY
+    assert most_memory(watched.server.pid) < MEMORY
     assert min(longest) < STILL, longest
 
 
@@ -149,7 +141,7 @@ def test_pages_of_large_items_end_early_and_take_little_memory(service: Server) 
             pages = walk(grace.client, path, limit=200, **parameters)
             assert len(pages) > 8
             assert len({item["id"] for page in pages for item in page}) == entries
-    assert memory(service.pid) < MEMORY
+    assert most_memory(service.pid) < MEMORY
 
 
 def test_an_array_of_very_many_tasks_takes_little_memory(watched: Watched) -> None:
@@ -166,7 +158,7 @@ def test_an_array_of_very_many_tasks_takes_little_memory(watched: Watched) -> No
                     assert [task["title"] for task in answer.json()] == sorted(map(str, range(1, 10_001)))
 
         assert max(watched.stalls(ask), default=0.0) < STILL
-    assert memory(watched.server.pid) < MEMORY
+    assert most_memory(watched.server.pid) < MEMORY
 
 
 def test_a_task_that_is_completed_or_archived_while_the_array_is_sent_is_not_in_it(
