@@ -134,7 +134,9 @@ class Database:
                 is_last = attempt >= ATTEMPTS
                 loan = Loan(self._pool, context.borrower)
                 try:
-                    connection = await loan.take(min(loop.time() + acquire_seconds, deadline))
+                    # A read that meets a dead connection is tried again.
+                    until = min(loop.time() + acquire_seconds, deadline)
+                    connection = await loan.take(until, may_be_dead=not changes)
                     asked = loop.time()
                     return await self._attempt(connection, request, before, len(steps), accept, deadline)
                 except ConnectionLost as lost:

@@ -255,10 +255,11 @@ class Loan:
         self._loans: _Loans | None = None
         self.connection: Connection | None = None
 
-    async def take(self, until: float) -> Connection:
+    async def take(self, until: float, *, may_be_dead: bool = False) -> Connection:
         """The connection, when it is this request's turn; ``until`` is a time of the event loop.
 
-        Raises Problem ``overloaded`` or, while there is no connection at all, ``database_unavailable``.
+        ``may_be_dead``: nobody looks whether the server has just hung up, which takes a system call. Raises Problem
+        ``overloaded`` or, while there is no connection at all, ``database_unavailable``.
         """
         pool = self._pool
         if pool.is_full():
@@ -273,7 +274,7 @@ class Loan:
                 pool.waiting.add(self)
                 self.connection = await self._lender.getconn(until - loop.time())
                 pool.waiting.discard(self)
-                if self.connection.is_live():
+                if may_be_dead or self.connection.is_live():
                     return self.connection
                 self.connection.hang_up()
                 self._put_down()

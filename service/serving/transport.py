@@ -9,6 +9,9 @@ import fcntl
 import termios
 from collections.abc import Callable
 
+JOINED_BYTES = 16 * 1024
+"""What is copied behind the head: to write two pieces at once takes 2 us more than one, and so does a longer copy."""
+
 
 class AnswerTransport:
     """What uvicorn's cycle uses of a transport. ``close`` is called when the connection ends with an answer."""
@@ -25,8 +28,11 @@ class AnswerTransport:
     def write(self, data: bytes) -> None:
         """Write an answer's head together with the first piece of its body: a packet and a system call fewer."""
         if self._head:
-            self._raw.writelines((self._head, data))
-            self._head = b""
+            head, self._head = self._head, b""
+            if len(data) <= JOINED_BYTES:
+                self._raw.write(head + data)
+            else:
+                self._raw.writelines((head, data))
         elif self._expects_head and not data.startswith(b"HTTP/1.1 100 "):
             self._expects_head = False
             self._head = data

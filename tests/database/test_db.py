@@ -672,6 +672,19 @@ def test_connections_that_the_server_closes_are_replaced_for_whoever_asks_next(
     run(shared.service_url, use, size=3)
 
 
+@pytest.mark.parametrize("writes", [False, True])
+def test_connections_that_are_cut_without_a_word_fail_nobody(
+    shared: TestDatabase, admin: "psycopg.Connection[Any]", proxy: Proxy, writes: bool
+) -> None:
+    async def use(found: Database) -> None:
+        proxy.cut()  # the event loop stands still meanwhile: it hears of it when something is awaited
+        await found.transact(NOBODY, [insert(1) if writes else BACKEND])
+        assert stored(admin) == [1] * writes
+        await whole(found, 5)
+
+    run(proxy.url(shared.service_url), use, size=5)
+
+
 async def backends(found: Database, count: int) -> set[int]:
     """The processes that serve so many connections."""
     results = await asyncio.gather(*(found.transact(NOBODY, [BACKEND, slow(0.05)]) for _ in range(count)))
