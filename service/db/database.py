@@ -134,9 +134,9 @@ class Database:
                 is_last = attempt >= ATTEMPTS
                 loan = Loan(self._pool, context.borrower)
                 try:
-                    # A read that meets a dead connection is tried again.
+                    # A read that meets a dead connection is tried again, for which it is asked first.
                     until = min(loop.time() + acquire_seconds, deadline)
-                    connection = await loan.take(until, may_be_dead=not changes)
+                    connection = await loan.take(until, may_be_dead=attempt == 1 and not changes)
                     asked = loop.time()
                     return await self._attempt(connection, request, before, len(steps), accept, deadline)
                 except ConnectionLost as lost:
