@@ -6,18 +6,18 @@ Tests stay apart by using fresh users, not fresh databases, wherever that is eno
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import itertools
 import os
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -32,6 +32,7 @@ from service.db.migration_files import DEFAULT_DIRECTORY
 from service.embedded import EmbeddedPostgres
 from service.http.fields import new_id
 from service.identity.tokens import Tokens
+from tests.support.forked import Forked
 from tests.support.ports import free_port
 
 REPOSITORY = Path(__file__).parent.parent
@@ -49,7 +50,10 @@ UNSAFE_BUT_FAST = {
     "max_connections": "200",
     "wal_level": "logical",  # for tests that look into the log for what really changed
 }
+MEMORY = Path("/dev/shm")
+"""Where Linux keeps files in memory."""
 MEMORY_BYTES = 4 * 1024**3
+"""What must be free there: the suite's files take 1.7 GiB at most."""
 STARTUP_SECONDS = 30.0
 LONGEST_FIRST = ("bench", "isolation", "faults", "commands", "embedded", "identity", "contract", "database")
 """Folders in the order of how long one of their files takes, so that at the end no process has a long one to itself.
@@ -64,8 +68,32 @@ for _name in [name for name in os.environ if name.startswith("PG")]:  # libpq wo
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.add_cleanup(keep_files_in_memory())
     config.addinivalue_line("markers", "root: needs to run as root; left out otherwise")
     config.addinivalue_line("markers", "every_column: names all columns of a table; left out on a later release's")
+
+
+def keep_files_in_memory() -> Callable[[], None]:
+    """Have all temporary files made there, by whatever process, if there is room; what removes them.
+
+    On a disk, the file system spends a fifth of the suite's time on the many files of short-lived databases.
+    """
+    for folder in MEMORY.glob("todochat-*"):
+        if not Path("/proc", folder.name.partition("-")[2]).exists():  # its process was killed
+            shutil.rmtree(folder, ignore_errors=True)
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
+        return lambda: None
+    folder = MEMORY / f"todochat-{os.getpid()}"
+    folder.mkdir(mode=0o711)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    return lambda: shutil.rmtree(folder)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: without this, looking for garbage in it takes a tenth of the processor's time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -99,9 +127,9 @@ def pytest_runtest_makereport(
 
 
 @contextlib.contextmanager
-def reachable_folder(parent: Path | None = None) -> Iterator[Path]:
+def reachable_folder() -> Iterator[Path]:
     """A temporary folder that the account which runs root's server can pass through."""
-    folder = Path(tempfile.mkdtemp(prefix=f"todochat tests {os.getpid()} ", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix="todochat tests "))
     folder.chmod(0o711)
     try:
         yield folder
@@ -142,24 +170,11 @@ def start_postgres(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Em
     return start
 
 
-def memory() -> Path | None:
-    """Where Linux keeps files in memory, if there is room for a session's databases.
-
-    To make and drop those on a disk takes an eighth of the suite's time.
-    """
-    found = Path("/dev/shm")
-    for folder in found.glob("todochat tests *"):
-        if not Path("/proc", folder.name.split()[2]).exists():  # its process was killed
-            shutil.rmtree(folder, ignore_errors=True)
-    has_room = os.access(found, os.W_OK) and shutil.disk_usage(found).free > MEMORY_BYTES
-    return found if has_room else None
-
-
 @pytest.fixture(scope="session")
 def postgres(start_postgres: Callable[..., EmbeddedPostgres]) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL server for this session, of the version in the wheel; its URL names a superuser by default."""
     bin_dir = Path(POSTGRES_BIN) if POSTGRES_BIN else None
-    with reachable_folder(memory()) as folder, start_postgres(folder / "postgres", bin_dir=bin_dir) as server:
+    with reachable_folder() as folder, start_postgres(folder / "postgres", bin_dir=bin_dir) as server:
         yield server
 
 
@@ -168,7 +183,7 @@ def postgres15(start_postgres: Callable[..., EmbeddedPostgres]) -> Iterator[Embe
     """A server of the oldest version supported."""
     if not (POSTGRES_15 / "postgres").exists():
         pytest.skip("needs PostgreSQL 15: apt-get install postgresql-15")
-    with reachable_folder(memory()) as folder, start_postgres(folder / "postgres", bin_dir=POSTGRES_15) as server:
+    with reachable_folder() as folder, start_postgres(folder / "postgres", bin_dir=POSTGRES_15) as server:
         yield server
 
 
@@ -206,7 +221,9 @@ def _database_factory(server: EmbeddedPostgres, template: TestDatabase) -> Itera
             "owner": sql.Identifier(OWNER_LOGIN),
         }
         with psycopg.connect(server.url(), autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template} OWNER {owner}").format(**parts))
+            connection.execute(
+                sql.SQL("CREATE DATABASE {name} TEMPLATE {template} OWNER {owner} STRATEGY FILE_COPY").format(**parts)
+            )
             names.append(name)
             # A clone has neither the privileges nor the settings of its template.
             connection.execute(
@@ -287,7 +304,7 @@ class Server:
     database: TestDatabase
     log_path: Path
     env: dict[str, str]
-    process: "subprocess.Popen[bytes]"
+    process: Forked
 
     @property
     def pid(self) -> int:
@@ -322,7 +339,6 @@ class Server:
 @contextlib.contextmanager
 def _server_factory(folder: Path, make_database: Callable[[], TestDatabase]) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
-    logs: list[IO[bytes]] = []
 
     def start(
         *, database: TestDatabase | None = None, ready: bool = True, module: str = "service", **env: str
@@ -337,13 +353,9 @@ def _server_factory(folder: Path, make_database: Callable[[], TestDatabase]) -> 
             "PORT": port,
         }
         log_path = folder / f"service-{port}-{len(servers)}.log"
-        log = log_path.open("wb")
-        logs.append(log)
+        log_path.touch()
         environment = service_environment(**settings)
-        command = [sys.executable, "-m", module, "serve"]
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = Forked([module, "serve"], cwd=REPOSITORY, env=environment, log_path=log_path)
         server = Server(f"http://127.0.0.1:{port}", database, log_path, environment, process)
         servers.append(server)
         if ready:
@@ -363,8 +375,6 @@ def _server_factory(folder: Path, make_database: Callable[[], TestDatabase]) -> 
             except subprocess.TimeoutExpired:
                 server.process.kill()
                 server.process.wait()
-        for log in logs:
-            log.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.support.forked import Forked
 
 LARGE = 11 * 1024 * 1024
 """Bytes of the body of `/large`, which is sent in one piece."""
@@ -20,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 class SmallServer:
     """The process, once it serves."""
 
-    def __init__(self, log_path: Path, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, log_path: Path, process: Forked) -> None:
         self.log_path = log_path
         self.process = process
         self.port = int(self.wait_for("serving")["url"].rpartition(":")[2])
@@ -62,14 +63,14 @@ def environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(log_path: Path, **options: object) -> Iterator[SmallServer]:
-    with (
-        log_path.open("wb") as log,
-        subprocess.Popen(command(**options), stdout=log, stderr=log, env=environment()) as process,
-    ):
-        try:
-            yield SmallServer(log_path, process)
-        finally:
-            process.kill()
+    log_path.touch()
+    arguments = command(**options)[1:]
+    process = Forked(arguments, cwd=REPOSITORY, env=environment(), log_path=log_path)
+    try:
+        yield SmallServer(log_path, process)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def read_all(connection: socket.socket) -> bytes:
