@@ -15,7 +15,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -55,11 +56,10 @@ MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 1024**3
 """What must be free there: the suite's files take 1.7 GiB at most."""
 STARTUP_SECONDS = 30.0
-LONGEST_FIRST = ("bench", "isolation", "faults", "commands", "embedded", "identity", "contract", "database")
-"""Folders in the order of how long one of their files takes, so that at the end no process has a long one to itself.
-
-Tests of faults wait more than they work: beside them runs what only works.
-"""
+LONGEST_FIRST = ("bench", "commands", "isolation", "contract", "embedded", "database")
+"""Folders in the order of how long one of their files takes, so that at the end no process has a long one to itself."""
+WAITING = ("faults", "identity")
+"""Folders whose tests wait more than they work: beside each of their files runs one that works."""
 PLAIN_HTTP = httpx.create_ssl_context()
 """One for all clients: each would read the system's certificates anew, which takes longer than most tests."""
 
@@ -84,10 +84,24 @@ def keep_files_in_memory() -> Callable[[], None]:
             shutil.rmtree(folder, ignore_errors=True)
     if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
         return lambda: None
+    get_temp_dir()  # multiprocessing's own, which it removes when the process ends, and by then all others are gone
     folder = MEMORY / f"todochat-{os.getpid()}"
     folder.mkdir(mode=0o711)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     return lambda: shutil.rmtree(folder)
+
+
+def in_turns(files: Iterable[Path]) -> Iterator[Path]:
+    """One that works, one that waits, and so on."""
+
+    def place(path: Path) -> int:
+        folder = path.parent.name
+        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    waiting = [path for path in files if path.parent.name in WAITING]
+    working = sorted((path for path in files if path.parent.name not in WAITING), key=place)
+    for pair in itertools.zip_longest(working, waiting):
+        yield from filter(None, pair)
 
 
 def pytest_collection_finish() -> None:
@@ -97,11 +111,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
-        folder = item.path.parent.name
-        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
-
-    items.sort(key=place)
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    items[:] = [item for path in in_turns(files) for item in files[path]]
     without = {"root"} if os.geteuid() != 0 else set[str]()
     if MIGRATIONS != DEFAULT_DIRECTORY:
         without.add("every_column")

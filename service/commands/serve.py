@@ -10,6 +10,7 @@ import click
 from service.commands import development
 from service.commands.shared import say
 from service.serving import server
+from service.serving.sockets import given_sockets, listen
 from service.settings import OperatorError, Settings
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def serve(ctx: click.Context) -> None:
             "DATABASE_URL is missing: set it to that of the service's login, as `todochat create-login` prints it "
             "(MIGRATION_DATABASE_URL is for the other commands; without either, an embedded database is served)"
         )
-    shared = server.given_sockets()
+    shared = given_sockets()
     if not shared:
-        server.listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
+        listen(settings.host, settings.port).close()  # a taken port is better known before a database is started
     with contextlib.nullcontext(settings) if settings.database_url else development.served(settings) as complete:
         from service.app import create_app  # takes longest to import, so whoever made a mistake is told before
 

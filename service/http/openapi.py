@@ -203,9 +203,8 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             text = "`html`: strings are answered HTML-escaped."
             found.append(spec.Parameter("escape", "query", description=text, schema=escape))
             if _has_etag(handler):
-                found.append(
-                    _header("If-None-Match", "An ETag as it was answered: 304 while nothing has changed.", _ETAG)
-                )
+                text = "An ETag as it was answered: 304 while nothing has changed."
+                found.append(_header("If-None-Match", text, _ETAG))
         if _takes_key(handler):
             text = "Have the first answer given again instead of doing it twice; kept for 24 hours."
             found.append(_header("Idempotency-Key", text, _KEY))

@@ -1,15 +1,17 @@
 """What one process takes from its clients, and how it is shared among them."""
 
 from collections import Counter
-from collections.abc import Container
-from typing import TYPE_CHECKING
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.http.envelope import Envelope
 from service.http.networks import network
 from service.http.origins import Headers
+from service.problems import Problem
 from service.serving.refusals import Refusals
 
 if TYPE_CHECKING:
@@ -47,6 +49,30 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def shortest(self) -> float:
         """No deadline is sooner than so many seconds after it is set."""
         return min(self.header_seconds, self.idle_seconds, self.linger_seconds, self.stall_seconds)
+
+    def refuse_head(self, url: bytes, headers: Sequence[tuple[bytes, bytes]], parser: Any) -> Problem | None:
+        """What is wrong with a request's head as a whole."""
+        size = len(url) + sum([len(name) + len(value) + 4 for name, value in headers])
+        if size > self.header_bytes or len(headers) > self.header_count:
+            return self.too_large()
+        hosts = [name for name, _ in headers].count(b"host")
+        if hosts > 1 or (not hosts and parser.get_http_version() != "1.0"):
+            return Problem("malformed_request", "HTTP/1.1 needs one Host header (RFC 9112, section 3.2).")
+        if parser.should_upgrade() and parser.get_method() == b"CONNECT":
+            return Problem("malformed_request", "This is not a proxy.")
+        return None
+
+    def too_large(self) -> Problem:
+        return Problem(
+            "headers_too_large",
+            f"Request line and headers may have {self.header_bytes:,} bytes in all, "
+            f"and there may be {self.header_count} headers.",
+        )
+
+    def pipelines_too_much(self, waiting: Sequence[tuple[RequestResponseCycle, Any]], headers: int) -> bool:
+        """Whether a request with so many headers is one too many behind those that wait for the one before them."""
+        headers += sum(len(cast("list[Any]", cycle.scope["headers"])) for cycle, _ in waiting)
+        return len(waiting) == self.pipelined or headers > self.pipelined_headers
 
 
 STALL_BYTES = 64 * 1024

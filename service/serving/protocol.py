@@ -196,13 +196,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self._owed and self._phase is _BODY:
             self.answer_owed(close=True)  # before the rest of the body comes
         if self.headers and len(self.headers) > self.limits.header_count:  # of which there may be no end, or trailers
-            self._refuse(self._too_large())
+            self._refuse(self.limits.too_large())
         elif self._has_progress or self._phase is _BETWEEN:
             self._without_progress = 0
         else:
             self._without_progress += len(data)
             if self._without_progress > self.limits.header_bytes:
-                self._refuse(self._too_large())
+                self._refuse(self.limits.too_large())
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -227,17 +227,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         parser, headers = self.parser, self.headers
-        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in headers])
-        if size > self.limits.header_bytes or len(headers) > self.limits.header_count:
-            self._fail(self._too_large())
-        hosts = [name for name, _ in headers].count(b"host")
-        if hosts > 1 or (not hosts and parser.get_http_version() != "1.0"):
-            self._fail(Problem("malformed_request", "HTTP/1.1 needs one Host header (RFC 9112, section 3.2)."))
+        if problem := self.limits.refuse_head(self.url, headers, parser):
+            self._fail(problem)
         if parser.should_upgrade():
-            if parser.get_method() == b"CONNECT":
-                self._fail(Problem("malformed_request", "This is not a proxy."))
             return  # see _feed
-        if self._owed or (self.pipeline and self._pipelines_too_much()):
+        if self._owed or (self.pipeline and self.limits.pipelines_too_much(self.pipeline, len(headers))):
             self._fail(Problem("overloaded"))
         self._phase = _BODY
         self._has_progress = True
@@ -300,19 +294,6 @@ class HttpProtocol(HttpToolsProtocol):
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
                 self.parser.feed_data(head)
-
-    def _pipelines_too_much(self) -> bool:
-        """Whether the request that has come is one too many of those that wait for the one before them."""
-        waiting = [len(cast("list[Any]", cycle.scope["headers"])) for cycle, _ in self.pipeline]
-        headers = sum(waiting) + len(self.headers)
-        return len(waiting) == self.limits.pipelined or headers > self.limits.pipelined_headers
-
-    def _too_large(self) -> Problem:
-        return Problem(
-            "headers_too_large",
-            f"Request line and headers may have {self.limits.header_bytes:,} bytes in all, "
-            f"and there may be {self.limits.header_count} headers.",
-        )
 
     def _fail(self, problem: Problem) -> NoReturn:
         """Leave the parser; ``data_received`` refuses with the problem."""

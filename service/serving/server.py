@@ -1,4 +1,4 @@
-"""Serving: the listening socket, start-up, and a shutdown that answers every request that was sent.
+"""Serving: start-up, and a shutdown that answers every request that was sent.
 
 uvicorn's server does the work. What differs: its shutdown resets connections that wait in the accept queue and those
 whose request is on its way, it ends by the signal instead of exit status 0, and it tells start-up errors as tracebacks.
@@ -8,15 +8,12 @@ wait for one of those, or for the next process: a process that stops accepts no 
 """
 
 import asyncio
-import ctypes
-import errno
 import gc
 import logging
 import os
 import resource
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -33,29 +30,15 @@ from service.problems import StartupError
 from service.serving.limits import Connections, Limits
 from service.serving.log import configure
 from service.serving.protocol import HttpProtocol
+from service.serving.sockets import BACKLOG, drop_newcomers, listen, set_options
 from service.settings import Settings
 
-BACKLOG = 2048
-"""Connections the kernel may hold for us; net.core.somaxconn caps it."""
-UNSENT_BYTES = 128 * 1024
-"""How much of an answer the kernel may hold for a connection before it is on its way."""
 _OTHER_FILES = 100
 HANDSHAKE_SECONDS = 0.2
 """How long a connection that began before the end may take to be there."""
 STARTUP_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
 """How long the application's own shutdown (closing the pool) may take."""
-
-_FIRST_GIVEN = 3
-"""The file descriptor of the first socket that systemd gives."""
-_SO_ATTACH_FILTER = 26
-_DROP_SYN = (
-    (0x30, 0, 0, 13),  # load the byte of TCP's flags
-    (0x45, 0, 1, 0x02),  # is SYN among them?
-    (0x06, 0, 0, 0),  # then drop the packet
-    (0x06, 0, 0, 0xFFFFFFFF),  # else let it pass
-)
-"""A program of the kernel's packet filter: code, jump if true, jump if false, operand."""
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +54,7 @@ def run(
     """Serve until SIGTERM or SIGINT and return the process's exit status.
 
     0 after an orderly end, 1 when the service can't start (one line on standard error says why), 128 + the signal's
-    number when a second signal cut it short. It listens on the ``shared`` sockets of `given_sockets`, or else on HOST
+    number when a second signal cut it short. It listens on the ``shared`` sockets that systemd gave, or else on HOST
     and PORT. ``on_ready`` is called with each URL once requests are answered.
     """
     handler = configure(settings.log_level)
@@ -79,7 +62,7 @@ def run(
     try:
         listeners = [*shared] or [listen(settings.host, settings.port)]
         for listener in listeners:
-            _set_options(listener)
+            set_options(listener)
         limits = _within_file_limit(limits or Limits(), settings.database_pool_size)
         server = Server(settings, app, limits, on_ready, shares=bool(shared))
         server.run(listeners)
@@ -87,64 +70,6 @@ def run(
         print(f"todochat: {error}", file=sys.stderr)
         return 1
     return 128 + server.signals[-1] if server.force_exit else 0
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises StartupError with what to do when the address can't be had."""
-    try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except (OSError, UnicodeError) as error:
-        raise StartupError(f"HOST={host} can't be used: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        # As other programs do, `::` also listens to IPv4.
-        dual = family == socket.AF_INET6
-        listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
-    except OSError as error:
-        reasons = {
-            errno.EADDRINUSE: f"port {port} is taken: set PORT=… or stop the other program",
-            errno.EACCES: f"port {port} is reserved for the system's administrator: set PORT to 1024 or more",
-            errno.EADDRNOTAVAIL: f"HOST={host} is not an address of this machine",
-        }
-        reason = reasons.get(error.errno or 0, f"can't listen on {host}, port {port}: {error.strerror}")
-        raise StartupError(reason) from error
-    return listener
-
-
-def given_sockets() -> list[socket.socket]:
-    """The listening sockets that systemd gave this process: none, unless it was started so (sd_listen_fds(3)).
-
-    They stay open elsewhere when this process closes them. Raises StartupError for one that can't be served on.
-    """
-    pid, count = os.environ.get("LISTEN_PID", ""), os.environ.get("LISTEN_FDS", "")
-    if not pid or not count.isdecimal():
-        return []
-    if pid != str(os.getpid()):
-        print(f"todochat: LISTEN_FDS is for process {pid}, not for this one: HOST and PORT hold", file=sys.stderr)
-        return []
-    return [_given_socket(descriptor) for descriptor in range(_FIRST_GIVEN, _FIRST_GIVEN + int(count))]
-
-
-def _given_socket(descriptor: int) -> socket.socket:
-    try:
-        os.set_inheritable(descriptor, False)
-        found = socket.socket(fileno=descriptor)
-        is_tcp = found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM
-        if is_tcp and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return found
-    except OSError:
-        pass
-    raise StartupError(
-        f"file descriptor {descriptor} of LISTEN_FDS is no listening TCP socket: set ListenStream= to a port or an "
-        "address with one, and Accept=no, in the socket's unit"
-    )
-
-
-def _set_options(listener: socket.socket) -> None:
-    # What a client doesn't read waits here, where it is counted, and not in the kernel: up to 4 MiB a connection there.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-    listener.setblocking(False)
 
 
 def _tell_systemd_ready() -> None:
@@ -318,21 +243,6 @@ class Server(uvicorn.Server):
 
     def _connections(self) -> list[HttpProtocol]:
         return cast("list[HttpProtocol]", list(self.server_state.connections))
-
-
-def drop_newcomers(listener: socket.socket) -> None:
-    """Have the kernel drop every SYN from now on, while handshakes that have begun go on to their end.
-
-    Closing a listener resets every connection in its queue, and each whose handshake isn't over, with the request that
-    its client has sent. Whoever comes after this tries again within a second, and then meets a closed port before
-    having sent anything. Other systems than Linux have no such filter.
-    """
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
-    program = ctypes.create_string_buffer(code, len(code))
-    with suppress(OSError):
-        listener.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
-        )
 
 
 def _within_file_limit(limits: Limits, pool_size: int) -> Limits:

@@ -104,7 +104,7 @@ def test_a_rolling_restart_under_load_loses_no_request(systemd: tuple[Systemd, T
         asks += [Ask("POST", "/v1/todos", user.token, {"title": "milk"}) for user in users]
         close = {"Connection": "close"}
         asks += [Ask(ask.method, ask.path, ask.token, ask.body, close) for ask in asks]
-        with Stream(played.url(), asks, pause=0.005) as stream:
+        with Stream(played.url(), asks, pause=0.05) as stream:
             played.wait_until_all_answer()
             played.roll(played.wait_until_all_answer)
         assert set(stream.statuses()) == {200, 201}
@@ -294,6 +294,7 @@ class People:
                 found = client.get("/v1/users/me", headers={"Authorization": f"Bearer {pair['access_token']}"})
                 self.answers[found.status_code] += 1
             pair = self._ask(client, "/v1/auth/refresh", {"refresh_token": pair["refresh_token"]})
+            self._end.wait(0.03)  # the processes have more to do than to serve them
         self.refresh_tokens.append(pair["refresh_token"])
 
     def _ask(self, client: httpx.Client, path: str, body: dict[str, str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from service.http.envelope import Envelope
 from service.http.metrics import Metrics
 from service.serving.limits import Connections, Limits
 from service.serving.protocol import HttpProtocol
-from service.serving.server import drop_newcomers
+from service.serving.sockets import drop_newcomers
 from tests.support.small_server import SmallServer, read_all, running
 
 HEAD = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -20,7 +20,8 @@ from service.http.metrics import Metrics
 from service.http.response import problem_answer
 from service.problems import Problem, StartupError
 from service.serving.limits import Limits
-from service.serving.server import given_sockets, run
+from service.serving.server import run
+from service.serving.sockets import given_sockets
 from service.settings import Settings
 from tests.support.small_server import LARGE
 
