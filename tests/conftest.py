@@ -68,6 +68,7 @@ for _name in [name for name in os.environ if name.startswith("PG")]:  # libpq wo
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is imported
     if "PYTEST_XDIST_WORKER" not in os.environ:
         config.add_cleanup(keep_files_in_memory())
     config.addinivalue_line("markers", "root: needs to run as root; left out otherwise")
@@ -105,9 +106,9 @@ def in_turns(files: Iterable[Path]) -> Iterator[Path]:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: without this, looking for garbage in it takes a tenth of the processor's time."""
-    gc.collect()
+    """What was imported stays: nobody need look for garbage in it."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
