@@ -80,13 +80,14 @@ def keep_files_in_memory() -> Callable[[], None]:
 
     On a disk, the file system spends a fifth of the suite's time on the many files of short-lived databases.
     """
-    for folder in MEMORY.glob("todochat-*"):
-        if not Path("/proc", folder.name.partition("-")[2]).exists():  # its process was killed
+    for folder in MEMORY.glob("todochat-tests-*"):
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():  # its process was killed
             shutil.rmtree(folder, ignore_errors=True)
-    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
+    runs_programs = os.access(MEMORY, os.W_OK) and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
+    if not runs_programs or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
         return lambda: None
     get_temp_dir()  # multiprocessing's own, which it removes when the process ends, and by then all others are gone
-    folder = MEMORY / f"todochat-{os.getpid()}"
+    folder = MEMORY / f"todochat-tests-{os.getpid()}"
     folder.mkdir(mode=0o711)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     return lambda: shutil.rmtree(folder)

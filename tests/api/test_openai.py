@@ -3,22 +3,16 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Annotated, Any, get_args, get_origin
 from uuid import UUID, uuid4
 
-import agents
 import openai
 import pytest
-from agents import Agent, ModelResponse, OpenAIConversationsSession, Runner, Usage, function_tool
-from agents.extensions.memory import EncryptedSession
-from agents.models.interface import Model
 from openai.types.conversations import ConversationItem, ConversationItemList
-from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage
 
 from service.app import PROTOCOL_HANDLERS
 from tests.conftest import Server, User
-
-agents.set_tracing_disabled(disabled=True)
 
 
 @pytest.fixture
@@ -397,6 +391,12 @@ def test_a_key_that_reads_does_nothing_that_writes(handler: Any, sdk: openai.Ope
 # The Agents SDK
 
 
+@pytest.fixture
+def kit() -> Any:
+    """The Agents SDK and what scripts it: a second to import, which not every process need spend to find tests."""
+    return import_module("tests.support.agents_kit")
+
+
 def finish(sdk: openai.AsyncOpenAI, use: Callable[[], Any]) -> Any:
     """What ``use`` returns; the client's connections are closed behind it."""
 
@@ -407,49 +407,15 @@ def finish(sdk: openai.AsyncOpenAI, use: Callable[[], Any]) -> Any:
     return asyncio.run(main())
 
 
-class Scripted(Model):
-    """A model that says what the script says."""
-
-    def __init__(self, *outputs: Any) -> None:
-        self.outputs = list(outputs)
-        self.inputs: list[Any] = []
-
-    async def get_response(self, *_: Any, **named: Any) -> ModelResponse:
-        self.inputs.append(named["input"])
-        return ModelResponse(output=[self.outputs.pop(0)], usage=Usage(), response_id=None)
-
-    def stream_response(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError
-
-
-def said(text: str) -> Any:
-    content = [{"type": "output_text", "text": text, "annotations": []}]
-    return ResponseOutputMessage.model_validate(
-        {"id": f"msg_{uuid4().hex}", "type": "message", "role": "assistant", "status": "completed", "content": content}
-    )
-
-
-def called(name: str, **arguments: Any) -> Any:
-    return ResponseFunctionToolCall(
-        type="function_call", call_id=uuid4().hex, name=name, arguments=json.dumps(arguments)
-    )
-
-
-@function_tool
-def add_task(title: str) -> str:
-    """Add a task."""
-    return f"added {title} \0 {'x' * 30_000}"
-
-
-def test_a_run_goes_on_where_another_process_left_it(async_sdk: openai.AsyncOpenAI):
+def test_a_run_goes_on_where_another_process_left_it(async_sdk: openai.AsyncOpenAI, kit: Any):
     async def talk() -> None:
-        session = OpenAIConversationsSession(openai_client=async_sdk)
-        model = Scripted(called("add_task", title="Milk"), said("Done"))
-        agent = Agent(name="A", model=model, tools=[add_task])
-        assert (await Runner.run(agent, "Buy milk", session=session)).final_output == "Done"
-        again = OpenAIConversationsSession(conversation_id=session.session_id, openai_client=async_sdk)
-        model = Scripted(said("Milk"))
-        result = await Runner.run(Agent(name="A", model=model), "What did I ask?", session=again)
+        session = kit.OpenAIConversationsSession(openai_client=async_sdk)
+        model = kit.Scripted(kit.called("add_task", title="Milk"), kit.said("Done"))
+        agent = kit.Agent(name="A", model=model, tools=[kit.add_task])
+        assert (await kit.Runner.run(agent, "Buy milk", session=session)).final_output == "Done"
+        again = kit.OpenAIConversationsSession(conversation_id=session.session_id, openai_client=async_sdk)
+        model = kit.Scripted(kit.said("Milk"))
+        result = await kit.Runner.run(kit.Agent(name="A", model=model), "What did I ask?", session=again)
         assert result.final_output == "Milk"
         kinds = [item.get("type") for item in model.inputs[0]]
         assert kinds[:4] == ["message", "function_call", "function_call_output", "message"]
@@ -460,12 +426,12 @@ def test_a_run_goes_on_where_another_process_left_it(async_sdk: openai.AsyncOpen
     finish(async_sdk, talk)
 
 
-def test_a_handoff_is_kept_too(async_sdk: openai.AsyncOpenAI):
+def test_a_handoff_is_kept_too(async_sdk: openai.AsyncOpenAI, kit: Any):
     async def talk() -> None:
-        session = OpenAIConversationsSession(openai_client=async_sdk)
-        second = Agent(name="Second", model=Scripted(said("From the second")))
-        first = Agent(name="First", model=Scripted(called("transfer_to_second")), handoffs=[second])
-        result = await Runner.run(first, "Hello", session=session)
+        session = kit.OpenAIConversationsSession(openai_client=async_sdk)
+        second = kit.Agent(name="Second", model=kit.Scripted(kit.said("From the second")))
+        first = kit.Agent(name="First", model=kit.Scripted(kit.called("transfer_to_second")), handoffs=[second])
+        result = await kit.Runner.run(first, "Hello", session=session)
         assert (result.last_agent, result.final_output) == (second, "From the second")
         kinds = [item.get("type") for item in await session.get_items()]
         assert kinds == ["message", "function_call", "function_call_output", "message"]
@@ -473,9 +439,9 @@ def test_a_handoff_is_kept_too(async_sdk: openai.AsyncOpenAI):
     finish(async_sdk, talk)
 
 
-def test_pop_and_clear(async_sdk: openai.AsyncOpenAI):
+def test_pop_and_clear(async_sdk: openai.AsyncOpenAI, kit: Any):
     async def use() -> None:
-        session = OpenAIConversationsSession(openai_client=async_sdk)
+        session = kit.OpenAIConversationsSession(openai_client=async_sdk)
         await session.add_items([HELLO, {**CALL}, {**OUTPUT}])
         popped: Any = await session.pop_item()
         assert popped["type"] == "function_call_output"
@@ -501,12 +467,14 @@ def test_twenty_writers_lose_nothing(async_sdk: openai.AsyncOpenAI):
     finish(async_sdk, write)
 
 
-def test_what_an_encrypted_session_keeps_is_sealed_before_it_arrives(async_sdk: openai.AsyncOpenAI, user: User):
+def test_what_an_encrypted_session_keeps_is_sealed_before_it_arrives(
+    async_sdk: openai.AsyncOpenAI, user: User, kit: Any
+):
     async def talk() -> str:
-        plain = OpenAIConversationsSession(openai_client=async_sdk)
-        session = EncryptedSession("s", plain, encryption_key="a long enough passphrase", ttl=600)
-        agent = Agent(name="A", model=Scripted(said("The secret answer"), said("Again")))
-        await Runner.run(agent, "The secret question", session=session)
+        plain = kit.OpenAIConversationsSession(openai_client=async_sdk)
+        session = kit.EncryptedSession("s", plain, encryption_key="a long enough passphrase", ttl=600)
+        agent = kit.Agent(name="A", model=kit.Scripted(kit.said("The secret answer"), kit.said("Again")))
+        await kit.Runner.run(agent, "The secret question", session=session)
         items = await session.get_items()
         assert "The secret question" in str(items)
         assert "The secret answer" in str(items)

