@@ -30,7 +30,7 @@ from service.problems import StartupError
 from service.serving.limits import Connections, Limits
 from service.serving.log import configure
 from service.serving.protocol import HttpProtocol
-from service.serving.sockets import BACKLOG, drop_newcomers, listen, set_options
+from service.serving.sockets import BACKLOG, drop_newcomers, listen, set_options, take_last
 from service.settings import Settings
 
 _OTHER_FILES = 100
@@ -197,12 +197,18 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take every connection made so far, let each finish what was sent, and close the application."""
+        open_to_all: list[socket.socket] = []
         if not self._shares:
-            for listener in sockets or ():
-                drop_newcomers(listener)
+            # uvloop closes its own a little later than it says: whoever came until then would be reset.
+            open_to_all = [listener.dup() for listener in sockets or () if not drop_newcomers(listener)]
             await asyncio.sleep(HANDSHAKE_SECONDS)
             await asyncio.sleep(0)  # if the loop stood still meanwhile, it accepts what waits before it comes back here
         self._stop_accepting()
+        for listener in open_to_all:
+            await asyncio.sleep(0.01)
+            for connection in take_last(listener):
+                loop = asyncio.get_running_loop()
+                await loop.connect_accepted_socket(lambda: HttpProtocol(self.config, self.server_state, {}), connection)
         await self._finish()
         if self.force_exit:
             log.warning("stopped_at_once", extra={"requests": len(self.server_state.tasks)})

@@ -87,16 +87,29 @@ def set_options(listener: socket.socket) -> None:
     listener.setblocking(False)
 
 
-def drop_newcomers(listener: socket.socket) -> None:
-    """Have the kernel drop every SYN from now on, while handshakes that have begun go on to their end.
+def drop_newcomers(listener: socket.socket) -> bool:
+    """Have the kernel drop every SYN from now on, while handshakes that have begun go on to their end; whether it does.
 
     Closing a listener resets every connection in its queue, and each whose handshake isn't over, with the request that
     its client has sent. Whoever comes after this tries again within a second, and then meets a closed port before
-    having sent anything. Other systems than Linux have no such filter.
+    having sent anything. Other systems than Linux have no such filter, and newer kernels keep it
+    from ordinary users (seen: 6.18.44).
     """
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
     program = ctypes.create_string_buffer(code, len(code))
-    with suppress(OSError):
-        listener.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
-        )
+    option = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+    except OSError:
+        return False
+    return True
+
+
+def take_last(listener: socket.socket) -> list[socket.socket]:
+    """Whoever waits at a listener in the moment in which it is closed, which this does."""
+    taken: list[socket.socket] = []
+    with suppress(BlockingIOError):
+        for _ in range(BACKLOG):
+            taken.append(listener.accept()[0])  # noqa: PERF401 - what was taken before there is none is kept
+    listener.close()
+    return taken

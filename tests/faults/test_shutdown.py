@@ -105,8 +105,10 @@ class Load:
                 self.results[type(error).__name__] += 1
 
 
-def test_every_request_sent_around_sigterm_is_answered(tmp_path: Path) -> None:
-    with running(tmp_path / "log", settings={"port": 0, "shutdown_delay_seconds": 0.5}) as server:
+@pytest.mark.parametrize("open_to_all", [False, True])
+def test_every_request_sent_around_sigterm_is_answered(tmp_path: Path, open_to_all: bool) -> None:
+    settings = {"port": 0, "shutdown_delay_seconds": 0.5}
+    with running(tmp_path / "log", settings=settings, open_to_all=open_to_all) as server:
         load = Load(server)
         load.start(load.keep_alive, 6)
         load.start(load.one_by_one, 6)
@@ -122,12 +124,13 @@ def test_every_request_sent_around_sigterm_is_answered(tmp_path: Path) -> None:
         assert server.process.wait(5) == 0
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")])
 def test_at_the_end_the_kernel_drops_newcomers_and_keeps_who_is_there(family: socket.AddressFamily, host: str) -> None:
     with socket.create_server((host, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as listener:
         address = ("127.0.0.1", listener.getsockname()[1])
         with socket.create_connection(address) as early:
-            drop_newcomers(listener)
+            assert drop_newcomers(listener)
             with pytest.raises(TimeoutError):
                 socket.create_connection(address, timeout=0.3)
             accepted, _ = listener.accept()

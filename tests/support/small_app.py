@@ -1,7 +1,7 @@
 """A real server process around a small application, for tests of HTTP itself: ``python small_app.py OPTIONS``.
 
 OPTIONS is JSON: ``settings``, ``limits`` and ``edge`` are keyword arguments of Settings, Limits and Envelope, and
-``places`` is how many requests may run at a time.
+``places`` is how many requests may run at a time; ``open_to_all``: the kernel drops no newcomers at the end.
 """
 
 # ruff: noqa: ARG001, ARG005 - every path is answered by something with ASGI's signature
@@ -19,6 +19,7 @@ from service.http.envelope import Envelope
 from service.http.metrics import Metrics
 from service.http.response import problem_answer
 from service.problems import Problem, StartupError
+from service.serving import server
 from service.serving.limits import Limits
 from service.serving.server import run
 from service.serving.sockets import given_sockets
@@ -158,4 +159,6 @@ if __name__ == "__main__":
         cors=cors,
         **OPTIONS["edge"],
     )
+    if OPTIONS.get("open_to_all"):
+        server.drop_newcomers = lambda listener: False
     sys.exit(run(settings, edge, shared=given_sockets(), limits=Limits(**OPTIONS["limits"])))
