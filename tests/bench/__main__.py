@@ -82,10 +82,9 @@ def run(plan: Plan, names: Collection[str], home: Path, settings: dict[str, str]
             pgbench.check(operation)
         before = counts(database)
         began_timing = time.monotonic()
-        if plan.seconds > WARM_SECONDS:  # else nobody reads the figures
-            _say("warming up")
-            for _ in bench.rounds(started, plan.connections, 1, WARM_SECONDS):
-                pass
+        _say("warming up")
+        for _ in bench.rounds(started, plan.connections, 1, min(plan.seconds, WARM_SECONDS)):
+            pass
         samples = list(_progress(bench, started, plan.connections, plan.rounds))
         tested = [one for one in started if not one.contender.is_ceiling]
         many = list(_progress(bench, tested, plan.many, plan.many_rounds))
