@@ -98,6 +98,7 @@ def _remove_in_closed_folder(_: Callable[..., object], path: str, __: object) ->
     """Some tests leave a folder that nobody may write to, which stops all users but root."""
     Path(path).parent.chmod(0o700)
     if Path(path).is_dir():
+        Path(path).chmod(0o700)
         shutil.rmtree(path, onerror=_remove_in_closed_folder)
     else:
         Path(path).unlink()
@@ -378,7 +379,6 @@ def _server_factory(folder: Path, make_database: Callable[[], TestDatabase]) -> 
             "PORT": port,
         }
         log_path = folder / f"service-{port}-{len(servers)}.log"
-        log_path.touch()
         environment = service_environment(**settings)
         process = Forked([module, "serve"], cwd=REPOSITORY, env=environment, log_path=log_path)
         server = Server(f"http://127.0.0.1:{port}", database, log_path, environment, process)

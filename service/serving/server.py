@@ -205,7 +205,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0)  # if the loop stood still meanwhile, it accepts what waits before it comes back here
         self._stop_accepting()
         for listener in open_to_all:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # then uvloop's own is closed, and this is the last
             for connection in take_last(listener):
                 loop = asyncio.get_running_loop()
                 await loop.connect_accepted_socket(lambda: HttpProtocol(self.config, self.server_state, {}), connection)

@@ -108,8 +108,8 @@ def drop_newcomers(listener: socket.socket) -> bool:
 def take_last(listener: socket.socket) -> list[socket.socket]:
     """Whoever waits at a listener in the moment in which it is closed, which this does."""
     taken: list[socket.socket] = []
-    with suppress(BlockingIOError):
+    with suppress(OSError):  # nobody is there any more, or no more files may be opened
         for _ in range(BACKLOG):
-            taken.append(listener.accept()[0])  # noqa: PERF401 - what was taken before there is none is kept
+            taken.append(listener.accept()[0])  # noqa: PERF401 - what was taken before that is kept
     listener.close()
     return taken

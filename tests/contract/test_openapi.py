@@ -255,7 +255,7 @@ def test_the_document_has_the_package_s_version(document: Any) -> None:
 EXCLUDED = (
     "positive_data_acceptance",  # some rules bind several fields, or the state of the database: no schema can say them
 )
-EXAMPLES = 6 if os.environ.get("CI") else 5
+EXAMPLES = 6
 PHASES = ("examples", "fuzzing", *(("coverage", "stateful") if os.environ.get("CI") else ()))
 """What CI sends besides takes a minute: 4,000 requests at the bounds of parameters and fields, and calls in a row."""
 

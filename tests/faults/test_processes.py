@@ -104,7 +104,7 @@ def test_a_rolling_restart_under_load_loses_no_request(systemd: tuple[Systemd, T
         asks += [Ask("POST", "/v1/todos", user.token, {"title": "milk"}) for user in users]
         close = {"Connection": "close"}
         asks += [Ask(ask.method, ask.path, ask.token, ask.body, close) for ask in asks]
-        with Stream(played.url(), asks, pause=0.05) as stream:
+        with Stream(played.url(), asks, pause=0.005) as stream:
             played.wait_until_all_answer()
             played.roll(played.wait_until_all_answer)
         assert set(stream.statuses()) == {200, 201}

@@ -18,10 +18,11 @@ _context.set_forkserver_preload(["service.app", "service.commands.serve", "uvloo
 
 
 class Forked:
-    """A program that runs, with what the tests use of a `subprocess.Popen`."""
+    """A program that runs, and prints into a file, with what the tests use of a `subprocess.Popen`."""
 
     def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], log_path: Path) -> None:
         """``arguments`` begin with the program: the name of a module, or the path of a file."""
+        log_path.touch()  # who starts it may read before it writes
         self._process = _context.Process(target=_run, args=([*arguments], str(cwd), {**env}, str(log_path)))
         self._process.start()
         assert self._process.pid is not None
@@ -54,7 +55,7 @@ def _run(arguments: Sequence[str], cwd: str, env: Mapping[str, str], log_path: s
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
     os.close(log)

@@ -63,7 +63,6 @@ def environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(log_path: Path, **options: object) -> Iterator[SmallServer]:
-    log_path.touch()
     arguments = command(**options)[1:]
     process = Forked(arguments, cwd=REPOSITORY, env=environment(), log_path=log_path)
     try:
