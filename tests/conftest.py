@@ -56,12 +56,14 @@ MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 1024**3
 """What must be free there: the suite's files take 1.7 GiB at most."""
 STARTUP_SECONDS = 30.0
-LONGEST_FIRST = ("bench", "commands", "isolation", "contract", "embedded", "database")
+LONGEST_FIRST = ("commands", "isolation", "contract", "embedded", "database")
 """Folders in the order of how long one of their files takes, so that at the end no process has a long one to itself."""
-WAITING = ("faults", "identity")
-"""Folders whose tests wait more than they work: beside each of their files runs one that works."""
+WAITING = ("bench", "faults", "identity")
+"""Folders whose tests wait more than they work, or half of the time."""
 PLAIN_HTTP = httpx.create_ssl_context()
 """One for all clients: each would read the system's certificates anew, which takes longer than most tests."""
+KEPT = httpx.Limits(max_keepalive_connections=None, keepalive_expiry=None)
+"""For clients that threads share: httpcore closes idle connections, at times one that a thread has just been given."""
 
 for _name in [name for name in os.environ if name.startswith("PG")]:  # libpq would take defaults from them
     del os.environ[_name]
@@ -104,8 +106,8 @@ def _remove_in_closed_folder(_: Callable[..., object], path: str, __: object) ->
         Path(path).unlink()
 
 
-def in_turns(files: Iterable[Path]) -> Iterator[Path]:
-    """One that works, one that waits, and so on."""
+def in_turns(files: Iterable[Path]) -> list[Path]:
+    """Those that wait stand evenly between those that work, so that few of them wait at the same time."""
 
     def place(path: Path) -> int:
         folder = path.parent.name
@@ -113,8 +115,8 @@ def in_turns(files: Iterable[Path]) -> Iterator[Path]:
 
     waiting = [path for path in files if path.parent.name in WAITING]
     working = sorted((path for path in files if path.parent.name not in WAITING), key=place)
-    for pair in itertools.zip_longest(working, waiting):
-        yield from filter(None, pair)
+    placed = [((number + 0.5) / len(kind), path) for kind in (working, waiting) for number, path in enumerate(kind)]
+    return [path for _, path in sorted(placed)]
 
 
 def pytest_collection_finish() -> None:
@@ -428,7 +430,7 @@ def start_module_server(
 @pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[httpx.Client]:
     """A client of the session's service that is not signed in."""
-    with httpx.Client(base_url=server.url, timeout=10, verify=PLAIN_HTTP) as found:
+    with httpx.Client(base_url=server.url, timeout=10, verify=PLAIN_HTTP, limits=KEPT) as found:
         yield found
 
 
@@ -497,7 +499,7 @@ def user_factory(
             token = tokens.issue(user_id, 1).access_token
             headers = {"Authorization": f"Bearer {token}"}
             own = clients.enter_context(
-                httpx.Client(base_url=server.url, headers=headers, timeout=10, verify=PLAIN_HTTP)
+                httpx.Client(base_url=server.url, headers=headers, timeout=10, verify=PLAIN_HTTP, limits=KEPT)
             )
             return User(user_id, str(body["email"]), token, own, str(body["password"]))
 

@@ -12,7 +12,7 @@ import pytest
 from openai.types.conversations import ConversationItem, ConversationItemList
 
 from service.app import PROTOCOL_HANDLERS
-from tests.conftest import Server, User
+from tests.conftest import PLAIN_HTTP, Server, User
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def key_of(user: User, scope: str = "write") -> str:
 
 
 def connect(server: Server, key: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key=key, max_retries=0)
+    plain = openai.DefaultHttpxClient(verify=PLAIN_HTTP)
+    return openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key=key, max_retries=0, http_client=plain)
 
 
 @pytest.fixture
@@ -36,7 +37,10 @@ def sdk(server: Server, user: User) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def async_sdk(server: Server, user: User) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{server.url}/openai/v1", api_key=key_of(user), max_retries=0)
+    plain = openai.DefaultAsyncHttpxClient(verify=PLAIN_HTTP)
+    return openai.AsyncOpenAI(
+        base_url=f"{server.url}/openai/v1", api_key=key_of(user), max_retries=0, http_client=plain
+    )
 
 
 HELLO: Any = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]}

@@ -43,7 +43,7 @@ WARM_SECONDS = 0.5
 """Of each operation of each contender before the first round, which so finds every page touched and every plan made."""
 
 FULL = Plan(Size(10_000, 500_000, 1_000_000), 3, 2.0, 0.3, 8, 64, 2, 40, 2, 2.0, 5.0, 40)
-QUICK = Plan(Size(40, 2_500, 6_000), 1, 0.1, 0.02, 4, 16, 1, 8)
+QUICK = Plan(Size(40, 2_500, 6_000), 1, 0.05, 0.02, 4, 16, 1, 8)
 
 
 def run(plan: Plan, names: Collection[str], home: Path, settings: dict[str, str]) -> Results:

@@ -141,17 +141,26 @@ def _wal(connection: "psycopg.Connection[tuple[Any, ...]]") -> int:
 class Pgbench:
     """Runs requests' statements against the database. ``folder`` is for the scripts, ``clients`` says how many send.
 
-    ``requests`` are those of the service, by operation.
+    ``requests`` are those of the service, by operation; ``rate`` is how many of them a client sends in a second, 0 for
+    as many as it can.
     """
 
     def __init__(
-        self, database: BenchDatabase, folder: Path, clients: int, seconds: float, requests: dict[Operation, Request]
+        self,
+        database: BenchDatabase,
+        folder: Path,
+        clients: int,
+        seconds: float,
+        requests: dict[Operation, Request],
+        *,
+        rate: int = 0,
     ) -> None:
         self.database = database
         self.folder = folder
         self.clients = clients
         self.seconds = seconds
         self.requests = requests
+        self.rate = rate
         self.program = str(database.server.bin_dir / "pgbench")
 
     def run(
@@ -160,6 +169,7 @@ class Pgbench:
         """One run: what it did after the first second, in which connections were made and statements prepared."""
         whole = max(2, round(self.seconds) + 1)
         options = [f"--time={whole + 1}", "--progress=1"]  # a second for starting them all
+        options += [f"--rate={self.rate}"] if self.rate else []
         each = min(SCRIPTS, max(1, len(picks) // self.clients))
         owned = [picks[client * each : (client + 1) * each] or picks[:each] for client in range(self.clients)]
         commands = [self._command(client, options, request, own, login) for client, own in enumerate(owned)]

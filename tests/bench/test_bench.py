@@ -319,7 +319,7 @@ def test_pgbench_sends_what_the_service_sends(home: Path) -> None:
     with bench_database(home, command_line.QUICK.size, {"autovacuum": "off"}) as database, reachable_folder() as folder:
         found = Bench(msgspec.structs.replace(command_line.QUICK, counted=2), database, folder)
         found.count_wire(Contender(home))
-        pgbench = Pgbench(database, folder, 2, 1.0, found.sent)
+        pgbench = Pgbench(database, folder, 2, 1.0, found.sent, rate=100)
         for operation in OPERATIONS:
             pgbench.check(operation)
         texts = [statement.text for statement in found.sent["append"].statements]

@@ -1268,7 +1268,7 @@ def test_after_an_erasure_nothing_is_found_of_what_was_planted_in_every_column(
     old, new = before[helper.id], after[helper.id]
     for table in old.keys() - {"todos", "audit_log", "idempotency_keys"}:
         assert new[table] == old[table], table
-    (assigned,) = [row for row in old["todos"] if row["assigned_to"] == user.id]
+    (assigned,) = [row for row in old["todos"] if row["assigned_to"] == str(user.id)]
     expected = assigned | {"assigned_to": None, "version": assigned["version"] + 1}
     (unassigned,) = [row for row in new["todos"] if row["id"] == assigned["id"]]
     assert unassigned | {"updated_at": assigned["updated_at"]} == expected
@@ -1276,7 +1276,7 @@ def test_after_an_erasure_nothing_is_found_of_what_was_planted_in_every_column(
     assert [row for row in new["todos"] if row != unassigned] == others
     kept = {row["seq"]: row for row in new["audit_log"]}
     for row in old["audit_log"]:
-        wordless = row | {"request_id": None} if row["actor_id"] == user.id else row
+        wordless = row | {"request_id": None} if row["actor_id"] == str(user.id) else row
         assert kept.pop(row["seq"]) == wordless
     (told,) = kept.values()
     assert (told["action"], told["row_id"], told["request_id"]) == ("update", assigned["id"], None)

@@ -556,6 +556,8 @@ class Stage:
         self.superuser = superuser
         self._runner = runner
         self._world: World | None = None
+        self._before: dict[str, list[Any]] | None = None
+        """What the owner of the world had after the last attempt, which changed nothing."""
         self._database = Database(Settings(database_url=Secret(url), database_pool_size=2), lambda *_: None)
         runner.run(self._database.open())
 
@@ -579,7 +581,7 @@ class Stage:
         """Run the query for ``who``: as it is, or a mutant of it, or with another ``user_id`` than theirs."""
         prepared, values = DECLARED[name](**QUERY_CASES[name].values(world)).step(user_id or who.id)
         step = (mutant or prepared, values)
-        before = snapshot(self.superuser, world.owner.id)
+        before = self._before or snapshot(self.superuser, world.owner.id)
         try:
             (result,) = self._runner.run(self._database.transact(Context(who.id, "test"), [step]))
             refused = None
@@ -587,9 +589,10 @@ class Stage:
             if problem.statement is None:
                 raise
             result, refused = None, problem.code
-        changed = snapshot(self.superuser, world.owner.id) != before
+        self._before = snapshot(self.superuser, world.owner.id)
+        changed = self._before != before
         if changed or (result and result.affected and not step[0].reads_only):
-            self._world = None
+            self._world = self._before = None
         seen = world.seen(msgspec.json.encode(result.rows).decode()) if result else set()
         return Outcome(result, refused, frozenset(seen), changed)
 

@@ -14,7 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["service.app", "service.commands.serve", "uvloop", __name__])
+_imported = [
+    "service.app",
+    "service.commands.serve",
+    "uvloop",
+    "litestar.plugins.attrs",
+    "litestar.plugins.pydantic",
+    __name__,
+]
+_context.set_forkserver_preload(_imported)
 
 
 class Forked:

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row
+
+from service.db.loading import USER_TABLES
 
 Connection = psycopg.Connection[Any]
 
@@ -242,16 +243,17 @@ def make_history(
     return {name: (row, entries[row]) for name, row in rows.items()}
 
 
+_SNAPSHOT = sql.SQL(" UNION ALL ").join(
+    sql.SQL("SELECT {}, to_jsonb(t) FROM {} AS t WHERE t.{} = %(user)s").format(
+        table, sql.Identifier(table), sql.Identifier("id" if table == "users" else "user_id")
+    )
+    for table in sorted(USER_TABLES)
+)
+
+
 def snapshot(connection: Connection, user_id: UUID) -> dict[str, list[Any]]:
-    """Every row that is the user's, by table, the audit trail included. The connection is a superuser's."""
-    tables = connection.execute(
-        "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'user_id'"
-        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') ORDER BY c.relname"
-    ).fetchall()
-    found: dict[str, list[Any]] = {}
-    with connection.cursor(row_factory=dict_row) as cursor:
-        for table, column in [("users", "id"), *((name, "user_id") for (name,) in tables)]:
-            query = sql.SQL("SELECT * FROM {} WHERE {} = %s ORDER BY ctid")
-            cursor.execute(query.format(sql.Identifier(table), sql.Identifier(column)), (user_id,))
-            found[table] = sorted(cursor.fetchall(), key=repr)
-    return found
+    """Every row that is the user's, by table, the audit trail included, as JSON. The connection is a superuser's."""
+    found: dict[str, list[Any]] = {table: [] for table in USER_TABLES}
+    for table, row in connection.execute(_SNAPSHOT, {"user": user_id}):
+        found[table].append(row)
+    return {table: sorted(rows, key=repr) for table, rows in found.items()}
