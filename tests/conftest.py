@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,12 @@ MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 1024**3
 """What must be free there: the suite's files take 1.7 GiB at most."""
 STARTUP_SECONDS = 30.0
-LONGEST_FIRST = ("commands", "isolation", "contract", "embedded", "database")
-"""Folders in the order of how long one of their files takes, so that at the end no process has a long one to itself."""
-WAITING = ("bench", "faults", "identity")
-"""Folders whose tests wait more than they work, or half of the time."""
+FIRST = (
+    *("outage", "backup", "processes", "event_loop", "feed", "commands", "edge", "issuer_outages", "bounds", "scale"),
+    *("migrate", "bench", "isolation", "revocation", "trail", "queries", "crowd", "embedded", "openapi", "better_auth"),
+    *("telemetry", "budget", "locks", "upgrade", "refusals", "large_answers", "shutdown", "db", "sign_in", "stall"),
+)
+"""Files that take long, in the order in which they begin; one that rather waits than works stands between others."""
 PLAIN_HTTP = httpx.create_ssl_context()
 """One for all clients: each would read the system's certificates anew, which takes longer than most tests."""
 KEPT = httpx.Limits(max_keepalive_connections=None, keepalive_expiry=None)
@@ -106,19 +108,6 @@ def _remove_in_closed_folder(_: Callable[..., object], path: str, __: object) ->
         Path(path).unlink()
 
 
-def in_turns(files: Iterable[Path]) -> list[Path]:
-    """Those that wait stand evenly between those that work, so that few of them wait at the same time."""
-
-    def place(path: Path) -> int:
-        folder = path.parent.name
-        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
-
-    waiting = [path for path in files if path.parent.name in WAITING]
-    working = sorted((path for path in files if path.parent.name not in WAITING), key=place)
-    placed = [((number + 0.5) / len(kind), path) for kind in (working, waiting) for number, path in enumerate(kind)]
-    return [path for _, path in sorted(placed)]
-
-
 def pytest_collection_finish() -> None:
     """What was imported stays: nobody need look for garbage in it."""
     gc.freeze()
@@ -126,10 +115,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    files: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        files.setdefault(item.path, []).append(item)
-    items[:] = [item for path in in_turns(files) for item in files[path]]
+    places = {f"test_{name}": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     without = {"root"} if os.geteuid() != 0 else set[str]()
     if MIGRATIONS != DEFAULT_DIRECTORY:
         without.add("every_column")
