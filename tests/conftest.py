@@ -61,7 +61,7 @@ FIRST = (
     *("migrate", "bench", "isolation", "revocation", "trail", "queries", "crowd", "embedded", "openapi", "better_auth"),
     *("telemetry", "budget", "locks", "upgrade", "refusals", "large_answers", "shutdown", "db", "sign_in", "stall"),
 )
-"""Files that take long, in the order in which they begin; one that rather waits than works stands between others."""
+"""Files that take long, in the order in which they begin; one that mostly waits stands between files that work."""
 PLAIN_HTTP = httpx.create_ssl_context()
 """One for all clients: each would read the system's certificates anew, which takes longer than most tests."""
 KEPT = httpx.Limits(max_keepalive_connections=None, keepalive_expiry=None)

@@ -35,7 +35,7 @@ REFUSAL_SECONDS_AT_MOST = 1.5
 AT_A_TIME = 32
 """Of those that are due together, how many go out before the event loop looks at anything else."""
 UNCOUNTED = 32
-"""Requests that begin in one turn of the event loop before anybody counts whose they are."""
+"""So many requests begin in one turn of the event loop before anybody counts whose they are."""
 
 _ALWAYS_TAKEN = (b"/health/", b"/metrics")
 _ID = "0" * 32
@@ -120,16 +120,18 @@ class Refusals:
         return True
 
     def _has_its_half(self, connection: "HttpProtocol") -> bool:
-        """Whether who sends this ``Authorization``, or none, has begun half of what there was a place for.
+        """Whether one ``Authorization`` has begun half of the places that the first UNCOUNTED of this turn left.
 
-        Where the process gets little of its machine, all that a crowd asks comes in one turn: every third request of
-        somebody else was refused.
+        Requests without one are counted by their address. Where the process gets little of its machine, all that a
+        crowd asks comes in one turn: every third request of somebody else was refused.
         """
         if self._begun < UNCOUNTED:
             return False
-        sender = dict(connection.headers).get(b"authorization", b"")
+        sender = dict(connection.headers).get(b"authorization") or connection.address.encode()
+        if self._envelope.is_full(UNCOUNTED + 2 * self._begun_by[sender]):
+            return True
         self._begun_by[sender] += 1
-        return self._envelope.is_full(2 * self._begun_by[sender])
+        return False
 
     def _forget_begun(self) -> None:
         self._begun = 0

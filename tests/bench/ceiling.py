@@ -141,8 +141,8 @@ def _wal(connection: "psycopg.Connection[tuple[Any, ...]]") -> int:
 class Pgbench:
     """Runs requests' statements against the database. ``folder`` is for the scripts, ``clients`` says how many send.
 
-    ``requests`` are those of the service, by operation; ``rate`` is how many of them a client sends in a second, 0 for
-    as many as it can.
+    ``requests`` are those of the service, by operation; ``rate`` is how many of them a client sends in a second, where
+    a test wants to see that it works: 0, as many as it can, is what measures.
     """
 
     def __init__(

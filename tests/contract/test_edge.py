@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -611,6 +612,31 @@ def test_answers_that_are_due_leave_some_at_a_time_with_others_work_in_between()
         return seen
 
     assert asyncio.run(use()) == [32, 64, 96]
+
+
+@pytest.mark.parametrize(("places", "crowd"), [(200, 32 + 84), (40, 32 + 4), (20, 20)])
+@pytest.mark.parametrize("token", [b"Bearer a", None])
+def test_of_what_comes_in_one_turn_one_sender_begins_half_of_what_the_first_leave(
+    places: int, crowd: int, token: bytes | None
+) -> None:
+    async def begun(
+        refusals: Refusals, count: int, token: bytes | None, address: str, url: bytes = b"/v1/todos"
+    ) -> int:
+        headers = [(b"host", b"a")] if token is None else [(b"host", b"a"), (b"authorization", token)]
+        loop = asyncio.get_running_loop()
+        connection: Any = SimpleNamespace(headers=headers, address=address, url=url, loop=loop)
+        return sum(refusals.has_place(connection) for _ in range(count))
+
+    async def use() -> None:
+        refusals = Refusals(Envelope(_nothing, Metrics(), is_full=lambda coming: coming >= places))
+        for _ in range(2):  # in the next turn as in the first
+            assert await begun(refusals, 500, token, "10.0.0.1") == crowd
+            assert await begun(refusals, 1, b"Bearer b", "10.0.0.1") == (crowd < places)
+            assert await begun(refusals, 1, None, "10.0.0.2") == (crowd + 1 < places)
+            assert await begun(refusals, 500, token, "10.0.0.1", b"/health/ready") == 500
+            await asyncio.sleep(0)
+
+    asyncio.run(use())
 
 
 async def _nothing(*_: Any) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
+# The plugins are what Litestar imports when it makes an application; one of them imports pydantic.
 _imported = [
     "service.app",
     "service.commands.serve",
