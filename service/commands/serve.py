@@ -27,7 +27,7 @@ def serve(ctx: click.Context) -> None:
     PostgreSQL is started and migrated: for development. Ctrl-C or SIGTERM ends it after the requests that are running.
     `todochat --help` lists the settings.
     """
-    gc.freeze()  # what was imported stays: to look for garbage in it took a sixth of the start
+    gc.freeze()  # what was imported stays: to look for garbage in it took a seventh of the start
     settings = Settings.from_environ(os.environ)
     if settings.migration_database_url and not settings.database_url:
         raise OperatorError(
