@@ -134,7 +134,7 @@ class Database:
                 is_last = attempt >= ATTEMPTS
                 loan = Loan(self._pool, context.borrower)
                 try:
-                    # A read that meets a dead connection is tried again, on one of which that was looked at first.
+                    # A read that meets a dead connection is tried again, and then only on one that is seen to be alive.
                     until = min(loop.time() + acquire_seconds, deadline)
                     connection = await loan.take(until, may_be_dead=attempt == 1 and not changes)
                     asked = loop.time()

@@ -122,8 +122,8 @@ class Refusals:
     def _has_its_half(self, connection: "HttpProtocol") -> bool:
         """Whether one ``Authorization`` has begun half of the places that the first UNCOUNTED of this turn left.
 
-        Requests without one are counted by their address. Where the process gets little of its machine, all that a
-        crowd asks comes in one turn: every third request of somebody else was refused.
+        If not, this one is counted. Requests without one are counted by their address. Where the process gets little of
+        its machine, all that a crowd asks comes in one turn: of somebody else's requests up to a half was refused.
         """
         if self._begun < UNCOUNTED:
             return False

@@ -92,8 +92,8 @@ def drop_newcomers(listener: socket.socket) -> bool:
 
     Closing a listener resets every connection in its queue, and each whose handshake isn't over, with the request that
     its client has sent. Whoever comes after this tries again within a second, and then meets a closed port before
-    having sent anything. Other systems than Linux have no such filter, and newer kernels keep it
-    from ordinary users (seen: 6.18.44).
+    having sent anything. Other systems than Linux have no such filter, and newer kernels keep it from ordinary users
+    (seen: 6.18.44).
     """
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
     program = ctypes.create_string_buffer(code, len(code))

@@ -11,6 +11,7 @@ import msgspec
 
 from tests.bench.load import Order, Outcome
 from tests.bench.operations import Operation
+from tests.support.processes import stat_of
 
 REPOSITORY = Path(__file__).parents[2]
 CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
@@ -54,7 +55,7 @@ def descendants(pid: int) -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parent = int(stat_of(int(entry.name))[1])
             except OSError:
                 continue
             children.setdefault(parent, []).append(int(entry.name))
@@ -72,7 +73,7 @@ def database_seconds(postmaster: int) -> float:
     for pid in descendants(postmaster):
         with contextlib.suppress(OSError):
             total += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
-    fields = Path(f"/proc/{postmaster}/stat").read_text().rpartition(")")[2].split()
+    fields = stat_of(postmaster)
     return total / 1e9 + (int(fields[13]) + int(fields[14])) / TICKS
 
 

@@ -21,6 +21,7 @@ import pytest
 from service.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from service.embedded.server import START_SECONDS
 from tests.conftest import REPOSITORY, UNSAFE_BUT_FAST, reachable_folder
+from tests.support.processes import stat_of
 
 DEADLINE_SECONDS = 20.0
 OWNER = """
@@ -92,14 +93,14 @@ def owner_of(path: Path) -> dict[str, int | list[int]]:
 
 def is_alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = stat_of(pid)[0]
     except FileNotFoundError:
         return False
     return state != "Z"
 
 
 def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(stat_of(pid)[1])
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

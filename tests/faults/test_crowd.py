@@ -7,19 +7,19 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import Server, user_factory
 from tests.support.load import wait_for
+from tests.support.processes import stat_of
 
 CROWD = 400
 WANTED = 100
 """Answers that the other one is to get."""
 REFUSED_AT_MOST = 10
 """Of the other one's requests: beside a crowd that nothing bounds, all are."""
-SECONDS_AT_MOST = 120.0
+SECONDS_AT_MOST = 60.0
 """A machine that does much else serves everybody slowly; to be refused is what is wrong."""
 
 ME = "GET /v1/users/me"
@@ -135,7 +135,7 @@ def test_a_crowd_that_asks_for_what_anybody_may_have_leaves_users_served(
 def test_what_a_crowd_asks_in_one_turn_of_the_event_loop_leaves_others_a_place(
     start_server: Callable[..., Server],
 ) -> None:
-    """So it comes where the machine has little time for the process: every third request of others was refused."""
+    """So it comes where the machine has little time for the process: up to half of others' requests was refused."""
     server = start_server()
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     with user_factory(server) as make, contextlib.ExitStack() as stack:
@@ -153,8 +153,7 @@ def test_what_a_crowd_asks_in_one_turn_of_the_event_loop_leaves_others_a_place(
         crowds, others = make().token, make().token
         connections = [*(connect(crowds) for _ in range(CROWD)), connect(others)]
         server.process.send_signal(signal.SIGSTOP)
-        state = Path(f"/proc/{server.pid}/stat")
-        wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
+        wait_for(lambda: stat_of(server.pid)[0] == "T")
         for connection, request in connections:
             connection.sendall(request)
         server.process.send_signal(signal.SIGCONT)
