@@ -38,9 +38,11 @@ class Document(JsonRenderPlugin):
 
 
 async def make_document(app: Litestar) -> None:
-    """Have Litestar make the document, once and beside the event loop, which it would hold for 0.08 s."""
+    """Have Litestar make the document, once and beside the event loop, which it would hold for 0.1 s."""
     if "document" not in app.state:
-        app.state["document"] = asyncio.create_task(asyncio.to_thread(lambda: app.openapi_schema))
+        # `app.openapi_schema` makes objects: to make dictionaries of them, which is done once, too, takes 0.02 s more.
+        litestars_own: Any = app.plugins.get("OpenAPIPlugin")
+        app.state["document"] = asyncio.create_task(asyncio.to_thread(litestars_own.provide_openapi_schema))
     await asyncio.shield(app.state["document"])
 
 
