@@ -170,6 +170,10 @@ class Envelope:
 
     async def _rescue(self, error: BaseException, exchange: "_Exchange") -> None:
         """Answer in the application's place. Where it had begun to answer, the server closes the connection."""
+        if exchange.status:
+            exchange.lost = exchange.connection is not None and exchange.connection.is_lost()
+            if isinstance(error.__cause__, Problem):  # Litestar has wrapped it, as all that is raised behind the head
+                error = error.__cause__
         if exchange.lost and isinstance(error, Exception):
             return
         if isinstance(error, Problem):
@@ -183,7 +187,9 @@ class Envelope:
             problem = Problem("internal", "Something went wrong here. The log tells more under the request id.")
             fields = {"request_id": exchange.request_id, "method": exchange.method, "route": exchange.route}
             log.error("unhandled_exception", exc_info=error, extra=fields)
-        if not exchange.status:
+        if exchange.status:
+            exchange.status = problem.status  # for the log and the metrics: the client was promised a whole answer
+        else:
             escape = bool(exchange.state.get("escape"))
             answer: App = cast(Any, problem_answer(problem, exchange.request_id, escape=escape))
             await answer(exchange.scope, exchange.receive, exchange.send)

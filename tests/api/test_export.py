@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -218,7 +219,7 @@ def fill_with_much(database: TestDatabase, user_id: UUID, messages: int) -> None
 def test_a_user_has_one_export_at_a_time_and_whoever_leaves_ends_it(server: Server, new_user: NewUser):
     user, other = new_user(), new_user()
     fill_with_much(server.database, user.id, 3000)
-    with user.client.stream("GET", "/v1/export") as answer:
+    with user.client.stream("GET", "/v1/export", headers={"X-Request-ID": "left"}) as answer:
         assert answer.status_code == 200
         pieces = answer.iter_bytes()  # without a name it would be gone at once, and the connection with it
         assert next(pieces).startswith(b'{"type":"export"')
@@ -231,7 +232,17 @@ def test_a_user_has_one_export_at_a_time_and_whoever_leaves_ends_it(server: Serv
     assert again.status_code == 200
     answer = user.client.get("/v1/export")
     assert len(exports.parsed(answer.content)) == 3003
-    assert '"event":"answer_cut_off"' in server.log()
+    assert logged(server, "left") == [("answer_cut_off", None), ("request", 499)]
+
+
+def logged(server: Server, request_id: str) -> list[tuple[str, int | None]]:
+    """The events that the service has logged of a request, when it has ended, and its status."""
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in server.log().splitlines() if f'"request_id":"{request_id}"' in line]
+
+    wait_for(lambda: [line for line in lines() if line["event"] == "request"])
+    return [(line["event"], line.get("status")) for line in lines()]
 
 
 def test_what_is_cut_off_has_no_end(server: Server, new_user: NewUser):
@@ -240,7 +251,7 @@ def test_what_is_cut_off_has_no_end(server: Server, new_user: NewUser):
     received: list[bytes] = []
 
     def read_on_while_the_connection_to_the_database_is_cut() -> None:
-        with user.client.stream("GET", "/v1/export") as answer:
+        with user.client.stream("GET", "/v1/export", headers={"X-Request-ID": "cut"}) as answer:
             for piece in answer.iter_bytes():
                 if not received:
                     hang_up(server.database)
@@ -250,6 +261,7 @@ def test_what_is_cut_off_has_no_end(server: Server, new_user: NewUser):
         read_on_while_the_connection_to_the_database_is_cut()
     assert received
     assert b'"type":"end"' not in b"".join(received)
+    assert logged(server, "cut") == [("answer_cut_off", None), ("request", 503)]
 
 
 def hang_up(database: TestDatabase) -> None:
