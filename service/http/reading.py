@@ -67,7 +67,7 @@ def _read_boolean(text: str) -> Any:
     return {"true": True, "false": False}.get(text, text)
 
 
-_INTEGER = re.compile("[0-9]{1,40}|-[1-9][0-9]{0,40}", re.ASCII)
+_INTEGER = re.compile("0|-?[1-9][0-9]{0,39}", re.ASCII)
 """However large: msgspec says which bound it is beyond."""
 
 

@@ -119,7 +119,7 @@ class Request(litestar.Request[Caller, Any, State]):
             raise Problem("not_acceptable", f"Answers are {media_type}.")
         if readers := _path_readers(handler):
             # A new dictionary: Litestar remembers the one it made.
-            texts = scope["path_params"] if not (slashes := _slashes_before_rest(handler)) else _rest(scope, slashes)
+            texts = scope["path_params"] if (before := _before_rest(handler)) is None else _rest(scope, before)
             scope["path_params"] = {name: read(texts[name]) for name, read in readers}
         values = self._values = read_pairs(query) if (query := scope["query_string"]) else {}
         if "escape" in values and scope["method"] == "GET":
@@ -223,20 +223,23 @@ def _path_readers(handler: Any) -> list[tuple[str, Any]]:
 
 
 @cache
-def _slashes_before_rest(handler: Any) -> int:
-    """How many slashes stand before a parameter that takes the rest of the path, ``{name:path}``; 0: there is none."""
+def _before_rest(handler: Any) -> "re.Pattern[bytes] | None":
+    """What is sent before a parameter that takes the rest of the path, ``{name:path}``; None where there is none."""
     before, rest, _ = next(iter(handler.paths)).partition(":path}")
-    return before.count("/") if rest else 0
+    # Litestar takes several slashes for one.
+    return re.compile(re.escape(before.rpartition("{")[0]).replace("/", "/+").encode()) if rest else None
 
 
-def _rest(scope: Any, slashes: int) -> dict[str, str]:
+def _rest(scope: Any, before: "re.Pattern[bytes]") -> dict[str, str]:
     """The rest of the path as it was sent: in what the server decodes, ``%2F`` is no different from ``/``.
 
-    Raises ``malformed_request`` for what isn't UTF-8.
+    Raises ``malformed_request`` for what isn't UTF-8, and ``not_found`` where a slash before it is written so.
     """
     (name,) = scope["path_params"]
+    if not (sent := before.match(scope["raw_path"])):
+        raise Problem("not_found")
     try:
-        return {name: unquote(scope["raw_path"].split(b"/", slashes)[slashes].decode("ascii"), errors="strict")}
+        return {name: unquote(scope["raw_path"][sent.end() :].decode("ascii"), errors="strict")}
     except ValueError:
         raise Problem("malformed_request", "The path must be UTF-8, percent-encoded.") from None
 
@@ -292,5 +295,10 @@ def _accepts(accept: bytes, answered: Any) -> bool:
     media_type = MediaTypeHeader(get_enum_string_value(answered).partition(";")[0])
     ranges = map(MediaTypeHeader, accept.decode("latin-1").lower().split(","))
     matching = [item for item in ranges if media_type.match(item)]
-    found = [(item.priority[1], not re.fullmatch(r"0(\.0*)?", item.params.get("q", ""))) for item in matching]
-    return not accept or max(found, default=(0, False))[1]
+    found = [(_specificity(item), not re.fullmatch(r"0(\.0*)?", item.params.get("q", ""))) for item in matching]
+    return not accept or max(found, default=((), False))[1]
+
+
+def _specificity(item: MediaTypeHeader) -> tuple[bool, ...]:
+    """Greater for a more specific range. Litestar's own raises OverflowError for ``q=1e999``."""
+    return item.maintype != "*", item.subtype != "*", bool(item.params.keys() - {"q"})

@@ -13,6 +13,7 @@ from service.http.reading import path_reader, read_pairs
 from service.http.response import next_link
 from service.problems import Problem
 from tests.conftest import Server
+from tests.support.problems import problem
 
 NOBODY = "018f4fd2-0000-7000-8000-00000000abcd"
 
@@ -31,15 +32,36 @@ def test_a_path_in_another_spelling_gets_the_same_answer(new_user: Any, server: 
     assert f'"id":"{todo["id"]}"' in answer
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "named"),
+    [
+        ("//v1/conversations//by-external-id///a//b%2F/c", "201", '"external_id":"a//b//c"'),
+        ("/v1/conversations%2Fby-external-id/a/b", "404", "not_found"),
+    ],
+)
+def test_a_name_at_the_end_of_a_path_begins_behind_the_slashes_before_it(
+    new_user: Any, server: Server, path: str, status: str, named: str
+):
+    signed_in = f"Authorization: Bearer {new_user().token}\r\nContent-Type: application/json\r\nContent-Length: 2"
+    answer = raw(server, f"PUT {path} HTTP/1.1\r\nHost: a\r\n{signed_in}\r\n", "{}")
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+    assert named in answer
+
+
+@pytest.mark.parametrize("weight", ["1e999", "inf", "-inf", "nan", "x", ""])
+def test_a_weight_in_accept_that_is_none_does_not_matter(server: Server, weight: str):
+    assert httpx.get(f"{server.url}/health/live", headers={"Accept": f"*/*;q={weight}"}).status_code == 200
+
+
 def test_a_host_that_cannot_be_one_is_refused(new_user: Any, server: Server):
     answer = raw(server, f"GET /v1/todos HTTP/1.1\r\nHost: a b\r\nAuthorization: Bearer {new_user().token}\r\n")
     assert answer.startswith("HTTP/1.1 400 ")
 
 
-def raw(server: Server, head: str) -> str:
+def raw(server: Server, head: str, body: str = "") -> str:
     url = httpx.URL(server.url)
     with socket.create_connection((url.host, url.port), timeout=10) as connection:
-        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        connection.sendall(f"{head}Connection: close\r\n\r\n{body}".encode())
         answer = b""
         while data := connection.recv(65536):
             answer += data
@@ -78,6 +100,12 @@ def test_a_query_string_that_cannot_be_read_is_malformed(query: bytes):
     with pytest.raises(Problem) as refused:
         read_pairs(query)
     assert refused.value.code == "malformed_request"
+
+
+@pytest.mark.parametrize("limit", ["01", "007", "-0", "00"])
+def test_a_number_in_a_query_string_is_written_as_in_json(new_user: Any, limit: str):
+    answer = new_user().client.get("/v1/todos", params={"limit": limit})
+    problem(answer, 422, "validation_failed", field="limit")
 
 
 @pytest.mark.parametrize(
