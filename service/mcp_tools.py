@@ -218,10 +218,8 @@ async def search(asked: Asked, data: SearchFor) -> Found:
 @tool(NewLink, Link)
 async def link_task(asked: Asked, data: NewLink) -> Any:
     """Note that a conversation made a task of the user's own (creation), changed it (update) or is about it."""
-    async with asked.user.transaction():
-        todo = await todos.get_todo.fn(asked, todo_ref(data.task_id))
-        link = LinkCreate(todo.id, data.conversation_id, data.relationship_type)
-        return await links.create_link.fn(asked, link)
+    todo = await todos.get_todo.fn(asked, todo_ref(data.task_id))
+    return await links.create_link.fn(asked, LinkCreate(todo.id, data.conversation_id, data.relationship_type))
 
 
 @tool(Undo, Entry, destroys=True, seconds=audit.REVERT_SECONDS)

@@ -158,6 +158,8 @@ class Caller:
         ``snapshot``: it only reads, and all of it sees what was there at its first statement.
         """
         if self._held is not None:
+            if first:
+                raise RuntimeError("statements that come first can't be in a transaction that has begun")
             yield
             return
         async with self.database.hold(

@@ -173,9 +173,6 @@ class Database:
         alone = [_BEGIN_SNAPSHOT] if snapshot else []
         if snapshot:
             del begin[0]
-        if seconds > TRANSACTION_SECONDS:
-            # It waits for a client that sends or reads slowly; the login's own limit would end it in between.
-            begin.append(set_local("idle_in_transaction_session_timeout", f"{seconds:.0f}s"))
         loan = Loan(self._pool, context.borrower)
         perhaps_kept = False
         try:
@@ -200,6 +197,8 @@ class Database:
             request += _SETTINGS
         if seconds > TRANSACTION_SECONDS:
             request.append(set_local("statement_timeout", f"{seconds - 1:.0f}s"))
+            # It may wait for a client that sends or reads slowly; the login's own limit would end it in between.
+            request.append(set_local("idle_in_transaction_session_timeout", f"{seconds:.0f}s"))
         if context.user_id is not None:
             request.append(_set_user(context.user_id.int))
         if not reads_only:

@@ -78,11 +78,8 @@ async def answer_once(request: Request, request_hash: bytes, make: Callable[[], 
             await caller.commit(kept)
         return made
     except Problem as problem:
-        if (
-            problem.statement is None
-            or problem.statement >= 0
-            or problem.code not in ("idempotency_in_progress", "timeout")
-        ):
+        # Of what goes ahead the claim is the last.
+        if problem.statement != -1 or problem.code not in ("idempotency_in_progress", "timeout"):
             raise
         if problem.code == "timeout":
             # The claim waited for the first request's transaction for as long as a lock may be waited for.

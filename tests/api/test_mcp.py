@@ -390,11 +390,18 @@ def test_a_call_heeds_the_header_too_where_its_arguments_have_no_key(user: User)
         params = {"name": "add_task", "arguments": {"title": "Once", **arguments}}
         return rpc(user.client, "tools/call", params, Idempotency_Key=header).json()["result"]
 
+    def link(header: str, conversation: str) -> Any:
+        params = {"name": "link_task", "arguments": {"task_id": 1, "conversation_id": conversation}}
+        return rpc(user.client, "tools/call", params, Idempotency_Key=header).json()["result"]
+
     assert add("once") == add("once")
     assert add("once", idempotency_key="another") != add("once")
     told = json.loads(add("once", title="Other")["content"][0]["text"])
     assert told["code"] == "idempotency_key_reused"
     assert json.loads(add("x" * 256)["content"][0]["text"])["code"] == "validation_failed"
+    conversation, other = (call(user.client, "start_conversation")["id"] for _ in range(2))
+    assert link("linked", conversation) == link("linked", conversation)
+    assert json.loads(link("linked", other)["content"][0]["text"])["code"] == "idempotency_key_reused"
 
 
 @pytest.mark.parametrize(
