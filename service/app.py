@@ -270,9 +270,8 @@ def answer_error(request: Request, error: Exception) -> Response:
     if problem.status == 401 and (path := options.get("resource_metadata")):
         # RFC 9728, section 5.1: where it says who issues tokens for it.
         problem.headers["WWW-Authenticate"] += f', resource_metadata="{mcp.base_url(request)}{path}"'
-    if "errors" in options:
-        return Response(problem_answer(problem, request.id, body=openai_shapes.error_body(problem)))
-    return Response(problem_answer(problem, request.id, escape="escape" in request.scope["state"]))
+    body = openai_shapes.error_body(problem) if "errors" in options else None
+    return Response(problem_answer(problem, request.id, escape="escape" in request.scope["state"], body=body))
 
 
 def _allow(methods: Iterable[str]) -> str:

@@ -269,7 +269,7 @@ def _columns(row: msgspec.Raw | None) -> dict[str, Any]:
     "/v1/changes/{change_id:str}/revert",
     status_code=200,
     seconds=REVERT_SECONDS,
-    problems=("version_mismatch", "username_taken", "link_exists"),
+    problems=("version_mismatch", "username_taken", "link_exists", "external_id_taken"),
     scope="write",
 )
 @idempotent

@@ -1,7 +1,6 @@
 """OpenAI's conversations: the same rows for an unchanged ``openai`` SDK and what is built on it, in its shapes."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal, cast
 from uuid import UUID
 
@@ -34,8 +33,9 @@ from service.openai_shapes import (
     item_of,
     item_shape,
     read_items,
+    uuid_in,
 )
-from service.problems import invalid
+from service.problems import Problem, invalid
 from service.turns import TURN_BYTES, Turn
 
 _NULL = msgspec.Raw(b"null")
@@ -253,9 +253,9 @@ async def _get(caller: Caller, conversation_id: str) -> Conversation:
 
 async def _find(caller: Caller, conversation_id: UUID, item_id: str) -> FullMessage:
     """The message of an item: by an id of ours, or else by the one that it came with, for which all are looked at."""
-    _, _, digits = item_id.rpartition("_")
-    with suppress(ValueError):
-        message_id = UUID(hex=digits if len(digits) == 32 else "")
-        if by_id := await caller.run(messages.GET(conversation_id=conversation_id, id=message_id)):
-            return by_id.value
+    if "\0" in item_id:  # no text of PostgreSQL's has one
+        raise Problem("not_found")
+    message_id = uuid_in(item_id)
+    if message_id and (by_id := await caller.run(messages.GET(conversation_id=conversation_id, id=message_id))):
+        return by_id.value
     return found(await caller.run(_find_item(conversation_id=conversation_id, item_id=item_id)))

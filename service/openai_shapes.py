@@ -6,6 +6,7 @@ kept byte for byte; what is answered is that, with what the SDK's types need bes
 its status and a list of contents. The pages of a list lead on by ids of ours.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal
@@ -83,13 +84,15 @@ class ItemList(msgspec.Struct, frozen=True):
 
 def conversation_uuid(conversation_id: str) -> UUID:
     """The id of ours. Raises ``not_found`` for what can be none of OpenAI's."""
-    try:
-        prefix, _, digits = conversation_id.rpartition("_")
-        if prefix == "conv" and len(digits) == 32:
-            return UUID(hex=digits)
-    except ValueError:
-        pass
+    if conversation_id.startswith("conv_") and (found := uuid_in(conversation_id)):
+        return found
     raise Problem("not_found")
+
+
+def uuid_in(shown: str) -> UUID | None:
+    """The id of ours behind ``conv_`` or another such word, written as it is answered; None where there is none."""
+    found = re.fullmatch("[a-z]+_([0-9a-f]{32})", shown)
+    return UUID(hex=found[1]) if found else None
 
 
 def read_items(text: msgspec.Raw) -> list[MessageCreate]:

@@ -167,7 +167,10 @@ def problem_answer(problem: Problem, request_id: str, *, escape: bool = False, b
 
     Where a protocol of others has a shape of its own for errors, ``body`` is that.
     """
-    text = problem_body(problem, request_id, escape=escape) if body is None else html_safe(_encode(body))
+    if body is None:
+        text = problem_body(problem, request_id, escape=escape)
+    else:
+        text = html_escaped(_encode(body)) if escape else html_safe(_encode(body))
     media_type = b"application/problem+json" if body is None else JSON.encode()
     headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(text))]
     headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in problem.headers.items()]

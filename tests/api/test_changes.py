@@ -582,6 +582,18 @@ def test_a_username_that_somebody_took_meanwhile_stays_theirs(new_user: NewUser)
     problem(revert(ada, last_entry(ada, str(ada.id))["id"]), 409, "username_taken")
 
 
+def test_a_conversation_s_name_that_another_has_meanwhile_stays_that_one_s(new_user: NewUser) -> None:
+    ada = new_user()
+    path = "/v1/conversations/by-external-id/chat"
+    gone = ada.client.put(path, json={}).json()["id"]
+    ada.client.delete(f"/v1/conversations/{gone}")
+    ada.client.put(path, json={})
+
+    problem(revert(ada, last_entry(ada, gone)["id"]), 409, "external_id_taken")
+    operation = ada.client.get("/schema/openapi.json").json()["paths"]["/v1/changes/{change_id}/revert"]["post"]
+    assert "external_id_taken" in operation["x-problem-codes"]["409"]
+
+
 # What guards an undo, each guard alone
 
 

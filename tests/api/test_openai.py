@@ -337,6 +337,20 @@ def test_errors_come_in_openais_shape(server: Server, sdk: openai.OpenAI, user: 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_request")
     answer = user.client.post("/openai/v1/conversations", json={"items": [7]})
     assert answer.json()["error"]["param"] == "items[0]"
+    answer = user.client.get(f"/openai/v1/conversations/conv_{uuid4().hex}?escape=html&<b>=1")
+    assert answer.json()["error"]["param"] == "&lt;b&gt;"
+
+
+def test_an_id_has_one_spelling(sdk: openai.OpenAI, user: User):
+    conversation = sdk.conversations.create(items=[{"role": "user", "content": "Hi"}])
+    (item,) = sdk.conversations.items.list(conversation.id).data
+    digits = conversation.id.removeprefix("conv_")
+    for spelling in (f"+{digits[1:]}", digits.upper(), f" {digits[1:]}", f"{digits[:4]}_{digits[5:]}", digits[1:]):
+        answer = user.client.get(f"/openai/v1/conversations/conv_{spelling}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), spelling
+    for spelling in (f"msg_+{item.id[5:]}", item.id.removeprefix("msg_"), f"{item.id}%00", "%00"):
+        answer = user.client.get(f"/openai/v1/conversations/{conversation.id}/items/{spelling}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), spelling
 
 
 # A stranger
