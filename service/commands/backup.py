@@ -11,7 +11,6 @@ login that may see every row is asked for, and that option never used.
 import os
 import re
 import tempfile
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from service.commands import history
-from service.commands.connection import OWNER_ROLE, connect, one_line_errors, refuse_pooler
+from service.commands.connection import OWNER_ROLE, configure, connect, one_line_errors, refuse_pooler
 from service.commands.dump_entries import find_left_out, find_needs, list_restored
 from service.commands.dump_tools import (
     Tool,
@@ -46,14 +45,13 @@ _LAST_WITHOUT = 16
 """The last major version of servers that refuse what later versions of pg_restore begin with: a parameter of theirs."""
 _TAIL_BYTES = 65_536
 """More than the two lines ever have."""
-_SESSION = """
-SELECT set_config(name, wanted, false)
-FROM (VALUES ('search_path', 'public'), ('row_security', 'off'), ('statement_timeout', '0'), ('lock_timeout', '60s'),
-    ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'),
-    ('client_min_messages', 'warning'))
-    AS settings (name, wanted)
-JOIN pg_settings USING (name)
-"""
+_SESSION = {
+    "search_path": "public",
+    "row_security": "off",
+    "lock_timeout": "60s",
+    "idle_in_transaction_session_timeout": "0",
+    "client_min_messages": "warning",
+}
 _LOGIN = """
 SELECT current_user::text AS login, rolsuper OR rolbypassrls AS sees_all_rows FROM pg_roles WHERE rolname = current_user
 """
@@ -161,26 +159,14 @@ def _dump(url: str, draft: BinaryIO) -> tuple[Contents, str]:
             encrypted=bool(connection.pgconn.ssl_in_use),
         )
         reader = find_tool("pg_restore", lambda major: major >= tool.major, f"{tool.major} or later", encrypted=False)
-        connection.execute(_SESSION)
+        configure(connection, **_SESSION)
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot, now = connection.execute("SELECT pg_export_snapshot(), now()").fetchone() or ("", datetime.now(UTC))
         ours, arguments = _what_to_dump(connection)
         needs = find_needs(connection)
         rows = count_tables(connection, ours)
-        _run(
-            "pg_dump",
-            rows,
-            lambda on_line: run_tool(
-                tool,
-                url,
-                "--format=custom",
-                f"--snapshot={snapshot}",
-                f"--file={draft.name}",
-                "--lock-wait-timeout=60s",
-                *arguments,
-                on_line=on_line,
-            ),
-        )
+        arguments += ["--format=custom", f"--snapshot={snapshot}", f"--file={draft.name}", "--lock-wait-timeout=60s"]
+        _run(tool, url, rows, *arguments)
         connection.execute("ROLLBACK")
         where = place(connection)
     left_out = find_left_out(reader, str(draft.name), needs)
@@ -232,10 +218,10 @@ def _what_to_dump(connection: psycopg.Connection) -> tuple[list[str], list[str]]
     return ours, arguments
 
 
-def _run(name: str, rows: dict[str, int], work: Callable[[Callable[[str], None]], None]) -> None:
+def _run(tool: Tool, url: str, rows: dict[str, int], *arguments: str) -> None:
     """Run one of PostgreSQL's programs with a bar that moves on with each table it begins."""
     done, current, total = 0, "", max(1, sum(rows.values()))
-    with Stage(name) as stage:
+    with Stage(Path(tool.path).name) as stage:
 
         def on_line(line: str) -> None:
             nonlocal done, current
@@ -244,7 +230,7 @@ def _run(name: str, rows: dict[str, int], work: Callable[[Callable[[str], None]]
                 done += finished
                 stage.update(done / total, finished)
 
-        work(on_line)
+        run_tool(tool, url, *arguments, on_line=on_line)
         stage.update(1, sum(rows.values()) - done)
 
 
@@ -278,7 +264,7 @@ def _read_contents(file: Path) -> Contents:
 def _fill(url: str, file: Path, contents: Contents) -> str:
     """Fill the database, and say which one it is."""
     with connect(url) as connection, one_line_errors():
-        connection.execute(_SESSION)
+        configure(connection, **_SESSION)
         where, server = place(connection), connection.info.server_version // 10000
         if found := connection.execute(_OBJECTS).fetchone():
             raise OperatorError(f"the database is not empty (there is {found[0]}): make a new one to restore into")
@@ -296,7 +282,7 @@ def _fill(url: str, file: Path, contents: Contents) -> str:
         )
         with connection.transaction():
             connection.execute(load()[0].text.encode())
-        _run("pg_restore", contents.rows, lambda on_line: _pg_restore(tool, url, file, contents, on_line))
+        _pg_restore(tool, url, file, contents)
         try:
             _count_restored(connection, contents.rows)
         except BaseException:
@@ -319,21 +305,16 @@ def _count_restored(connection: psycopg.Connection, rows: dict[str, int]) -> Non
         compare_rows(rows, count_tables(connection, [*rows]), "the database")
 
 
-def _pg_restore(tool: Tool, url: str, file: Path, contents: Contents, on_line: Callable[[str], None]) -> None:
+def _pg_restore(tool: Tool, url: str, file: Path, contents: Contents) -> None:
     """Make all that belongs to todochat, as the role that owns it; the runner's own tables, too."""
     with read_tool(tool, "--list", str(file)) as lines:
         entries = list_restored(lines, contents.left_out)
     with tempfile.NamedTemporaryFile() as wanted:
         wanted.write(b"".join(entries))
         wanted.flush()
-        arguments = (
-            "--exit-on-error",
-            "--single-transaction",
-            "--no-owner",
-            "--no-tablespaces",
-            f"--role={OWNER_ROLE}",
-        )
+        arguments = ("--exit-on-error", "--single-transaction", "--no-owner", "--no-tablespaces")
+        role, use = f"--role={OWNER_ROLE}", f"--use-list={wanted.name}"
         try:
-            run_tool(tool, url, *arguments, f"--use-list={wanted.name}", str(file), on_line=on_line)
+            _run(tool, url, contents.rows, *arguments, role, use, str(file))
         except OperatorError as error:
             raise OperatorError(f"{error}; nothing was restored") from error

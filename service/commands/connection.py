@@ -4,10 +4,12 @@ import os
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import InsufficientPrivilege, InvalidParameterValue, UndefinedFunction, UndefinedTable
+from psycopg.types.json import Jsonb
 
 from service.database_url import parse_database_url
 from service.settings import OperatorError
@@ -47,6 +49,20 @@ def connect(url: str) -> psycopg.Connection:
         conn.close()
         raise DatabaseError(f"{where}: PostgreSQL 15 or later is needed, this is {conn.info.server_version // 10000}")
     return conn
+
+
+def configure(connection: psycopg.Connection[Any], **settings: str) -> None:
+    """Settings of the session, by their names in lower case, whatever the login or the database has as defaults.
+
+    Nothing limits how long a statement, a transaction or an idle session takes, unless one of them does. One that this
+    version of PostgreSQL doesn't know is left out.
+    """
+    unlimited = {"statement_timeout": "0", "transaction_timeout": "0", "idle_session_timeout": "0"}
+    connection.execute(
+        "SELECT set_config(wanted.key, wanted.value, false)"
+        " FROM jsonb_each_text(%s) AS wanted JOIN pg_settings ON lower(name) = key",
+        (Jsonb(unlimited | settings),),
+    )
 
 
 def refuse_pooler(url: str) -> None:

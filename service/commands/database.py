@@ -53,7 +53,9 @@ def rollback(count: int, *, yes: bool) -> None:
     """
     with owner_url() as url:
         confirm = partial(confirm_loss, yes=yes)
-        runner.rollback(url, count, confirm=confirm, done=partial(print, flush=True), doing=say)
+        rolled_back = runner.rollback(url, count, confirm=confirm, done=partial(print, flush=True), doing=say)
+    if not rolled_back:
+        print("nothing to do: no migration is applied")
 
 
 @click.command()

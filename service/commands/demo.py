@@ -17,7 +17,7 @@ import click
 import msgspec
 import psycopg
 
-from service.commands.connection import OWNER_ROLE, connect, one_line_errors
+from service.commands.connection import OWNER_ROLE, configure, connect, one_line_errors
 from service.commands.progress import Stage
 from service.commands.shared import owner_url
 from service.db.migration_files import split_statements
@@ -35,6 +35,13 @@ ROWS_AT_ONCE = 20_000
 
 _PACKAGED = Path(__file__).parents[1] / "sql" / "demo"
 _FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "sql" / "demo"
+_SESSION = {
+    "timezone": "UTC",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+    "work_mem": "64MB",
+    "default_transaction_read_only": "off",
+}
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('todochat: demo'))"
 _FIND = (
     'SELECT min(email), count(*) FROM public.users WHERE lower(email COLLATE "C") >= %(account)s'
@@ -122,7 +129,7 @@ def _fill(url: str, account: str, size: Size | None = None) -> Filled:
     started = time.monotonic()
     with connect(url) as connection, one_line_errors():
         as_superuser = size is not None and connection.info.parameter_status("is_superuser") == "on"
-        _run(connection, "session")
+        configure(connection, **_SESSION)
         with connection.transaction():
             connection.execute(_LOCK)
             if not as_superuser:

@@ -18,7 +18,7 @@ from service.commands.connection import one_line
 from service.commands.progress import Stage
 from service.commands.shared import signals_deferred
 from service.database_url import format_database_url, parse_database_url
-from service.embedded.programs import wheel_versions
+from service.embedded.programs import wheel_folders
 from service.settings import OperatorError
 
 _ERROR = re.compile(r"^\S+: error: (?P<what>.*)$", re.MULTILINE)
@@ -37,7 +37,7 @@ def find_tool(name: str, fits: Callable[[int], bool], wanted: str, *, encrypted:
 
     The wheel's have no TLS. ``wanted`` says which versions fit; raises OperatorError when there is none.
     """
-    folders = os.get_exec_path() + ([] if encrypted else [str(folder) for folder in wheel_versions().values()])
+    folders = os.get_exec_path() + ([] if encrypted else [*map(str, wheel_folders())])
     found: dict[int, str] = {}
     for folder in folders:
         path = shutil.which(name, path=folder)

@@ -25,7 +25,7 @@ SERVICE_LOGIN = "todochat_service"
 GENERATED_PASSWORD_BYTES = 24
 ROLE_DEFAULTS = {
     # What a request may cost the database; a login can be given other values by ALTER ROLE, which stay.
-    "statement_timeout": "5s",
+    "statement_timeout": "4s",  # as the service's sessions have it, whose setting a pooler may give to others
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     # A plan for any user guesses that few rows are left after the filters and row security, and would rather read all

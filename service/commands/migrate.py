@@ -26,7 +26,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Identifier
 
 from service.commands import history
-from service.commands.connection import DIRECT_ADDRESS, OWNER_ROLE, connect, reason, refuse_pooler
+from service.commands.connection import DIRECT_ADDRESS, OWNER_ROLE, configure, connect, reason, refuse_pooler
 from service.commands.owners import mend_owners
 from service.db.migration_files import (
     DEFAULT_DIRECTORY,
@@ -50,15 +50,18 @@ _DIRECT = f"migrations need {DIRECT_ADDRESS}"
 
 # Whatever the role or the database has set as a default, a migration meets the same session. The keepalives let the
 # server notice a runner whose machine has gone, and give its lock away, within a minute.
-_SESSION = """
-SELECT set_config(name, wanted, false)
-FROM (VALUES ('search_path', 'public'), ('timezone', 'UTC'), ('datestyle', 'ISO'), ('row_security', 'off'),
-    ('client_min_messages', 'warning'), ('statement_timeout', '0'), ('transaction_timeout', '0'),
-    ('idle_in_transaction_session_timeout', '60s'), ('idle_session_timeout', '0'), ('lock_timeout', %(lock_timeout)s),
-    ('default_transaction_read_only', 'off'), ('tcp_keepalives_idle', '30'), ('tcp_keepalives_interval', '10'),
-    ('tcp_keepalives_count', '3')) AS settings (name, wanted)
-JOIN pg_settings USING (name)
-"""
+_SESSION = {
+    "search_path": "public",
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "row_security": "off",
+    "client_min_messages": "warning",
+    "idle_in_transaction_session_timeout": "60s",
+    "default_transaction_read_only": "off",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
 _TRY_LOCK = "SELECT pg_try_advisory_lock(%(key)s)"
 _LOCK_HOLDER = """
 SELECT a.pid = pg_backend_pid(), format('backend %%s, %%s, %%s', a.pid, a.usename, nullif(a.application_name, ''))
@@ -67,11 +70,15 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (l.classid::bigint << 32) | l.objid::bigint = %(key)s
 """
-_OLDEST_TRANSACTION = """
-SELECT format('backend %%s (%%s, %%s) has a transaction open for %%s s, end it first', pid, usename,
-    nullif(application_name, ''), extract(epoch FROM now() - xact_start)::int)
-FROM pg_stat_activity
-WHERE datname = current_database() AND xact_start < now() AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1
+# Of other logins' transactions a login sees no more than which they are and what they lock, unless it is a superuser's
+# or has pg_read_all_stats.
+_HOLDERS = """
+SELECT l.virtualtransaction, format('backend %s (%s, %s) has a transaction open%s, end it first', a.pid, a.usename,
+    nullif(a.application_name, ''), ' for ' || extract(epoch FROM now() - a.xact_start)::int || ' s')
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY a.xact_start
 """
 _ABOUT_ROWS = """
 SELECT greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)::bigint
@@ -135,8 +142,6 @@ def rollback(
     `confirm` is told before what will be lost, while no other runner can change it; it raises to prevent it. `done` and
     `doing` as in `upgrade`.
     """
-    if count < 1:
-        raise MigrationError(f"can't roll back {count} migrations: the count starts at 1")
     migrations = load(directory)
     with _locked_session(url, wait_seconds, doing) as conn:
         applied = history.read(conn)
@@ -184,7 +189,7 @@ def _locked_session(url: str, wait_seconds: float, doing: Tell) -> Generator[psy
             time.sleep(_RUNNER_POLL_SECONDS)
         if conn.info.backend_pid != _scalar(conn, "SELECT pg_backend_pid()"):
             _refuse_shared_sessions(url)
-        conn.execute(_SESSION, {"lock_timeout": LOCK_TIMEOUT})
+        configure(conn, lock_timeout=LOCK_TIMEOUT, **_SESSION)
         with suppress(psycopg.Error):  # not on every platform; ends a statement soon after its runner was killed
             conn.execute("SET client_connection_check_interval = '500ms'")
         yield conn
@@ -210,6 +215,7 @@ def _run(conn: psycopg.Connection, migration: Migration, operation: Operation, d
     name, text = migration.file(operation)
     why = ""
     for attempt in range(1, LOCK_ATTEMPTS + 1):
+        held = {transaction for transaction, _ in conn.execute(_HOLDERS).fetchall()}
         try:
             with conn.transaction():
                 _check_lock(conn)
@@ -219,7 +225,8 @@ def _run(conn: psycopg.Connection, migration: Migration, operation: Operation, d
                     raise MigrationError(f"{name} ended the runner's transaction: take the statement out")
                 return history.mark(conn, migration, operation)
         except (LockNotAvailable, DeadlockDetected):
-            why = _scalar(conn, _OLDEST_TRANSACTION) or "the database is busy"
+            in_the_way = (who for transaction, who in conn.execute(_HOLDERS).fetchall() if transaction in held)
+            why = next(in_the_way, "the database is busy")
             if attempt < LOCK_ATTEMPTS:
                 doing(f"{name} got no lock in {LOCK_TIMEOUT}, try {attempt} of {LOCK_ATTEMPTS}: {why}")
                 time.sleep(LOCK_PAUSE_SECONDS)  # the requests that queued behind the try go first
@@ -245,7 +252,7 @@ def _run_alone(conn: psycopg.Connection, migration: Migration, operation: Operat
                 raise
             if index and not _index_is_valid(conn, index):
                 raise MigrationError(f"{name}: {index} exists and is no valid index")
-    conn.execute(_SESSION, {"lock_timeout": LOCK_TIMEOUT})
+    configure(conn, lock_timeout=LOCK_TIMEOUT, **_SESSION)
     with conn.transaction():
         history.mark(conn, migration, operation)
 

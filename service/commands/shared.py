@@ -118,20 +118,17 @@ def written_whole(path: Path) -> Generator[BinaryIO]:
     try:
         if path.exists() and not path.is_file():
             raise OperatorError(f"can't write {path}: it is no regular file")
-        with open(draft, "x+b", opener=_open_privately) as file:
+        with open(draft, "x+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except OSError as error:
-        raise OperatorError(f"can't write {path}: {error.strerror}") from error
+    except OSError as error:  # of the file, or of another one or a program that the block has use for
+        where = f"can't write {path}" if error.filename in (None, str(draft)) else error.filename
+        raise OperatorError(f"{where}: {error.strerror}") from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-
-
-def _open_privately(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 @contextmanager

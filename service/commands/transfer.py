@@ -15,7 +15,14 @@ import click
 from service.commands.accounts import find_account
 from service.commands.connection import as_owner
 from service.commands.progress import Stage
-from service.commands.shared import account_argument, ended_by_signals, owner_url, written_whole
+from service.commands.shared import (
+    account_argument,
+    confirm_loss,
+    ended_by_signals,
+    owner_url,
+    written_whole,
+    yes_option,
+)
 from service.db.caller import Caller
 from service.db.database import Database
 from service.exports import exported
@@ -32,11 +39,15 @@ SECONDS = 24 * 3600.0
 @click.command("export")
 @account_argument
 @click.option("--output", type=click.Path(path_type=Path), help="A file instead of standard output.")
-def export_account(account: str, output: Path | None) -> None:
+@yes_option
+def export_account(account: str, output: Path | None, *, yes: bool) -> None:
     """Write everything that an account owns, as lines of JSON.
 
-    ACCOUNT is an e-mail address or an id. A file can be read by its owner only, and is there when it is whole.
+    ACCOUNT is an e-mail address or an id. A file can be read by its owner only, and is there when it is whole. It asks
+    before it replaces a file.
     """
+    if output is not None and output.is_file():
+        confirm_loss([f"replaces {output}"], yes=yes)
     with ended_by_signals(), owner_url() as url, Stage("export") as stage:
         if output is None or str(output) == "-":
             _run(_export(url, account, sys.stdout.buffer, stage))

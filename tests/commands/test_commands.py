@@ -203,6 +203,8 @@ def test_migrations_go_down_and_up_and_status_says_so(make_database: Callable[[]
     assert done.stdout == f"applied {newest}\n"
     assert done.stderr == f"todochat: 1 of 1, {newest}: {load()[-1].purpose}\n"
     assert run("migrate", **env).stdout == "nothing to do: every migration is applied\n"
+    assert run("rollback", "--count", "99", "--yes", **env).stdout.splitlines()[-1] == f"rolled back {known_ids()[0]}"
+    assert run("rollback", "--yes", **env).stdout == "nothing to do: no migration is applied\n"
 
 
 # What can't be undone

@@ -128,7 +128,11 @@ def test_a_seed_makes_the_same_rows_again_and_another_seed_makes_others(
     copied: tuple[TestDatabase, demo.Filled], make_database: Callable[[], TestDatabase]
 ) -> None:
     again, other = make_database(), make_database()
+    with psycopg.connect(again.superuser_url, autocommit=True) as elsewhere:
+        elsewhere.execute(f"ALTER DATABASE {again.name} SET timezone = 'America/New_York'".encode())
     demo.fill_many(again.superuser_url, SIZE)
+    with psycopg.connect(again.superuser_url, autocommit=True) as elsewhere:
+        elsewhere.execute(f"ALTER DATABASE {again.name} RESET timezone".encode())
     demo.fill_many(other.superuser_url, msgspec.structs.replace(SIZE, seed=8))
     assert digests(again) == digests(copied[0])
     same = [table for table, found in digests(other).items() if found == digests(copied[0])[table]]
