@@ -35,6 +35,9 @@ class ConnectionLost(Exception):
     ``nothing_ran`` when the server itself said so: it refused the very first statement because it was told to close.
     """
 
+    was_ending = True
+    """Whether a COMMIT was sent: without one, nothing is kept for certain."""
+
     def __init__(self, nothing_ran: bool = False) -> None:
         super().__init__()
         self.nothing_ran = nothing_ran
@@ -42,6 +45,8 @@ class ConnectionLost(Exception):
 
 class ConnectionExpired(Exception):
     """The answer was not complete at the deadline; the connection is closed."""
+
+    was_ending = True
 
 
 class StepRefused(Exception):

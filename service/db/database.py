@@ -1,7 +1,6 @@
 """Transactions: how one is put together, what may be tried again, and what its errors mean."""
 
 import asyncio
-import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +13,7 @@ from service.db.connection import Connection, ConnectionExpired, ConnectionLost,
 from service.db.observed import Observe, Observed
 from service.db.pool import Loan, Pool
 from service.db.results import Result, read_result
-from service.db.statements import SESSION, Context, Prepared, Step, set_local, set_locally
+from service.db.statements import SESSION, Context, Prepared, Step, set_local
 from service.problems import Problem, from_database, unknown_outcome
 from service.settings import Settings
 
@@ -40,13 +39,11 @@ _BEGIN_READ_ONLY: Step = (Prepared(b"begin_read_only", b"BEGIN READ ONLY", (), r
 _COMMIT: Step = (Prepared(b"commit", b"COMMIT", (), reads_only=True), ())
 _ROLLBACK: Step = (Prepared(b"rollback", b"ROLLBACK", (), reads_only=True), ())
 _SETTINGS = tuple(set_local(setting, value) for setting, value in SESSION.items())
-_set_user_id = set_locally("app.user_id")
-_set_request_id = set_locally("app.request_id")
 
 
 @lru_cache(maxsize=4096)
 def _set_user(user: int) -> Step:
-    return _set_user_id(str(UUID(int=user)))
+    return set_local("app.user_id", str(UUID(int=user)))
 
 
 _STALE_PLAN = ("0A000", "26000")
@@ -128,9 +125,10 @@ class Database:
         request += steps
         if accept is None:
             request.append(_COMMIT)
-        asked = started
+        asked, attempt = started, 0
         with Observed(self._observe, (*context.ahead, *steps)):
-            for attempt in itertools.count(1):
+            while True:
+                attempt += 1
                 is_last = attempt >= ATTEMPTS
                 loan = Loan(self._pool, context.borrower)
                 try:
@@ -142,10 +140,10 @@ class Database:
                 except ConnectionLost as lost:
                     # A server that ends many connections may end one after another under the same request.
                     if not lost.nothing_ran and (is_last or changes):
-                        raise _ended("database_unavailable", _LOST, perhaps_kept=changes) from None
-                except ConnectionExpired:
+                        raise _ended("database_unavailable", _LOST, perhaps_kept=changes and lost.was_ending) from None
+                except ConnectionExpired as expired:
                     _suspect(self._pool, asked)
-                    raise _ended("timeout", _LATE, perhaps_kept=changes) from None
+                    raise _ended("timeout", _LATE, perhaps_kept=changes and expired.was_ending) from None
                 except StepRefused as refused:
                     if is_last or refused.error.sqlstate not in _COLLISION:
                         if refused.error.sqlstate == _READ_ONLY_SERVER and not reads_only:
@@ -154,7 +152,6 @@ class Database:
                         raise _problem(refused, [*request, _COMMIT], before, context) from refused.error
                 finally:
                     loan.end()
-            raise AssertionError("the last attempt returns or raises")
 
     @asynccontextmanager
     async def hold(
@@ -202,7 +199,7 @@ class Database:
         if context.user_id is not None:
             request.append(_set_user(context.user_id.int))
         if not reads_only:
-            request.append(_set_request_id(context.request_id))
+            request.append(set_local("app.request_id", context.request_id))
         request += context.ahead
         return request
 
@@ -217,7 +214,11 @@ class Database:
     ) -> list[Result]:
         """The transaction once, on a connection that is left without one."""
         try:
-            answers = await _exchange(connection, request, deadline, may_repeat=True)
+            try:
+                answers = await _exchange(connection, request, deadline, may_repeat=True)
+            except (ConnectionLost, ConnectionExpired) as error:
+                error.was_ending = accept is None
+                raise
             results = [read_result(answer) for answer in answers[before : before + count]]
             if accept is not None:
                 accept(results)

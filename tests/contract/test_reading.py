@@ -7,8 +7,9 @@ from uuid import UUID
 
 import httpx
 import pytest
+from psycopg import sql
 
-from service.db.statements import set_local, set_locally
+from service.db.statements import set_local
 from service.http.reading import path_reader, read_pairs
 from service.http.response import next_link
 from service.problems import Problem
@@ -132,7 +133,8 @@ def test_the_link_to_the_next_page_is_the_same_request_with_its_cursor(query: by
     ["", "3f6baec8", "a.b_c:d/e+f=g@h-i", "it's", "a\\b", "é", "a\nb", "a\n", "; DROP TABLE x", "%s", '"', "$1"],
 )
 def test_a_setting_is_quoted_as_the_driver_quotes_it(value: str):
-    assert set_locally("app.request_id")(value) == set_local("app.request_id", value)
+    expected = sql.SQL("SET LOCAL app.request_id = {}").format(sql.Literal(value)).as_bytes(None)
+    assert set_local("app.request_id", value)[0].text == expected
 
 
 def test_an_id_in_a_path_is_read_in_any_case_and_in_no_other_form():

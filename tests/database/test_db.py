@@ -766,7 +766,13 @@ def test_a_deadline_that_leaves_the_server_no_time_costs_one_connection(shared: 
 
 @pytest.mark.parametrize(
     ("way", "is_unknown"),
-    [("one round trip", True), ("with its commit", True), ("without its commit", False), ("only reads", False)],
+    [
+        ("one round trip", True),
+        ("to be accepted", False),
+        ("with its commit", True),
+        ("without its commit", False),
+        ("only reads", False),
+    ],
 )
 def test_an_outcome_is_unknown_only_if_a_commit_was_on_its_way(
     shared: TestDatabase, way: str, is_unknown: bool
@@ -774,6 +780,8 @@ def test_an_outcome_is_unknown_only_if_a_commit_was_on_its_way(
     async def late(found: Database) -> None:
         if way == "one round trip":
             await found.transact(NOBODY, [insert(1), slow(2)], seconds=0.2)
+        elif way == "to be accepted":
+            await found.transact(NOBODY, [insert(1), slow(2)], lambda _: None, seconds=0.2)
         elif way == "only reads":  # its user's key is noted to be used, which nobody asked for
             await found.transact(Context(None, "", [insert(1)]), [slow(2)], seconds=0.2)
         else:
