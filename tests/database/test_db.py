@@ -195,7 +195,7 @@ def test_more_than_the_sockets_take_at_once_goes_out_while_the_answers_come_in(
         before = await value(found, BACKEND)
         proxy.stall()
         steps = [step("SELECT $1", ("text", text), named=False) for text in texts]
-        sending = asyncio.create_task(found.transact(NOBODY, steps))
+        sending = asyncio.create_task(found.transact(NOBODY, steps, seconds=60))
         await eventually(lambda: found.stats()["in_use"] == 1)
         proxy.resume()
         assert [result.rows for result in await sending] == [[(text,)] for text in texts]
