@@ -7,7 +7,6 @@ JSON: there are no sessions and no streams. What a tool does is in ``mcp_tools``
 
 import re
 from base64 import b64decode
-from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal, cast
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from service.http.envelope import USERS_AT_ONCE
 from service.http.kept_json import Path
 from service.http.request import Request
 from service.http.response import Answer, answer
-from service.mcp_calls import ToolResult, run_tool
+from service.mcp_calls import run_tool
 from service.mcp_tools import TOOLS
 from service.problems import Problem
 from service.settings import Settings, is_loopback
@@ -44,6 +43,24 @@ _CAPABILITIES: dict[str, dict[str, Any]] = {"tools": {}}
 _CACHED = {"ttlMs": 3_600_000, "cacheScope": "public"}
 """How long, in milliseconds, a client may keep what is the same for everybody."""
 _META = "io.modelcontextprotocol/"
+_ANSWERS: dict[str, dict[str, Any]] = {
+    "initialize": {
+        "protocolVersion": WITH_HANDSHAKE[0],
+        "capabilities": _CAPABILITIES,
+        "serverInfo": _INFO,
+        "instructions": INSTRUCTIONS,
+    },
+    "ping": {},
+    "server/discover": {
+        "supportedVersions": REVISIONS,
+        "capabilities": _CAPABILITIES,
+        "instructions": INSTRUCTIONS,
+        "_meta": {f"{_META}serverInfo": _INFO},
+        **_CACHED,
+    },
+    "tools/list": {"tools": [tool.described for tool in TOOLS.values()], **_CACHED},
+}
+"""What the methods answer that are the same for everybody."""
 
 # JSON-RPC 2.0, section 5.1, and MCP 2026-07-28, "Error codes".
 _INVALID_PARAMS = -32602
@@ -161,10 +178,17 @@ async def _result(request: Request, data: Message) -> Any:
     if not isinstance(params, Params) or not isinstance(params.meta, dict) or not isinstance(params.name, str):
         raise _Refused(_INVALID_PARAMS, "params must be an object, its _meta an object, its name a string.")
     _check_revision(request, data, params)
-    method = _METHODS.get(data.method)
-    if method is None:
+    if data.method == "tools/call":
+        tool = TOOLS.get(params.name)
+        if tool is None:
+            raise _Refused(_INVALID_PARAMS, f"params.name must be one of: {', '.join(TOOLS)}.")
+        return await run_tool(request, tool, bytes(params.arguments))
+    if data.method not in _ANSWERS:
         raise _Refused(_METHOD_NOT_FOUND, f"There is no method {data.method!r}.", 404)
-    return await method(request, params)
+    await request.user.run_all([])  # which proves the token
+    if data.method == "initialize" and params.protocol_version in WITH_HANDSHAKE:
+        return {**_ANSWERS["initialize"], "protocolVersion": params.protocol_version}
+    return _ANSWERS[data.method]
 
 
 def _check_revision(request: Request, data: Message, params: Params) -> None:
@@ -201,55 +225,3 @@ def _name_header(request: Request) -> str | None:
         return b64decode(encoded[1], validate=True).decode()
     except ValueError:
         return None
-
-
-# Methods
-
-
-async def _initialize(request: Request, params: Params) -> dict[str, Any]:
-    await request.user.run_all([])  # which proves the token
-    asked = params.protocol_version
-    revision = asked if asked in WITH_HANDSHAKE else WITH_HANDSHAKE[0]
-    return {
-        "protocolVersion": revision,
-        "capabilities": _CAPABILITIES,
-        "serverInfo": _INFO,
-        "instructions": INSTRUCTIONS,
-    }
-
-
-async def _discover(request: Request, _: Params) -> dict[str, Any]:
-    await request.user.run_all([])
-    return {
-        "supportedVersions": REVISIONS,
-        "capabilities": _CAPABILITIES,
-        "instructions": INSTRUCTIONS,
-        "_meta": {f"{_META}serverInfo": _INFO},
-        **_CACHED,
-    }
-
-
-async def _ping(request: Request, _: Params) -> dict[str, Any]:
-    await request.user.run_all([])
-    return {}
-
-
-async def _list_tools(request: Request, _: Params) -> dict[str, Any]:
-    await request.user.run_all([])
-    return {"tools": [tool.described for tool in TOOLS.values()], **_CACHED}
-
-
-async def _call_tool(request: Request, params: Params) -> ToolResult:
-    tool = TOOLS.get(params.name)
-    if tool is None:
-        raise _Refused(_INVALID_PARAMS, f"params.name must be one of: {', '.join(TOOLS)}.")
-    return await run_tool(request, tool, bytes(params.arguments))
-
-
-_METHODS: dict[str, Callable[[Request, Params], Awaitable[Any]]] = {
-    "initialize": _initialize,
-    "ping": _ping,
-    "server/discover": _discover,
-    "tools/list": _list_tools,
-    "tools/call": _call_tool,
-}

@@ -10,7 +10,6 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from service import conversations, messages, turns
-from service.conversations import Conversation
 from service.db.caller import Caller
 from service.db.queries import Maybe
 from service.http.fields import Metadata, check_metadata, given, new_id
@@ -39,18 +38,8 @@ from service.problems import Problem, invalid
 from service.turns import TURN_BYTES, Turn
 
 _NULL = msgspec.Raw(b"null")
-
-
-class NewConversation(msgspec.Struct, frozen=True):
-    """A conversation to be opened, with up to 20 items."""
-
-    kept_whole: ClassVar[Path] = ("items",)
-
-    items: msgspec.Raw = _NULL
-    metadata: Metadata | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        check_metadata(_own_metadata(self.metadata))
+_OPENAIS: dict[str, Any] = {"errors": "openai", "include_in_schema": False}
+"""What the decorators of all these handlers have."""
 
 
 class ConversationUpdate(msgspec.Struct, frozen=True):
@@ -60,6 +49,14 @@ class ConversationUpdate(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_metadata(_own_metadata(self.metadata))
+
+
+class NewConversation(ConversationUpdate, frozen=True):
+    """A conversation to be opened, with up to 20 items."""
+
+    kept_whole: ClassVar[Path] = ("items",)
+
+    items: msgspec.Raw = _NULL
 
 
 class NewItems(msgspec.Struct, frozen=True):
@@ -88,14 +85,7 @@ class ItemFilters(Included, frozen=True, forbid_unknown_fields=True):
 _find_item = Maybe("find_item", FullMessage)
 
 
-@post(
-    "/openai/v1/conversations",
-    status_code=200,
-    request_max_body_size=TURN_BYTES,
-    scope="write",
-    errors="openai",
-    include_in_schema=False,
-)
+@post("/openai/v1/conversations", status_code=200, request_max_body_size=TURN_BYTES, scope="write", **_OPENAIS)
 @idempotent
 async def create_openai_conversation(request: Request, data: JSONBody[NewConversation]) -> OpenAIConversation:
     """Open a conversation, with the items that it begins with."""
@@ -111,19 +101,13 @@ async def create_openai_conversation(request: Request, data: JSONBody[NewConvers
     return conversation_of(made)
 
 
-@get("/openai/v1/conversations/{conversation_id:str}", scope="read", errors="openai", include_in_schema=False)
+@get("/openai/v1/conversations/{conversation_id:str}", scope="read", **_OPENAIS)
 async def get_openai_conversation(request: Request, conversation_id: FromPath[str]) -> OpenAIConversation:
     """One conversation."""
-    return conversation_of(await _get(request.user, conversation_id))
+    return conversation_of(await conversations.get_conversation.fn(request, conversation_uuid(conversation_id)))
 
 
-@post(
-    "/openai/v1/conversations/{conversation_id:str}",
-    status_code=200,
-    scope="write",
-    errors="openai",
-    include_in_schema=False,
-)
+@post("/openai/v1/conversations/{conversation_id:str}", status_code=200, scope="write", **_OPENAIS)
 @idempotent
 async def update_openai_conversation(
     request: Request, conversation_id: FromPath[str], data: JSONBody[ConversationUpdate]
@@ -134,13 +118,7 @@ async def update_openai_conversation(
     return conversation_of(await conversations.update_conversation.fn(request, place, patch))
 
 
-@delete(
-    "/openai/v1/conversations/{conversation_id:str}",
-    status_code=200,
-    scope="write",
-    errors="openai",
-    include_in_schema=False,
-)
+@delete("/openai/v1/conversations/{conversation_id:str}", status_code=200, scope="write", **_OPENAIS)
 async def delete_openai_conversation(request: Request, conversation_id: FromPath[str]) -> Deleted:
     """Delete a conversation with its items."""
     await conversations.delete_conversation.fn(request, conversation_uuid(conversation_id))
@@ -153,8 +131,7 @@ async def delete_openai_conversation(request: Request, conversation_id: FromPath
     request_max_body_size=TURN_BYTES,
     query=Included,
     scope="write",
-    errors="openai",
-    include_in_schema=False,
+    **_OPENAIS,
 )
 @idempotent
 async def create_openai_items(request: Request, conversation_id: FromPath[str], data: JSONBody[NewItems]) -> ItemList:
@@ -166,13 +143,7 @@ async def create_openai_items(request: Request, conversation_id: FromPath[str], 
     return await _aside(request, data.items, _list_of, added.messages, items)
 
 
-@get(
-    "/openai/v1/conversations/{conversation_id:str}/items",
-    query=ItemFilters,
-    scope="read",
-    errors="openai",
-    include_in_schema=False,
-)
+@get("/openai/v1/conversations/{conversation_id:str}/items", query=ItemFilters, scope="read", **_OPENAIS)
 async def list_openai_items(request: Request, conversation_id: FromPath[str]) -> ItemList:
     """A conversation's items, newest first unless ``order=asc``."""
     query = request.filters(ItemFilters)
@@ -188,13 +159,7 @@ async def list_openai_items(request: Request, conversation_id: FromPath[str]) ->
     return item_list(await _items_of(request, rows), query.limit, goes_on=is_cut)
 
 
-@get(
-    "/openai/v1/conversations/{conversation_id:str}/items/{item_id:str}",
-    query=Included,
-    scope="read",
-    errors="openai",
-    include_in_schema=False,
-)
+@get("/openai/v1/conversations/{conversation_id:str}/items/{item_id:str}", query=Included, scope="read", **_OPENAIS)
 async def get_openai_item(request: Request, conversation_id: FromPath[str], item_id: FromPath[str]) -> msgspec.Raw:
     """One item."""
     message = await _find(request.user, conversation_uuid(conversation_id), item_id)
@@ -205,8 +170,7 @@ async def get_openai_item(request: Request, conversation_id: FromPath[str], item
     "/openai/v1/conversations/{conversation_id:str}/items/{item_id:str}",
     status_code=200,
     scope="write",
-    errors="openai",
-    include_in_schema=False,
+    **_OPENAIS,
 )
 async def delete_openai_item(
     request: Request, conversation_id: FromPath[str], item_id: FromPath[str]
@@ -245,10 +209,6 @@ def _list_of(added: list[messages.Message], items: list[messages.MessageCreate])
 def _own_metadata(metadata: msgspec.Raw | UnsetType) -> msgspec.Raw | UnsetType:
     """What is kept of it: null stands for none."""
     return msgspec.Raw(b"{}") if metadata is not UNSET and bytes(metadata) == b"null" else metadata
-
-
-async def _get(caller: Caller, conversation_id: str) -> Conversation:
-    return found(await caller.run(conversations.GET(id=conversation_uuid(conversation_id))))
 
 
 async def _find(caller: Caller, conversation_id: UUID, item_id: str) -> FullMessage:

@@ -219,24 +219,9 @@ def item_list(items: Sequence[tuple[str, msgspec.Raw]], limit: int, *, goes_on: 
 # Errors
 
 
-class OpenAIError(msgspec.Struct, frozen=True):
-    """OpenAI's error object."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class OpenAIErrorBody(msgspec.Struct, frozen=True):
-    """The body of an answer that is an error, in OpenAI's shape."""
-
-    error: OpenAIError
-
-
-def error_body(problem: Problem) -> OpenAIErrorBody:
+def error_body(problem: Problem) -> dict[str, Any]:
     """A problem in OpenAI's shape; ``code`` stays ours."""
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = kinds.get(problem.status, "server_error" if problem.status >= 500 else "invalid_request_error")
     param = problem.errors[0].field if problem.errors else None
-    return OpenAIErrorBody(OpenAIError(problem.detail, kind, param, problem.code))
+    return {"error": {"message": problem.detail, "type": kind, "param": param, "code": problem.code}}
