@@ -13,7 +13,6 @@ from service.http.fields import (
     Contained,
     ExternalId,
     Metadata,
-    MetadataText,
     Search,
     Time,
     Title,
@@ -23,7 +22,6 @@ from service.http.fields import (
     check_metadata,
     check_search,
     check_title,
-    contained,
     reference,
     values,
     words_of,
@@ -44,7 +42,7 @@ class Conversation(msgspec.Struct, frozen=True, gc=False):
     user_id: UUID
     external_id: str | None
     title: str | None
-    metadata: MetadataText
+    metadata: Metadata
     message_count: int
     version: int
     created_at: Time
@@ -149,7 +147,7 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
     question = msgspec.structs.replace(query, cursor=None, limit=1)
     filters: dict[str, Any] = {
         "words": words_of(query.q),
-        "contains": contained(query.metadata),
+        "contains": query.metadata and query.metadata.encode(),
         "looked_at": LOOKED_AT,
         "row_limit": query.limit + 1,
     }

@@ -15,13 +15,13 @@ from litestar import get
 from msgspec import Meta
 
 from service.db.caller import Caller
-from service.db.queries import Many, Maybe, One
+from service.db.queries import Many, Maybe
 from service.http.bulk import Bulk
 from service.http.fields import (
     Description,
     ExternalId,
     MessageType,
-    MetadataText,
+    Metadata,
     Priority,
     RelationshipType,
     SenderType,
@@ -33,7 +33,7 @@ from service.http.request import Request
 from service.http.response import LINES, Pieces
 from service.items import CONTENT_LENGTH
 from service.problems import html_safe, unbroken
-from service.users import User
+from service.users import GET
 
 FORMAT = 1
 CLOCK_DIFFERENCE = timedelta(minutes=1)
@@ -76,7 +76,7 @@ class TodoLine(Line, frozen=True, gc=False, tag="todo"):
     due_date: Time | None
     assigned_to: Assignee | None
     completed_at: Time | None
-    metadata: MetadataText
+    metadata: Metadata
     created_at: Time
     updated_at: Time
     version: Ordinal
@@ -87,7 +87,7 @@ class ConversationLine(Line, frozen=True, gc=False, tag="conversation"):
 
     id: UUID
     title: Title | None
-    metadata: MetadataText
+    metadata: Metadata
     last_position: Count
     message_count: Count
     created_at: Time
@@ -105,7 +105,7 @@ class MessageLine(Line, frozen=True, gc=False, tag="message"):
     sender_type: SenderType
     content: Annotated[str, Meta(max_length=CONTENT_LENGTH)]
     message_type: MessageType
-    metadata: MetadataText
+    metadata: Metadata
     created_at: Time
     updated_at: Time
     version: Ordinal
@@ -150,10 +150,6 @@ EXPORT_SECONDS = 600.0
 PAGE = 200
 """Rows that are in memory at a time: of the longest messages and metadata that is 10 MB."""
 
-_encode_lines = msgspec.json.Encoder().encode_lines
-
-
-_get_me = One("get_me", User)
 _last_number = Maybe("get_last_number", int)
 _todos = Many("export_todos", TodoLine)
 _conversations = Many("export_conversations", ConversationLine)
@@ -179,14 +175,14 @@ async def get_export(request: Request) -> Pieces:
 async def exported(caller: Caller) -> AsyncGenerator[bytes]:
     """The file, a page of lines at a time, as JSON whose ``<``, ``>`` and ``&`` are not escaped yet."""
     async with caller.transaction(snapshot=True):
-        user, last_number = await caller.run(_get_me(), _last_number())
-        yield _encode_lines([ExportHeader(FORMAT, user.email, last_number or 0)])
+        user, last_number = await caller.run(GET(), _last_number())
+        yield _encoder.encode_lines([ExportHeader(FORMAT, user.email, last_number or 0)])
         todos = 0
         number = 0
         while page := await caller.run(_todos(after=number, limit=PAGE)):
             todos += len(page)
             number = page[-1].number
-            yield _encode_lines(page)
+            yield _encoder.encode_lines(page)
         conversations = 0
         messages = 0
         after: UUID | None = None
@@ -199,18 +195,18 @@ async def exported(caller: Caller) -> AsyncGenerator[bytes]:
             while said := await caller.run(_messages(after_id=place[0], after=place[1], last_id=after, limit=PAGE)):
                 messages += len(said)
                 # A conversation goes out ahead of its first message, with those before it that have none.
-                yield _encode_lines(_merged(waiting, said, current))
+                yield _encoder.encode_lines(_merged(waiting, said, current))
                 current = said[-1].conversation_id
                 place = (current, said[-1].position)
             if rest := list(waiting):
-                yield _encode_lines(rest)
+                yield _encoder.encode_lines(rest)
         links = 0
         after = None
         while linked := await caller.run(_links(after_id=after, limit=PAGE)):
             links += len(linked)
             after = linked[-1].id
-            yield _encode_lines(linked)
-        yield _encode_lines([ExportEnd(todos, conversations, messages, links)])
+            yield _encoder.encode_lines(linked)
+        yield _encoder.encode_lines([ExportEnd(todos, conversations, messages, links)])
 
 
 def _merged(waiting: Iterator[ConversationLine], said: Iterable[MessageLine], current: UUID | None) -> Iterator[Line]:

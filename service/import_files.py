@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, get_args
 
 import msgspec
 
@@ -32,9 +32,6 @@ CHUNK_BYTES = 1024 * 1024
 
 BYTES_A_TURN = 16 * 1024
 """After so much was checked, others get their turn: that is a millisecond or two, and ten for the worst of lines."""
-
-ROW_KINDS: tuple[type[Row], ...] = (TodoLine, ConversationLine, MessageLine, LinkLine)
-"""In the order in which rows need each other."""
 
 _decode = msgspec.json.Decoder(AnyLine).decode
 
@@ -164,7 +161,7 @@ class _Checker:
         self.ended = False
         self._latest = datetime.now(UTC) + CLOCK_DIFFERENCE
         self._stage = 0
-        self._counts = dict.fromkeys(ROW_KINDS, 0)
+        self._counts = dict.fromkeys(get_args(Row), 0)
         self._number = 0
         self._conversation: ConversationLine | None = None
         self._position = 0

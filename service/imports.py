@@ -173,7 +173,7 @@ class _Inserter:
         added = Counter[type[Row]]()
         by_kind = {kind: [row for row in rows if type(row) is kind] for kind in _IMPORT}
         if conversations := by_kind.pop(ConversationLine):
-            new = await self._caller.run(_import_conversations(rows=_encode(conversations)))
+            new = await self._caller.run(_import_conversations(rows=msgspec.json.encode(conversations)))
             self._new.update(new)
             added[ConversationLine] = len(new)
         # To a conversation that goes on, a message that comes back is a change, as any other.
@@ -182,13 +182,10 @@ class _Inserter:
         by_kind[MessageLine] = [row for row in messages if row.conversation_id in self._new]
         some = [kind for kind, found in by_kind.items() if found]
         if some:
-            statements = [_IMPORT[kind](rows=_encode(by_kind[kind])) for kind in some]
+            # As they were read, and not as they were written: PostgreSQL takes fewer forms of a time.
+            statements = [_IMPORT[kind](rows=msgspec.json.encode(by_kind[kind])) for kind in some]
             added.update(dict(zip(some, await self._caller.run_all(statements), strict=True)))
         if back:
-            put_back = [END_RESTORING(), _import_messages(rows=_encode(back)), BEGIN_RESTORING()]
+            put_back = [END_RESTORING(), _import_messages(rows=msgspec.json.encode(back)), BEGIN_RESTORING()]
             added[MessageLine] += (await self._caller.run_all(put_back))[1]
         return added
-
-
-_encode = msgspec.json.Encoder().encode
-"""The rows as they were read, and not as they were written: PostgreSQL takes fewer forms of a time."""

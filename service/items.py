@@ -72,11 +72,7 @@ def decode_item(item: str | msgspec.Raw) -> Any:
     except msgspec.DecodeError:  # such a number, or half of a surrogate pair, which the standard library reads
         import json
 
-        return json.loads(item if isinstance(item, str) else bytes(item), parse_int=_some_number)
-
-
-def _some_number(_: str) -> float:
-    return 0.0
+        return json.loads(item if isinstance(item, str) else bytes(item), parse_int=lambda _: 0.0)
 
 
 def _storable(text: str) -> str:
@@ -95,7 +91,7 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
             for part in cast("list[Any]", inner) if isinstance(inner, list) else [inner]:
                 if isinstance(part, dict):
                     yield cast("dict[str, Any]", part)
-                    yield from (call for call in _list_of(part, "tool_calls"))
+                    yield from _list_of(part, "tool_calls")
 
 
 def _list_of(value: Any, name: str) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from service.http.fields import (
     ContentOfItem,
     MessageType,
     Metadata,
-    MetadataText,
     SenderType,
     Time,
     changes,
@@ -49,7 +48,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     sender_id: UUID | None
     content: str
     message_type: MessageType
-    metadata: MetadataText
+    metadata: Metadata
     content_truncated: bool
     created_at: Time
     updated_at: Time

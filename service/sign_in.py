@@ -28,7 +28,7 @@ from service.http.request import Request
 from service.identity.passwords import Passwords
 from service.identity.tokens import TokenPair, Tokens
 from service.problems import Problem
-from service.users import Email, FullName, User, Username
+from service.users import GET, Email, FullName, User, Username
 
 Password = Annotated[
     str, Meta(min_length=8, max_length=200, examples=["correct horse battery"], description="8 to 200 characters.")
@@ -90,7 +90,6 @@ _take_attempt = One("take_sign_in_attempt", float)
 _forgive_attempt = Nothing("forgive_sign_in_attempt")
 _set_password = Nothing("set_password")
 _revoke = Nothing("revoke_tokens")
-_get = One("get_me", User)
 
 
 @post("/v1/auth/register", public=True, location="/v1/users/me", problems=("email_taken", "username_taken"))
@@ -131,7 +130,7 @@ async def refresh_token(request: Request, data: JSONBody[Refresh]) -> TokenPair:
     tokens: Tokens = request.app.state.tokens
     claims = tokens.read_refresh(data.refresh_token)
     owner = Caller(request.user.database, request.id, claims.user_id, claims.version)
-    user = await owner.run(_get())
+    user = await owner.run(GET())
     return tokens.issue(user.id, claims.version)
 
 

@@ -21,7 +21,6 @@ from service.http.fields import (
     check_contained,
     check_search,
     check_time,
-    contained,
     words_of,
 )
 from service.http.missing import found
@@ -173,7 +172,7 @@ async def _ask(caller: Caller, query: TodoFilters, places: Sequence[_Place]) -> 
         "due_after": query.due_after,
         "overdue": query.overdue,
         "words": words_of(query.q),
-        "contains": contained(query.metadata),
+        "contains": query.metadata and query.metadata.encode(),
         "looked_at": LOOKED_AT,
         "row_limit": query.limit + 1,
     }

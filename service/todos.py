@@ -15,7 +15,6 @@ from service.db.queries import HOLD_ASSIGNEES, Count, Maybe, One, Statement
 from service.http.fields import (
     Description,
     Metadata,
-    MetadataText,
     Priority,
     SentTodoRef,
     Status,
@@ -32,7 +31,7 @@ from service.http.fields import (
     values,
 )
 from service.http.idempotency import idempotent
-from service.http.missing import found, why_unchanged
+from service.http.missing import found
 from service.http.request import Request
 from service.problems import Problem
 
@@ -54,7 +53,7 @@ class Todo(msgspec.Struct, frozen=True, gc=False):
     due_date: Time | None
     assigned_to: UUID | None
     completed_at: Time | None
-    metadata: MetadataText
+    metadata: Metadata
     version: int
     created_at: Time
     updated_at: Time
@@ -152,12 +151,9 @@ async def update_todo(request: Request, todo_id: FromPath[TodoRef], data: JSONBo
     What changes nothing moves neither version nor updated_at.
     """
     statements = _change(todo_id, data, request.if_match)
+    accept = _accept(request.user, len(statements)) if len(statements) > 1 else None  # costs a second round trip
     try:
-        todo = (
-            await request.user.run_all(
-                statements, _accept(request.user, len(statements)) if len(statements) > 1 else None
-            )
-        )[0]
+        todo = (await request.user.run_all(statements, accept))[0]
     except _NoRow:
         todo = None
     if todo is None:
@@ -261,10 +257,10 @@ async def _why_none(caller: Caller, todo_id: TodoRef | str, version: int | None)
     todo = await caller.run(_reading(todo_id))
     if todo is not None and todo.user_id != caller.user_id and version in (None, todo.version):
         return Problem("forbidden", "An assignee may change the status and nothing else.")
-    if version is None:
+    if todo is None or version is None:
         # There is no such todo; or an earlier operation of the batch, which is undone by now, had deleted it.
         return Problem("not_found")
-    return await why_unchanged(caller, _reading(todo_id), "todo")
+    return Problem("version_mismatch", f"The todo is at version {todo.version}.")
 
 
 # Rules

@@ -97,7 +97,7 @@ class UserSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
-_get = One("get_me", User)
+GET = One("get_me", User)
 _update = Maybe("update_me", User)
 _erase = One("erase_me", bool)
 _unassign = One("unassign_todos", int)
@@ -107,7 +107,7 @@ _search = Many("list_users", PublicUser)
 @get("/v1/users/me", scope="read")
 async def get_me(request: Request) -> User:
     """The signed-in user."""
-    return await request.user.run(_get())
+    return await request.user.run(GET())
 
 
 @patch("/v1/users/me", if_match=True, problems=("username_taken", "active_todos_assigned"), scope="write")

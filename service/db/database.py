@@ -91,7 +91,7 @@ class Database:
         """Connections ``in_use``, requests ``waiting`` for one, and the ``size``: connections that are open."""
         return {
             "in_use": self._pool.in_use,
-            "waiting": len(self._pool.waiting) + len(self._pool.waiting_apart),
+            "waiting": len(self._pool.waiting) + self._pool.waiting_apart,
             "size": self._pool.connected,
         }
 

@@ -79,8 +79,6 @@ class Pool:
         self.size = settings.database_pool_size
         self.waiting: set[Loan] = set()
         """Those that wait for a connection."""
-        self.waiting_apart: set[Loan] = set()
-        """Those that wait for their user's share."""
         self.share = max(1, self.size // 2)
         """How many connections a borrower may have at a time."""
         self.loans: dict[int | str, _Loans] = {}
@@ -130,6 +128,11 @@ class Pool:
     def in_use(self) -> int:
         """Connections that are lent."""
         return max(0, self.connected - sum(not connection.closed for connection in self._idle))
+
+    @property
+    def waiting_apart(self) -> int:
+        """How many requests wait for their borrower's share."""
+        return sum(max(0, len(loans) - self.share) for loans in self.loans.values())
 
     def is_full(self, coming: int = 0) -> bool:
         """Whether the next request that needs a connection would be refused, when ``coming`` others are before it."""
@@ -298,10 +301,8 @@ class Loan:
     async def _wait_for_share(self, until: float) -> None:
         pool, loans = self._pool, cast("_Loans", self._loans)
         turn = loans[self] = pool.loop.create_future()
-        pool.waiting_apart.add(self)
         async with asyncio.timeout_at(until):
             await turn
-        pool.waiting_apart.discard(self)
 
     def hang_up(self) -> None:
         """Close the connection, so that nobody gets it next."""
@@ -317,7 +318,6 @@ class Loan:
     def end(self) -> None:
         """Give back what was taken, and leave the queues."""
         self._pool.waiting.discard(self)
-        self._pool.waiting_apart.discard(self)
         self._put_down()
         loans, self._loans = self._loans, None
         if loans is None or self._borrower is None:

@@ -301,20 +301,12 @@ class _Exchange:
         """The answer's head with the headers that every answer has."""
         self.status = message["status"]
         headers = [*message.get("headers", ()), *_ALWAYS, (b"x-request-id", self.request_id.encode())]
-        cache: tuple[bytes, bytes] | None = _NO_STORE
-        is_readable = False
-        for name, value in headers:
-            if name == b"etag":
-                cache = cache and _REVALIDATE
-            elif name == b"cache-control":
-                cache = None
-            elif name == ALLOW_ORIGIN:
-                is_readable = True
-            elif name == b"content-type" and value.startswith(b"text/html"):
-                headers.append(_POLICY)
-        if cache is not None:
-            headers.append(cache)
-        if not is_readable:
+        sent = dict(headers)
+        if b"cache-control" not in sent:
+            headers.append(_REVALIDATE if b"etag" in sent else _NO_STORE)
+        if sent.get(b"content-type", b"").startswith(b"text/html"):
+            headers.append(_POLICY)
+        if ALLOW_ORIGIN not in sent:
             headers += self._envelope.origins.headers(self.scope["headers"])
         if self.close or (self._envelope.draining.is_set() and not (self.connection and self.connection.has_next())):
             headers.append(_CLOSE)

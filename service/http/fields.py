@@ -100,9 +100,7 @@ _METADATA_SCHEMA = {
     "description": "A JSON object of at most 16 KiB as text and 32 levels, finite numbers only.",
 }
 Metadata = Annotated[msgspec.Raw, Meta(extra_json_schema=_METADATA_SCHEMA)]
-"""A JSON object as it was sent."""
-MetadataText = Annotated[msgspec.Raw, Meta(extra_json_schema=_METADATA_SCHEMA)]
-"""A JSON object as the database keeps it."""
+"""A JSON object as it was sent, or as the database keeps it."""
 
 
 ANY_JSON = "x-any-json"
@@ -195,11 +193,6 @@ def check_contained(metadata: str | None) -> None:
     except ValueError as error:
         raise ValueError(f"metadata: must be a JSON object: it {error}") from None
     check_metadata(msgspec.Raw(metadata.strip().encode()))
-
-
-def contained(metadata: str | None) -> bytes | None:
-    """What is to be contained, as the database takes it."""
-    return None if metadata is None else metadata.encode()
 
 
 def check_time(field: str, value: datetime | UnsetType | None) -> None:

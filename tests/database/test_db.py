@@ -552,7 +552,7 @@ def test_a_cancelled_transaction_leaves_no_connection_behind_wherever_it_is(
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 lender = found._pool
-                assert (lender.loans, lender.waiting, lender.waiting_apart) == ({}, set(), set())
+                assert (lender.loans, lender.waiting, lender.waiting_apart) == ({}, set(), 0)
                 async with asyncio.timeout(5):
                     await value(found, read, me)
             else:
