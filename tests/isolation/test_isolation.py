@@ -34,9 +34,8 @@ from tests.support.routes import ROUTES, Route
 from tests.support.worlds import ASSIGNED, Connection, Person, World, make_world, snapshot
 
 STRANGERS = ("stranger", "assignee", "former_assignee")
-"""Who isn't the owner. Whoever one todo is assigned to is a stranger to the others. What is one statement or request
-for each of them is one test, whose failure says who it was."""
-EVERY_STRANGER = pytest.mark.parametrize("who", STRANGERS)
+"""Who isn't the owner. Whoever one todo is assigned to is a stranger to the others. A test asks as each of them, and
+its failure says who it was."""
 
 
 # Query by query
@@ -460,7 +459,6 @@ QUERY_CASES = {
     "count_untouched_conversations": QueryCase(lambda _: {"untouched_since": LAST_TIME}, reaches=False),  # a number
     "prune_conversation": QueryCase(lambda _: {"untouched_since": LAST_TIME}),
 }
-EVERY_QUERY = pytest.mark.parametrize("name", QUERY_CASES)
 
 
 def test_every_query_has_a_case():
@@ -530,7 +528,6 @@ def forgetful(name: str) -> Prepared | None:
 
 
 FORGETFUL = {name: mutant for name in TEXTS if name not in CHECKS and (mutant := forgetful(name))}
-EVERY_FORGETFUL = pytest.mark.parametrize("name", FORGETFUL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -624,18 +621,13 @@ def unbound_stage(runner: asyncio.Runner, make_module_database: Callable[[], Tes
     yield from make_stage(runner, database, database.superuser_url)
 
 
-@EVERY_QUERY
-def test_a_query_reaches_the_owners_rows_when_the_owner_runs_it(name: str, stage: Stage):
-    case = QUERY_CASES[name]
-    world = stage.world()
-    outcome = stage.attempt(name, world, world.owner)
-    assert outcome.refused == case.refused
-    assert bool(outcome.seen or outcome.changed or outcome.refused) == case.reaches
+def may_see(who: str, name: str) -> frozenset[str]:
+    """What of the owner's the query may show them."""
+    return QUERY_CASES[name].shows.union(ASSIGNED if who == "assignee" else ())
 
 
 def assert_kept_apart(outcome: Outcome, who: str, name: str) -> None:
-    allowed = QUERY_CASES[name].shows | (ASSIGNED if who == "assignee" else set())
-    assert outcome.seen <= allowed, who
+    assert outcome.seen <= may_see(who, name), who
     if who == "assignee" and name in ("erase_me", "erase_account"):
         return  # nobody is left whom the todo could be assigned to: the owner's row says so
     assert not outcome.changed, who
@@ -643,13 +635,27 @@ def assert_kept_apart(outcome: Outcome, who: str, name: str) -> None:
         assert outcome.refused or outcome.is_empty, who
 
 
-@EVERY_QUERY
-def test_a_query_shows_and_changes_nothing_of_the_owners_for_somebody_else(name: str, stage: Stage):
+@pytest.mark.parametrize("name", QUERY_CASES)
+def test_a_query_reaches_the_owners_rows_for_the_owner_and_for_nobody_else(name: str, stage: Stage):
+    case = QUERY_CASES[name]
     for who in STRANGERS:
         world = stage.world()
         outcome = stage.attempt(name, world, getattr(world, who))
         assert_kept_apart(outcome, who, name)
-        assert outcome.refused == QUERY_CASES[name].refused_to_others, who
+        assert outcome.refused == case.refused_to_others, who
+    # Were the owner's id given for theirs, row security alone would stand in the way.
+    for who in STRANGERS:
+        world = stage.world()
+        outcome = stage.attempt(name, world, getattr(world, who), user_id=world.owner.id)
+        said = f"{who}, naming the owner"
+        assert outcome.seen <= may_see(who, name), said
+        assert not outcome.changed, said
+        assert bool(outcome.refused) == (is_insert(name) or name in RAISING or case.refused == "internal"), said
+    # Last the owner: else the rest would show nothing.
+    world = stage.world()
+    outcome = stage.attempt(name, world, world.owner)
+    assert outcome.refused == case.refused, "owner"
+    assert bool(outcome.seen or outcome.changed or outcome.refused) == case.reaches, "owner"
 
 
 # Were the WHERE forgotten
@@ -666,7 +672,7 @@ def test_every_query_on_a_users_table_has_a_forgetful_mutant():
         assert bound == ([statement.relation.relname] if isinstance(statement, grammar.ast.InsertStmt) else []), name
 
 
-@EVERY_FORGETFUL
+@pytest.mark.parametrize("name", FORGETFUL)
 def test_row_security_alone_keeps_a_forgetful_query_from_the_owners_rows(name: str, stage: Stage, unbound_stage: Stage):
     for who in STRANGERS:
         world = stage.world()
@@ -681,19 +687,6 @@ def test_row_security_alone_keeps_a_forgetful_query_from_the_owners_rows(name: s
     if "audit_log" not in named_tables(name):  # where a number of an entry is that of many users' entries
         assert outcome.refused == (case.caught or case.refused)
     assert outcome.seen or outcome.changed or outcome.refused or (name in NAMELESS and not outcome.is_empty)
-
-
-@EVERY_QUERY
-def test_row_security_keeps_a_query_that_names_the_owner_from_the_owners_rows(name: str, stage: Stage):
-    for who in STRANGERS:
-        world = stage.world()
-        outcome = stage.attempt(name, world, getattr(world, who), user_id=world.owner.id)
-        assert outcome.seen <= QUERY_CASES[name].shows | (ASSIGNED if who == "assignee" else set()), who
-        assert not outcome.changed, who
-        if is_insert(name) or name in RAISING or QUERY_CASES[name].refused == "internal":
-            assert outcome.refused, who
-        else:
-            assert outcome.refused is None, who
 
 
 # Over HTTP
@@ -1143,6 +1136,11 @@ def everything(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], byte
     return answer.status_code, headers, answer.content
 
 
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code, which is empty where nothing is refused."""
+    return answer.status_code, answer.json()["code"] if answer.is_error else ""
+
+
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_without_a_token_only_public_routes_answer(route: Route, site: Site):
     world = site.world()
@@ -1160,28 +1158,26 @@ def test_without_a_token_only_public_routes_answer(route: Route, site: Site):
         assert snapshot(site.superuser, world.owner.id) == before, case.label
 
 
-@pytest.mark.parametrize(("route", "case"), CASES)
-def test_the_owner_is_served(route: Route, case: RouteCase, site: Site):
-    for kind in kinds(route, case):
-        world = site.world()
-        answer = site.ask(route, case, world, world.owner, owned(world, kind))
-        nothing = route.returns is None
-        assert answer.status_code == (case.owner_status or (204 if nothing else route.status)), (kind, answer.text)
+def assert_served(route: Route, case: RouteCase, site: Site, world: World, kind: str = "id") -> None:
+    """The owner, for whom nothing has changed yet."""
+    answer = site.ask(route, case, world, world.owner, owned(world, kind))
+    usual = 204 if route.returns is None else route.status
+    assert answer.status_code == (case.owner_status or usual), f"owner, {kind}: {answer.text}"
 
 
 @pytest.mark.parametrize(("route", "case"), NAMING_CASES)
-def test_a_stranger_gets_the_same_answer_as_for_what_is_missing(route: Route, case: RouteCase, site: Site):
-    """Each of them by their token, and one by a key of theirs."""
-    world = site.world()
-    key = {"Authorization": f"Bearer {site.key_of(world.stranger)}"}
-    by_key = (403, "forbidden") if route.handler.opt.get("scope") == "account" else case.stranger
-    before = snapshot(site.superuser, world.owner.id)
+def test_the_owner_is_served_what_is_missing_to_a_stranger(route: Route, case: RouteCase, site: Site):
+    """Strangers are answered as if it didn't exist: each of them by their token, and one by a key of theirs."""
     for kind in kinds(route, case):
+        world = site.world()
+        key = {"Authorization": f"Bearer {site.key_of(world.stranger)}"}
+        by_key = (403, "forbidden") if route.handler.opt.get("scope") == "account" else case.stranger
+        before = snapshot(site.superuser, world.owner.id)
         for who, headers, expected in [*((who, {}, case.stranger) for who in STRANGERS), ("stranger", key, by_key)]:
             said = f"{who}{' by key' if headers else ''}, {kind}"
             person = getattr(world, who)
             answer = site.ask(route, case, world, person, owned(world, kind), headers)
-            assert (answer.status_code, answer.json()["code"]) == expected, said
+            assert refusal(answer) == expected, said
             none = missing(kind)
             # All of it missing, and one by one: a message of a conversation that is there, say.
             absent = [
@@ -1194,16 +1190,18 @@ def test_a_stranger_gets_the_same_answer_as_for_what_is_missing(route: Route, ca
             for objects in absent:
                 assert everything(answer) == everything(site.ask(route, case, world, person, objects, headers)), said
             assert snapshot(site.superuser, world.owner.id) == before, said
+        assert_served(route, case, site, world, kind)
 
 
 @pytest.mark.parametrize(("route", "case"), OTHER_CASES)
-def test_a_stranger_is_served_with_nothing_of_the_owners(route: Route, case: RouteCase, site: Site):
+def test_the_owner_is_served_and_so_is_a_stranger_with_nothing_of_the_owners(route: Route, case: RouteCase, site: Site):
     world = site.world()
     before = snapshot(site.superuser, world.owner.id)
     answer = site.ask(route, case, world, world.stranger, owned(world))
     assert answer.is_success, answer.text
     assert world.seen(answer.text) == case.shows
     assert snapshot(site.superuser, world.owner.id) == before
+    assert_served(route, case, site, world)
 
 
 @pytest.mark.parametrize(("route", "case"), [param for param in CASES if param.values[0].takes_key])
@@ -1219,7 +1217,7 @@ def test_the_key_of_the_owners_request_is_a_new_one_to_a_stranger(route: Route, 
     assert "Idempotency-Replayed" not in answer.headers
     assert world.seen(answer.text) == set()
     if named(route, case):
-        assert (answer.status_code, answer.json()["code"]) == case.stranger
+        assert refusal(answer) == case.stranger
         assert everything(answer) == everything(site.ask(route, case, world, world.stranger, missing(), key))
     else:
         assert answer.is_success
@@ -1296,41 +1294,41 @@ MIXED: dict[str, Callable[[Own, Objects], tuple[str, str, Any]]] = {
 
 
 @pytest.mark.parametrize("what", MIXED)
-@EVERY_STRANGER
-def test_ones_own_is_not_tied_to_what_is_anothers(what: str, who: str, site: Site):
+def test_ones_own_is_not_tied_to_what_is_anothers(what: str, site: Site):
     world = site.world()
-    person = getattr(world, who)
-    own = make_own(site, person)
-    before, before_own = [snapshot(site.superuser, user.id) for user in (world.owner, person)]
-    answer = site.send(person, *MIXED[what](own, owned(world)))
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-    assert everything(answer) == everything(site.send(person, *MIXED[what](own, missing())))
-    assert snapshot(site.superuser, world.owner.id) == before
-    assert snapshot(site.superuser, person.id) == before_own
+    for who in STRANGERS:
+        person = getattr(world, who)
+        own = make_own(site, person)
+        before, before_own = [snapshot(site.superuser, user.id) for user in (world.owner, person)]
+        answer = site.send(person, *MIXED[what](own, owned(world)))
+        assert refusal(answer) == (404, "not_found"), who
+        assert everything(answer) == everything(site.send(person, *MIXED[what](own, missing()))), who
+        assert snapshot(site.superuser, world.owner.id) == before, who
+        assert snapshot(site.superuser, person.id) == before_own, who
 
 
-@EVERY_STRANGER
-def test_a_filter_that_names_anothers_object_finds_what_one_that_names_nothing_finds(who: str, site: Site):
+def test_a_filter_that_names_anothers_object_finds_what_one_that_names_nothing_finds(site: Site):
     world = site.world()
-    person = getattr(world, who)
-    own = make_own(site, person)
-    linked = site.send(person, "POST", "/v1/links", {"todo_id": own.todo, "conversation_id": own.conversation})
-    assert linked.status_code == 201
-    answers = [
-        [
-            everything(site.send(person, "GET", f"/v1/links?{filters}"))
-            for filters in (
-                f"todo_id={objects.todo}",
-                f"conversation_id={objects.conversation}",
-                f"todo_id={objects.todo}&conversation_id={objects.conversation}",
-                f"todo_id={own.todo}&conversation_id={objects.conversation}",
-                f"todo_id={objects.todo}&conversation_id={own.conversation}",
-            )
+    for who in STRANGERS:
+        person = getattr(world, who)
+        own = make_own(site, person)
+        linked = site.send(person, "POST", "/v1/links", {"todo_id": own.todo, "conversation_id": own.conversation})
+        assert linked.status_code == 201, who
+        answers = [
+            [
+                everything(site.send(person, "GET", f"/v1/links?{filters}"))
+                for filters in (
+                    f"todo_id={objects.todo}",
+                    f"conversation_id={objects.conversation}",
+                    f"todo_id={objects.todo}&conversation_id={objects.conversation}",
+                    f"todo_id={own.todo}&conversation_id={objects.conversation}",
+                    f"todo_id={objects.todo}&conversation_id={own.conversation}",
+                )
+            ]
+            for objects in (owned(world), missing())
         ]
-        for objects in (owned(world), missing())
-    ]
-    assert answers[0] == answers[1]
-    assert {(status, body) for status, _, body in answers[0]} == {(200, b'{"items":[],"next_cursor":null}')}
+        assert answers[0] == answers[1], who
+        assert {(status, body) for status, _, body in answers[0]} == {(200, b'{"items":[],"next_cursor":null}')}, who
 
 
 # What an assignee may
@@ -1381,9 +1379,10 @@ def test_an_assignee_changes_the_status(site: Site):
     assert again.json()["update"][0]["status"] == "completed"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_an_assignee_changes_nothing_else(site: Site):
+    world = site.world()
+    before = snapshot(site.superuser, world.owner.id)
+    changes: list[dict[str, Any]] = [
         {"title": "Taken"},
         {"status": "archived", "title": "Taken"},
         {"description": "Taken"},
@@ -1393,18 +1392,14 @@ def test_an_assignee_changes_the_status(site: Site):
         {"assigned_to": None},
         {"metadata": {"taken": True}},
         {"status": "completed", "completed_at": "2020-01-01T00:00:00Z"},
-    ],
-    ids="-".join,
-)
-def test_an_assignee_changes_nothing_else(change: dict[str, Any], site: Site):
-    world = site.world()
-    before = snapshot(site.superuser, world.owner.id)
-    one = site.send(world.assignee, "PATCH", f"/v1/todos/{world.assigned}", change)
-    many = site.send(world.assignee, "POST", "/v1/todos/batch", {"update": [{"id": str(world.assigned), **change}]})
-    assert [answer.status_code for answer in (one, many)] == [403, 403]
-    assert one.json()["code"] == "forbidden"
-    assert (many.json()["code"], many.json()["list"], many.json()["index"]) == ("forbidden", "update", 0)
-    assert snapshot(site.superuser, world.owner.id) == before
+    ]
+    for change in changes:
+        one = site.send(world.assignee, "PATCH", f"/v1/todos/{world.assigned}", change)
+        many = site.send(world.assignee, "POST", "/v1/todos/batch", {"update": [{"id": str(world.assigned), **change}]})
+        assert [answer.status_code for answer in (one, many)] == [403, 403], change
+        assert one.json()["code"] == "forbidden", change
+        assert (many.json()["code"], many.json()["list"], many.json()["index"]) == ("forbidden", "update", 0), change
+        assert snapshot(site.superuser, world.owner.id) == before, change
 
 
 def test_an_assignee_does_not_hand_the_todo_on(site: Site):
