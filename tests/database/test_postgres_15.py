@@ -20,7 +20,7 @@ CHOSEN = (
     "tests/database/test_schema.py::test_messages_are_numbered_and_counted_on_their_conversation",
     "tests/database/test_schema.py::test_every_insert_update_and_delete_leaves_an_entry",
     "tests/database/test_schema.py::test_counting_a_message_stays_within_its_page",
-    "tests/isolation/test_row_security.py::test_with_its_owner_s_id_the_same_statement_works",
+    "tests/isolation/test_row_security.py::test_a_row_is_seen_and_written_with_its_owner_s_id_alone",
     "tests/api/test_tasks.py::test_what_one_face_makes_and_changes_the_other_shows",
     "tests/api/test_messages.py::test_a_turn_appends_in_order_and_answers_with_the_context",
     "tests/api/test_messages.py::test_messages_are_listed_by_position_both_ways_page_by_page",
