@@ -124,7 +124,7 @@ def places(ada: Any, todo: Any) -> dict[str, str]:
     messages = f"/v1/conversations/{conversation_id}/messages"
     message_id = make(messages, sender_type="ai", content="<p>&amp;\"'\\u003c</p>", metadata={"<k>": "&"})
     return {
-        "change_id": ada.client.get("/v1/changes", params={"limit": 1}).json()["items"][0]["id"],
+        "change_id": str(ada.client.get("/v1/changes", params={"limit": 1}).json()["items"][0]["id"]),
         "todo_id": todo["id"],
         "conversation_id": conversation_id,
         "message_id": message_id,
@@ -154,10 +154,6 @@ def send(client: httpx.Client, route: Route, content: bytes, **headers: str) -> 
     return client.request(route.method, path_of(route), content=content, headers={**JSON, **named})
 
 
-def body_with(route: Route, **fields: Any) -> dict[str, Any]:
-    return {**VALID[route.name], **fields}
-
-
 # Every route
 
 ALLOWED: dict[str, set[str]] = {}
@@ -168,7 +164,7 @@ for _route in ROUTES:
 
 @pytest.mark.parametrize("route", ROUTES, ids=ids)
 def test_every_route_is_behind_what_all_routes_share(ada: Any, client: httpx.Client, route: Route) -> None:
-    """The methods that OPTIONS names, the token, unknown parameters, and ``escape``."""
+    """The methods that OPTIONS names, the token, ``Accept``, unknown parameters, and ``escape``."""
     options = client.options(path_of(route))
     assert options.status_code in (204, 405)
     assert set(options.headers["allow"].split(", ")) - {"OPTIONS"} == ALLOWED[route.path]
@@ -180,16 +176,13 @@ def test_every_route_is_behind_what_all_routes_share(ada: Any, client: httpx.Cli
         wrong = {"Authorization": "Bearer not.a.token"}
         problem(client.request(route.method, path_of(route), content=b"\xff", headers=wrong), 401, "invalid_token")
 
-    def refuse(query: str, field: str) -> None:
-        answer = ada.client.request(route.method, path_of(route) + query, json=VALID.get(route.name))
-        problem(answer, 422, "validation_failed", field=field)
+    def ask(query: str, **headers: str) -> httpx.Response:
+        return ada.client.request(route.method, path_of(route) + query, json=VALID.get(route.name), headers=headers)
 
-    refuse(query_of(route, no_such="1"), "no_such")
-    if route.method != "GET":  # nothing is read
-        refuse(query_of(route, escape="html"), "escape")
-    else:
-        for wrong_escape in ("escape=", "escape", "escape=HTML", "escape=xml", "escape=html&escape=html"):
-            refuse(f"{query_of(route)}&{wrong_escape}", "escape")
+    problem(ask(query_of(route), Accept="text/html"), 406, "not_acceptable")
+    problem(ask(query_of(route, no_such="1")), 422, "validation_failed", field="no_such")
+    escape = "xml" if route.method == "GET" else "html"  # where nothing is read, nothing is escaped
+    problem(ask(query_of(route, escape=escape)), 422, "validation_failed", field="escape")
 
 
 # Errors
@@ -238,13 +231,13 @@ def test_an_unknown_path_is_not_found_with_or_without_a_token(client: httpx.Clie
 
 
 @pytest.mark.parametrize("path", [*ALLOWED, "/schema", "/schema/openapi.json", "/metrics"])
-def test_another_method_is_refused_and_the_right_ones_are_named(ada: Any, client: httpx.Client, path: str) -> None:
+def test_another_method_is_refused_and_the_right_ones_are_named(client: httpx.Client, path: str) -> None:
+    """Before anybody is asked who they are."""
     allowed = ALLOWED.get(path, {"GET", "HEAD"})
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - allowed:
-        for visitor in (ada.client, client):
-            answer = visitor.request(method, path.format(**NOWHERE))
-            problem(answer, 405, "method_not_allowed")
-            assert set(answer.headers["allow"].split(", ")) - {"OPTIONS"} == allowed
+        answer = client.request(method, path.format(**NOWHERE))
+        problem(answer, 405, "method_not_allowed")
+        assert set(answer.headers["allow"].split(", ")) - {"OPTIONS"} == allowed
 
 
 def test_an_error_nobody_foresaw_is_answered_without_its_cause(
@@ -275,27 +268,34 @@ def test_an_error_nobody_foresaw_is_answered_without_its_cause(
 @pytest.mark.parametrize("route", WITH_BODY, ids=ids)
 def test_every_body_goes_through_the_one_reader(ada: Any, route: Route) -> None:
     """One of each kind that is refused: what isn't JSON, what two readers could read differently, another type."""
-    sound = json.dumps(VALID[route.name]).encode()
-    for malformed in (b'{"title": ', b'{"title": NaN}', b'{"title": "\xff"}', b"[" * 1000 + b"]" * 1000, b"  "):
-        problem(send(ada.client, route, malformed), 400, "malformed_request")
+    problem(send(ada.client, route, b'{"title": '), 400, "malformed_request")
     nothing = send(ada.client, route, b"")
     if route.body_required:
         problem(nothing, 400, "malformed_request")
     else:
         problem(nothing, 403, "forbidden")  # nothing sent is nothing wrong: on to whose tasks these are
-    for invalid in (b"null", b"[]", b'{"": null}', b'{"a": 1, "a": 1}', b'{"\\ud800": 1}', b'{"\\u0000": 1}'):
+    problem(send(ada.client, route, b'{"\\u0000": 1}'), 422, "validation_failed", field="body")
+    sound = json.dumps(VALID[route.name])
+    for name in ("no_such_field", next(iter(VALID[route.name]))):  # what isn't known, and what is there already
+        more = json.dumps({name: VALID[route.name].get(name)})
+        problem(send(ada.client, route, f"{sound[:-1]}, {more[1:]}".encode()), 422, "validation_failed", field=name)
+    problem(send(ada.client, route, sound.encode(), Content_Type="text/plain"), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "route",
+    [route for route in WITH_BODY if route.name in ("create_todo", "create_message", "complete_task")],
+    ids=ids,
+)
+def test_a_body_that_is_no_object_to_rely_on_is_refused_however_it_is_read(ada: Any, route: Route) -> None:
+    """At once, with an item in it that is kept as it was sent, and where it may be left out."""
+    for malformed in (b'{"title": NaN}', b'{"title": "\xff"}', b"[" * 1000 + b"]" * 1000, b"  "):
+        problem(send(ada.client, route, malformed), 400, "malformed_request")
+    for invalid in (b"null", b"[]", b'{"": null}', b'{"a": 1, "a": 1}', b'{"\\ud800": 1}'):
         problem(send(ada.client, route, invalid), 422, "validation_failed")
-    problem(
-        send(ada.client, route, sound[:-1] + b', "no_such_field": 1}'), 422, "validation_failed", field="no_such_field"
-    )
     unknown = send(ada.client, route, b'{"' + b"x" * 100_000 + b'": 1}')
     problem(unknown, 422, "validation_failed")
     assert len(unknown.content) < 2000
-    without_type = ada.client.build_request(route.method, path_of(route), content=sound)
-    assert "content-type" not in without_type.headers
-    problem(ada.client.send(without_type), 415, "unsupported_media_type")
-    problem(send(ada.client, route, sound, Content_Type="application/jsonx"), 415, "unsupported_media_type")
-    problem(send(ada.client, route, sound, Content_Encoding="gzip"), 415, "unsupported_media_type")
 
 
 def test_only_a_task_is_completed_with_or_without_a_body() -> None:
@@ -311,7 +311,16 @@ def test_a_body_that_may_be_left_out_can_be_left_out(ada: Any, headers: dict[str
     assert chunked.json()["completed"] is True
 
 
-BAD_TEXTS = (5, 1.5, True, None, [], {}, "\0", "a\0b")
+BAD_TEXTS = (5, None, "a\0b", "a\ud800b")
+MORE_BAD_TEXTS = (1.5, True, [], {}, "\0", "\ud800", "\udc00", "\ud800\ud800")
+ONE_OF_EACH_KIND = {
+    ("update_me", "full_name"),
+    ("create_todo", "title"),
+    ("create_message", "content"),
+    ("create_link", "todo_id"),
+    ("create_link", "relationship_type"),
+}
+"""A text that may be null, one of which a pattern is asked, one beside an item, an id, and one of a closed set."""
 TOO_LONG = {"content": "x" * 10_001}
 """A text that is longer than any may be, where "x" * 5000 is not."""
 
@@ -332,19 +341,14 @@ def test_every_text_refuses_what_is_no_text_or_cannot_be_stored(ada: Any, route:
     for field, parent, name in list(text_fields(body)):
         place = re.match(r"(\w+)\[(\d+)\]", field)
         members: dict[str, Any] = {"list": place[1], "index": int(place[2])} if place else {}
-
-        def refuse(content: bytes, field: str = field, members: dict[str, Any] = members) -> None:
-            problem(send(ada.client, route, content), 422, "validation_failed", field=field, **members)
-
         valid = parent[name]
-        for value in (*BAD_TEXTS, TOO_LONG.get(name, "x" * 5000)):
+        more = MORE_BAD_TEXTS if (route.name, field) in ONE_OF_EACH_KIND else ()
+        for value in (*BAD_TEXTS, TOO_LONG.get(name, "x" * 5000), *more):
             if value is None and (route.name, field) in NULLABLE:
                 continue
             parent[name] = value
-            refuse(json.dumps(body).encode())
-        parent[name] = "?"
-        for half in (b'"\\ud800"', b'"\\udc00"', b'"a\\ud800b"', b'"\\ud800\\ud800"'):
-            refuse(json.dumps(body).encode().replace(b'"?"', half))
+            answer = send(ada.client, route, json.dumps(body).encode())
+            problem(answer, 422, "validation_failed", field=field, **members)
         parent[name] = valid
 
 
@@ -516,15 +520,13 @@ def test_a_body_may_have_so_many_bytes_and_not_one_more(ada: Any, route: Route) 
     larger = {"batch_todos": BATCH_BYTES, "create_message": MESSAGE_BYTES, **turns}
     limit = larger.get(route.name, 1024 * 1024)
     assert route.body_bytes == limit
-    fill = b" " * (limit - 2)
-
-    def pieces(body: bytes) -> Iterator[bytes]:
-        yield from (body[start : start + 65536] for start in range(0, len(body), 65536))
-
     for extra, status, code in ((b"", 422, "validation_failed"), (b" ", 413, "payload_too_large")):
-        body = b"[" + fill + extra + b"]"
-        for content in (body, pieces(body)):  # with its length, and chunked
-            answer = ada.client.request(route.method, path_of(route), content=content, headers=JSON)
+        body = b"[" + b" " * (limit - 2) + extra + b"]"
+        answer = ada.client.request(route.method, path_of(route), content=body, headers=JSON)
+        problem(answer, status, code)
+        if route.name in ("create_todo", "batch_todos"):  # without a length, what came is counted by the same limit
+            chunks = (body[start : start + 65536] for start in range(0, len(body), 65536))
+            answer = ada.client.request(route.method, path_of(route), content=chunks, headers=JSON)
             problem(answer, status, code)
 
 
@@ -686,7 +688,9 @@ def test_these_are_the_integers_in_query_strings() -> None:
 
 @pytest.mark.parametrize(("route", "name"), INTEGERS, ids=ids)
 def test_an_integer_in_a_query_string_is_never_guessed(ada: Any, route: Route, name: str) -> None:
-    for text in ("", "1.0", "1e0", "-1", "+1", " 1", "1_0", "0x1", "one", "null", "\u0663", "1" * 40, "9" * 4000):
+    """Each has bounds of its own, but one function reads them all."""
+    more = ("", "1e0", "+1", " 1", "1_0", "0x1", "one", "null", "\u0663", "9" * 4000)
+    for text in ("1.0", "-1", "1" * 40, *(more if (route, name) == INTEGERS[0] else ())):
         path = path_of(route) + query_of(route, **{name: text})
         problem(ada.client.request(route.method, path), 422, "validation_failed", field=name)
     twice = path_of(route) + query_of(route, **{name: "1"}) + f"&{name}=1"
@@ -699,12 +703,19 @@ def test_a_required_query_parameter_can_not_be_left_out(ada: Any, route: Route) 
     problem(ada.client.request(route.method, path_of(route)), 422, "validation_failed", field=name)
 
 
+NAMES_NOTHING = ("0", "-1", "1.0", "01", "%201", "1" * 40, NOBODY[:-1], "{" + NOBODY + "}", "%00", "\u0663")
+ONE_OF_EACH_READER = ("get_link", "get_todo", "get_task")
+"""A UUID, either, and a number."""
+
+
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.path_parameters], ids=ids)
 def test_a_path_that_can_name_nothing_is_not_found_whatever_its_form(
     ada: Any, places: dict[str, str], route: Route
 ) -> None:
     for name in route.path_parameters.keys() - {"user_id", "external_id"}:
-        for text in ("0", "-1", "1.0", "01", "%201", "1" * 40, NOBODY[:-1], "{" + NOBODY + "}", "%00", "%FF", "\u0663"):
+        real = places[name]
+        lenient = f"0{real}" if real.isdigit() else f"{{{real}}}"  # what int() and UUID() would take
+        for text in (lenient, "%FF", *(NAMES_NOTHING if route.name in ONE_OF_EACH_READER else ())):
             path = path_of(route, {**places, name: text}) + query_of(route)
             answer = ada.client.request(route.method, path, json=VALID.get(route.name))
             problem(answer, 404, "not_found")
@@ -786,6 +797,11 @@ def test_escape_html_holds_for_conversations_messages_and_tasks_alike(ada: Any, 
     assert task["title"] == "&lt;b&gt;&quot;milk&quot; &amp; &#x27;bread&#x27;&lt;/b&gt;"
 
 
+@pytest.mark.parametrize("query", ["escape=", "escape", "escape=HTML", "escape=xml", "escape=html&escape=html"])
+def test_escape_is_html_once_and_nothing_else(ada: Any, query: str) -> None:
+    problem(ada.client.get(f"/v1/todos?{query}"), 422, "validation_failed", field="escape")
+
+
 def test_escape_html_holds_for_what_an_error_repeats_too(ada: Any) -> None:
     query = "%3Cscript%3E%26%22=1"
     plain, escaped = (ada.client.get(f"/v1/todos?{prefix}{query}") for prefix in ("", "escape=html&"))
@@ -834,16 +850,13 @@ def test_whoever_takes_json_is_answered(ada: Any, accept: str) -> None:
 )
 def test_whoever_takes_no_json_is_refused_before_anything_happens(ada: Any, accept: str) -> None:
     headers = {"Accept": accept}
-    for route in ROUTES:
-        if route.name in ("delete_me", "logout_everywhere"):
-            continue
-        if accept == "application/json;q=0, */*" and route.media_type != "application/json":
-            continue  # what it answers is not refused
-        path = path_of(route) + query_of(route)
-        answer = ada.client.request(route.method, path, json=VALID.get(route.name), headers=headers)
-        problem(answer, 406, "not_acceptable")
     problem(ada.client.delete("/v1/users/me", headers=headers), 406, "not_acceptable")
     problem(ada.client.get("/v1/nothing", headers=headers), 404, "not_found")
+    lines = ada.client.get("/v1/export", headers=headers)  # is another type
+    if accept == "application/json;q=0, */*":
+        assert (lines.status_code, lines.headers["content-type"]) == (200, "application/x-ndjson")
+    else:
+        problem(lines, 406, "not_acceptable")
 
 
 def test_accept_in_two_headers_is_one_list(ada: Any) -> None:
@@ -857,7 +870,9 @@ def test_accept_in_two_headers_is_one_list(ada: Any) -> None:
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=ids)
-def test_head_answers_the_headers_of_get_and_no_body(ada: Any, places: dict[str, str], route: Route) -> None:
+def test_head_answers_the_headers_of_get_and_who_knows_the_version_is_not_answered_again(
+    ada: Any, places: dict[str, str], route: Route
+) -> None:
     path = path_of(route, places) + query_of(route)
     same = {"X-Request-ID": "same"}
     got, head = ada.client.get(path, headers=same), ada.client.head(path, headers=same)
@@ -868,27 +883,22 @@ def test_head_answers_the_headers_of_get_and_no_body(ada: Any, places: dict[str,
     assert {**head.headers, "date": ""} == {**expected, "date": ""}
     if "transfer-encoding" not in got.headers:
         assert head.headers["content-length"] == str(len(got.content))
+    etag = got.headers.get("etag")
+    assert etag == (f'"{got.json().get("version", 1)}"' if route.has_etag else None)
+    again = ada.client.get(path, headers={"If-None-Match": etag or "*"})
+    assert (again.status_code, again.headers.get("etag")) == (304 if etag else 200, etag)
+    assert (again.content == b"") == route.has_etag
+
+
+def test_head_of_what_is_missing_has_no_body_either(ada: Any) -> None:
     missing = ada.client.head("/v1/todos/99999")
     assert (missing.status_code, missing.content) == (404, b"")
     assert missing.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=ids)
-def test_what_has_a_version_is_answered_with_it_and_not_again_to_whoever_knows_it(
-    ada: Any, places: dict[str, str], route: Route
-) -> None:
-    path = path_of(route, places) + query_of(route)
-    got = ada.client.get(path)
-    assert ("etag" in got.headers) == route.has_etag
-    if route.has_etag:
-        assert got.headers["etag"] == f'"{got.json().get("version", 1)}"'
-    for known in (got.headers.get("etag"), f'"77", W/{got.headers.get("etag")}', "*"):
-        again = ada.client.get(path, headers={"If-None-Match": str(known)})
-        if route.has_etag:
-            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", got.headers["etag"])
-        else:
-            assert again.status_code == 200
-    assert ada.client.get(path, headers={"If-None-Match": '"77"'}).status_code == 200
+@pytest.mark.parametrize(("known", "status"), [('"77", W/"1"', 304), ("*", 304), ('"77"', 200)])
+def test_of_several_known_versions_any_will_do(ada: Any, todo: Any, known: str, status: int) -> None:
+    assert ada.client.get(f"/v1/todos/{todo['id']}", headers={"If-None-Match": known}).status_code == status
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.takes_if_match], ids=ids)
@@ -928,21 +938,11 @@ def test_what_is_created_is_where_location_says(ada: Any, places: dict[str, str]
         assert made_id == found.json()["id"]
 
 
-@pytest.mark.parametrize("sent", ["a", "req-1", "018f4fd2-0000-7000-8000-000000000000", "x" * 128, "a.b_c:d/e+f=@"])
-def test_a_sane_request_id_comes_back(ada: Any, sent: str) -> None:
-    headers = {"X-Request-ID": sent}
-    assert ada.client.get("/v1/users/me", headers=headers).headers["x-request-id"] == sent
+def test_success_and_problem_alike_carry_the_callers_request_id(ada: Any) -> None:
+    headers = {"X-Request-ID": "req-1"}
+    assert ada.client.get("/v1/users/me", headers=headers).headers["x-request-id"] == "req-1"
     refused = ada.client.get("/v1/todos/99999", headers=headers)
-    assert refused.headers["x-request-id"] == refused.json()["request_id"] == sent
-
-
-@pytest.mark.parametrize("sent", [None, "", "x" * 129, "a b", "a\tb", "<script>", "é".encode(), b"a\x7f", "a,b", "'"])
-def test_any_other_request_id_is_replaced(ada: Any, client: httpx.Client, sent: str | bytes | None) -> None:
-    headers = {} if sent is None else {b"X-Request-ID": sent if isinstance(sent, bytes) else sent.encode()}
-    seen = {visitor.get("/v1/users/me", headers=headers).headers["x-request-id"] for visitor in (ada.client, client)}
-    assert len(seen) == 2
-    for request_id in seen:
-        assert re.fullmatch("[0-9a-f]{32}", request_id)
+    assert refused.headers["x-request-id"] == refused.json()["request_id"] == "req-1"
 
 
 def raw(url: str, request: bytes) -> bytes:

@@ -82,13 +82,18 @@ def status_and_code(answer: bytes) -> tuple[int, str]:
 # Request ids
 
 
-@pytest.mark.parametrize("sent", ["a", "x" * 128, "Az09._:/+=@-", "3f0c-77/span=1"])
+@pytest.mark.parametrize(
+    "sent", ["a", "x" * 128, "Az09._:/+=@-", "3f0c-77/span=1", "018f4fd2-0000-7000-8000-000000000000"]
+)
 def test_a_sane_request_id_is_given_back_and_logged(small: SmallServer, sent: str) -> None:
     assert get(small.url, headers={"X-Request-ID": sent}).headers["x-request-id"] == sent
     assert small.line_of(sent)["status"] == 200
 
 
-@pytest.mark.parametrize("sent", [b"", b"x" * 129, b"a b", b'a"b', b"a\tb", b"<script>", b"\xc3\xa4", b"a,b", b"a\\nb"])
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"x" * 129, b"a b", b'a"b', b"'", b"a\tb", b"a\x7f", b"<script>", b"\xc3\xa4", b"a,b", b"a\\nb"],
+)
 def test_any_other_request_id_is_replaced_by_a_new_one(small: SmallServer, sent: bytes) -> None:
     given = get(small.url, headers={b"X-Request-ID": sent}).headers["x-request-id"]
     assert re.fullmatch(r"[0-9a-f]{32}", given)
@@ -96,7 +101,9 @@ def test_any_other_request_id_is_replaced_by_a_new_one(small: SmallServer, sent:
 
 def test_new_request_ids_differ(small: SmallServer) -> None:
     with httpx.Client(verify=PLAIN_HTTP) as client:
-        assert len({client.get(small.url).headers["x-request-id"] for _ in range(300)}) == 300
+        given = {client.get(small.url).headers["x-request-id"] for _ in range(300)}
+    assert len(given) == 300
+    assert all(re.fullmatch(r"[0-9a-f]{32}", request_id) for request_id in given)
 
 
 # Traces (W3C Trace Context, section 3.2)

@@ -19,7 +19,7 @@ CHALLENGES = {
 
 def problem(response: httpx.Response, status: int, code: str, *, field: str | None = None, **members: Any) -> Any:
     """Assert that the answer is this problem, with exactly the members it should have; returns its body."""
-    assert response.status_code == status, response.text
+    assert response.status_code == status, f"{_sent(response.request)}: {response.text}"
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
     expected = MEMBERS | ({"errors"} if code == "validation_failed" else set()) | members.keys()
@@ -42,3 +42,9 @@ def problem(response: httpx.Response, status: int, code: str, *, field: str | No
     for leak in ("Traceback", "psycopg", "SELECT ", "pg_catalog", "violates"):
         assert leak not in response.text
     return body
+
+
+def _sent(request: httpx.Request) -> str:
+    """The request in a line, for the message of a failed assertion."""
+    content = b"" if "transfer-encoding" in request.headers else request.content[:200]
+    return f"{request.method} {request.url} {content!r}"
