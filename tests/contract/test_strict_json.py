@@ -399,8 +399,11 @@ def test_twice_the_text_takes_twice_the_time(size: int, make: Callable[[int], by
             check(text)
         return time.thread_time() - began
 
-    runs = 1 if size > 1 << 20 else 3
-    half, whole = (min(seconds(text) for _ in range(runs)) for text in (make(size // 2), make(size)))
+    texts = make(size // 2), make(size)
+    half, whole = map(seconds, texts)
+    for _ in range(2):  # a busy machine may have slowed down one of them
+        if whole >= min(3 * half + 0.1, size * 20e-6):
+            half, whole = map(min, (half, whole), map(seconds, texts))
     assert whole < 3 * half + 0.1
     assert whole < size * 20e-6  # four times and more what it takes
 
