@@ -8,7 +8,6 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,7 +61,7 @@ class TestTheDocument:
     def test_says_what_is_in_every_array(self, document: Any) -> None:
         arrays = {place: schema for place, schema in schemas(document) if schema.get("type") == "array"}
         assert arrays
-        assert [place for place, schema in arrays.items() if not {"items", "prefixItems"} & schema.keys()] == []
+        assert [place for place, schema in arrays.items() if "items" not in schema] == []
 
     def test_says_of_every_object_what_it_may_hold(self, document: Any) -> None:
         objects = {place: schema for place, schema in schemas(document) if schema.get("type") == "object"}
@@ -95,18 +94,6 @@ class TestTheDocument:
         for place, schema in schemas(document["components"]["schemas"]):
             for name, field in schema.get("properties", {}).items():
                 assert "default" not in field, (place, name)
-
-    def test_says_which_operations_need_no_token(self, document: Any) -> None:
-        public = {
-            operation["operationId"]
-            for _, operation in operations(document)
-            if operation.get("security", document.get("security")) == []
-        }
-        assert {"register", "create_token", "refresh_token", "get_live", "get_ready"} <= public
-        assert not {"list_todos", "get_me", "logout_everywhere", "change_password", "list_audit"} & public
-
-    def test_has_the_version_of_the_package(self, document: Any) -> None:
-        assert document["info"]["version"] == version("todochat")
 
     def test_has_an_example_of_every_body_that_fits_its_schema(self, document: Any) -> None:
         checked = 0
