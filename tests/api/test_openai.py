@@ -4,15 +4,16 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from uuid import UUID, uuid4
 
-import openai
 import pytest
-from openai.types.conversations import ConversationItem, ConversationItemList
 
 from service.app import PROTOCOL_HANDLERS
 from tests.conftest import PLAIN_HTTP, Server, User
+
+if TYPE_CHECKING:  # a second to import, which not every process need spend to find tests
+    from openai import AsyncOpenAI, OpenAI
 
 
 @pytest.fixture
@@ -24,23 +25,25 @@ def key_of(user: User, scope: str = "write") -> str:
     return user.client.post("/v1/keys", json={"name": "Agent", "scope": scope}).json()["key"]
 
 
-def connect(server: Server, key: str) -> openai.OpenAI:
-    plain = openai.DefaultHttpxClient(verify=PLAIN_HTTP)
-    return openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key=key, max_retries=0, http_client=plain)
+def connect(server: Server, key: str) -> "OpenAI":
+    from openai import DefaultHttpxClient, OpenAI
+
+    plain = DefaultHttpxClient(verify=PLAIN_HTTP)
+    return OpenAI(base_url=f"{server.url}/openai/v1", api_key=key, max_retries=0, http_client=plain)
 
 
 @pytest.fixture
-def sdk(server: Server, user: User) -> Iterator[openai.OpenAI]:
+def sdk(server: Server, user: User) -> Iterator["OpenAI"]:
     with connect(server, key_of(user)) as client:
         yield client
 
 
 @pytest.fixture
-def async_sdk(server: Server, user: User) -> openai.AsyncOpenAI:
-    plain = openai.DefaultAsyncHttpxClient(verify=PLAIN_HTTP)
-    return openai.AsyncOpenAI(
-        base_url=f"{server.url}/openai/v1", api_key=key_of(user), max_retries=0, http_client=plain
-    )
+def async_sdk(server: Server, user: User) -> "AsyncOpenAI":
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    plain = DefaultAsyncHttpxClient(verify=PLAIN_HTTP)
+    return AsyncOpenAI(base_url=f"{server.url}/openai/v1", api_key=key_of(user), max_retries=0, http_client=plain)
 
 
 HELLO: Any = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]}
@@ -51,7 +54,9 @@ OUTPUT: Any = {"type": "function_call_output", "call_id": "c1", "output": "x" * 
 # The SDK
 
 
-def test_a_conversation_is_made_read_changed_and_deleted(sdk: openai.OpenAI, user: User):
+def test_a_conversation_is_made_read_changed_and_deleted(sdk: "OpenAI", user: User):
+    from openai import NotFoundError
+
     made = sdk.conversations.create(items=[HELLO], metadata={"topic": "demo"})
     assert made.id.startswith("conv_")
     assert (made.object, made.metadata) == ("conversation", {"topic": "demo"})
@@ -64,11 +69,11 @@ def test_a_conversation_is_made_read_changed_and_deleted(sdk: openai.OpenAI, use
     assert user.client.get(f"{path}/messages").json()["items"][0]["content"] == "Hello"
     deleted = sdk.conversations.delete(made.id)
     assert (deleted.id, deleted.deleted, deleted.object) == (made.id, True, "conversation.deleted")
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(NotFoundError):
         sdk.conversations.retrieve(made.id)
 
 
-def test_items_are_added_listed_read_and_deleted(sdk: openai.OpenAI):
+def test_items_are_added_listed_read_and_deleted(sdk: "OpenAI"):
     conversation = sdk.conversations.create(items=[]).id
     added = sdk.conversations.items.create(conversation, items=[HELLO, CALL, OUTPUT])
     ids = [item.id for item in added.data]
@@ -195,10 +200,12 @@ def item_types(kind: Any) -> Iterator[str]:
 
 
 def test_the_items_here_are_of_every_type_of_the_sdk():
+    from openai.types.conversations import ConversationItem
+
     assert {item["type"] for item in ITEMS} == set(item_types(ConversationItem))
 
 
-def test_every_item_type_of_the_sdk_comes_back_equal(sdk: openai.OpenAI):
+def test_every_item_type_of_the_sdk_comes_back_equal(sdk: "OpenAI"):
     conversation = sdk.conversations.create(items=ITEMS[:11]).id
     added = sdk.conversations.items.create(conversation, items=ITEMS[11:])
     assert [item.model_dump(exclude_unset=True) for item in added.data] == ITEMS[11:]
@@ -206,7 +213,9 @@ def test_every_item_type_of_the_sdk_comes_back_equal(sdk: openai.OpenAI):
     assert [item.model_dump(exclude_unset=True) for item in listed] == ITEMS
 
 
-def test_answers_hold_to_the_sdks_types(sdk: openai.OpenAI, user: User):
+def test_answers_hold_to_the_sdks_types(sdk: "OpenAI", user: User):
+    from openai.types.conversations import ConversationItemList
+
     easy: Any = {"role": "user", "content": "Hi"}
     conversation = sdk.conversations.create(items=[easy, CALL]).id
     path = f"/v1/conversations/{UUID(hex=conversation.removeprefix('conv_'))}"
@@ -227,7 +236,7 @@ def post_items(user: User, conversation: str, items: bytes) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_half_a_surrogate_pair_stays_the_escape_that_it_was(sdk: openai.OpenAI, user: User):
+def test_half_a_surrogate_pair_stays_the_escape_that_it_was(sdk: "OpenAI", user: User):
     conversation = sdk.conversations.create().id
     call = rb'{"type":"function_call","id":"\ud800","call_id":"c1","name":"f","arguments":"\udc00"}'
     post_items(user, conversation, rb'{"role":"user","content":"cut \ud83d"},' + call)
@@ -238,7 +247,7 @@ def test_half_a_surrogate_pair_stays_the_escape_that_it_was(sdk: openai.OpenAI, 
     assert len(list(sdk.conversations.items.list(conversation, limit=1))) == 2
 
 
-def test_null_stands_for_what_is_left_out(sdk: openai.OpenAI, user: User):
+def test_null_stands_for_what_is_left_out(sdk: "OpenAI", user: User):
     conversation = sdk.conversations.create().id
     call = b'{"call_id":"c1","id":null,"type":"function_call","status":null,"name":"f","arguments":"{}"}'
     post_items(user, conversation, call + b',{"type":null,"role":"user","content":[{"type":"input_text","text":"x"}]}')
@@ -253,7 +262,7 @@ def test_null_stands_for_what_is_left_out(sdk: openai.OpenAI, user: User):
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_pages_lead_on_though_ids_are_given_twice_or_were_written_elsewhere(sdk: openai.OpenAI, user: User, order: Any):
+def test_pages_lead_on_though_ids_are_given_twice_or_were_written_elsewhere(sdk: "OpenAI", user: User, order: Any):
     conversation = sdk.conversations.create(items=[CALL, HELLO, CALL, {**CALL, "id": "__fake_id__"}]).id
     path = f"/v1/conversations/{UUID(hex=conversation.removeprefix('conv_'))}/messages"
     for _ in range(2):
@@ -266,29 +275,31 @@ def test_pages_lead_on_though_ids_are_given_twice_or_were_written_elsewhere(sdk:
         assert [item.id for item in sdk.conversations.items.list(conversation, order=order, limit=limit)] == whole
 
 
-def test_a_list_goes_on_where_what_is_answered_is_smaller_than_what_was_read(sdk: openai.OpenAI, user: User):
+def test_a_list_goes_on_where_what_is_answered_is_smaller_than_what_was_read(sdk: "OpenAI", user: User):
     conversation = sdk.conversations.create().id
     for _ in range(8):
         post_items(user, conversation, rb'{"role":"user","content":"%b"}' % (rb"\u4f60" * 170_000))
     assert len(list(sdk.conversations.items.list(conversation, limit=100))) == 8
 
 
-def test_an_empty_list(sdk: openai.OpenAI):
+def test_an_empty_list(sdk: "OpenAI"):
     conversation = sdk.conversations.create().id
     page = sdk.conversations.items.list(conversation)
     assert (page.data, page.has_more) == ([], False)
 
 
-def test_20_items_are_the_most(sdk: openai.OpenAI):
+def test_20_items_are_the_most(sdk: "OpenAI"):
+    from openai import UnprocessableEntityError
+
     conversation = sdk.conversations.create(items=[HELLO] * 20).id
     assert len(sdk.conversations.items.create(conversation, items=[HELLO] * 20).data) == 20
     for items in ([HELLO] * 21, []):
-        with pytest.raises(openai.UnprocessableEntityError):
+        with pytest.raises(UnprocessableEntityError):
             sdk.conversations.items.create(conversation, items=items)
     assert len(list(sdk.conversations.items.list(conversation))) == 40
 
 
-def test_large_items_are_listed_a_few_at_a_time(sdk: openai.OpenAI):
+def test_large_items_are_listed_a_few_at_a_time(sdk: "OpenAI"):
     conversation = sdk.conversations.create().id
     large = {**OUTPUT, "output": "x" * 1_000_000}
     for _ in range(6):
@@ -297,7 +308,7 @@ def test_large_items_are_listed_a_few_at_a_time(sdk: openai.OpenAI):
     assert len(list(sdk.conversations.items.list(conversation, limit=100))) == 6
 
 
-def test_each_item_of_a_request_may_have_1_mib(sdk: openai.OpenAI, user: User):
+def test_each_item_of_a_request_may_have_1_mib(sdk: "OpenAI", user: User):
     large = {**OUTPUT, "output": "x" * 600 * 1024}
     conversation = sdk.conversations.create(items=[large, large]).id
     added = sdk.conversations.items.create(conversation, items=[large] * 8)
@@ -317,8 +328,10 @@ def test_each_item_of_a_request_may_have_1_mib(sdk: openai.OpenAI, user: User):
 # Errors
 
 
-def test_errors_come_in_openais_shape(server: Server, sdk: openai.OpenAI, user: User):
-    with pytest.raises(openai.NotFoundError) as missing:
+def test_errors_come_in_openais_shape(server: Server, sdk: "OpenAI", user: User):
+    from openai import AuthenticationError, NotFoundError, PermissionDeniedError
+
+    with pytest.raises(NotFoundError) as missing:
         sdk.conversations.retrieve(f"conv_{uuid4().hex}")
     assert missing.value.body == {
         "message": "Not found.",
@@ -326,11 +339,11 @@ def test_errors_come_in_openais_shape(server: Server, sdk: openai.OpenAI, user: 
         "param": None,
         "code": "not_found",
     }
-    with connect(server, "tck_x") as unknown, pytest.raises(openai.AuthenticationError) as refused:
+    with connect(server, "tck_x") as unknown, pytest.raises(AuthenticationError) as refused:
         unknown.conversations.create()
     assert refused.value.code == "invalid_token"
     with connect(server, key_of(user, "read")) as reading:
-        with pytest.raises(openai.PermissionDeniedError):
+        with pytest.raises(PermissionDeniedError):
             reading.conversations.create()
         assert reading.conversations.retrieve(sdk.conversations.create().id)
     answer = user.client.post("/openai/v1/conversations", content=b"{", headers={"Content-Type": "application/json"})
@@ -361,9 +374,7 @@ NAMING = [handler for handler in OPENAI if "{" in next(iter(handler.paths))]
 
 
 @pytest.mark.parametrize("handler", NAMING, ids=lambda handler: handler.handler_name)
-def test_a_stranger_s_ids_get_the_answer_of_missing_ones(
-    handler: Any, sdk: openai.OpenAI, new_user: Callable[..., User]
-):
+def test_a_stranger_s_ids_get_the_answer_of_missing_ones(handler: Any, sdk: "OpenAI", new_user: Callable[..., User]):
     conversation = sdk.conversations.create(items=[HELLO]).id
     item = sdk.conversations.items.list(conversation).data[0].id
     other = new_user()
@@ -387,7 +398,7 @@ def test_a_stranger_s_ids_get_the_answer_of_missing_ones(
 
 
 @pytest.mark.parametrize("handler", OPENAI, ids=lambda handler: handler.handler_name)
-def test_a_key_that_reads_does_nothing_that_writes(handler: Any, sdk: openai.OpenAI, user: User):
+def test_a_key_that_reads_does_nothing_that_writes(handler: Any, sdk: "OpenAI", user: User):
     conversation = sdk.conversations.create(items=[HELLO]).id
     item = sdk.conversations.items.list(conversation).data[0].id
     (method,) = handler.http_methods
@@ -415,7 +426,7 @@ def kit() -> Any:
     return import_module("tests.support.agents_kit")
 
 
-def finish(sdk: openai.AsyncOpenAI, use: Callable[[], Any]) -> Any:
+def finish(sdk: "AsyncOpenAI", use: Callable[[], Any]) -> Any:
     """What ``use`` returns; the client's connections are closed behind it."""
 
     async def main() -> Any:
@@ -425,7 +436,7 @@ def finish(sdk: openai.AsyncOpenAI, use: Callable[[], Any]) -> Any:
     return asyncio.run(main())
 
 
-def test_a_run_goes_on_where_another_process_left_it(async_sdk: openai.AsyncOpenAI, kit: Any):
+def test_a_run_goes_on_where_another_process_left_it(async_sdk: "AsyncOpenAI", kit: Any):
     async def talk() -> None:
         session = kit.OpenAIConversationsSession(openai_client=async_sdk)
         model = kit.Scripted(kit.called("add_task", title="Milk"), kit.said("Done"))
@@ -444,7 +455,7 @@ def test_a_run_goes_on_where_another_process_left_it(async_sdk: openai.AsyncOpen
     finish(async_sdk, talk)
 
 
-def test_a_handoff_is_kept_too(async_sdk: openai.AsyncOpenAI, kit: Any):
+def test_a_handoff_is_kept_too(async_sdk: "AsyncOpenAI", kit: Any):
     async def talk() -> None:
         session = kit.OpenAIConversationsSession(openai_client=async_sdk)
         second = kit.Agent(name="Second", model=kit.Scripted(kit.said("From the second")))
@@ -457,7 +468,7 @@ def test_a_handoff_is_kept_too(async_sdk: openai.AsyncOpenAI, kit: Any):
     finish(async_sdk, talk)
 
 
-def test_pop_and_clear(async_sdk: openai.AsyncOpenAI, kit: Any):
+def test_pop_and_clear(async_sdk: "AsyncOpenAI", kit: Any):
     async def use() -> None:
         session = kit.OpenAIConversationsSession(openai_client=async_sdk)
         await session.add_items([HELLO, {**CALL}, {**OUTPUT}])
@@ -474,7 +485,7 @@ def test_pop_and_clear(async_sdk: openai.AsyncOpenAI, kit: Any):
     finish(async_sdk, use)
 
 
-def test_twenty_writers_lose_nothing(async_sdk: openai.AsyncOpenAI):
+def test_twenty_writers_lose_nothing(async_sdk: "AsyncOpenAI"):
     async def write() -> None:
         conversation = (await async_sdk.conversations.create()).id
         items: Any = [{"role": "user", "content": f"{number}"} for number in range(20)]
@@ -485,9 +496,7 @@ def test_twenty_writers_lose_nothing(async_sdk: openai.AsyncOpenAI):
     finish(async_sdk, write)
 
 
-def test_what_an_encrypted_session_keeps_is_sealed_before_it_arrives(
-    async_sdk: openai.AsyncOpenAI, user: User, kit: Any
-):
+def test_what_an_encrypted_session_keeps_is_sealed_before_it_arrives(async_sdk: "AsyncOpenAI", user: User, kit: Any):
     async def talk() -> str:
         plain = kit.OpenAIConversationsSession(openai_client=async_sdk)
         session = kit.EncryptedSession("s", plain, encryption_key="a long enough passphrase", ttl=600)
@@ -504,7 +513,7 @@ def test_what_an_encrypted_session_keeps_is_sealed_before_it_arrives(
     assert "secret" not in seen.replace("secrets", "")
 
 
-def test_what_is_written_so_is_in_everything_else(sdk: openai.OpenAI, user: User):
+def test_what_is_written_so_is_in_everything_else(sdk: "OpenAI", user: User):
     conversation = sdk.conversations.create(items=[HELLO, CALL, OUTPUT]).id
     path = f"/v1/conversations/{UUID(hex=conversation.removeprefix('conv_'))}"
     context = user.client.get(f"{path}/context?format=items").json()

@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Callable
 
-import openai
 import pytest
 
 from tests.faults.conftest import POOL_SIZE, Service
@@ -79,6 +78,8 @@ def test_a_write_whose_answer_is_lost_is_not_tried_again(service: Service) -> No
 
 def test_openai_s_sdk_does_not_repeat_an_item_whose_answer_is_lost(service: Service) -> None:
     """By itself it repeats what was answered 503, and sends no Idempotency-Key."""
+    import openai
+
     text = secrets.token_hex(8)
     with openai.OpenAI(base_url=f"{service.url}/openai/v1", api_key=service.users[0].token) as client:
         conversation = client.conversations.create()

@@ -13,8 +13,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import schemathesis
-from schemathesis.core.parameters import ParameterLocation
 
 from service.identity.tokens import Tokens
 
@@ -132,6 +130,9 @@ def _fill(body: Any, ids: dict[str, str]) -> None:
 
 
 if URL in os.environ:
+    import schemathesis
+    from schemathesis.core.parameters import ParameterLocation
+
     _users = _Users()
     _objects = _Objects(_users)
     _calls: collections.Counter[str] = collections.Counter()
