@@ -7,7 +7,6 @@ import secrets
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 from service.db.loading import TEXTS
 from tests.conftest import Server, TestDatabase, User, user_factory
 from tests.support import exports
-from tests.support.load import in_parallel
+from tests.support.load import in_parallel, wait_for
 from tests.support.problems import problem
 from tests.support.routes import ROUTES, Route
 
@@ -60,15 +59,9 @@ def kept(connection: Connection, user: User) -> set[str]:
     return {key for (key,) in connection.execute("SELECT key FROM idempotency_keys WHERE user_id = %s", (user.id,))}
 
 
-def poll(connection: Connection, query: str, values: tuple[Any, ...], expected: int, seconds: float = 10) -> None:
+def poll(connection: Connection, query: str, expected: int) -> None:
     """Wait until the query counts so many."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = connection.execute(query, values).fetchone()
-        if found[0] == expected:
-            return
-        time.sleep(0.005)
-    pytest.fail(f"{query} never counted {expected}")
+    wait_for(lambda: connection.execute(query).fetchone() == (expected,))
 
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -335,7 +328,7 @@ def test_when_the_first_fails_after_all_the_second_takes_effect(
     ada = new_user()
     with ThreadPoolExecutor(1) as pool, claimed(server, ada, "key") as first:
         second = pool.submit(post, ada.client, "/v1/todos", {"title": "x"}, "key")
-        poll(superuser, WAITING, (), 1)
+        poll(superuser, WAITING, 1)
         first.rollback()
         answer = second.result()
     assert (answer.status_code, answer.headers.get(REPLAYED)) == (201, None)
@@ -348,7 +341,7 @@ def test_who_waits_for_a_key_keeps_nobody_else_waiting(
     ada, eve = new_user(), new_user()
     with ThreadPoolExecutor(20) as pool, claimed(server, ada, "key") as first:
         waiting = [pool.submit(post, ada.client, "/v1/todos", {"title": "x"}, "key") for _ in range(20)]
-        poll(superuser, WAITING, (), 5)  # half of the pool: a user's share
+        poll(superuser, WAITING, 5)  # half of the pool: a user's share
         assert eve.client.get("/v1/todos").status_code == 200
         assert post(eve.client, "/v1/todos", {"title": "x"}, "key").status_code == 201
         first.rollback()
@@ -454,14 +447,14 @@ def test_a_service_killed_around_the_commit_has_one_effect_when_asked_again(
         lost = pool.submit(post, ada.client, "/v1/turns", turn, "key")
         assert proxy.held.wait(10)
         committed = hold == "answer"
-        poll(superuser, stored, (), 2 if committed else 0)
+        poll(superuser, stored, 2 if committed else 0)
         assert not lost.done()
         dying.process.send_signal(signal.SIGKILL)
         dying.process.wait(10)
         with pytest.raises(httpx.TransportError):
             lost.result()
         proxy.close()
-        poll(superuser, stored, (), 2 if committed else 0)
+        poll(superuser, stored, 2 if committed else 0)
         first = superuser.execute("SELECT body, status, headers FROM idempotency_keys").fetchall()
         assert len(first) == committed
 
@@ -480,7 +473,7 @@ def test_a_service_killed_around_the_commit_has_one_effect_when_asked_again(
             assert third.headers[REPLAYED] == "true"
             assert third.content == again.content
             assert len(client.get("/v1/conversations").json()["items"]) == 1
-        poll(superuser, stored, (), 2)
+        poll(superuser, stored, 2)
 
 
 def test_a_second_request_meets_the_first_in_progress_and_the_third_its_answer(

@@ -412,13 +412,6 @@ def _remove(path: Path) -> None:
     (path / "0002_create_pears.sql").write_text(text.replace("-- depends: 0001_create_apples", ""))
 
 
-def _come_late(path: Path) -> None:
-    (path / "0001_create_apples.sql").rename(path / "0001_add_figs.sql")
-    (path / "0001_create_apples.rollback.sql").rename(path / "0001_add_figs.rollback.sql")
-    text = (path / "0002_create_pears.sql").read_text()
-    (path / "0002_create_pears.sql").write_text(text.replace("0001_create_apples", "0001_add_figs"))
-
-
 HISTORIES = {
     "an edited file": (_edit, "0001_create_apples.sql was edited", ["changed", "applied"]),
     "a removed file": (_remove, "0001_create_apples was applied on .* but its file is gone", ["missing", "changed"]),

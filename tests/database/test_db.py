@@ -64,8 +64,8 @@ def run(url: str, use: Callable[[Database], Awaitable[T]], *, size: int = 1, loo
         return runner.run(opened())
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in other processes
             await asyncio.sleep(0.005)
 

@@ -770,30 +770,29 @@ def test_a_change_cannot_be_passed_off_as_somebody_else_s(
 
 
 DIRECT = {
-    "insert": "INSERT INTO {table} SELECT * FROM {table}",
-    "insert nothing": "INSERT INTO {table} DEFAULT VALUES",
-    "update": "UPDATE {table} SET seq = seq",
-    "update another": "UPDATE {table} SET user_id = gen_random_uuid()",
-    "delete": "DELETE FROM {table}",
-    "delete by a join": "DELETE FROM {table} USING users",
-    "merge": "MERGE INTO {table} USING users ON {table}.user_id = users.id WHEN MATCHED THEN DELETE",
-    "lock its rows": "SELECT FROM {table} FOR UPDATE",
-    "lock it": "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE",
-    "truncate": "TRUNCATE {table}",
+    "insert": "INSERT INTO audit_log SELECT * FROM audit_log",
+    "insert nothing": "INSERT INTO audit_log DEFAULT VALUES",
+    "update": "UPDATE audit_log SET seq = seq",
+    "update another": "UPDATE audit_log SET user_id = gen_random_uuid()",
+    "delete": "DELETE FROM audit_log",
+    "delete by a join": "DELETE FROM audit_log USING users",
+    "merge": "MERGE INTO audit_log USING users ON audit_log.user_id = users.id WHEN MATCHED THEN DELETE",
+    "lock its rows": "SELECT FROM audit_log FOR UPDATE",
+    "lock it": "LOCK TABLE audit_log IN SHARE ROW EXCLUSIVE MODE",
+    "truncate": "TRUNCATE audit_log",
     "truncate with what hangs on it": "TRUNCATE users CASCADE",
-    "copy": "COPY {table} FROM STDIN",
-    "drop": "DROP TABLE {table}",
-    "rename": "ALTER TABLE {table} RENAME TO elsewhere",
-    "row security off": "ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
-    "a rule": "CREATE RULE hidden AS ON INSERT TO {table} DO INSTEAD NOTHING",
-    "a policy": "CREATE POLICY mine ON {table} USING (true)",
-    "a default": "ALTER TABLE {table} ALTER COLUMN user_id SET DEFAULT gen_random_uuid()",
+    "copy": "COPY audit_log FROM STDIN",
+    "drop": "DROP TABLE audit_log",
+    "rename": "ALTER TABLE audit_log RENAME TO elsewhere",
+    "row security off": "ALTER TABLE audit_log DISABLE ROW LEVEL SECURITY",
+    "a rule": "CREATE RULE hidden AS ON INSERT TO audit_log DO INSTEAD NOTHING",
+    "a policy": "CREATE POLICY mine ON audit_log USING (true)",
+    "a default": "ALTER TABLE audit_log ALTER COLUMN user_id SET DEFAULT gen_random_uuid()",
 }
 
 
-@pytest.mark.parametrize("table", ["audit_log"])
 def test_the_trail_can_be_read_and_nothing_else(
-    table: str, own_server: Server, admin: Connection, new_own_user: Callable[..., User]
+    own_server: Server, admin: Connection, new_own_user: Callable[..., User]
 ) -> None:
     user = new_own_user()
     assert user.client.post("/v1/todos", json={"title": "x"}).status_code == 201
@@ -802,7 +801,7 @@ def test_the_trail_can_be_read_and_nothing_else(
         for name, text in DIRECT.items():
             be(connection, user)
             with pytest.raises(psycopg.Error) as caught:
-                connection.execute(text.format(table=table).encode())
+                connection.execute(text.encode())
             assert caught.value.sqlstate == "42501", name
             connection.rollback()
     assert recorded(admin, [user]) == before

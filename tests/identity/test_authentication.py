@@ -42,9 +42,9 @@ def token(subject: object, issuer: str = OPEN, **changes: object) -> str:
     return sign("HS256", SECRETS[issuer].encode(), claims(issuer, subject, **changes), {"alg": "HS256"})
 
 
-def fresh(prefix: str = "") -> str:
+def fresh() -> str:
     """A subject that nobody has seen before."""
-    return f"{prefix}{secrets.token_hex(16)}"
+    return secrets.token_hex(16)
 
 
 def address() -> str:

@@ -43,8 +43,8 @@ class World:
     def get_me(self, token: str, seconds: float = 20.0) -> httpx.Response:
         return self.client.get("/v1/users/me", headers={"Authorization": f"Bearer {token}"}, timeout=seconds)
 
-    def get_all(self, tokens: list[str], at_once: int = 20) -> list[httpx.Response]:
-        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+    def get_all(self, tokens: list[str]) -> list[httpx.Response]:
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
             return list(pool.map(self.get_me, tokens))
 
 

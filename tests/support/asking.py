@@ -11,14 +11,14 @@ from service.db.database import Database
 from service.settings import Secret, Settings
 
 
-def asking(caller: Any, filters: Any = None, *, address: str = "::1", if_match: int | None = None, **state: Any) -> Any:
+def asking(caller: Any, filters: Any = None, **state: Any) -> Any:
     """``filters`` is the struct of the query string; ``state`` holds what the application keeps, such as ``tokens``."""
     return SimpleNamespace(
         user=caller,
         id="test",
-        address=address,
-        owner=address,
-        if_match=if_match,
+        address="::1",
+        owner="::1",
+        if_match=None,
         sent={},
         filters=lambda _: filters,
         app=SimpleNamespace(state=SimpleNamespace(**state)),

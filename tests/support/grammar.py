@@ -24,10 +24,10 @@ def statement(text: str) -> Any:
     return raw.stmt
 
 
-def parameter_number(query: QueryText, name: str = "user_id") -> int | None:
-    """Which ``$n`` stands for the parameter."""
+def parameter_number(query: QueryText) -> int | None:
+    """Which ``$n`` stands for the parameter user_id."""
     names = list(query.parameters)
-    return names.index(name) + 1 if name in names else None
+    return names.index("user_id") + 1 if "user_id" in names else None
 
 
 @dataclasses.dataclass(frozen=True)

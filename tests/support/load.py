@@ -137,8 +137,8 @@ class Stream:
         if self.error is not None:
             raise self.error
 
-    def statuses(self, since: float = 0.0) -> Counter[int]:
-        return Counter(answer.status for _, answer in list(self.answers) if answer.at >= since)
+    def statuses(self) -> Counter[int]:
+        return Counter(answer.status for _, answer in list(self.answers))
 
     def _run(self) -> None:
         try:

@@ -31,8 +31,8 @@ class SmallServer:
         """What it logged up to now."""
         return [json.loads(line) for line in self.log_path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
-    def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 20.0) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
+    def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline = time.monotonic() + 20
         while True:
             for line in self.lines():
                 if wanted(line):

@@ -160,7 +160,7 @@ class Systemd:
             self.restart(instance)
             meanwhile()
 
-    def wait_until_all_answer(self, more: int = 20) -> None:
-        """Until each process has answered so many requests more."""
+    def wait_until_all_answer(self) -> None:
+        """Until each process has answered 20 requests more."""
         before = {name: process.requests() for name, process in self.processes.items()}
-        wait_for(lambda: all(process.requests() >= before[name] + more for name, process in self.processes.items()), 30)
+        wait_for(lambda: all(process.requests() >= before[name] + 20 for name, process in self.processes.items()), 30)
