@@ -489,20 +489,17 @@ WRONG: dict[str, tuple[int, dict[str, Any], str]] = {
 """What is wrong: the line (from 0) and its fields, the reason. ``...`` takes a field away."""
 
 
-@pytest.mark.parametrize(("line", "fields", "reason"), WRONG.values(), ids=WRONG)
 def test_a_bad_line_is_refused_by_its_number_and_nothing_comes_in(
-    new_module_user: NewUser, superuser: Connection, line: int, fields: dict[str, Any], reason: str
+    new_user: NewUser, superuser: Connection, subtests: pytest.Subtests
 ):
-    def change(lines: Lines) -> None:
-        for name, value in fields.items():
-            if value is ...:
-                del lines[line][name]
-            else:
-                lines[line][name] = value
+    user = new_user()
+    for case, (line, fields, reason) in WRONG.items():
+        lines = small_file()
         if fields == {"id": ID}:
             lines[4]["id"] = ID
-
-    refused(new_module_user(), superuser, small_file(change), line + 1, reason)
+        lines[line] = {name: value for name, value in {**lines[line], **fields}.items() if value is not ...}
+        with subtests.test(case):
+            refused(user, superuser, lines, line + 1, reason)
 
 
 def moved(source: int, target: int) -> Callable[[Lines], Any]:
@@ -521,18 +518,20 @@ MISPLACED: dict[str, tuple[Callable[[Lines], Any], int, str]] = {
     "a message too few": (lambda lines: lines.pop(5), 6, "has 2 messages, and 1 are there"),
     "a message too many": (
         lambda lines: lines.insert(6, {**lines[5], "id": ID, "position": 4}),
-        8 - 1 + 1,
+        8,
         "has 2 messages, and 3 are there",
     ),
     "a message of the conversation before": (moved(5, 6), 6, "has 2 messages, and 1 are there"),
 }
 
 
-@pytest.mark.parametrize(("change", "line", "reason"), MISPLACED.values(), ids=MISPLACED)
 def test_a_line_in_the_wrong_place_is_refused_by_its_number(
-    new_module_user: NewUser, superuser: Connection, change: Callable[[Lines], Any], line: int, reason: str
+    new_user: NewUser, superuser: Connection, subtests: pytest.Subtests
 ):
-    refused(new_module_user(), superuser, small_file(change), line, reason)
+    user = new_user()
+    for case, (change, line, reason) in MISPLACED.items():
+        with subtests.test(case):
+            refused(user, superuser, small_file(change), line, reason)
 
 
 TEXTS: dict[str, bytes] = {
@@ -550,13 +549,15 @@ TEXTS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_a_line_that_is_no_object_is_refused_by_its_number(
-    new_module_user: NewUser, superuser: Connection, text: bytes
+    new_user: NewUser, superuser: Connection, subtests: pytest.Subtests
 ):
-    content = exports.written(small_file()).split(b"\n")
-    content.insert(3, text)
-    refused(new_module_user(), superuser, b"\n".join(content), 4, "")
+    user = new_user()
+    for case, text in TEXTS.items():
+        content = exports.written(small_file()).split(b"\n")
+        content.insert(3, text)
+        with subtests.test(case):
+            refused(user, superuser, b"\n".join(content), 4, "")
 
 
 def test_a_duplicate_key_is_found_also_where_the_rest_is_as_an_export_writes_it(

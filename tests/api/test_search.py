@@ -1,5 +1,6 @@
 """Finding things again: by words, by metadata, by a client's own id, and in an order that skips nothing."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,28 +37,35 @@ def walk(client: httpx.Client, path: str, **parameters: Any) -> Iterator[Any]:
 # Words and metadata
 
 
-@pytest.mark.parametrize(
-    ("q", "found"),
-    [
-        ("milk", {1, 2}),
-        ("MILK", {1, 2}),
-        ("milk buy", {1}),
-        ("two litres", {1}),
-        ("  litres \t two ", {1}),
-        ("100%", {3}),
-        ("_", set()),
-        ("ÅSE", {3}),
-        ("nothing", set()),
-    ],
-)
-@pytest.mark.parametrize("scope", ["owned", "all"])
-def test_todos_are_found_by_all_words_in_title_or_description(user: User, q: str, found: set[int], scope: str):
+@pytest.fixture(scope="module")
+def looker(new_module_user: Callable[..., User]) -> User:
+    """A user with three todos, shared by tests that only look for something."""
+    user = new_module_user()
     user.client.post("/v1/todos", json={"title": "Buy Milk", "description": "Two litres"})
     user.client.post("/v1/todos", json={"title": "Milkshake"})
     user.client.post("/v1/todos", json={"title": "Call åse", "description": "100%"})
-    for order in ("-created_at", "due_date", "number", "-updated_at", "priority"):
-        items = listed(user.client, "/v1/todos", q=q, scope=scope, order=order, limit=1)
-        assert {item["number"] for item in items} == found
+    return user
+
+
+WORDS: dict[str, set[int]] = {
+    "milk": {1, 2},
+    "MILK": {1, 2},
+    "milk buy": {1},
+    "two litres": {1},
+    "  litres \t two ": {1},
+    "100%": {3},
+    "_": set(),
+    "ÅSE": {3},
+    "nothing": set(),
+}
+
+
+@pytest.mark.parametrize("scope", ["owned", "all"])
+def test_todos_are_found_by_all_words_in_title_or_description(looker: User, scope: str, subtests: pytest.Subtests):
+    for q, order in itertools.product(WORDS, ("-created_at", "due_date", "number", "-updated_at", "priority")):
+        with subtests.test(q=q, order=order):
+            items = listed(looker.client, "/v1/todos", q=q, scope=scope, order=order, limit=1)
+            assert {item["number"] for item in items} == WORDS[q]
 
 
 def test_conversations_are_found_by_words_and_metadata(user: User):
@@ -94,22 +102,24 @@ def test_todos_are_found_by_what_their_metadata_contains(user: User):
         assert [item["number"] for item in items] == numbers
 
 
+SENSELESS = [
+    ("q", ""),
+    ("q", "   "),
+    ("q", "x" * 201),
+    ("metadata", ""),
+    ("metadata", "[]"),
+    ("metadata", "{"),
+    ("metadata", '{"a":1,"a":2}'),
+    ("metadata", '{"a":"\\u0000"}'),
+]
+
+
 @pytest.mark.parametrize("path", ["/v1/todos", "/v1/conversations", "/v1/messages"])
-@pytest.mark.parametrize(
-    ("parameters", "field"),
-    [
-        ({"q": ""}, "q"),
-        ({"q": "   "}, "q"),
-        ({"q": "x" * 201}, "q"),
-        ({"q": "x", "metadata": ""}, "metadata"),
-        ({"q": "x", "metadata": "[]"}, "metadata"),
-        ({"q": "x", "metadata": "{"}, "metadata"),
-        ({"q": "x", "metadata": '{"a":1,"a":2}'}, "metadata"),
-        ({"q": "x", "metadata": '{"a":"\\u0000"}'}, "metadata"),
-    ],
-)
-def test_what_can_t_be_looked_for_is_refused(user: User, path: str, parameters: dict[str, str], field: str):
-    problem(user.client.get(path, params=parameters), 422, "validation_failed", field=field)
+def test_what_can_t_be_looked_for_is_refused(looker: User, path: str, subtests: pytest.Subtests):
+    for field, value in SENSELESS:
+        with subtests.test(**{field: value}):
+            answer = looker.client.get(path, params={"q": "x", field: value})
+            problem(answer, 422, "validation_failed", field=field)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +130,8 @@ def test_what_can_t_be_looked_for_is_refused(user: User, path: str, parameters: 
         ('{"a":1e999-0}', "must be a JSON object: it must be JSON in UTF-8"),
     ],
 )
-def test_what_is_wrong_with_metadata_is_a_sentence(user: User, metadata: str, message: str):
-    answer = user.client.get("/v1/todos", params={"metadata": metadata})
+def test_what_is_wrong_with_metadata_is_a_sentence(looker: User, metadata: str, message: str):
+    answer = looker.client.get("/v1/todos", params={"metadata": metadata})
     assert answer.json()["errors"] == [{"field": "metadata", "message": message}]
 
 

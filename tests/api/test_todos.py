@@ -199,57 +199,57 @@ def test_a_value_that_is_none_of_some_is_answered_with_those(new_module_user: Ne
         assert answer.json()["errors"] == [{"field": field, "message": said}]
 
 
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({}, "title"),
-        ({"title": None}, "title"),
-        ({"title": 5}, "title"),
-        ({"title": ""}, "title"),
-        ({"title": " \t\n"}, "title"),
-        ({"title": "\u200b\ufeff\u2060\u00ad\u3164"}, "title"),
-        ({"title": "x" * 201}, "title"),
-        ({"title": "x" * 1001}, "title"),
-        ({"description": "x" * 1001}, "description"),
-        ({"description": 1}, "description"),
-        ({"status": "done"}, "status"),
-        ({"status": None}, "status"),
-        ({"priority": "asap"}, "priority"),
-        ({"priority": 1}, "priority"),
-        ({"due_date": "tomorrow"}, "due_date"),
-        ({"due_date": "2030-01-01T00:00:00"}, "due_date"),
-        ({"due_date": "2030-01-01"}, "due_date"),
-        ({"due_date": 1893456000}, "due_date"),
-        ({"due_date": "1969-12-31T23:59:59Z"}, "due_date"),
-        ({"due_date": "1970-01-01T00:00:00+00:01"}, "due_date"),
-        ({"due_date": "9999-12-31T23:59:59-14:00"}, "due_date"),
-        ({"due_date": "9999-12-31T23:59:59.9999999Z"}, "due_date"),
-        ({"due_date": "0001-01-01T00:00:00+14:00"}, "due_date"),
-        ({"assigned_to": "bob"}, "assigned_to"),
-        ({"assigned_to": 7}, "assigned_to"),
-        ({"metadata": []}, "metadata"),
-        ({"metadata": "x"}, "metadata"),
-        ({"metadata": None}, "metadata"),
-        ({"metadata": {"k": "x" * 16384}}, "metadata"),
-        ({"metadata": {"k": "é" * 8192}}, "metadata"),
-        ({"completed": True}, "completed"),
-        ({"id": "018f4fd2-0000-7000-8000-000000000000"}, "id"),
-        ({"number": 7}, "number"),
-        ({"user_id": "018f4fd2-0000-7000-8000-000000000000"}, "user_id"),
-        ({"version": 3}, "version"),
-        ({"created_at": "2030-01-01T00:00:00Z"}, "created_at"),
-        ({"updated_at": "2030-01-01T00:00:00Z"}, "updated_at"),
-    ],
-)
-def test_a_field_that_breaks_a_rule_is_named(client: httpx.Client, fields: dict[str, Any], field: str) -> None:
-    before = client.get("/v1/todos").json()
-    body = fields if field == "title" else {"title": "x", **fields}
-    problem(client.post("/v1/todos", json=body), 422, "validation_failed", field=field)
-    assert client.get("/v1/todos").json() == before
+BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
+    ({}, "title"),
+    ({"title": None}, "title"),
+    ({"title": 5}, "title"),
+    ({"title": ""}, "title"),
+    ({"title": " \t\n"}, "title"),
+    ({"title": "\u200b\ufeff\u2060\u00ad\u3164"}, "title"),
+    ({"title": "x" * 201}, "title"),
+    ({"title": "x" * 1001}, "title"),
+    ({"description": "x" * 1001}, "description"),
+    ({"description": 1}, "description"),
+    ({"status": "done"}, "status"),
+    ({"status": None}, "status"),
+    ({"priority": "asap"}, "priority"),
+    ({"priority": 1}, "priority"),
+    ({"due_date": "tomorrow"}, "due_date"),
+    ({"due_date": "2030-01-01T00:00:00"}, "due_date"),
+    ({"due_date": "2030-01-01"}, "due_date"),
+    ({"due_date": 1893456000}, "due_date"),
+    ({"due_date": "1969-12-31T23:59:59Z"}, "due_date"),
+    ({"due_date": "1970-01-01T00:00:00+00:01"}, "due_date"),
+    ({"due_date": "9999-12-31T23:59:59-14:00"}, "due_date"),
+    ({"due_date": "9999-12-31T23:59:59.9999999Z"}, "due_date"),
+    ({"due_date": "0001-01-01T00:00:00+14:00"}, "due_date"),
+    ({"assigned_to": "bob"}, "assigned_to"),
+    ({"assigned_to": 7}, "assigned_to"),
+    ({"metadata": []}, "metadata"),
+    ({"metadata": "x"}, "metadata"),
+    ({"metadata": None}, "metadata"),
+    ({"metadata": {"k": "x" * 16384}}, "metadata"),
+    ({"metadata": {"k": "é" * 8192}}, "metadata"),
+    ({"completed": True}, "completed"),
+    ({"id": "018f4fd2-0000-7000-8000-000000000000"}, "id"),
+    ({"number": 7}, "number"),
+    ({"user_id": "018f4fd2-0000-7000-8000-000000000000"}, "user_id"),
+    ({"version": 3}, "version"),
+    ({"created_at": "2030-01-01T00:00:00Z"}, "created_at"),
+    ({"updated_at": "2030-01-01T00:00:00Z"}, "updated_at"),
+]
+
+
+def test_a_field_that_breaks_a_rule_is_named(client: httpx.Client, subtests: pytest.Subtests) -> None:
     todo = create(client)
-    if fields:
-        problem(patch(client, todo, **fields), 422, "validation_failed", field=field)
-        assert client.get(f"/v1/todos/{todo['id']}").json() == todo
+    for fields, field in BROKEN_RULES:
+        before = client.get("/v1/todos").json()
+        body = fields if field == "title" else {"title": "x", **fields}
+        with subtests.test(fields=fields):
+            problem(client.post("/v1/todos", json=body), 422, "validation_failed", field=field)
+            if fields:
+                problem(patch(client, todo, **fields), 422, "validation_failed", field=field)
+            assert client.get("/v1/todos").json() == before
 
 
 @pytest.mark.parametrize(
@@ -289,36 +289,36 @@ def test_a_todo_is_found_by_its_id_and_by_its_number(new_user: NewUser) -> None:
         assert client.get(f"/v1/todos/{reference}").json() == todo
 
 
-@pytest.mark.parametrize(
-    "reference",
-    [
-        "99999",
-        "0",
-        "-1",
-        "01",
-        "1.0",
-        "9999999999",
-        "9" * 18,
-        "9" * 40,
-        "x",
-        "%00",
-        "%F0%9F%8E%89",
-        "١",
-        "018f4fd2-0000-7000-8000-000000000000",
-        "018f4fd2000070008000000000000000",
-        "018f4fd2-00007-000-8000-000000000000",
-        "{018f4fd2-0000-7000-8000-00000000000}",
-    ],
-)
-def test_a_reference_to_nothing_is_not_found_whatever_it_looks_like(client: httpx.Client, reference: str) -> None:
+NO_REFERENCES = [
+    "99999",
+    "0",
+    "-1",
+    "01",
+    "1.0",
+    "9999999999",
+    "9" * 18,
+    "9" * 40,
+    "x",
+    "%00",
+    "%F0%9F%8E%89",
+    "١",
+    "018f4fd2-0000-7000-8000-000000000000",
+    "018f4fd2000070008000000000000000",
+    "018f4fd2-00007-000-8000-000000000000",
+    "{018f4fd2-0000-7000-8000-00000000000}",
+]
+
+
+def test_a_reference_to_nothing_is_not_found_whatever_it_looks_like(
+    client: httpx.Client, subtests: pytest.Subtests
+) -> None:
     create(client)
     missing = problem(client.get(f"/v1/todos/{uuid4()}"), 404, "not_found")
-    for answer in (
-        client.get(f"/v1/todos/{reference}"),
-        client.patch(f"/v1/todos/{reference}", json={"title": "y"}),
-        client.delete(f"/v1/todos/{reference}"),
-    ):
-        assert problem(answer, 404, "not_found") == {**missing, "request_id": answer.headers["x-request-id"]}
+    for reference, method in itertools.product(NO_REFERENCES, ("GET", "PATCH", "DELETE")):
+        body = {"title": "y"} if method == "PATCH" else None
+        with subtests.test(f"{method} {reference}"):
+            answer = client.request(method, f"/v1/todos/{reference}", json=body)
+            assert problem(answer, 404, "not_found") == {**missing, "request_id": answer.headers["x-request-id"]}
 
 
 def test_a_strangers_todo_is_answered_like_a_missing_one(new_user: NewUser) -> None:
@@ -389,16 +389,13 @@ FILTERS: list[tuple[dict[str, Any], Callable[[str, str, str], bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("parameters", "wanted"), FILTERS)
 @pytest.mark.parametrize("order", ["-created_at", "due_date", "priority", "-number", "updated_at"])
-def test_a_filter_lists_what_it_says_and_nothing_else(
-    filled: Any, parameters: dict[str, Any], wanted: Callable[[str, str, str], bool], order: str
-) -> None:
+def test_a_filter_lists_what_it_says_and_nothing_else(filled: Any, order: str, subtests: pytest.Subtests) -> None:
     every = titles(filled.client, limit=200)
-    expected = {title for title in every if wanted(*title.split())}
-    for scope in ("owned", "all"):
-        found = titles(filled.client, **parameters, order=order, scope=scope, limit=200)
-        assert sorted(found) == sorted(expected)
+    for (parameters, wanted), scope in itertools.product(FILTERS, ("owned", "all")):
+        with subtests.test(scope=scope, **parameters):
+            found = titles(filled.client, **parameters, order=order, scope=scope, limit=200)
+            assert sorted(found) == sorted(title for title in every if wanted(*title.split()))
 
 
 RANKS = {"low": 1, "medium": 2, "high": 3, "urgent": 4}
@@ -411,21 +408,25 @@ KEYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def worker(new_module_user: NewUser) -> Any:
+    """A user to whom another assigned todos of every kind of due date."""
+    boss, worker = new_module_user(), new_module_user()
+    operations = [
+        {"title": f"{n}", "assigned_to": str(worker.id), "priority": priority, "due_date": due}
+        for n, (priority, due) in enumerate(itertools.product(("urgent", "low", "high"), (None, PAST, FUTURE)))
+    ]
+    assert boss.client.post("/v1/todos/batch", json={"create": operations}).status_code == 200
+    return worker
+
+
 @pytest.mark.parametrize("scope", ["owned", "assigned", "all"])
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("key", KEYS)
 def test_every_order_sorts_both_ways_with_null_due_dates_last_page_by_page(
-    new_module_user: NewUser, filled: Any, key: str, descending: bool, scope: str
+    filled: Any, worker: Any, key: str, descending: bool, scope: str
 ) -> None:
-    client = filled.client
-    if scope == "assigned":
-        boss, worker = new_module_user(), new_module_user()
-        operations = [
-            {"title": f"{n}", "assigned_to": str(worker.id), "priority": priority, "due_date": due}
-            for n, (priority, due) in enumerate(itertools.product(("urgent", "low", "high"), (None, PAST, FUTURE)))
-        ]
-        assert boss.client.post("/v1/todos/batch", json={"create": operations}).status_code == 200
-        client = worker.client
+    client = (worker if scope == "assigned" else filled).client
     order = f"-{key}" if descending else key
     whole = client.get("/v1/todos", params={"order": order, "limit": 200, "scope": scope}).json()
     assert whole["next_cursor"] is None
@@ -518,41 +519,42 @@ def test_pages_show_each_todo_once_while_others_are_made(new_user: NewUser, orde
     assert before <= set(seen)
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {"limit": 0},
-        {"limit": 201},
-        {"limit": "many"},
-        {"limit": "1.0"},
-        {"limit": -1},
-        {"limit": "9" * 40},
-        {"limit": [1, 2]},
-        {"status": "done"},
-        {"status": ""},
-        {"status": ["pending", "done"]},
-        {"completed": "yes"},
-        {"completed": ["true", "true"]},
-        {"priority": "1"},
-        {"due_before": "tomorrow"},
-        {"due_before": "2030-01-01T00:00:00"},
-        {"due_after": "9999-12-31T23:59:59-14:00"},
-        {"overdue": "1"},
-        {"scope": "everybody"},
-        {"order": "title"},
-        {"order": "+number"},
-        {"order": "--number"},
-        {"order": ["number", "number"]},
-        {"colour": "red"},
-        {"Limit": "5"},
-        {"offset": "5"},
-    ],
-)
+WRONG_PARAMETERS: list[dict[str, Any]] = [
+    {"limit": 0},
+    {"limit": 201},
+    {"limit": "many"},
+    {"limit": "1.0"},
+    {"limit": -1},
+    {"limit": "9" * 40},
+    {"limit": [1, 2]},
+    {"status": "done"},
+    {"status": ""},
+    {"status": ["pending", "done"]},
+    {"completed": "yes"},
+    {"completed": ["true", "true"]},
+    {"priority": "1"},
+    {"due_before": "tomorrow"},
+    {"due_before": "2030-01-01T00:00:00"},
+    {"due_after": "9999-12-31T23:59:59-14:00"},
+    {"overdue": "1"},
+    {"scope": "everybody"},
+    {"order": "title"},
+    {"order": "+number"},
+    {"order": "--number"},
+    {"order": ["number", "number"]},
+    {"colour": "red"},
+    {"Limit": "5"},
+    {"offset": "5"},
+]
+
+
 def test_a_parameter_that_is_unknown_repeated_or_wrong_is_refused_by_name(
-    client: httpx.Client, parameters: dict[str, Any]
+    client: httpx.Client, subtests: pytest.Subtests
 ) -> None:
-    answer = client.get("/v1/todos", params=parameters)
-    problem(answer, 422, "validation_failed", field=next(iter(parameters)))
+    for parameters in WRONG_PARAMETERS:
+        with subtests.test(**parameters):
+            answer = client.get("/v1/todos", params=parameters)
+            problem(answer, 422, "validation_failed", field=next(iter(parameters)))
 
 
 # Cursors
@@ -752,23 +754,21 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize("after", STATUSES)
-@pytest.mark.parametrize("before", STATUSES)
-def test_a_status_changes_along_the_allowed_ways_only(client: httpx.Client, before: str, after: str) -> None:
-    todo = create(client, status=before)
-    answer = patch(client, todo, status=after)
-    if after not in ALLOWED[before]:
-        problem(answer, 409, "invalid_transition")
-        assert client.get(f"/v1/todos/{todo['id']}").json() == todo
-        return
-    changed = answer.json()
-    assert answer.status_code == 200
-    assert (changed["status"], changed["completed"]) == (after, after == "completed")
-    assert changed["version"] == (1 if before == after else 2)
-    if after == "completed" or (before, after) == ("completed", "archived"):
-        assert changed["completed_at"] is not None
-    else:
-        assert changed["completed_at"] is None
+def test_a_status_changes_along_the_allowed_ways_only(client: httpx.Client, subtests: pytest.Subtests) -> None:
+    for before, after in itertools.product(STATUSES, STATUSES):
+        with subtests.test(before=before, after=after):
+            todo = create(client, status=before)
+            answer = patch(client, todo, status=after)
+            if after not in ALLOWED[before]:
+                problem(answer, 409, "invalid_transition")
+                assert client.get(f"/v1/todos/{todo['id']}").json() == todo
+                continue
+            changed = answer.json()
+            assert answer.status_code == 200
+            assert (changed["status"], changed["completed"]) == (after, after == "completed")
+            assert changed["version"] == (1 if before == after else 2)
+            is_completed = after == "completed" or (before, after) == ("completed", "archived")
+            assert (changed["completed_at"] is not None) == is_completed
 
 
 def test_completed_at_is_set_kept_and_cleared_with_the_status(new_user: NewUser) -> None:
