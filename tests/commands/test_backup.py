@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -131,20 +132,30 @@ def file(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def new_cluster(bin_dir: Path | None) -> Iterator[EmbeddedPostgres]:
-    """A cluster in which nobody has heard of todochat."""
-    with (
-        reachable_folder() as folder,
-        EmbeddedPostgres(folder / "new", bin_dir=bin_dir, options=UNSAFE_BUT_FAST) as cluster,
-    ):
-        with psycopg.connect(cluster.url(), autocommit=True) as connection:
-            connection.execute(f"CREATE ROLE {RESTORER} LOGIN CREATEROLE")
-        yield cluster
+NewCluster = Callable[[Path], contextlib.AbstractContextManager[EmbeddedPostgres]]
 
 
 @pytest.fixture(scope="module")
-def other(source: Source) -> Iterator[EmbeddedPostgres]:
+def new_cluster() -> Iterator[NewCluster]:
+    """Call it for a cluster in which nobody has heard of todochat: of each version, one is made and copied."""
+
+    @contextlib.contextmanager
+    def new(bin_dir: Path) -> Iterator[EmbeddedPostgres]:
+        made = folder / bin_dir.parent.name
+        if not made.exists():
+            with EmbeddedPostgres(made, bin_dir=bin_dir) as cluster, psycopg.connect(cluster.url()) as connection:
+                connection.execute(f"CREATE ROLE {RESTORER} LOGIN CREATEROLE")
+        with reachable_folder() as copies:
+            subprocess.run([shutil.which("cp") or "cp", "-a", made, copies], check=True)
+            with EmbeddedPostgres(copies / made.name, bin_dir=bin_dir, options=UNSAFE_BUT_FAST) as cluster:
+                yield cluster
+
+    with reachable_folder() as folder:
+        yield new
+
+
+@pytest.fixture(scope="module")
+def other(source: Source, new_cluster: NewCluster) -> Iterator[EmbeddedPostgres]:
     """Another cluster of the same version, whose roles RESTORER made."""
     with new_cluster(source.cluster.bin_dir) as cluster:
         for target in new_target(cluster):
@@ -205,7 +216,7 @@ def new_target(cluster: EmbeddedPostgres) -> Iterator[Target]:
 
 
 def test_what_is_restored_in_another_cluster_is_served_as_before(
-    source: Source, file: Path, start_server: Callable[..., Server]
+    source: Source, file: Path, new_cluster: NewCluster, start_server: Callable[..., Server]
 ) -> None:
     heard = [follow(user.client) for user in source.users]
     with new_cluster(source.cluster.bin_dir) as cluster:
@@ -339,7 +350,11 @@ def test_what_needs_something_of_others_is_left_out_and_named_and_the_rows_are_r
 
 @ON_THE_NEWEST
 def test_on_a_managed_host_the_role_of_its_console_backs_up_and_restores(
-    source: Source, other: EmbeddedPostgres, tmp_path: Path, start_server: Callable[..., Server]
+    source: Source,
+    other: EmbeddedPostgres,
+    new_cluster: NewCluster,
+    tmp_path: Path,
+    start_server: Callable[..., Server],
 ) -> None:
     """As on Neon: nobody is a superuser there, and the role of the console has BYPASSRLS and CREATEROLE."""
     with new_cluster(source.cluster.bin_dir) as cluster:
@@ -472,7 +487,7 @@ def test_who_may_not_give_the_tables_back_is_told_who_may(source: Source, target
 
 @ON_THE_NEWEST
 def test_a_restore_without_the_roles_is_told_wherever_it_is_met(
-    source: Source, dump: str, start_server: Callable[..., Server]
+    source: Source, dump: str, new_cluster: NewCluster, start_server: Callable[..., Server]
 ) -> None:
     with new_cluster(source.cluster.bin_dir) as cluster:
         target = next(new_target(cluster))
@@ -493,7 +508,11 @@ def test_a_restore_without_the_roles_is_told_wherever_it_is_met(
 
 @ON_THE_OLDEST
 def test_a_backup_of_the_oldest_server_is_restored_on_the_newest(
-    source: Source, file: Path, postgres: EmbeddedPostgres, start_server: Callable[..., Server]
+    source: Source,
+    file: Path,
+    postgres: EmbeddedPostgres,
+    new_cluster: NewCluster,
+    start_server: Callable[..., Server],
 ) -> None:
     """The way from one major version to another; for the newest, with the pg_restore that is its own."""
     with new_cluster(postgres.bin_dir) as cluster:
@@ -610,26 +629,29 @@ def test_a_file_may_have_a_name_that_is_not_utf_8(source: Source, tmp_path: Path
 
 
 @ON_THE_NEWEST
-@pytest.mark.parametrize("lost", [1, 65, 700, 0.5])
-def test_a_file_that_was_cut_short_is_refused(file: Path, target: Target, tmp_path: Path, lost: float) -> None:
-    path = tmp_path / "backup"
-    whole = file.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * lost) if lost < 1 else -int(lost)])
-    assert "nothing was done" in complaint(run("restore", str(path), **target.env()))
-    assert rows(target.superuser_url) == {}
+def test_a_file_that_was_cut_short_is_refused(
+    file: Path, target: Target, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    path, whole = tmp_path / "backup", file.read_bytes()
+    for end in (-1, -65, -700, len(whole) // 2):
+        path.write_bytes(whole[:end])
+        with subtests.test(end=end):
+            assert "nothing was done" in complaint(run("restore", str(path), **target.env()))
+            assert rows(target.superuser_url) == {}
 
 
 @ON_THE_NEWEST
-@pytest.mark.parametrize("place", [0, 100, 0.3, 0.6, 0.9, -70, -2])
 def test_a_file_of_which_one_byte_is_another_is_refused(
-    file: Path, target: Target, tmp_path: Path, place: float
+    file: Path, target: Target, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    path = tmp_path / "backup"
-    spoilt = bytearray(file.read_bytes())
-    spoilt[int(len(spoilt) * place) if 0 < place < 1 else int(place)] ^= 1
-    path.write_bytes(spoilt)
-    assert "nothing was done" in complaint(run("restore", str(path), **target.env()))
-    assert rows(target.superuser_url) == {}
+    path, whole = tmp_path / "backup", file.read_bytes()
+    for place in (0, 100, *(len(whole) * tenths // 10 for tenths in (3, 6, 9)), -70, -2):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1
+        path.write_bytes(spoilt)
+        with subtests.test(place=place):
+            assert "nothing was done" in complaint(run("restore", str(path), **target.env()))
+            assert rows(target.superuser_url) == {}
 
 
 @ON_THE_NEWEST
@@ -696,7 +718,7 @@ def test_a_database_that_is_not_empty_is_left_alone(file: Path, target: Target, 
 
 
 @ON_THE_NEWEST
-def test_a_login_that_can_not_make_the_roles_is_told(file: Path, source: Source) -> None:
+def test_a_login_that_can_not_make_the_roles_is_told(file: Path, source: Source, new_cluster: NewCluster) -> None:
     with new_cluster(source.cluster.bin_dir) as cluster:
         target = next(new_target(cluster))
         target.as_superuser(f"ALTER ROLE {RESTORER} NOCREATEROLE")
@@ -772,18 +794,17 @@ def test_a_database_without_tables_of_todochat_has_no_backup(target: Target, tmp
 
 
 @ON_THE_NEWEST
-@pytest.mark.parametrize("what", ["TABLE messages", "TABLE users", "FUNCTION audit()", "DOMAIN title"])
 def test_a_database_of_which_somebody_else_owns_a_part_has_no_backup_without_it(
-    source: Source, tmp_path: Path, what: str
+    source: Source, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     with psycopg.connect(source.database.superuser_url, autocommit=True) as connection:
-        connection.execute(f"ALTER {what} OWNER TO postgres")
-        try:
-            said = complaint(run("backup", str(tmp_path / "backup"), **source.env()))
-        finally:
+        for what in ("TABLE messages", "TABLE users", "FUNCTION audit()", "DOMAIN title"):
+            connection.execute(f"ALTER {what} OWNER TO postgres")
+            with subtests.test(what):
+                said = complaint(run("backup", str(tmp_path / what), **source.env()))
+                assert f"postgres owns {what.split()[1]}, not todochat_owner" in said
+                assert "run `todochat migrate` first, which gives it back" in said
             connection.execute(f"ALTER {what} OWNER TO todochat_owner")
-    assert f"postgres owns {what.split()[1]}, not todochat_owner" in said
-    assert "run `todochat migrate` first, which gives it back" in said
 
 
 @ON_THE_NEWEST

@@ -1,6 +1,7 @@
 """The command line and the Makefile: what goes right, and one clear line for everything that commonly goes wrong."""
 
 import contextlib
+import itertools
 import json
 import os
 import pty
@@ -58,13 +59,14 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_database_that_is_down_is_said_in_one_line_without_its_password(command: list[str]) -> None:
+def test_a_database_that_is_down_is_said_in_one_line_without_its_password(subtests: pytest.Subtests) -> None:
     url = f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/todochat"
-    line = complaint(run(*command, DATABASE_URL=url))
-    assert "can't connect to 127.0.0.1" in line
-    assert "DATABASE_URL" in line
-    assert PASSWORD not in line
+    for command in COMMANDS:
+        with subtests.test(" ".join(command)):
+            line = complaint(run(*command, DATABASE_URL=url))
+            assert "can't connect to 127.0.0.1" in line
+            assert "DATABASE_URL" in line
+            assert PASSWORD not in line
 
 
 def test_serving_from_a_database_that_is_down_is_said_in_one_line_without_its_password() -> None:
@@ -82,12 +84,13 @@ def test_a_database_host_that_can_be_none_is_said_in_one_line() -> None:
     assert "can't connect to a..b" in complaint(run("status", DATABASE_URL="postgresql://someone@a..b/todochat"))
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize("url", [f"mysql://u:{PASSWORD}@localhost/x", f"postgresql://u:{PASSWORD}@localhost:port/x"])
-def test_a_wrong_url_is_said_with_what_a_right_one_looks_like(command: list[str], url: str) -> None:
-    line = complaint(run(*command, DATABASE_URL=url))
-    assert line.startswith("todochat: DATABASE_URL ")
-    assert PASSWORD not in line
+def test_a_wrong_url_is_said_with_what_a_right_one_looks_like(subtests: pytest.Subtests) -> None:
+    wrong = (f"mysql://u:{PASSWORD}@localhost/x", f"postgresql://u:{PASSWORD}@localhost:port/x")
+    for command, url in itertools.product(COMMANDS, wrong):
+        with subtests.test(" ".join(command), url=url):
+            line = complaint(run(*command, DATABASE_URL=url))
+            assert line.startswith("todochat: DATABASE_URL ")
+            assert PASSWORD not in line
 
 
 def test_a_wrong_password_and_a_missing_database_are_said(session_database: TestDatabase) -> None:
@@ -564,11 +567,12 @@ BOUND = ["setpriv", f"--bounding-set={_RIGHTS}", f"--inh-caps={_RIGHTS}"] if os.
 """The beginning of a command that the permissions of files hold for, whoever runs it."""
 
 
-@pytest.mark.parametrize(
-    "unusable", [".", "postgres", "postgres/cluster", "postgres/start.lock", "postgres/server.log"]
-)
-@pytest.mark.parametrize("command", ["serve", "demo"])
+UNUSABLE = [".", "postgres", "postgres/cluster", "postgres/start.lock", "postgres/server.log"]
+
+
+@pytest.mark.parametrize(("command", "unusable"), [*itertools.product(["serve"], UNUSABLE), ("demo", ".")])
 def test_a_data_folder_that_can_not_be_read_is_said_in_one_line(tmp_path: Path, command: str, unusable: str) -> None:
+    """Every command goes into it the same way."""
     data = tmp_path / "data"
     (data / "postgres/cluster").mkdir(parents=True)
     for name in ("start.lock", "server.log"):

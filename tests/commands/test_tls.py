@@ -249,17 +249,18 @@ def test_a_server_with_the_right_certificate_is_used_by_commands_and_the_service
 
 
 @pytest.mark.parametrize("case", WRONG)
-@pytest.mark.parametrize("command", [["status"], ["users", "list"], ["export", "a@example.com"]], ids=" ".join)
 def test_a_server_that_does_not_prove_itself_gets_nothing_from_a_command(
-    far: FarServer, case: str, command: list[str]
+    far: FarServer, case: str, subtests: pytest.Subtests
 ) -> None:
     certificate, why = WRONG[case]
     far.show(certificate(far))
     url = far.url("todochat_admin")
-    line = complaint(run(*command, MIGRATION_DATABASE_URL=url, SSL_CERT_FILE=str(far.root)))
-    assert f"can't connect to {HOST}" in line
-    assert why in line
-    assert "not-asked-for" not in line
+    for command in (["status"], ["users", "list"], ["export", "a@example.com"]):
+        with subtests.test(" ".join(command)):
+            line = complaint(run(*command, MIGRATION_DATABASE_URL=url, SSL_CERT_FILE=str(far.root)))
+            assert f"can't connect to {HOST}" in line
+            assert why in line
+            assert "not-asked-for" not in line
 
 
 @pytest.mark.parametrize("case", WRONG)
