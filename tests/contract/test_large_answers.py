@@ -144,44 +144,40 @@ def test_pages_of_large_items_end_early_and_take_little_memory(service: Server) 
     assert most_memory(service.pid) < MEMORY
 
 
-def test_an_array_of_very_many_tasks_takes_little_memory(watched: Watched) -> None:
-    """Specification A knows no pages: 60 MB here, twice at a time."""
-    database = watched.server.database
-    with user_factory(watched.server) as make, psycopg.connect(database.superuser_url) as superuser:
+@pytest.fixture(scope="module")
+def heidi(service: Server) -> Iterator[User]:
+    """A user with 10,000 todos, of which the last test changes two: an array of 60 MB."""
+    with user_factory(service) as make:
         heidi = make()
         heidi.client.timeout = httpx.Timeout(60)
-        add_todos(superuser, heidi.id, 10_000, MARKUP[:1_000])
+        with psycopg.connect(service.database.superuser_url) as superuser:
+            superuser.execute(f"SET LOCAL app.user_id = '{heidi.id}'; SET LOCAL app.restoring = 'on'")
+            superuser.execute(
+                "INSERT INTO todos (user_id, number, title, description)"
+                " SELECT %s, number, number, %s FROM generate_series(1, 10000) AS number",
+                [heidi.id, MARKUP[:1_000]],
+            )
+        yield heidi
 
-        def ask() -> None:
-            with ThreadPoolExecutor(2) as others:
-                for answer in others.map(heidi.client.get, [f"/api/{heidi.id}/tasks?sort=title"] * 2):
-                    assert [task["title"] for task in answer.json()] == sorted(map(str, range(1, 10_001)))
 
-        assert max(watched.stalls(ask), default=0.0) < STILL
+def test_an_array_of_very_many_tasks_takes_little_memory(watched: Watched, heidi: User) -> None:
+    """Specification A knows no pages. Two at a time."""
+
+    def ask() -> None:
+        with ThreadPoolExecutor(2) as others:
+            for answer in others.map(heidi.client.get, [f"/api/{heidi.id}/tasks?sort=title"] * 2):
+                assert [task["title"] for task in answer.json()] == sorted(map(str, range(1, 10_001)))
+
+    assert max(watched.stalls(ask), default=0.0) < STILL
     assert most_memory(watched.server.pid) < MEMORY
 
 
-def test_a_task_that_is_completed_or_archived_while_the_array_is_sent_is_not_in_it(
-    watched: Watched,
-) -> None:
-    """60 MB, of which the connection holds less than a half: the rest is read when it is sent."""
-    with user_factory(watched.server) as make, psycopg.connect(watched.server.database.superuser_url) as superuser:
-        ivan = make()
-        add_todos(superuser, ivan.id, 10_000, MARKUP[:1_000])
-        with ivan.client.stream("GET", f"/api/{ivan.id}/tasks?status=pending") as answer:
-            pieces = answer.iter_bytes()
-            first = next(pieces)
-            for number, status in ((10_000, "completed"), (9_999, "archived")):
-                ivan.client.patch(f"/v1/todos/{number}", json={"status": status}).raise_for_status()
-            sent = msgspec.json.decode(first + b"".join(pieces))
+def test_a_task_that_is_completed_or_archived_while_the_array_is_sent_is_not_in_it(heidi: User) -> None:
+    """The connection holds less than a half of it: the rest is read when it is sent."""
+    with heidi.client.stream("GET", f"/api/{heidi.id}/tasks?status=pending") as answer:
+        pieces = answer.iter_bytes()
+        first = next(pieces)
+        for number, status in ((10_000, "completed"), (9_999, "archived")):
+            heidi.client.patch(f"/v1/todos/{number}", json={"status": status}).raise_for_status()
+        sent = msgspec.json.decode(first + b"".join(pieces))
     assert [task["id"] for task in sent] == list(range(1, 9_999))
-
-
-def add_todos(superuser: psycopg.Connection[Any], user_id: str, count: int, description: str) -> None:
-    superuser.execute(f"SET LOCAL app.user_id = '{user_id}'; SET LOCAL app.restoring = 'on'")
-    superuser.execute(
-        "INSERT INTO todos (user_id, number, title, description)"
-        " SELECT %s, number, number, %s FROM generate_series(1, %s) AS number",
-        [user_id, description, count],
-    )
-    superuser.commit()
