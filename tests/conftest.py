@@ -24,6 +24,7 @@ from uuid import UUID
 import httpx
 import psycopg
 import pytest
+import pytest_timeout
 from argon2 import PasswordHasher
 from psycopg import sql
 
@@ -136,6 +137,15 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, which CI does not accept: {call.excinfo and call.excinfo.value}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_exception_interact(node: pytest.Item, report: object) -> Generator[None]:
+    """A subtest that fails ends its test's time limit: the limit begins anew, or the next might hang for ever."""
+    yield
+    if isinstance(report, pytest.SubtestReport):
+        settings = pytest_timeout._get_item_settings(node)
+        node.config.hook.pytest_timeout_set_timer(item=node, settings=settings)
 
 
 # PostgreSQL
