@@ -354,7 +354,7 @@ def test_errors_come_in_openais_shape(server: Server, sdk: "OpenAI", user: User)
     assert answer.json()["error"]["param"] == "&lt;b&gt;"
 
 
-def test_an_id_has_one_spelling(sdk: openai.OpenAI, user: User):
+def test_an_id_has_one_spelling(sdk: "OpenAI", user: User):
     conversation = sdk.conversations.create(items=[{"role": "user", "content": "Hi"}])
     (item,) = sdk.conversations.items.list(conversation.id).data
     digits = conversation.id.removeprefix("conv_")
