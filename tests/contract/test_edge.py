@@ -287,7 +287,7 @@ def select_readable(connection: socket.socket) -> bool:
     except TimeoutError:
         return False
     finally:
-        connection.settimeout(5)
+        connection.settimeout(20)
 
 
 def test_headers_that_come_too_slowly_are_refused_even_when_they_keep_coming(small: SmallServer) -> None:

@@ -149,8 +149,8 @@ QUERY_CASES = {
             "full_name": None,
             "password_hash": "stolen",
         },
-        refused="email_taken",
-        refused_to_others="email_taken",
+        refused="internal",  # everybody has an account by their id, which no request can choose
+        refused_to_others="internal",
     ),
     # Sign-in asks for an address, and looks whether the password is the one; no route answers with what it finds.
     "find_credentials": QueryCase(

@@ -49,7 +49,7 @@ class SmallServer:
 
     def connect(self, address: str = "127.0.0.1") -> socket.socket:
         """A connection from that address of this machine."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=5, source_address=(address, 0))
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(address, 0))
 
 
 def command(**options: object) -> list[str]:
