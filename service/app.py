@@ -1,4 +1,15 @@
-"""The application: the one visible list of every handler, and every hook of Litestar's that they share."""
+"""The application: the one visible list of every handler, and every hook of Litestar's that they share.
+
+What a decorator says of its handler besides Litestar's own words, the handler has as ``opt``, and the hooks read it:
+
+- ``scope``: what a key must allow for it, ``read``, ``write`` or ``account``; or ``public``: nobody is asked for a token
+- ``query``: the struct that `Request.filters` makes of the query string
+- ``body_types``: the media types of a body that goes into a file, and is no ``data``
+- ``if_match``: it heeds If-Match; ``location``: where what it answers is; ``creates``: it may answer 201 as well
+- ``problems``: the codes that it may answer with besides those of all handlers; ``errors``: in whose shape
+- ``seconds``: how long its transaction may take; ``proves_keys``: a key is looked up before anything else
+- ``resource_metadata``: where a 401 says who issues tokens; ``document``: it needs the OpenAPI document
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
@@ -213,7 +224,6 @@ async def before_request(request: Request) -> Response | None:
     """Find out who asks, and refuse what the head of the request already tells."""
     scope = request.scope
     state = scope["state"]
-    state["route"] = scope["path_template"]
     if scope["method"] == "OPTIONS":
         # Litestar's own answer knows the methods of one handler of the path only.
         routes = [route for route in request.app.routes if route.path_format == scope["path_template"]]

@@ -111,9 +111,9 @@ class RequestSpans:
                     if status >= 500:
                         span.set_attribute("error.type", str(status))
                         span.set_status(StatusCode.ERROR)
-                    if "route" in state:
-                        span.update_name(f"{method} {state['route']}")
-                        span.set_attribute("http.route", state["route"])
+                    if route := scope.get("path_template"):
+                        span.update_name(f"{method} {route}")
+                        span.set_attribute("http.route", route)
                 return send(message)
 
             try:

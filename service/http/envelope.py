@@ -1,11 +1,14 @@
 """The outermost layer of every request: its id, its log line, its metrics, every answer's headers, the last resort.
 
 A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
-nor 405. It sets ``request_id``, ``headers`` (by name) and, where the client sent one, ``trace`` in ``scope["state"]``,
-and reads ``route`` (the template) back from there, ``trace``, if the request has a span of its own, and ``at_once``, if
-its answer may have to wait for its turn: how many go at once. And ``user``, who asks, from the scope.
-The server puts the HTTP connection there as ``connection``; without one, as in a test, a client that left is seen only
-by its missing body.
+nor 405. What is known of a request on its way stands in ``scope["state"]``:
+
+- ``connection``: the server's; without one, as in a test, a client that left is seen only by its missing body
+- ``request_id``, ``headers`` (by name, in lower case), ``head`` (HEAD is routed as GET): from here
+- ``trace``: what the client sent, or the request's own span, where there is either
+- ``escape``: strings are to be answered HTML-escaped
+- ``held_body``: what counts a long body until the request's end
+- ``at_once``: the answer has to wait for its turn when so many of its kind have gone out in a moment: see `Refusals`
 """
 
 import asyncio
@@ -254,7 +257,7 @@ class _Exchange:
     @property
     def route(self) -> str:
         """The template of the path, as far as it is known."""
-        return self.state.get("route") or UNMATCHED
+        return self.scope.get("path_template") or UNMATCHED
 
     async def receive(self) -> Message:
         """The next piece of the body. Only the time spent waiting for the client counts against its limit."""

@@ -1,8 +1,7 @@
 """What Litestar's OpenAPI document is told besides: msgspec's schemas, the query structs, headers, and how things fail.
 
 msgspec writes the schemas, so the document says what the decoder does and can't fall behind it. Litestar writes the
-document from its handlers; this plugin of Litestar's adds what their decorators say in words of ours: ``query`` (the
-struct of the query string), ``problems`` (codes of its own), ``location``, ``if_match``, ``body_types``, ``public``.
+document from its handlers; this plugin of Litestar's adds what their decorators say in words of ours (see `app`).
 """
 
 import re
@@ -185,8 +184,8 @@ class OpenAPI(OpenAPISchemaPlugin, ReceiveRoutePlugin):
             content.examples = {"usual": spec.Example(value=example_of(kind))}
             fields["request_body"] = spec.RequestBody(required=is_required, content={JSON: content})
         codes = _codes(handler, has_body=fields["request_body"] is not None)
-        success = fields["responses"][str(handler.status_code)]
-        fields["responses"] = {**_success(handler, success), **_problem_references(codes)}
+        responses = _success(handler, fields["responses"][str(handler.status_code)])
+        fields["responses"] = {**responses, **_problem_references(codes)}
         if "unauthenticated" in handler.opt.get("problems", ()):
             fields["security"] = [{}, {"bearer": []}]
         return _Operation(problem_codes=_by_status(codes), **fields)
@@ -247,7 +246,7 @@ def _takes_key(handler: HTTPRouteHandler) -> bool:
 
 def _has_etag(handler: HTTPRouteHandler) -> bool:
     kind = handler.parsed_return_field.annotation
-    return "version" in getattr(get_origin(kind) or kind, "__struct_fields__", ()) or kind is bytes
+    return "version" in getattr(get_origin(kind) or kind, "__struct_fields__", ())
 
 
 def _header(name: str, description: str, schema: dict[str, Any]) -> spec.Parameter:

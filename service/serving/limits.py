@@ -88,7 +88,7 @@ class Connections(ServerState):
         self.refusals = Refusals(envelope)
         self.proxies = proxies
         self.by_address: Counter[str] = Counter()
-        self.refused = 0
+        self.refused: set[HttpProtocol] = set()
         self.unread: dict[HttpProtocol, int] = {}
         """Bytes of answers that clients didn't take yet, the longest waiting first."""
 
@@ -101,29 +101,38 @@ class Connections(ServerState):
             return ""
         return network(host) if ":" in host else host
 
-    def take_in(self, address: str) -> bool:
-        """Count the connection from there that has just been made; whether it is served."""
-        is_served = len(self.connections) - self.refused <= self.limits.connections and (
+    def take_in(self, connection: "HttpProtocol") -> bool:
+        """Count a connection that has just been made; whether it is served."""
+        address = connection.address
+        is_served = len(self.connections) - len(self.refused) <= self.limits.connections and (
             not address or self.by_address[address] < self.limits.connections_per_address
         )
         if is_served:
             self.by_address[address] += 1
         else:
-            self.refused += 1
+            self.refused.add(connection)
         return is_served
 
-    def let_go(self, address: str, *, was_served: bool) -> None:
+    def let_go(self, connection: "HttpProtocol") -> None:
         """Count a connection no more."""
-        if not was_served:
-            self.refused -= 1
+        if connection in self.refused:
+            self.refused.remove(connection)
             return
-        self.by_address[address] -= 1
-        if not self.by_address[address]:
-            del self.by_address[address]
+        self.by_address[connection.address] -= 1
+        if not self.by_address[connection.address]:
+            del self.by_address[connection.address]
 
     def refusal_headers(self, sent: Headers | None) -> list[tuple[bytes, bytes]]:
         """What a refusal says besides: the time, and to a page of another origin that it may read it."""
         return [*self.default_headers, *self.envelope.origins.headers(sent or ())]
+
+    def look_at_unread(self, connection: "HttpProtocol", unread: int, now: float) -> None:
+        """Cut a connection off whose client has not read STALL_BYTES since this was called for it."""
+        if self.unread[connection] - unread < STALL_BYTES:
+            connection.abort()
+        else:
+            self.unread[connection] = unread
+            connection.stalled_at = now + self.limits.stall_seconds
 
     def cut_unread(self, address: str) -> None:
         """Cut connections off, the longest waiting first, until unread answers take no more memory than they may."""

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http.metrics import OTHER_METHOD, UNMATCHED
 from service.problems import Problem
-from service.serving.limits import STALL_BYTES, Connections
+from service.serving.limits import Connections
 from service.serving.refusals import Owed, ReadyAnswer, overloaded, with_close
 from service.serving.transport import AnswerTransport, has_arrived
 
@@ -39,7 +39,6 @@ class HttpProtocol(HttpToolsProtocol):
         "_deaf",
         "_has_progress",
         "_is_ended",
-        "_is_refused",
         "_is_used",
         "_opened",
         "_owed",
@@ -72,7 +71,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._opened = 0.0
         self._deaf = False
         self._is_ended = False
-        self._is_refused = False
         self._without_progress = 0
         self._has_progress = False
         self._refusal: Problem | None = None
@@ -102,18 +100,10 @@ class HttpProtocol(HttpToolsProtocol):
     def sweep(self, now: float) -> float:
         """Act on a deadline that has passed; the time of the next one."""
         if now >= self.stalled_at:
-            self._look_at_unread(now)
+            self.server_state.look_at_unread(self, self._raw.get_write_buffer_size(), now)
         if now >= self.deadline:
             self._end_late(now)
         return min(self.deadline, self.stalled_at)
-
-    def _look_at_unread(self, now: float) -> None:
-        unread = self._raw.get_write_buffer_size()
-        if self.server_state.unread[self] - unread < STALL_BYTES:
-            self.abort()
-        else:
-            self.server_state.unread[self] = unread
-            self.stalled_at = now + self.limits.stall_seconds
 
     def _end_late(self, now: float) -> None:
         self.deadline = now + self.limits.linger_seconds
@@ -157,10 +147,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.deadline = self._opened + self.limits.header_seconds
         state = self.server_state
         self.address = state.address(self.client[0]) if self.client else ""
-        self._is_refused = not state.take_in(self.address)
-        if not self._is_refused:
+        if state.take_in(self):
             return
-        if state.refused > self.limits.refusals:
+        if len(state.refused) > self.limits.refusals:
             transport.abort()
         else:
             self._refuse(Problem("overloaded", "Too many connections are open."))
@@ -168,7 +157,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._take_off_unread()
-        self.server_state.let_go(self.address, was_served=not self._is_refused)
+        self.server_state.let_go(self)
         # No circle of references stays, so that a crowd's memory is free when it goes: the collector comes rarely.
         self.cycle = self.scope = None  # type: ignore[assignment]
         self.pipeline.clear()

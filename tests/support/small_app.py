@@ -141,7 +141,7 @@ async def send_problem(problem: Problem, scope: Any, send: Any) -> None:
 async def app(scope: Any, receive: Any, send: Any) -> None:
     path = scope["path"]
     if not path.startswith("/unknown"):
-        scope["state"]["route"] = path
+        scope["path_template"] = path
     await PATHS.get(path, plain)(scope, receive, send)
 
 
