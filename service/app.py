@@ -2,7 +2,7 @@
 
 What a decorator says of its handler besides Litestar's own words, the handler has as ``opt``, and the hooks read it:
 
-- ``scope``: what a key must allow for it, ``read``, ``write`` or ``account``; or ``public``: nobody is asked for a token
+- ``scope``: what a key must allow, ``read``, ``write`` or ``account``; or ``public``: nobody is asked for a token
 - ``query``: the struct that `Request.filters` makes of the query string
 - ``body_types``: the media types of a body that goes into a file, and is no ``data``
 - ``if_match``: it heeds If-Match; ``location``: where what it answers is; ``creates``: it may answer 201 as well

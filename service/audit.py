@@ -29,8 +29,6 @@ from service.http.idempotency import idempotent
 from service.http.missing import found
 from service.http.paging import (
     LOOKED_AT,
-    Cursor,
-    Limit,
     Page,
     PageQuery,
     decode_cursor,
@@ -121,7 +119,7 @@ class Trail(msgspec.Struct, frozen=True):
     newest: int
 
 
-class AuditFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AuditFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
     """Which entries; several filters mean all of them together. ``since`` is included, ``until`` is not."""
 
     table: Table | None = None
@@ -129,8 +127,6 @@ class AuditFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action: Action | None = None
     since: Time | None = None
     until: Time | None = None
-    limit: Limit = 50
-    cursor: Cursor | None = None
 
     def __post_init__(self) -> None:
         check_time("since", self.since)
@@ -180,7 +176,7 @@ async def list_audit(request: Request) -> Page[Entry]:
     `next_cursor` leads on.
     """
     query = request.filters(AuditFilters)
-    question = msgspec.structs.replace(query, cursor=None, limit=1)
+    question = query.question
     bounds = [_find_place(at=moment) for moment in (query.since, query.until) if moment is not None]
     trail, *places = await request.user.run_all([_get_trail(), *bounds])
     if trail is None:

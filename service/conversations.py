@@ -28,7 +28,7 @@ from service.http.fields import (
 )
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
-from service.http.paging import ANSWER_BYTES, LOOKED_AT, Cursor, Limit, Page, PageQuery, decode_cursor, page_of
+from service.http.paging import ANSWER_BYTES, LOOKED_AT, Page, PageQuery, decode_cursor, page_of
 from service.http.recency import FIRST_ID, FIRST_TIME, LAST_ID, LAST_TIME, newest_first
 from service.http.request import LAST_VERSION, Request
 from service.http.response import answer
@@ -88,7 +88,7 @@ class ConversationPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         check_metadata(self.metadata)
 
 
-class ConversationFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ConversationFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
     """Which conversations, in which order; ``messages`` counts for each conversation."""
 
     external_id: Annotated[ExternalId, Meta(description="The one that a client calls so.")] | None = None
@@ -98,8 +98,6 @@ class ConversationFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         Literal["updated_at", "-updated_at", "created_at", "-created_at"], Meta(title="ConversationOrder")
     ] = "-updated_at"
     messages: Annotated[int, Meta(ge=0, le=50, description="Adds each conversation's last messages, so many.")] = 0
-    limit: Limit = 50
-    cursor: Cursor | None = None
 
     def __post_init__(self) -> None:
         check_search(self.q)
@@ -144,7 +142,7 @@ async def list_conversations(request: Request) -> Page[ListedConversation]:
     message was not yet committed when the first page was read may be missed.
     """
     query = request.filters(ConversationFilters)
-    question = msgspec.structs.replace(query, cursor=None, limit=1)
+    question = query.question
     filters: dict[str, Any] = {
         "words": words_of(query.q),
         "contains": query.metadata and query.metadata.encode(),

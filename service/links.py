@@ -10,7 +10,7 @@ from service.db.queries import Looked, Many, Maybe, One, Some, Versioned
 from service.http.fields import RelationshipType, Time, changes, values
 from service.http.idempotency import idempotent
 from service.http.missing import changed, found
-from service.http.paging import LOOKED_AT, Cursor, Limit, Page, decode_cursor, page_of
+from service.http.paging import LOOKED_AT, Page, PageQuery, decode_cursor, page_of
 from service.http.recency import LAST_ID
 from service.http.request import Request
 
@@ -40,14 +40,12 @@ class LinkPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relationship_type: RelationshipType | msgspec.UnsetType = msgspec.UNSET
 
 
-class LinkFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LinkFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
     """Which links; several filters mean all of them together."""
 
     todo_id: UUID | None = None
     conversation_id: UUID | None = None
     relationship_type: RelationshipType | None = None
-    limit: Limit = 50
-    cursor: Cursor | None = None
 
 
 _get = Maybe("get_link", Versioned[Link])
@@ -67,7 +65,7 @@ async def list_links(request: Request) -> Page[Link]:
     `next_cursor` leads on.
     """
     query = request.filters(LinkFilters)
-    question = msgspec.structs.replace(query, cursor=None, limit=1)
+    question = query.question
     (after_id,) = (LAST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     page = {"relationship_type": query.relationship_type, "after_id": after_id, "row_limit": query.limit + 1}
     if query.todo_id is None and query.conversation_id is None:

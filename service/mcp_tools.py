@@ -25,7 +25,7 @@ from service.http.fields import (
     todo_ref,
 )
 from service.http.idempotency import idempotent
-from service.http.paging import Cursor, Limit, Page
+from service.http.paging import Page, PageQuery
 from service.links import Link, LinkCreate
 from service.mcp_calls import Asked, tool
 from service.search import FoundMessage, MessageSearch
@@ -70,15 +70,13 @@ class TaskChange(TodoPatch, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     task_id: TaskId
 
 
-class TaskList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TaskList(PageQuery, frozen=True, forbid_unknown_fields=True):
     """Which tasks."""
 
     status: Annotated[
         Literal["all", "pending", "completed"],
         Meta(description="`pending`: all that is not completed or archived, in progress included."),
     ] = "all"
-    limit: Limit = 50
-    cursor: Cursor | None = None
 
 
 class NewLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -25,7 +25,7 @@ from service.http.fields import (
 from service.http.idempotency import idempotent
 from service.http.kept_json import Paths
 from service.http.missing import changed, found, why_unchanged
-from service.http.paging import ANSWER_BYTES, LOOKED_AT, Cursor, Limit, Page, decode_cursor, encode_cursor, page_of
+from service.http.paging import ANSWER_BYTES, LOOKED_AT, Page, PageQuery, decode_cursor, encode_cursor, page_of
 from service.http.request import Request
 from service.items import CONTENT_LENGTH, Item, ItemText, check_item, read_item
 from service.problems import invalid
@@ -115,7 +115,7 @@ class Rewound(msgspec.Struct, frozen=True):
     deleted: int
 
 
-class MessageFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MessageFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
     """Which messages, in which order; neither ``after_position`` nor ``before_position`` is itself included."""
 
     sender_type: SenderType | None = None
@@ -124,8 +124,6 @@ class MessageFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before_position: Position | None = None
     items: Annotated[bool, Meta(description="Adds each message's item; pages end early where items are large.")] = False
     order: Annotated[Literal["position", "-position"], Meta(title="MessageOrder")] = "position"
-    limit: Limit = 50
-    cursor: Cursor | None = None
 
 
 class Rewind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -161,7 +159,7 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
     `next_cursor` leads on.
     """
     query = request.filters(MessageFilters)
-    question = (str(conversation_id), msgspec.structs.replace(query, cursor=None, limit=1))
+    question = (str(conversation_id), query.question)
     after = query.after_position or 0
     before = LAST_POSITION if query.before_position is None else query.before_position
     descending = query.order == "-position"

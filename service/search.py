@@ -12,7 +12,7 @@ from litestar import get
 from service.contexts import Role
 from service.db.queries import Some
 from service.http.fields import MessageType, Search, Time, check_search, words_of
-from service.http.paging import Cursor, Limit, Page, decode_cursor, page_of
+from service.http.paging import Page, PageQuery, decode_cursor, page_of
 from service.http.recency import LAST_ID
 from service.http.request import Request
 
@@ -32,12 +32,10 @@ class FoundMessage(msgspec.Struct, frozen=True, gc=False):
     created_at: Time
 
 
-class MessageSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MessageSearch(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What to look for."""
 
     q: Search
-    limit: Limit = 50
-    cursor: Cursor | None = None
 
     def __post_init__(self) -> None:
         check_search(self.q)
@@ -53,7 +51,7 @@ async def search_messages(request: Request) -> Page[FoundMessage]:
     Each page looks at so many messages at most, so it may be short, or empty, while `next_cursor` leads on.
     """
     query = request.filters(MessageSearch)
-    question = msgspec.structs.replace(query, cursor=None, limit=1)
+    question = query.question
     (before_id,) = (LAST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     found = await request.user.run(
         _search(words=words_of(query.q), before_id=before_id, looked_at=LOOKED_AT, row_limit=query.limit + 1)

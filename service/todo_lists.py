@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-import msgspec
 from litestar import get
 from litestar.params import FromPath
 from msgspec import Meta
@@ -26,8 +25,6 @@ from service.http.fields import (
 from service.http.missing import found
 from service.http.paging import (
     LOOKED_AT,
-    Cursor,
-    Limit,
     Page,
     PageQuery,
     decode_cursor,
@@ -49,7 +46,7 @@ _LAST_NUMBER = (1 << 63) - 1
 _RANKS = {"low": 1, "medium": 2, "high": 3, "urgent": 4}
 
 
-class TodoFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TodoFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
     """Which todos, in which order. A repeated ``status`` or ``priority`` means any of them."""
 
     status: list[Status] | None = None
@@ -62,8 +59,6 @@ class TodoFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metadata: Contained | None = None
     scope: Annotated[Literal["owned", "assigned", "all"], Meta(title="TodoScope")] = "owned"
     order: Order = "-created_at"
-    limit: Limit = 50
-    cursor: Cursor | None = None
 
     def __post_init__(self) -> None:
         check_time("due_before", self.due_before)
@@ -109,7 +104,7 @@ async def list_todos(request: Request) -> Page[Todo]:
     not yet committed when the first page was read may be missed.
     """
     query = request.filters(TodoFilters)
-    question = msgspec.structs.replace(query, cursor=None, limit=1)
+    question = query.question
     order = query.order
     limit = query.limit
 

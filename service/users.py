@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from service.db.database import TRANSACTION_SECONDS
 from service.db.queries import Many, Maybe, One
 from service.http.fields import Time, changes
-from service.http.paging import Cursor, Limit, Page
+from service.http.paging import Page, PageQuery
 from service.http.request import Request
 from service.problems import Problem
 
@@ -89,12 +89,10 @@ class PublicUser(msgspec.Struct, frozen=True, gc=False):
     full_name: str | None
 
 
-class UserSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UserSearch(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whom to find; a list of at most one has a single page."""
 
     username: Username
-    limit: Limit = 50
-    cursor: Cursor | None = None
 
 
 GET = One("get_me", User)

@@ -59,8 +59,8 @@ CONTENT_SECURITY_POLICY = (
 """For pages: nothing from elsewhere, and neither scripts nor styles but our files."""
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-_NO_STORE = (b"cache-control", b"no-store")
+ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+NO_STORE = (b"cache-control", b"no-store")
 _REVALIDATE = (b"cache-control", b"private, no-cache")
 _CLOSE = (b"connection", b"close")
 _POLICY = (b"content-security-policy", CONTENT_SECURITY_POLICY)
@@ -303,10 +303,10 @@ class _Exchange:
     def _start(self, message: Message) -> Message:
         """The answer's head with the headers that every answer has."""
         self.status = message["status"]
-        headers = [*message.get("headers", ()), *_ALWAYS, (b"x-request-id", self.request_id.encode())]
+        headers = [*message.get("headers", ()), *ALWAYS, (b"x-request-id", self.request_id.encode())]
         sent = dict(headers)
         if b"cache-control" not in sent:
-            headers.append(_REVALIDATE if b"etag" in sent else _NO_STORE)
+            headers.append(_REVALIDATE if b"etag" in sent else NO_STORE)
         if sent.get(b"content-type", b"").startswith(b"text/html"):
             headers.append(_POLICY)
         if ALLOW_ORIGIN not in sent:

@@ -3,7 +3,7 @@
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import msgspec
 
@@ -33,10 +33,15 @@ Cursor = Annotated[
 
 
 class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A list that has pages and no filters."""
+    """A list that has pages; what filters it or gives it an order is added by those who are made of this."""
 
     limit: Limit = 50
     cursor: Cursor | None = None
+
+    @property
+    def question(self) -> Self:
+        """What all pages of a list have in common: its cursors are good for no other."""
+        return msgspec.structs.replace(self, cursor=None, limit=1)
 
 
 class Page(msgspec.Struct, Generic[T]):

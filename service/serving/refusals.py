@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.http.envelope import Envelope, request_id_for
+from service.http.envelope import ALWAYS, NO_STORE, Envelope, request_id_for
 from service.http.origins import Headers
+from service.http.response import problem_answer
 from service.http.traces import trace_of
-from service.problems import Problem, problem_body
+from service.problems import Problem
 
 if TYPE_CHECKING:
     from service.serving.protocol import HttpProtocol
@@ -39,22 +40,16 @@ UNCOUNTED = 32
 
 _ALWAYS_TAKEN = (b"/health/", b"/metrics")
 _ID = "0" * 32
-_HEADERS = {
-    "content-type": "application/problem+json",
-    "cache-control": "no-store",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 
 
 class ReadyAnswer:
     """The answer to what is refused with a problem, made but for what differs from one request to the next."""
 
     def __init__(self, problem: Problem) -> None:
-        headers = {**_HEADERS, **problem.headers}
-        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-        self._head = STATUS_LINE[problem.status] + lines.encode()
-        self._before_id, self._behind_id = problem_body(problem, _ID).split(_ID.encode())
+        answer = problem_answer(problem, _ID)
+        headers = [header for header in (*answer.headers, *ALWAYS, NO_STORE) if header[0] != b"content-length"]
+        self._head = STATUS_LINE[problem.status] + b"".join([b"%b: %b\r\n" % header for header in headers])
+        self._before_id, self._behind_id = answer.body.split(_ID.encode())
 
     def make(self, request_id: str, headers: Headers, *, close: bool, has_body: bool) -> bytes:
         """The whole answer, with these headers besides its own."""
