@@ -141,8 +141,11 @@ class Caller:
                 accept(answers)
             return answers
 
-        check = None if accept is None else lambda results: accept(_read(statements, results))
-        results = await self.database.transact(self._context(), steps, check, seconds=seconds)
+        def check(results: list[Result]) -> None:
+            if accept is not None:
+                accept(_read(statements, results))
+
+        results = await self.database.transact(self._context(), steps, check if accept else None, seconds=seconds)
         if self.key is not None:
             self._note(self.key)
         return _read(statements, results)
