@@ -14,6 +14,7 @@ import msgspec
 from litestar import get
 from msgspec import Meta
 
+from service import users
 from service.db.caller import Caller
 from service.db.queries import Many, Maybe
 from service.http.bulk import Bulk
@@ -33,7 +34,6 @@ from service.http.request import Request
 from service.http.response import LINES, Pieces
 from service.items import CONTENT_LENGTH
 from service.problems import html_safe, unbroken
-from service.users import GET
 
 FORMAT = 1
 CLOCK_DIFFERENCE = timedelta(minutes=1)
@@ -134,7 +134,7 @@ class ExportEnd(Line, frozen=True, gc=False, tag="end"):
     links: Count
 
 
-Row = TodoLine | ConversationLine | MessageLine | LinkLine
+Row = TodoLine | ConversationLine | MessageLine | LinkLine  # in the order in which rows need each other
 AnyLine = ExportHeader | TodoLine | ConversationLine | MessageLine | LinkLine | ExportEnd
 
 _encoder = msgspec.json.Encoder()
@@ -175,7 +175,7 @@ async def get_export(request: Request) -> Pieces:
 async def exported(caller: Caller) -> AsyncGenerator[bytes]:
     """The file, a page of lines at a time, as JSON whose ``<``, ``>`` and ``&`` are not escaped yet."""
     async with caller.transaction(snapshot=True):
-        user, last_number = await caller.run(GET(), _last_number())
+        user, last_number = await caller.run(users.GET(), _last_number())
         yield _encoder.encode_lines([ExportHeader(FORMAT, user.email, last_number or 0)])
         todos = 0
         number = 0

@@ -49,7 +49,7 @@ class LinkFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
 
 
 _get = Maybe("get_link", Versioned[Link])
-_create = One("create_link", Versioned[Link])
+CREATE = One("create_link", Versioned[Link])
 _update = Maybe("update_link", Versioned[Link])
 _delete = Maybe("delete_link", UUID)
 _list = Some("list_links", Link)
@@ -81,7 +81,7 @@ async def list_links(request: Request) -> Page[Link]:
 @idempotent
 async def create_link(request: Request, data: JSONBody[LinkCreate]) -> Versioned[Link]:
     """Link a todo and a conversation, both the caller's own."""
-    return await request.user.run(_create(**values(data)))
+    return await request.user.run(CREATE(**values(data)))
 
 
 @get("/v1/links/{link_id:str}", scope="read")

@@ -26,7 +26,7 @@ from service.http.fields import (
 )
 from service.http.idempotency import idempotent
 from service.http.paging import Page, PageQuery
-from service.links import Link, LinkCreate
+from service.links import Link
 from service.mcp_calls import Asked, tool
 from service.search import FoundMessage, MessageSearch
 from service.todo_lists import TodoFilters
@@ -214,10 +214,12 @@ async def search(asked: Asked, data: SearchFor) -> Found:
 
 
 @tool(NewLink, Link)
-async def link_task(asked: Asked, data: NewLink) -> Any:
+@idempotent
+async def link_task(asked: Any, data: NewLink) -> Any:
     """Note that a conversation made a task of the user's own (creation), changed it (update) or is about it."""
     todo = await todos.get_todo.fn(asked, todo_ref(data.task_id))
-    return await links.create_link.fn(asked, LinkCreate(todo.id, data.conversation_id, data.relationship_type))
+    link = {"conversation_id": data.conversation_id, "relationship_type": data.relationship_type}
+    return await asked.user.run(links.CREATE(todo_id=todo.id, **link))
 
 
 @tool(Undo, Entry, destroys=True, seconds=audit.REVERT_SECONDS)

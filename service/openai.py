@@ -42,8 +42,8 @@ _OPENAIS: dict[str, Any] = {"errors": "openai", "include_in_schema": False}
 """What the decorators of all these handlers have."""
 
 
-class ConversationUpdate(msgspec.Struct, frozen=True):
-    """The metadata that a conversation is to have."""
+class ConversationMetadata(msgspec.Struct, frozen=True):
+    """What a conversation is to remember of itself."""
 
     metadata: Metadata | UnsetType = UNSET
 
@@ -51,7 +51,7 @@ class ConversationUpdate(msgspec.Struct, frozen=True):
         check_metadata(_own_metadata(self.metadata))
 
 
-class NewConversation(ConversationUpdate, frozen=True):
+class NewConversation(ConversationMetadata, frozen=True):
     """A conversation to be opened, with up to 20 items."""
 
     kept_whole: ClassVar[Path] = ("items",)
@@ -110,7 +110,7 @@ async def get_openai_conversation(request: Request, conversation_id: FromPath[st
 @post("/openai/v1/conversations/{conversation_id:str}", status_code=200, scope="write", **_OPENAIS)
 @idempotent
 async def update_openai_conversation(
-    request: Request, conversation_id: FromPath[str], data: JSONBody[ConversationUpdate]
+    request: Request, conversation_id: FromPath[str], data: JSONBody[ConversationMetadata]
 ) -> OpenAIConversation:
     """Give a conversation other metadata."""
     place = conversation_uuid(conversation_id)

@@ -19,6 +19,7 @@ from litestar import post, put
 from litestar.params import JSONBody
 from msgspec import Meta
 
+from service import users
 from service.db.caller import Caller
 from service.db.queries import Maybe, Nothing, One
 from service.http.fields import new_id
@@ -28,7 +29,7 @@ from service.http.request import Request
 from service.identity.passwords import Passwords
 from service.identity.tokens import TokenPair, Tokens
 from service.problems import Problem
-from service.users import GET, Email, FullName, User, Username
+from service.users import Email, FullName, User, Username
 
 Password = Annotated[
     str, Meta(min_length=8, max_length=200, examples=["correct horse battery"], description="8 to 200 characters.")
@@ -130,7 +131,7 @@ async def refresh_token(request: Request, data: JSONBody[Refresh]) -> TokenPair:
     tokens: Tokens = request.app.state.tokens
     claims = tokens.read_refresh(data.refresh_token)
     owner = Caller(request.user.database, request.id, claims.user_id, claims.version)
-    user = await owner.run(GET())
+    user = await owner.run(users.GET())
     return tokens.issue(user.id, claims.version)
 
 

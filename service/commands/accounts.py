@@ -10,14 +10,14 @@ import click
 import msgspec
 import psycopg
 
-from service.commands.connection import as_owner
+from service.commands.connection import as_owner, configure
 from service.commands.shared import account_argument, confirm_loss, owner_url, yes_option
 from service.db.queries import Count, Many, Maybe, One, Query
 from service.settings import OperatorError
 
 PAGE = 500
 # Through all rows of a user, however many; behind a request that holds one of them, but not for ever.
-_PATIENT = "SET statement_timeout = 0; SET lock_timeout = '10s'"
+_PATIENT = {"lock_timeout": "10s"}
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ def deactivate(account: str, *, unassign: bool) -> None:
     """
     with owner_url() as url, as_owner(url) as connection, connection.transaction():
         user_id = find_account(connection, account)
-        connection.execute(_PATIENT)
+        configure(connection, **_PATIENT)
         connection.execute(text(_lock_account), {"user_id": user_id})
         assigned = number(connection, _count_assigned, {"user_id": user_id})
         if assigned and not unassign:
@@ -108,7 +108,7 @@ def erase(account: str, *, yes: bool) -> None:
     with owner_url() as url, as_owner(url) as connection:
         user_id = find_account(connection, account)
         confirm_loss([loss], yes=yes)
-        connection.execute(_PATIENT)
+        configure(connection, **_PATIENT)
         connection.execute(text(_erase_account), {"user_id": user_id})
     print(f"{account} is erased")
 

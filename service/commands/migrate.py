@@ -70,14 +70,15 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (l.classid::bigint << 32) | l.objid::bigint = %(key)s
 """
-# Of other logins' transactions a login sees no more than which they are and what they lock, unless it is a superuser's
-# or has pg_read_all_stats.
+# Whose transactions lock a table that the file names. Of other logins' a login sees no more than that, unless it is a
+# superuser's or has pg_read_all_stats.
 _HOLDERS = """
-SELECT l.virtualtransaction, format('backend %s (%s, %s) has a transaction open%s, end it first', a.pid, a.usename,
+SELECT l.virtualtransaction, format('backend %%s (%%s, %%s) has a transaction open%%s, end it first', a.pid, a.usename,
     nullif(a.application_name, ''), ' for ' || extract(epoch FROM now() - a.xact_start)::int || ' s')
-FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-WHERE l.granted AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) JOIN pg_class AS c ON c.oid = l.relation
+WHERE l.granted AND l.pid <> pg_backend_pid() AND a.usename IS NOT NULL
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND c.relkind IN ('r', 'p') AND strpos(%(text)s, c.relname) > 0
 ORDER BY a.xact_start
 """
 _ABOUT_ROWS = """
@@ -137,7 +138,7 @@ def rollback(
     done: Tell = _silent,
     doing: Tell = _silent,
 ) -> list[str]:
-    """Roll the latest `count` applied migrations back, newest first, and return their ids.
+    """Roll the latest `count` applied migrations back, from 1 on, newest first, and return their ids.
 
     `confirm` is told before what will be lost, while no other runner can change it; it raises to prevent it. `done` and
     `doing` as in `upgrade`.
@@ -173,7 +174,7 @@ def _losses(conn: psycopg.Connection, migration: Migration) -> list[str]:
 
 @contextmanager
 def _locked_session(url: str, wait_seconds: float, doing: Tell) -> Generator[psycopg.Connection]:
-    """A connection with the session settings of _SESSION that holds the one runner's lock."""
+    """A connection with a migration's settings that holds the one runner's lock."""
     refuse_pooler(url)
     with _one_line_errors(), connect(url) as conn:
         started, is_told = time.monotonic(), False
@@ -215,7 +216,7 @@ def _run(conn: psycopg.Connection, migration: Migration, operation: Operation, d
     name, text = migration.file(operation)
     why = ""
     for attempt in range(1, LOCK_ATTEMPTS + 1):
-        held = {transaction for transaction, _ in conn.execute(_HOLDERS).fetchall()}
+        held = {transaction for transaction, _ in conn.execute(_HOLDERS, {"text": text}).fetchall()}
         try:
             with conn.transaction():
                 _check_lock(conn)
@@ -225,8 +226,8 @@ def _run(conn: psycopg.Connection, migration: Migration, operation: Operation, d
                     raise MigrationError(f"{name} ended the runner's transaction: take the statement out")
                 return history.mark(conn, migration, operation)
         except (LockNotAvailable, DeadlockDetected):
-            in_the_way = (who for transaction, who in conn.execute(_HOLDERS).fetchall() if transaction in held)
-            why = next(in_the_way, "the database is busy")
+            holders = conn.execute(_HOLDERS, {"text": text}).fetchall()
+            why = next((who for transaction, who in holders if transaction in held), "the database is busy")
             if attempt < LOCK_ATTEMPTS:
                 doing(f"{name} got no lock in {LOCK_TIMEOUT}, try {attempt} of {LOCK_ATTEMPTS}: {why}")
                 time.sleep(LOCK_PAUSE_SECONDS)  # the requests that queued behind the try go first

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from service.commands.accounts import each_account, number, text
-from service.commands.connection import as_owner
+from service.commands.connection import as_owner, configure
 from service.commands.shared import confirm_loss, owner_url, say, yes_option
 from service.db.queries import Count, Maybe, One
 
@@ -26,7 +26,7 @@ BATCH = 1000
 
 # A lock is worth a short wait only: what is skipped now goes next time. A commit that a crash of the server undoes can
 # be done again, so none of them waits for the disk.
-_SESSION = "SET lock_timeout = '1s'; SET statement_timeout = '60s'; SET synchronous_commit = off"
+_SESSION = {"lock_timeout": "1s", "statement_timeout": "60s", "synchronous_commit": "off"}
 
 _HELD = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
@@ -110,7 +110,7 @@ def prune(
     now = datetime.now(UTC)
     older_than = now - timedelta(days=min(audit_days, LONGEST_DAYS))
     with as_owner(url) as connection:
-        connection.execute(_SESSION)
+        configure(connection, **_SESSION)
         if conversation_days is not None:
             untouched_since = now - timedelta(days=min(conversation_days, LONGEST_DAYS))
             for account in each_account(connection):

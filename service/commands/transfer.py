@@ -46,10 +46,12 @@ def export_account(account: str, output: Path | None, *, yes: bool) -> None:
     ACCOUNT is an e-mail address or an id. A file can be read by its owner only, and is there when it is whole. It asks
     before it replaces a file.
     """
+    if str(output) == "-":
+        output = None
     if output is not None and output.is_file():
         confirm_loss([f"replaces {output}"], yes=yes)
     with ended_by_signals(), owner_url() as url, Stage("export") as stage:
-        if output is None or str(output) == "-":
+        if output is None:
             _run(_export(url, account, sys.stdout.buffer, stage))
             return
         with written_whole(output) as file:

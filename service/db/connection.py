@@ -36,7 +36,7 @@ class ConnectionLost(Exception):
     """
 
     was_ending = True
-    """Whether a COMMIT was sent: without one, nothing is kept for certain."""
+    """Whether a COMMIT was sent, unless nobody looked: without one, nothing is kept for certain."""
 
     def __init__(self, nothing_ran: bool = False) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from service.db.connection import Connection, ConnectionExpired, ConnectionLost,
 from service.db.observed import Observe, Observed
 from service.db.pool import Loan, Pool
 from service.db.results import Result, read_result
-from service.db.statements import SESSION, Context, Prepared, Step, set_local
+from service.db.statements import SESSION, Context, Prepared, Step, set_setting
 from service.problems import Problem, from_database, unknown_outcome
 from service.settings import Settings
 
@@ -38,12 +38,12 @@ _BEGIN_SNAPSHOT: Step = (
 _BEGIN_READ_ONLY: Step = (Prepared(b"begin_read_only", b"BEGIN READ ONLY", (), reads_only=True), ())
 _COMMIT: Step = (Prepared(b"commit", b"COMMIT", (), reads_only=True), ())
 _ROLLBACK: Step = (Prepared(b"rollback", b"ROLLBACK", (), reads_only=True), ())
-_SETTINGS = tuple(set_local(setting, value) for setting, value in SESSION.items())
+_SETTINGS = tuple(set_setting(setting, value) for setting, value in SESSION.items())
 
 
 @lru_cache(maxsize=4096)
 def _set_user(user: int) -> Step:
-    return set_local("app.user_id", str(UUID(int=user)))
+    return set_setting("app.user_id", str(UUID(int=user)))
 
 
 _STALE_PLAN = ("0A000", "26000")
@@ -112,7 +112,7 @@ class Database:
 
         What is certain to have left nothing behind is tried again: reads whose connection is lost, what the server
         refused to begin, what collided with another transaction (so ``accept`` may be called more than once). A write
-        whose connection is lost is not: it may have been committed.
+        whose connection is lost is not: it may have been committed, unless it waited to be accepted.
         """
         loop = self._pool.loop
         started = loop.time()
@@ -193,13 +193,13 @@ class Database:
         if not self._named:
             request += _SETTINGS
         if seconds > TRANSACTION_SECONDS:
-            request.append(set_local("statement_timeout", f"{seconds - 1:.0f}s"))
+            request.append(set_setting("statement_timeout", f"{seconds - 1:.0f}s"))
             # It may wait for a client that sends or reads slowly; the login's own limit would end it in between.
-            request.append(set_local("idle_in_transaction_session_timeout", f"{seconds:.0f}s"))
+            request.append(set_setting("idle_in_transaction_session_timeout", f"{seconds:.0f}s"))
         if context.user_id is not None:
             request.append(_set_user(context.user_id.int))
         if not reads_only:
-            request.append(set_local("app.request_id", context.request_id))
+            request.append(set_setting("app.request_id", context.request_id))
         request += context.ahead
         return request
 

@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from service.db.connection import Connection, ConnectionExpired, ConnectionLost, StepRefused
-from service.db.statements import SESSION, Prepared, Step, set_local
+from service.db.statements import SESSION, Prepared, Step, set_setting
 from service.problems import Problem
 from service.settings import Settings
 
@@ -48,7 +48,7 @@ WAITING_PER_BORROWER = 100
 
 log = logging.getLogger(__name__)
 
-_settings = [set_local(setting, value, "SESSION") for setting, value in SESSION.items()]
+_settings = [set_setting(setting, value, "SESSION") for setting, value in SESSION.items()]
 _nothing: Step = (Prepared(b"", b"SELECT", (), reads_only=True), ())
 
 

@@ -39,7 +39,7 @@ _PLAIN = re.compile(r"[\w.:/+=@-]*", re.ASCII)
 """Nothing in it that a literal must escape: most values are so, and psycopg takes ten times as long for them."""
 
 
-def set_local(setting: str, value: str, scope: str = "LOCAL") -> Step:
+def set_setting(setting: str, value: str, scope: str = "LOCAL") -> Step:
     """A setting until the transaction ends, or with ``SESSION`` until the connection does."""
     # SET takes no parameters. Not set_config(): Citus doesn't carry that to its workers, and it is slower.
     literal = f"'{value}'" if _PLAIN.fullmatch(value) else sql.Literal(value).as_string(None)

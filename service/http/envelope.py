@@ -1,7 +1,8 @@
 """The outermost layer of every request: its id, its log line, its metrics, every answer's headers, the last resort.
 
 A plain ASGI application around Litestar, because Litestar's middleware stands behind its routing and sees neither 404
-nor 405. What is known of a request on its way stands in ``scope["state"]``:
+nor 405. Who asks and the route are in the scope, where Litestar has them; what else is known of a request on its way
+stands in ``scope["state"]``:
 
 - ``connection``: the server's; without one, as in a test, a client that left is seen only by its missing body
 - ``request_id``, ``headers`` (by name, in lower case), ``head`` (HEAD is routed as GET): from here
@@ -59,7 +60,7 @@ CONTENT_SECURITY_POLICY = (
 """For pages: nothing from elsewhere, and neither scripts nor styles but our files."""
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
-ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 NO_STORE = (b"cache-control", b"no-store")
 _REVALIDATE = (b"cache-control", b"private, no-cache")
 _CLOSE = (b"connection", b"close")
@@ -173,8 +174,9 @@ class Envelope:
 
     async def _rescue(self, error: BaseException, exchange: "_Exchange") -> None:
         """Answer in the application's place. Where it had begun to answer, the server closes the connection."""
-        if exchange.status:
-            exchange.lost = exchange.connection is not None and exchange.connection.is_lost()
+        is_cut_off = exchange.status != 0 and not exchange.complete
+        if is_cut_off:
+            exchange.lost = exchange.lost or (exchange.connection is not None and exchange.connection.is_lost())
             if isinstance(error.__cause__, Problem):  # Litestar has wrapped it, as all that is raised behind the head
                 error = error.__cause__
         if exchange.lost and isinstance(error, Exception):
@@ -190,9 +192,9 @@ class Envelope:
             problem = Problem("internal", "Something went wrong here. The log tells more under the request id.")
             fields = {"request_id": exchange.request_id, "method": exchange.method, "route": exchange.route}
             log.error("unhandled_exception", exc_info=error, extra=fields)
-        if exchange.status:
+        if is_cut_off:
             exchange.status = problem.status  # for the log and the metrics: the client was promised a whole answer
-        else:
+        if not exchange.status:
             escape = bool(exchange.state.get("escape"))
             answer: App = cast(Any, problem_answer(problem, exchange.request_id, escape=escape))
             await answer(exchange.scope, exchange.receive, exchange.send)
@@ -303,7 +305,7 @@ class _Exchange:
     def _start(self, message: Message) -> Message:
         """The answer's head with the headers that every answer has."""
         self.status = message["status"]
-        headers = [*message.get("headers", ()), *ALWAYS, (b"x-request-id", self.request_id.encode())]
+        headers = [*message.get("headers", ()), *SAFE_HEADERS, (b"x-request-id", self.request_id.encode())]
         sent = dict(headers)
         if b"cache-control" not in sent:
             headers.append(_REVALIDATE if b"etag" in sent else NO_STORE)

@@ -52,7 +52,7 @@ class Page(msgspec.Struct, Generic[T]):
 
 
 _encode = msgspec.json.Encoder().encode
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(order="sorted")  # so that a cursor outlives the order of a struct's fields
 
 
 def _fingerprint(question: Any) -> bytes:

@@ -119,7 +119,7 @@ class Request(litestar.Request[Caller, Any, State]):
             raise Problem("not_acceptable", f"Answers are {media_type}.")
         if readers := _path_readers(handler):
             # A new dictionary: Litestar remembers the one it made.
-            texts = scope["path_params"] if (before := _before_rest(handler)) is None else _rest(scope, before)
+            texts = _rest(scope, before) if (before := _before_rest(handler)) else scope["path_params"]
             scope["path_params"] = {name: read(texts[name]) for name, read in readers}
         values = self._values = read_pairs(query) if (query := scope["query_string"]) else {}
         if "escape" in values and scope["method"] == "GET":
@@ -223,20 +223,20 @@ def _path_readers(handler: Any) -> list[tuple[str, Any]]:
 
 
 @cache
-def _before_rest(handler: Any) -> "re.Pattern[bytes] | None":
-    """What is sent before a parameter that takes the rest of the path, ``{name:path}``; None where there is none."""
+def _before_rest(handler: Any) -> str:
+    """The path before a parameter that takes the rest of it, ``{name:path}``; empty where there is none."""
     before, rest, _ = next(iter(handler.paths)).partition(":path}")
-    # Litestar takes several slashes for one.
-    return re.compile(re.escape(before.rpartition("{")[0]).replace("/", "/+").encode()) if rest else None
+    return before.rpartition("{")[0] if rest else ""
 
 
-def _rest(scope: Any, before: "re.Pattern[bytes]") -> dict[str, str]:
+def _rest(scope: Any, before: str) -> dict[str, str]:
     """The rest of the path as it was sent: in what the server decodes, ``%2F`` is no different from ``/``.
 
     Raises ``malformed_request`` for what isn't UTF-8, and ``not_found`` where a slash before it is written so.
     """
     (name,) = scope["path_params"]
-    if not (sent := before.match(scope["raw_path"])):
+    sent = re.match(rb"(?:/+[^/]+){%d}/+" % (before.count("/") - 1), scope["raw_path"])
+    if not sent or re.sub("/+", "/", unquote(sent[0].decode("ascii"))) != before:
         raise Problem("not_found")
     try:
         return {name: unquote(scope["raw_path"][sent.end() :].decode("ascii"), errors="strict")}

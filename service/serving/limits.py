@@ -127,7 +127,7 @@ class Connections(ServerState):
         return [*self.default_headers, *self.envelope.origins.headers(sent or ())]
 
     def look_at_unread(self, connection: "HttpProtocol", unread: int, now: float) -> None:
-        """Cut a connection off whose client has not read STALL_BYTES since this was called for it."""
+        """Cut a connection off whose client has not read STALL_BYTES since it was looked at last."""
         if self.unread[connection] - unread < STALL_BYTES:
             connection.abort()
         else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.http.envelope import ALWAYS, NO_STORE, Envelope, request_id_for
+from service.http.envelope import NO_STORE, SAFE_HEADERS, Envelope, request_id_for
 from service.http.origins import Headers
 from service.http.response import problem_answer
 from service.http.traces import trace_of
@@ -47,7 +47,7 @@ class ReadyAnswer:
 
     def __init__(self, problem: Problem) -> None:
         answer = problem_answer(problem, _ID)
-        headers = [header for header in (*answer.headers, *ALWAYS, NO_STORE) if header[0] != b"content-length"]
+        headers = [header for header in (*answer.headers, *SAFE_HEADERS, NO_STORE) if header[0] != b"content-length"]
         self._head = STATUS_LINE[problem.status] + b"".join([b"%b: %b\r\n" % header for header in headers])
         self._before_id, self._behind_id = answer.body.split(_ID.encode())
 

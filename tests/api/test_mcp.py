@@ -400,7 +400,10 @@ def test_a_call_heeds_the_header_too_where_its_arguments_have_no_key(user: User)
     assert told["code"] == "idempotency_key_reused"
     assert json.loads(add("x" * 256)["content"][0]["text"])["code"] == "validation_failed"
     conversation, other = (call(user.client, "start_conversation")["id"] for _ in range(2))
-    assert link("linked", conversation) == link("linked", conversation)
+    first = link("linked", conversation)
+    assert link("linked", conversation) == first
+    call(user.client, "delete_task", task_id=1)
+    assert link("linked", conversation) == first
     assert json.loads(link("linked", other)["content"][0]["text"])["code"] == "idempotency_key_reused"
 
 

@@ -705,7 +705,7 @@ def test_a_migration_behind_a_long_transaction_gives_way_and_then_up(
         psycopg.connect(database.url, application_name="another table's") as other,
         psycopg.connect(database.url, application_name="a long report") as reader,
     ):
-        other.execute("SELECT pg_current_xact_id()")
+        other.execute("SELECT * FROM apples")
         reader.execute("SELECT * FROM pears")
         with pytest.raises(
             MigrationError, match=f"no lock in 2 tries of 50ms: backend .*{LOGIN}, a long report.* open for"

@@ -231,8 +231,9 @@ def test_an_unknown_path_is_not_found_with_or_without_a_token(client: httpx.Clie
 
 
 @pytest.mark.parametrize("path", [*ALLOWED, "/schema", "/schema/openapi.json", "/metrics"])
-def test_another_method_is_refused_and_the_right_ones_are_named(client: httpx.Client, path: str) -> None:
-    """Before anybody is asked who they are."""
+def test_another_method_is_refused_and_the_right_ones_are_named(ada: Any, client: httpx.Client, path: str) -> None:
+    """Before anybody is asked who they are, and no otherwise to who is known."""
+    problem(ada.client.request("TRACE", path.format(**NOWHERE)), 405, "method_not_allowed")
     allowed = ALLOWED.get(path, {"GET", "HEAD"})
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - allowed:
         answer = client.request(method, path.format(**NOWHERE))
@@ -296,6 +297,14 @@ def test_a_body_that_is_no_object_to_rely_on_is_refused_however_it_is_read(ada: 
     unknown = send(ada.client, route, b'{"' + b"x" * 100_000 + b'": 1}')
     problem(unknown, 422, "validation_failed")
     assert len(unknown.content) < 2000
+
+
+def test_the_routes_that_stand_for_others_are_there() -> None:
+    assert {"create_todo", "create_message", "complete_task", "batch_todos", *ONE_OF_EACH_READER} <= {
+        route.name for route in ROUTES
+    }
+    texts = {(route.name, field) for route in WITH_BODY for field, _, _ in text_fields(VALID[route.name])}
+    assert texts >= ONE_OF_EACH_KIND
 
 
 def test_only_a_task_is_completed_with_or_without_a_body() -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from psycopg import sql
 
-from service.db.statements import set_local
+from service.db.statements import set_setting
 from service.http.reading import path_reader, read_pairs
 from service.http.response import next_link
 from service.problems import Problem
@@ -37,6 +37,7 @@ def test_a_path_in_another_spelling_gets_the_same_answer(new_user: Any, server: 
     ("path", "status", "named"),
     [
         ("//v1/conversations//by-external-id///a//b%2F/c", "201", '"external_id":"a//b//c"'),
+        ("/v1/conversations/by%2Dexternal%2did/a%2Db", "201", '"external_id":"a-b"'),
         ("/v1/conversations%2Fby-external-id/a/b", "404", "not_found"),
     ],
 )
@@ -134,7 +135,7 @@ def test_the_link_to_the_next_page_is_the_same_request_with_its_cursor(query: by
 )
 def test_a_setting_is_quoted_as_the_driver_quotes_it(value: str):
     expected = sql.SQL("SET LOCAL app.request_id = {}").format(sql.Literal(value)).as_bytes(None)
-    assert set_local("app.request_id", value)[0].text == expected
+    assert set_setting("app.request_id", value)[0].text == expected
 
 
 def test_an_id_in_a_path_is_read_in_any_case_and_in_no_other_form():
