@@ -110,6 +110,15 @@ LOCAL_HANDLERS: list[HTTPRouteHandler] = [
 """There only where people sign in here, and not at an outside issuer alone."""
 
 
+_OPENAI_HEADERS = (
+    "OpenAI-Organization",
+    "OpenAI-Project",
+    *(f"X-Stainless-{name}" for name in ("Arch", "Helper-Method", "Lang", "OS", "Package-Version", "Retry-Count")),
+    *(f"X-Stainless-{name}" for name in ("Runtime", "Runtime-Version", "Timeout")),
+)
+"""What OpenAI's SDK for JavaScript sends of its own."""
+
+
 def create_app(settings: Settings, telemetry: "Telemetry | None" = None, *, shares_port: bool = False) -> Envelope:
     """The ASGI application; its lifespan connects to the database and refuses a login that isn't safe to serve with.
 
@@ -214,6 +223,7 @@ def _cors(settings: Settings) -> CORSConfig | None:
             "traceparent",
             "tracestate",
             "X-Request-ID",
+            *_OPENAI_HEADERS,
         ],
         expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID", "Idempotency-Replayed"],
         max_age=7200,  # seconds; Chromium keeps a preflight's answer for no longer

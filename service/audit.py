@@ -239,9 +239,9 @@ def _entry(row: EntryRow) -> Entry:
 def _changes(
     action: str, table: str, before: msgspec.Raw | None, after: msgspec.Raw | None
 ) -> Mapping[str, tuple[Any, Any]]:
-    """Column → before and after."""
+    """Column → before and after; nothing where retention has taken away what there was before."""
     old, new = _columns(before), _columns(after)
-    names = new if before is None else old
+    names = new if action == "insert" else old
     hidden = _DERIVED.get(table, frozenset[str]())
     return {
         name: change

@@ -175,13 +175,15 @@ async def get_task(asked: Asked, data: Task) -> Todo:
 
 
 @tool(Task, Todo, repeats=True)
-async def complete_task(asked: Asked, data: Task) -> Todo:
+@idempotent
+async def complete_task(asked: Any, data: Task) -> Todo:
     """Mark a task as completed, when the user says that it is done."""
     return await todos.update_todo.fn(asked, todo_ref(data.task_id), TodoPatch(status="completed"))
 
 
 @tool(Task, Deleted, destroys=True)
-async def delete_task(asked: Asked, data: Task) -> Deleted:
+@idempotent
+async def delete_task(asked: Any, data: Task) -> Deleted:
     """Delete a task for good, when the user wants it gone.
 
     What is merely done is completed instead. undo_change brings a deleted task back.
@@ -191,7 +193,8 @@ async def delete_task(asked: Asked, data: Task) -> Deleted:
 
 
 @tool(TaskChange, Todo, destroys=True, repeats=True)
-async def update_task(asked: Asked, data: TaskChange) -> Todo:
+@idempotent
+async def update_task(asked: Any, data: TaskChange) -> Todo:
     """Change a task's title, description, status, priority, due date, assignee or metadata; what is left out stays."""
     fields = {name: getattr(data, name) for name in TodoPatch.__struct_fields__}
     return await todos.update_todo.fn(asked, todo_ref(data.task_id), TodoPatch(**fields))

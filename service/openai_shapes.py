@@ -20,7 +20,7 @@ from service.http import kept_json
 from service.http.paging import ANSWER_BYTES
 from service.items import decode_item
 from service.messages import FullMessage, MessageCreate
-from service.problems import Problem, invalid
+from service.problems import Problem, invalid, may_add
 
 ITEMS = 20
 """The most items that a request may bring."""
@@ -207,7 +207,7 @@ def item_list(items: Sequence[tuple[str, msgspec.Raw]], limit: int, *, goes_on: 
     data: list[msgspec.Raw] = []
     size = 0
     for _, item in items[:limit]:
-        size += len(bytes(item))
+        size += len(bytes(item)) + may_add(bytes(item))
         if data and size > ANSWER_BYTES:
             break
         data.append(item)

@@ -87,6 +87,8 @@ CODES: dict[str, Code] = {
     "internal": Code(500, "Internal error"),
 }
 """Code → (status, title). The README's list is held against this table by a test."""
+_FIELDS = {"invalid_cursor": "cursor", "idempotency_key_reused": "Idempotency-Key"}
+"""What a 422 of another code than ``validation_failed`` is about."""
 
 
 class Problem(Exception):
@@ -114,6 +116,8 @@ class Problem(Exception):
         self.title = known.title
         self.detail = detail or known.title + "."
         self.errors = list(errors)
+        if field := _FIELDS.get(code):
+            self.errors = [FieldError(field, self.detail)]
         self.members = members
         self.headers = dict(headers or {})
         self.statement: int | None = None

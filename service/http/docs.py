@@ -7,6 +7,8 @@ from typing import Any, cast
 from litestar import Litestar, Request, Router
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 
+from service.problems import html_escaped, html_safe
+
 _FOLDER = Path(__file__).parent / "static"
 
 
@@ -34,7 +36,7 @@ class Document(JsonRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         if self._content is None:
             self._content = JsonRenderPlugin.render(self, request, openapi_schema)  # pyright: ignore[reportUnknownMemberType]
-        return self._content
+        return html_escaped(self._content) if "escape" in request.scope["state"] else html_safe(self._content)
 
 
 async def make_document(app: Litestar) -> None:

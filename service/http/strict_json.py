@@ -104,7 +104,7 @@ def check(text: bytes) -> None:
             check_grammar(text)
             _look_through(found)
     except RefusedJSON as error:
-        if not error.field and len(text) <= SHORT:
+        if (not error.field or error.message == _TWICE) and len(text) <= SHORT:
             _look_through(found)  # says where
         raise
     except RecursionError:
@@ -113,13 +113,16 @@ def check(text: bytes) -> None:
         raise error if isinstance(error, MalformedJSON) else MalformedJSON("must be JSON in UTF-8") from None
 
 
+_TWICE = "is given more than once"
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names: set[str] = set()
         for name, _ in pairs:
             if name in names:
-                raise _twice(name)
+                raise RefusedJSON(shown(name), _TWICE)
             names.add(name)
     return found
 
@@ -232,7 +235,7 @@ def _look_through(text: str) -> None:
                 _check_escapes(text[start : found.position], places)
             if found.is_key and here.keys is not None:
                 if here.key in here.keys:
-                    raise _twice(here.key)
+                    raise RefusedJSON(path([*found.outside, here]), _TWICE)
                 here.keys.add(here.key)
         elif first == ",":
             values += 1
@@ -271,10 +274,6 @@ def too_many() -> RefusedJSON:
 def too_deep() -> MalformedJSON:
     """What is raised for a text that is nested too deep."""
     return MalformedJSON(f"is nested more than {DEPTH} levels deep")
-
-
-def _twice(key: str) -> RefusedJSON:
-    return RefusedJSON(shown(key), "is given more than once")
 
 
 def path(places: list[Place]) -> str:

@@ -10,7 +10,6 @@ uvicorn's own cycle carries a request to the application and back: one of our ow
 import asyncio
 import logging
 from math import inf
-from secrets import token_hex
 from typing import Any, NoReturn, cast
 
 import httptools
@@ -20,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.http.metrics import OTHER_METHOD, UNMATCHED
 from service.problems import Problem
 from service.serving.limits import Connections
-from service.serving.refusals import Owed, ReadyAnswer, overloaded, with_close
+from service.serving.refusals import Owed, ReadyAnswer, id_for, overloaded, with_close
 from service.serving.transport import AnswerTransport, has_arrived
 
 log = logging.getLogger(__name__)
@@ -336,7 +335,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id = token_hex(16)
+        request_id = id_for(self.headers or ())
         headers = self.server_state.refusal_headers(self.headers)
         self.scope, self.headers = cast("Any", {}), []  # nobody reads them any more
         self._raw.write(ReadyAnswer(problem).make(request_id, headers, close=True, has_body=True))

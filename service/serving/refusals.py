@@ -64,6 +64,12 @@ class ReadyAnswer:
         )
 
 
+def id_for(headers: Headers) -> str:
+    """The id of a request that sent these headers."""
+    sent = dict(headers)
+    return request_id_for(sent, trace_of(sent))
+
+
 def with_close(answer: bytes) -> bytes:
     """The answer, which now says that the connection ends with it."""
     return answer.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
@@ -85,9 +91,7 @@ def overloaded(parser: Any, headers: Headers, besides: Headers) -> Owed:
     """The refusal of a request for which there is no place, with the headers that it has ``besides`` its own."""
     method = parser.get_method().decode()
     is_last = parser.get_http_version() == "1.0" or not parser.should_keep_alive()
-    sent = dict(headers)
-    request_id = request_id_for(sent, trace_of(sent))
-    return Owed(_OVERLOADED.make(request_id, besides, close=is_last, has_body=method != "HEAD"), method, is_last)
+    return Owed(_OVERLOADED.make(id_for(headers), besides, close=is_last, has_body=method != "HEAD"), method, is_last)
 
 
 class Refusals:

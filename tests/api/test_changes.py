@@ -788,6 +788,7 @@ def test_what_retention_has_taken_the_content_off_is_not_undone(
         connection.execute("UPDATE audit_log SET before = NULL WHERE user_id = %s AND seq = %s", (ada.id, change))
     was = ada.client.get(path)
 
+    assert last_entry(ada, row_id)["changes"] == {}, "nobody knows any more what it was"
     problem(revert(ada, change), 412, "version_mismatch")
     now = ada.client.get(path)
     assert (now.status_code, now.headers.get("ETag")) == (was.status_code, was.headers.get("ETag"))

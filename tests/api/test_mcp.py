@@ -361,6 +361,24 @@ def test_nothing_to_undo_is_said(user: User):
     assert call(user.client, "undo_change")["code"] == "not_found"
 
 
+def test_a_change_that_is_repeated_with_the_header_is_done_once(user: User):
+    call(user.client, "add_task", title="Once")
+
+    def ask(tool: str, **arguments: Any) -> Any:
+        params = {"name": tool, "arguments": {"task_id": 1, **arguments}}
+        return rpc(user.client, "tools/call", params, Idempotency_Key=tool).json()["result"]
+
+    done = {
+        "update_task": ask("update_task", title="Twice"),
+        "complete_task": ask("complete_task"),
+        "delete_task": ask("delete_task"),
+    }
+    assert not any(result.get("isError") for result in done.values())
+    assert ask("update_task", title="Twice") == done["update_task"]
+    assert ask("complete_task") == done["complete_task"]
+    assert ask("delete_task") == done["delete_task"]
+
+
 @pytest.mark.parametrize("tool", ["add_task", "start_conversation", "append_turn"])
 def test_a_call_that_is_repeated_with_its_key_is_done_once(user: User, tool: str):
     conversation = call(user.client, "start_conversation")["id"]

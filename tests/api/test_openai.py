@@ -308,6 +308,13 @@ def test_large_items_are_listed_a_few_at_a_time(sdk: "OpenAI"):
     assert len(list(sdk.conversations.items.list(conversation, limit=100))) == 6
 
 
+def test_items_that_escaping_makes_larger_are_listed_a_few_at_a_time_too(sdk: "OpenAI", user: User):
+    conversation = sdk.conversations.create(items=[{**OUTPUT, "output": "<" * 1_000_000}] * 3).id
+    answer = user.client.get(f"/openai/v1/conversations/{conversation}/items?limit=20")
+    assert (len(answer.json()["data"]), answer.json()["has_more"]) == (1, True)
+    assert len(list(sdk.conversations.items.list(conversation))) == 3
+
+
 def test_each_item_of_a_request_may_have_1_mib(sdk: "OpenAI", user: User):
     large = {**OUTPUT, "output": "x" * 600 * 1024}
     conversation = sdk.conversations.create(items=[large, large]).id

@@ -254,9 +254,10 @@ def test_a_refused_preflight_says_why_in_a_problem(service: Server, asked: dict[
     assert "access-control-allow-methods" not in answer.headers
 
 
-def test_a_page_may_send_its_trace(service: Server) -> None:
+def test_a_page_may_send_its_trace_and_what_openai_s_sdk_sends(service: Server) -> None:
     headers = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "GET"}
-    headers["Access-Control-Request-Headers"] = "authorization, traceparent, tracestate"
+    openai = "x-stainless-lang, x-stainless-retry-count, x-stainless-runtime-version, openai-project"
+    headers["Access-Control-Request-Headers"] = f"authorization, traceparent, tracestate, {openai}"
     answer = httpx.options(f"{service.url}/v1/todos", headers=headers, verify=PLAIN_HTTP)
     assert answer.status_code == 204
     allowed = answer.headers["access-control-allow-headers"].lower()

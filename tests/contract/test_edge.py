@@ -249,6 +249,13 @@ def test_headers_that_are_too_large_are_refused(small: SmallServer, head: bytes)
     assert status_and_code(exchange(small, head + b"\r\n\r\n")) == (431, "headers_too_large")
 
 
+@pytest.mark.parametrize("more", [b"X: y\r\n" * 129, b"Host: b\r\n"], ids=["many headers", "two hosts"])
+def test_a_refusal_of_the_server_s_has_the_request_s_id(small: SmallServer, more: bytes) -> None:
+    answer = exchange(small, b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-ID: sent-1\r\n" + more + b"\r\n")
+    assert b"\r\nx-request-id: sent-1\r\n" in answer
+    assert b'"request_id":"sent-1"' in answer
+
+
 def test_headers_up_to_the_limit_are_taken(small: SmallServer) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + (b"X: " + b"x" * 900 + b"\r\n") * 35
     assert len(head) < 32 * 1024

@@ -37,6 +37,16 @@ def resolved(document: Any, answer: Any) -> Any:
 # The document
 
 
+def test_the_document_is_as_harmless_in_a_page_as_any_answer(document: Any, server: Server) -> None:
+    plain = httpx.get(f"{server.url}/schema/openapi.json", verify=PLAIN_HTTP)
+    assert not set(b"<>&") & set(plain.content)
+    escaped = httpx.get(f"{server.url}/schema/openapi.json?escape=html", verify=PLAIN_HTTP)
+    assert escaped.headers["etag"] != plain.headers["etag"]
+    text = "on the wire `<`, `>` and `&` are written"
+    assert text in document["info"]["description"]
+    assert "on the wire `&lt;`, `&gt;` and `&amp;` are written" in escaped.json()["info"]["description"]
+
+
 def test_the_document_is_valid_openapi_3_1(document: Any) -> None:
     import schemathesis  # half a second, which not every process need spend to find tests
 

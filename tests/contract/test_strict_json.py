@@ -137,8 +137,8 @@ REFUSED: dict[str, tuple[bytes, str, str]] = {
     "a key twice with the same value": (b'{"title": "x", "title": "x"}', "title", TWICE),
     "a key twice with others between": (b'{"a": 1, "b": 2, "a": 3}', "a", TWICE),
     "an empty key twice": (b'{"": 1, "": 2}', "", TWICE),
-    "a key twice further in": (b'{"title": "x", "metadata": {"a": 1, "b": {"c": 1, "c": 2}}}', "c", TWICE),
-    "a key twice in a list": (b'{"update": [{"id": 1}, {"id": 2, "id": 3}]}', "id", TWICE),
+    "a key twice further in": (b'{"title": "x", "metadata": {"a": 1, "b": {"c": 1, "c": 2}}}', "metadata.b.c", TWICE),
+    "a key twice in a list": (b'{"update": [{"id": 1}, {"id": 2, "id": 3}]}', "update[1].id", TWICE),
     "a key twice around an object with the same key": (b'{"a": {"a": 1}, "a": 2}', "a", TWICE),
     "a key twice, spelt differently": (b'{"title": "x", "\\u0074itle": "y"}', "title", TWICE),
     "a key twice, with an escape that needn't be": (b'{"a/b": 1, "a\\/b": 2}', "a/b", TWICE),
@@ -271,7 +271,7 @@ def test_a_value_that_is_put_aside_may_be_as_long_as_the_text() -> None:
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        (b'{"inner": {"value": 1, "value": 2}}', "value"),
+        (b'{"inner": {"value": 1, "value": 2}}', "inner.value"),
         (b'{"inner": {"value": 1}, "inner": {"value": 2}}', "inner"),
         (b'{"inner": {"value": 1}, "value": 1e999}', "value"),
         (b'{"inner": {"value": 1}, "value": "\\u0000"}', "value"),
@@ -347,7 +347,7 @@ def test_one_key_given_twice_is_refused_wherever_it_is(
     for in_front in BOTH_WAYS:
         with pytest.raises(RefusedJSON, match=TWICE) as refused:
             check(in_front + doubled)
-        assert refused.value.field == key
+        assert f".{refused.value.field}".endswith(f".{key}")
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -442,7 +442,7 @@ INVALID: dict[str, tuple[bytes, str]] = {
     "twice a name of half a surrogate pair": (b'{"\\ud800": 1, "\\ud800": 1}', "body"),
     "a name with NUL": (b'{"\\u0000": 1}', "body"),
     "a duplicate key": (b'{"title": "x", "title": "y"}', "title"),
-    "a duplicate key further in": (b'{"update": [{"title": "x", "title": "y"}]}', "title"),
+    "a duplicate key further in": (b'{"update": [{"title": "x", "title": "y"}]}', "update[0].title"),
     "a duplicate key, spelt differently": (b'{"title": "x", "\\u0074itle": "y"}', "title"),
     "a field of another type": (b'{"title": 5}', "title"),
     "a field that is missing": (b'{"update": [{}]}', "update[0].title"),

@@ -22,7 +22,7 @@ def problem(response: httpx.Response, status: int, code: str, *, field: str | No
     assert response.status_code == status, f"{_sent(response.request)}: {response.text}"
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
-    expected = MEMBERS | ({"errors"} if code == "validation_failed" else set()) | members.keys()
+    expected = MEMBERS | ({"errors"} if status == 422 else set()) | members.keys()
     assert body.keys() == expected, body
     assert (body["status"], body["code"]) == (status, code), body
     assert CODES[code].status == status
