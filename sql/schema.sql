@@ -930,7 +930,6 @@ BEGIN
     SELECT assignees || array_agg(DISTINCT (a.before ->> 'assigned_to')::uuid) INTO assignees
     FROM public.audit_log AS a
     WHERE a.user_id = erase_user.user_id
-        AND a.at > now() - interval '25 hours'
         AND a.table_name = 'todos'
         AND a.before ->> 'assigned_to' IS NOT NULL;
     DELETE FROM public.idempotency_keys AS k

@@ -231,12 +231,18 @@ def test_other_peoples_rows_are_untouched_but_for_the_unassignment(new_user: New
     assert len(snapshot(superuser, bob.id)["todos"]) == len(before["todos"])
 
 
+@pytest.mark.parametrize("days", [0, 40])
 def test_the_kept_answer_of_somebody_who_is_no_assignee_any_more_goes_too(
-    new_user: NewUser, superuser: Connection
+    new_user: NewUser, superuser: Connection, days: int
 ) -> None:
+    """However long ago that was: where nothing prunes, an answer stays until its key comes again."""
     planted = Planted(new_user, superuser)
     (todo,) = planted.ada.client.get("/v1/todos").json()["items"]
     planted.patch(f"/v1/todos/{todo['id']}", assigned_to=None)
+    for table, moment, whose in (("audit_log", "at", planted.ada), ("idempotency_keys", "created_at", planted.bob)):
+        superuser.execute(
+            f"UPDATE {table} SET {moment} = {moment} - {days} * interval '1 day' WHERE user_id = '{whose.id}'".encode()
+        )
     assert planted.ada.client.delete("/v1/users/me", params=ERASE).status_code == 204
     keys = superuser.execute("SELECT key FROM idempotency_keys WHERE user_id = %s", (planted.bob.id,)).fetchall()
     assert keys == [(planted.own_key["Idempotency-Key"],)]
