@@ -604,7 +604,8 @@ def test_a_data_folder_that_no_postgresql_made_is_said_in_one_line(tmp_path: Pat
 class TestMakefile:
     def make(self, *arguments: str, before: Sequence[str] = (), **env: str) -> "subprocess.CompletedProcess[str]":
         command = [*before, shutil.which("make") or "make", *arguments]
-        kept = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+        given = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON", "ARGS"}  # as by `make test PYTHON=…`
+        kept = {name: value for name, value in os.environ.items() if name not in given}
         return subprocess.run(
             command, cwd=self.folder, env={**kept, **env}, capture_output=True, text=True, check=False
         )
