@@ -207,7 +207,8 @@ def item_list(items: Sequence[tuple[str, msgspec.Raw]], limit: int, *, goes_on: 
     data: list[msgspec.Raw] = []
     size = 0
     for _, item in items[:limit]:
-        size += len(bytes(item)) + may_add(bytes(item))
+        text = bytes(item)
+        size += len(text) + may_add(text)
         if data and size > ANSWER_BYTES:
             break
         data.append(item)

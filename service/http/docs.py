@@ -29,14 +29,18 @@ class StaticFile(OpenAPIRenderPlugin):
 
 
 class Document(JsonRenderPlugin):
-    """The document, written once: it is the same for everybody, and writing it takes a millisecond."""
+    """The document, written once either way: it is the same for everybody, whose answers then share its 200 KB."""
 
-    _content: bytes | None = None
+    def __init__(self) -> None:
+        super().__init__(media_type="application/json")  # type: ignore[arg-type]
+        self._contents: dict[bool, bytes] = {}
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        if self._content is None:
-            self._content = JsonRenderPlugin.render(self, request, openapi_schema)  # pyright: ignore[reportUnknownMemberType]
-        return html_escaped(self._content) if "escape" in request.scope["state"] else html_safe(self._content)
+        escape = "escape" in request.scope["state"]
+        if escape not in self._contents:
+            content = JsonRenderPlugin.render(self, request, openapi_schema)  # pyright: ignore[reportUnknownMemberType]
+            self._contents[escape] = html_escaped(content) if escape else html_safe(content)
+        return self._contents[escape]
 
 
 async def make_document(app: Litestar) -> None:
@@ -56,5 +60,5 @@ def documentation() -> list[OpenAPIRenderPlugin]:
         StaticFile("/swagger-ui-bundle.js", "swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
         StaticFile("/swagger-ui.css", "swagger-ui.css", "text/css; charset=utf-8"),
         StaticFile("/favicon-32x32.png", "favicon-32x32.png", "image/png"),
-        Document(media_type="application/json"),  # type: ignore[arg-type]
+        Document(),
     ]

@@ -59,8 +59,9 @@ CONTENT_SECURITY_POLICY = (
 )
 """For pages: nothing from elsewhere, and neither scripts nor styles but our files."""
 
-_SAFE = ("GET", "HEAD", "OPTIONS")
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+"""What every answer has, for browsers."""
 NO_STORE = (b"cache-control", b"no-store")
 _REVALIDATE = (b"cache-control", b"private, no-cache")
 _CLOSE = (b"connection", b"close")
@@ -185,7 +186,7 @@ class Envelope:
             problem = error
         elif isinstance(error, asyncio.CancelledError):
             reason = "The service is shutting down."
-            is_safe = exchange.method in _SAFE
+            is_safe = exchange.method in _SAFE_METHODS
             problem = Problem("overloaded", reason) if is_safe else unknown_outcome("overloaded", reason)
             exchange.close = True
         else:
