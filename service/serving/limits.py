@@ -52,10 +52,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     def refuse_head(self, url: bytes, headers: Sequence[tuple[bytes, bytes]], parser: Any) -> Problem | None:
         """What is wrong with a request's head as a whole."""
-        size = len(url) + sum([len(name) + len(value) + 4 for name, value in headers])
+        size, hosts = len(url), 0
+        for name, value in headers:
+            size += len(name) + len(value) + 4
+            hosts += name == b"host"
         if size > self.header_bytes or len(headers) > self.header_count:
             return self.too_large()
-        hosts = [name for name, _ in headers].count(b"host")
         if hosts > 1 or (not hosts and parser.get_http_version() != "1.0"):
             return Problem("malformed_request", "HTTP/1.1 needs one Host header (RFC 9112, section 3.2).")
         if parser.should_upgrade() and parser.get_method() == b"CONNECT":
