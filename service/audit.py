@@ -141,6 +141,7 @@ _find_bound = Maybe("find_audit_bound", int)
 _list_changes = Many("list_changes", ListedEntryRow)
 _get_change = Maybe("get_change", Change)
 _get_last = One("get_last_change", EntryRow)
+_find_last = Maybe("find_last_change", int)
 
 _UNDO_UPDATE = {
     "users": (Maybe("undo_user_update", UUID), {"username", "full_name"}),
@@ -279,9 +280,13 @@ async def revert_change(request: Request, change_id: FromPath[Number]) -> Entry:
 
 
 async def revert(caller: Caller, change_id: int | None, table: str = "") -> Entry:
-    """What ``revert_change`` does, in one transaction. Without an id, it is the last change of the table's rows."""
+    """What ``revert_change`` does, in one transaction. Without an id: the caller's own last change of the table's rows.
+
+    That is looked for among the newest ``LOOKED_AT`` entries.
+    """
     async with caller.transaction():
-        if change_id is None and (change_id := await _last_change(caller, table)) is None:
+        change_id = change_id or await caller.run(_find_last(table=table, looked_at=LOOKED_AT))
+        if change_id is None:
             raise Problem("not_found", "Nothing has been changed yet.")
         change = found(await caller.run(_get_change(id=change_id)))
         undo = _undo(change, change_id)
@@ -304,16 +309,6 @@ async def revert(caller: Caller, change_id: int | None, table: str = "") -> Entr
         if (messages := _message_count(change)) and restored[0] != messages:
             raise Problem("version_mismatch", "Not all of its messages are kept in the audit trail any more.")
         return _entry(entry)
-
-
-async def _last_change(caller: Caller, table: str) -> int | None:
-    """The id of the last change of a table's rows; None where there is none among the newest ``LOOKED_AT`` entries."""
-    trail = await caller.run(_get_trail())
-    if trail is None:
-        return None
-    bounds = {"first": max(trail.oldest, trail.newest + 1 - LOOKED_AT), "before": trail.newest + 1}
-    rows = await caller.run(_list(table=table, action=None, row_limit=1, **bounds))
-    return rows[0].id if rows else None
 
 
 def _message_count(change: Change) -> int:

@@ -100,7 +100,7 @@ class SearchFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Undo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be undone."""
 
-    change_id: Annotated[Number, Meta(description="Left out: the last change to any task.")] | None = None
+    change_id: Annotated[Number, Meta(description="Left out: the user's own last change to any of their tasks.")] | None = None
     idempotency_key: IdempotencyKey | UnsetType = UNSET
 
 
@@ -230,7 +230,8 @@ async def link_task(asked: Any, data: NewLink) -> Any:
 async def undo_change(asked: Any, data: Undo) -> Any:
     """Undo a change of a task, or a deletion, when the user says that it was a mistake.
 
-    It is the last one, or the one named by change_id; refused where something else has happened to the task since.
+    It is the user's last one, or the one named by change_id; refused where something else has happened to the task since.
+    What was done to a task that somebody else assigned to the user is set right by update_task instead.
     """
     return await audit.revert(asked.user, data.change_id, "todos")
 

@@ -198,6 +198,21 @@ SELECT h.low
 FROM halves AS h
 WHERE h.low >= h.high;
 
+-- find_last_change(user_id uuid, table text, looked_at integer) -> maybe int
+-- audit.sql, index audit_log_pkey
+SELECT /* find_last_change */ e.seq
+FROM (
+    SELECT a.seq, a.actor_id, a.table_name
+    FROM audit_log AS a
+    WHERE a.user_id = $1
+    ORDER BY a.seq DESC
+    LIMIT $3
+) AS e
+WHERE e.table_name = $2
+  AND e.actor_id = $1
+ORDER BY e.seq DESC
+LIMIT 1;
+
 -- list_audit(user_id uuid, table text, action text, first bigint, before bigint, row_limit integer) -> many ListedEntryRow
 -- audit.sql, index audit_log_pkey
 SELECT /* list_audit */ e.seq AS id, e.user_id, e.actor_id, e.action, e.table_name AS "table", e.row_id,

@@ -132,6 +132,26 @@ SELECT h.low
 FROM halves AS h
 WHERE h.low >= h.high;
 
+-- name: find_last_change
+-- The newest entry of a table's rows that the user caused, not an assignee; of so many entries at most.
+-- param user_id: uuid
+-- param table: text
+-- param looked_at: integer
+-- returns: maybe int
+-- index: audit_log_pkey
+SELECT e.seq
+FROM (
+    SELECT a.seq, a.actor_id, a.table_name
+    FROM audit_log AS a
+    WHERE a.user_id = %(user_id)s
+    ORDER BY a.seq DESC
+    LIMIT %(looked_at)s
+) AS e
+WHERE e.table_name = %(table)s
+  AND e.actor_id = %(user_id)s
+ORDER BY e.seq DESC
+LIMIT 1;
+
 -- name: list_audit
 -- Entries from one number up to another, the newest first, that match the filters.
 -- param user_id: uuid

@@ -334,6 +334,18 @@ def test_the_last_change_is_undone_or_the_one_named(user: User):
     assert call(user.client, "get_task", task_id=2)["title"] == "Another"
 
 
+def test_without_an_id_only_the_user_s_own_change_is_undone(user: User, new_user: Callable[..., User]):
+    helper = new_user()
+    task = call(user.client, "add_task", title="Buy milk")
+    user.client.patch(f"/v1/todos/{task['id']}", json={"assigned_to": str(helper.id)}).raise_for_status()
+    call(user.client, "add_task", title="Another")
+    call(user.client, "update_task", task_id=2, title="Buy beer")
+    helper.client.patch(f"/v1/todos/{task['id']}", json={"status": "in_progress"}).raise_for_status()
+    assert call(user.client, "undo_change")["changes"]["title"] == ["Buy beer", "Another"]
+    assert call(user.client, "get_task", task_id=1)["status"] == "in_progress", "the assignee's"
+    assert call(helper.client, "undo_change")["code"] == "not_found", "it is in the owner's trail"
+
+
 def test_a_search_finds_what_holds_all_words_wherever_it_is(user: User):
     call(user.client, "add_task", title="Buy MILK", description="two litres")
     call(user.client, "add_task", title="Buy bread")

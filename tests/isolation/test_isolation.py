@@ -363,6 +363,7 @@ QUERY_CASES = {
         lambda world: {"row_id": world.gone_link, **WHOLE_TRAIL, "looked_at": 1}, reaches=False
     ),
     "list_changes": QueryCase(lambda _: {"first": 0, "row_limit": ROW_LIMIT}),
+    "find_last_change": QueryCase(lambda _: {"table": "todos", "looked_at": 100}, reaches=False),
     "get_change": undo("todos delete"),
     "get_last_change": QueryCase(lambda world: {"row_id": world.gone_link, "table": "todo_conversation_links"}),
     "undo_user_update": undo("users update"),
@@ -505,6 +506,7 @@ NAMELESS = {
     "get_trail",
     "find_audit_place",
     "find_audit_bound",
+    "find_last_change",
     "find_prunable_user",
     "import_todos",
     "blank_last_entry",
