@@ -198,22 +198,24 @@ def _check_revision(request: Request, data: Message, params: Params) -> None:
     meta = params.meta
     if revision != NEWEST and f"{_META}protocolVersion" not in meta:
         if revision and revision not in WITH_HANDSHAKE:
-            raise _Refused(
-                _UNSUPPORTED_REVISION, "Unsupported protocol version", supported=REVISIONS, requested=revision
-            )
+            raise _unsupported(revision)
         return
+    asked = meta.get(f"{_META}protocolVersion", revision)
+    if revision != asked:
+        raise _Refused(_HEADER_MISMATCH, "MCP-Protocol-Version is not the protocolVersion in params._meta.")
+    if asked != NEWEST:
+        raise _unsupported(asked)
     missing = [name for name in ("protocolVersion", "clientCapabilities") if f"{_META}{name}" not in meta]
     if missing:
         raise _Refused(_INVALID_PARAMS, f"params._meta needs {', '.join(_META + name for name in missing)}.")
-    asked = meta[f"{_META}protocolVersion"]
-    if revision != asked:
-        raise _Refused(_HEADER_MISMATCH, "MCP-Protocol-Version is not the protocolVersion in params._meta.")
     if sent[b"mcp-method"] != data.method:
         raise _Refused(_HEADER_MISMATCH, "Mcp-Method is not the method of the body.")
     if data.method == "tools/call" and _name_header(request) != params.name:
         raise _Refused(_HEADER_MISMATCH, "Mcp-Name is not the name in params.")
-    if asked != NEWEST:
-        raise _Refused(_UNSUPPORTED_REVISION, "Unsupported protocol version", supported=REVISIONS, requested=asked)
+
+
+def _unsupported(asked: Any) -> _Refused:
+    return _Refused(_UNSUPPORTED_REVISION, "Unsupported protocol version", supported=REVISIONS, requested=asked)
 
 
 def _name_header(request: Request) -> str | None:

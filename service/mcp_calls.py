@@ -17,7 +17,14 @@ from service.http.fields import free_any_json
 from service.http.request import Request, decode_body, read_aside
 from service.http.response import Answer
 from service.http.strict_json import is_quick
-from service.problems import Problem, html_safe
+from service.problems import Problem
+
+TEXT_BYTES = 1024 * 1024
+"""The longest result that is answered as text, too: there its quotes are escaped, which can double it."""
+_TOO_LONG = (
+    "The result is too long for a text: it is in structuredContent alone. Ask for less: a smaller limit, fewer "
+    "messages, max_characters."
+)
 
 
 class TextContent(msgspec.Struct, frozen=True):
@@ -45,23 +52,25 @@ def _header_of(key: str) -> bytes:
 class Asked(SimpleNamespace):
     """What the functions of handlers need to know of a request, where a tool is what is asked for."""
 
-    def __init__(self, request: Request, tool: str, arguments: bytes, key: str | UnsetType) -> None:
+    def __init__(self, request: Request, tool: str, given: msgspec.Struct) -> None:
         name = b"idempotency-key"
+        key: str | UnsetType = getattr(given, "idempotency_key", UNSET)
         header = request.sent.get(name) if key is UNSET else _header_of(key)
         sent = {} if header is None else {name: header}
         super().__init__(user=request.user, id=request.id, app=request.app, sent=sent, if_match=None)
-        self._arguments = arguments
+        self._given = given
         self._query: Any = None
         self.route_handler = SimpleNamespace(status_code=200, opt={})
         self.scope: dict[str, Any] = {
             "method": "CALL",
             "path": tool,
-            "state": {},
+            "state": {"is_part": True},
             "route_handler": self.route_handler,
         }
 
     async def body(self) -> bytes:
-        return self._arguments
+        """The arguments in one spelling: a model that repeats a call may well write them in another one."""
+        return msgspec.json.encode(self._given)
 
     def filters(self, _: Any) -> Any:
         return self._query
@@ -134,14 +143,14 @@ async def run_tool(request: Request, called: Tool, arguments: bytes) -> ToolResu
             given = decode_body(arguments, called.arguments)
         else:
             given = await read_aside(request.owner, decode_body, arguments, called.arguments)
-        asked = Asked(request, called.name, arguments, getattr(given, "idempotency_key", UNSET))
-        result = await called.run(asked, given)
+        result = await called.run(Asked(request, called.name, given), given)
     except Problem as problem:
         if problem.status == 401:
             raise
         return ToolResult([TextContent(_told(problem))], is_error=True)
-    body = html_safe(result.body if isinstance(result, Answer) else msgspec.json.encode(_value(result)))
-    return ToolResult([TextContent(body.decode())], msgspec.Raw(body))
+    body = result.body if isinstance(result, Answer) else msgspec.json.encode(_value(result))
+    text = body.decode() if len(body) <= TEXT_BYTES else _TOO_LONG
+    return ToolResult([TextContent(text)], msgspec.Raw(body))
 
 
 def _value(result: Any) -> Any:
@@ -159,23 +168,30 @@ _ADVICE = {
     "not_found": "This user has no such task, conversation or change: list_tasks and search show what there is.",
     "invalid_cursor": "Begin again at the first page, without a cursor.",
     "idempotency_in_progress": _AGAIN,
-    "validation_failed": "Correct the arguments and call again.",
+    "validation_failed": "Correct the arguments and call again, or do what the message says instead.",
     "forbidden": "It isn't allowed to this key or user: tell the user, and don't try again.",
     "stale_position": "Somebody wrote in between: read get_context, then append with the position told here.",
     "invalid_transition": "Set the status to one that can follow; an archived task can only become pending.",
     "version_mismatch": "It has changed since: look at it anew.",
     "link_exists": "Nothing is left to do: they are linked.",
-    "idempotency_key_reused": "Use another idempotency_key for another call.",
+    "idempotency_key_reused": "To repeat that call, give exactly its arguments; for another one, another key.",
 }
+
+
+_ARGUMENTS = {"body": "arguments", "Idempotency-Key": "idempotency_key", "id": "change_id"}
+"""What an agent calls what is called otherwise over HTTP."""
 
 
 def _told(problem: Problem) -> str:
     """The problem for a model: its code, what is wrong, and what to do."""
+    errors = [
+        msgspec.structs.replace(error, field=_ARGUMENTS.get(error.field, error.field)) for error in problem.errors
+    ]
     usual = _LOOK_FIRST if problem.may_have_happened else _AGAIN if problem.status == 503 else _OTHERWISE
     told: dict[str, Any] = {
         "code": problem.code,
         "message": problem.detail,
-        **({"errors": problem.errors} if problem.errors else {}),
+        **({"errors": errors} if errors else {}),
         **problem.members,
         "advice": _ADVICE.get(problem.code, usual),
     }

@@ -77,6 +77,13 @@ class TaskList(PageQuery, frozen=True, forbid_unknown_fields=True):
         Literal["all", "pending", "completed"],
         Meta(description="`pending`: all that is not completed or archived, in progress included."),
     ] = "all"
+    scope: Annotated[
+        Literal["owned", "assigned"],
+        Meta(
+            title="TaskScope",
+            description="`assigned`: tasks of others that the user is to do; name these by their id, not their number.",
+        ),
+    ] = "owned"
 
 
 class NewLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,7 +107,9 @@ class SearchFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Undo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be undone."""
 
-    change_id: Annotated[Number, Meta(description="Left out: the user's own last change to any of their tasks.")] | None = None
+    change_id: (
+        Annotated[Number, Meta(description="Left out: the user's own last change to any of their tasks.")] | None
+    ) = None
     idempotency_key: IdempotencyKey | UnsetType = UNSET
 
 
@@ -111,10 +120,15 @@ class NewConversation(NamedConversation, frozen=True, forbid_unknown_fields=True
 
 
 class NewTurn(Turn, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What was said, in order."""
+    """What was said, in order. An item of null beside a content is none: models fill in all that there is."""
 
     conversation_id: ConversationId
     idempotency_key: IdempotencyKey | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        for message in self.messages:
+            if message.item == "null" and message.content:
+                msgspec.structs.force_setattr(message, "item", UNSET)
 
 
 class ContextOf(ContextSize, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -164,7 +178,8 @@ async def list_tasks(asked: Asked, data: TaskList) -> Page[Todo]:
     Where next_cursor isn't null there are more: call again with it as cursor.
     """
     statuses: dict[str, Any] = {"all": None, "pending": ["pending", "in_progress"], "completed": ["completed"]}
-    query = TodoFilters(status=statuses[data.status], limit=data.limit, cursor=data.cursor)
+    status = statuses[data.status]
+    query = TodoFilters(status=status, scope=data.scope, limit=data.limit, cursor=data.cursor)
     return await todo_lists.list_todos.fn(asked.asking(query))
 
 
@@ -230,8 +245,9 @@ async def link_task(asked: Any, data: NewLink) -> Any:
 async def undo_change(asked: Any, data: Undo) -> Any:
     """Undo a change of a task, or a deletion, when the user says that it was a mistake.
 
-    It is the user's last one, or the one named by change_id; refused where something else has happened to the task since.
-    What was done to a task that somebody else assigned to the user is set right by update_task instead.
+    It is the user's last one, or the one named by change_id; refused where something else has happened to the task
+    since. Called once more, it takes back the undo. A task that was added is deleted instead, and one that somebody
+    else assigned to the user is set right by update_task.
     """
     return await audit.revert(asked.user, data.change_id, "todos")
 

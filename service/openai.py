@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service import conversations, messages, turns
 from service.db.caller import Caller
-from service.db.queries import Maybe
+from service.db.queries import Maybe, Versioned
 from service.http.fields import Metadata, check_metadata, given, new_id
 from service.http.idempotency import idempotent
 from service.http.kept_json import Path
@@ -87,7 +87,9 @@ _find_item = Maybe("find_item", FullMessage)
 
 @post("/openai/v1/conversations", status_code=200, request_max_body_size=TURN_BYTES, scope="write", **_OPENAIS)
 @idempotent
-async def create_openai_conversation(request: Request, data: JSONBody[NewConversation]) -> OpenAIConversation:
+async def create_openai_conversation(
+    request: Request, data: JSONBody[NewConversation]
+) -> Versioned[OpenAIConversation]:
     """Open a conversation, with the items that it begins with."""
     items = [] if data.items == _NULL else await _aside(request, data.items, read_items, data.items)
     conversation_id = new_id()
@@ -102,7 +104,7 @@ async def create_openai_conversation(request: Request, data: JSONBody[NewConvers
 
 
 @get("/openai/v1/conversations/{conversation_id:str}", scope="read", **_OPENAIS)
-async def get_openai_conversation(request: Request, conversation_id: FromPath[str]) -> OpenAIConversation:
+async def get_openai_conversation(request: Request, conversation_id: FromPath[str]) -> Versioned[OpenAIConversation]:
     """One conversation."""
     return conversation_of(await conversations.get_conversation.fn(request, conversation_uuid(conversation_id)))
 
@@ -111,7 +113,7 @@ async def get_openai_conversation(request: Request, conversation_id: FromPath[st
 @idempotent
 async def update_openai_conversation(
     request: Request, conversation_id: FromPath[str], data: JSONBody[ConversationMetadata]
-) -> OpenAIConversation:
+) -> Versioned[OpenAIConversation]:
     """Give a conversation other metadata."""
     place = conversation_uuid(conversation_id)
     patch = conversations.ConversationPatch(metadata=_own_metadata(data.metadata))
@@ -174,7 +176,7 @@ async def get_openai_item(request: Request, conversation_id: FromPath[str], item
 )
 async def delete_openai_item(
     request: Request, conversation_id: FromPath[str], item_id: FromPath[str]
-) -> OpenAIConversation:
+) -> Versioned[OpenAIConversation]:
     """Delete one item; the answer is its conversation."""
     place = conversation_uuid(conversation_id)
     async with request.user.transaction():
@@ -200,7 +202,7 @@ async def _items_of(request: Request, rows: list[FullMessage]) -> list[tuple[str
 def _list_of(added: list[messages.Message], items: list[messages.MessageCreate]) -> ItemList:
     """The items as they were added."""
     shown = [
-        item_shape(message.id, message.role, message.content, cast("str", item.item))
+        item_shape(message, message.metadata, cast("str", item.item))
         for message, item in zip(added, items, strict=True)
     ]
     return item_list(shown, limit=len(shown))

@@ -1,14 +1,14 @@
 """OpenAI's shapes: what its clients send as messages of ours, and what they are answered, by the SDK's types.
 
 A conversation's id is ``conv_`` and the hexadecimal digits of its UUID. An item is a message. Its id is the one that it
-came with, or a prefix for its type (``msg_``, ``fc_`` …) and the digits of the message's UUID. What a client sends is
-kept byte for byte; what is answered is that, with what the SDK's types need besides: an id, and for a message its type,
-its status and a list of contents. The pages of a list lead on by ids of ours.
+came with, if it came by these routes (the message's metadata says so, for it to be found), or else a prefix for its
+type (``msg_``, ``fc_`` …) and the digits of the message's UUID. What a client sends is kept byte for byte; what is
+answered is that, with what the SDK's types need besides: an id, and for a message its type, its status and a list of
+contents. The pages of a list lead on by ids of ours.
 """
 
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
@@ -16,10 +16,11 @@ import msgspec
 from msgspec import UNSET
 
 from service.conversations import Conversation
+from service.db.queries import Versioned
 from service.http import kept_json
 from service.http.paging import ANSWER_BYTES
 from service.items import decode_item
-from service.messages import FullMessage, MessageCreate
+from service.messages import FullMessage, Message, MessageCreate
 from service.problems import Problem, invalid, may_add
 
 ITEMS = 20
@@ -110,13 +111,18 @@ def _message(text: str, index: int) -> MessageCreate:
     if not text.startswith("{"):
         raise invalid(f"items[{index}]", "must be an object")
     head = _head(text)
-    own = head.id if _is_text(head.id) and len(head.id) <= OWN_ID_LENGTH else None
-    metadata = UNSET if own is None else msgspec.Raw(msgspec.json.encode({"item_id": own}))
+    metadata = msgspec.Raw(msgspec.json.encode({"item_id": head.id})) if _can_be_found(head.id) else UNSET
     try:
         sender: Any = _ROLES.get(head.role, "ai") if isinstance(head.role, str) else "ai"
         return MessageCreate(sender_type=sender, item=text, metadata=metadata)
     except ValueError as error:
         raise invalid(f"items[{index}]", str(error)) from None
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What a message's metadata says of its item."""
+
+    item_id: Any = UNSET
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -137,6 +143,14 @@ def _head(text: str) -> _Head:
         return _Head(*(value.get(name, UNSET) for name in _Head.__struct_fields__))
 
 
+def _can_be_found(own: Any) -> bool:
+    """Whether an item keeps this id that it came with; not one of ours, by which another item would be found."""
+    if not _is_text(own) or len(own) > OWN_ID_LENGTH or own in (".", "..") or not {"/", "\0"}.isdisjoint(own):
+        return False
+    ours = uuid_in(own)
+    return ours is None or ours.version != 7
+
+
 def _is_text(value: Any) -> bool:
     """Whether it is a text, of one character at least, that UTF-8 can carry."""
     return isinstance(value, str) and bool(value) and value.encode("utf-8", "replace").decode() == value
@@ -145,47 +159,59 @@ def _is_text(value: Any) -> bool:
 # What goes out
 
 
-def conversation_of(row: Conversation) -> OpenAIConversation:
+def conversation_of(row: Conversation) -> Versioned[OpenAIConversation]:
     """A conversation, as the SDK's types want it."""
-    return OpenAIConversation(f"conv_{row.id.hex}", int(row.created_at.timestamp()), row.metadata)
+    return Versioned(
+        OpenAIConversation(f"conv_{row.id.hex}", int(row.created_at.timestamp()), row.metadata), row.version
+    )
 
 
 def item_of(row: FullMessage) -> tuple[str, msgspec.Raw]:
     """A message as an item, behind an id that is its alone."""
-    return item_shape(row.id, row.role, row.content, None if row.item is None else bytes(row.item).decode())
+    return item_shape(row, row.metadata, None if row.item is None else bytes(row.item).decode())
 
 
-def item_shape(message_id: UUID, role: str, content: str, text: str | None) -> tuple[str, msgspec.Raw]:
+def item_shape(message: Message, metadata: msgspec.Raw, text: str | None) -> tuple[str, msgspec.Raw]:
     """An item as the SDK's types want it, behind an id that is its alone: that which it came with may not be."""
     if text is None or not text.startswith("{"):
-        ours = f"msg_{message_id.hex}"
-        return ours, _plain_message(ours, role, content)
+        ours = f"msg_{message.id.hex}"
+        return ours, _plain_message({}, ours, message.role, message.content)
     head = _head(text)
     kind = head.type if isinstance(head.type, str) else "message" if isinstance(head.role, str) else ""
-    ours = f"{_PREFIXES.get(kind, 'item')}_{message_id.hex}"
-    shown = head.id if _is_text(head.id) else ours
-    if kind == "message" and isinstance(head.content, str):
-        return ours, _plain_message(shown, head.role if _is_text(head.role) else role, head.content)
+    ours = f"{_PREFIXES.get(kind, 'item')}_{message.id.hex}"
+    is_known = _can_be_found(head.id) and msgspec.json.decode(metadata, type=_Known).item_id == head.id
+    shown = head.id if is_known else ours
     missing = {
-        **({} if isinstance(head.id, str) and head.id else {"id": shown}),
+        **({} if is_known else {"id": shown}),
         **({} if isinstance(head.type, str) or not kind else {"type": kind}),
         **({"status": "completed"} if kind in _WITH_STATUS and head.status in (None, UNSET) else {}),
     }
+    if kind == "message" and isinstance(head.content, str):
+        role = head.role if _is_text(head.role) else message.role
+        return ours, _plain_message({**_members(text), **missing}, shown, role, head.content)
     return ours, msgspec.Raw(_completed(text, missing, are_there=any(getattr(head, n) is not UNSET for n in missing)))
 
 
 def _completed(text: str, missing: dict[str, str], *, are_there: bool) -> bytes:
-    """The object with what is missing of it; ``are_there``: some of that is, but null."""
-    if are_there:
-        with suppress(msgspec.DecodeError):
-            return msgspec.json.encode({**msgspec.json.decode(text, type=dict[str, msgspec.Raw]), **missing})
+    """The object with what is missing of it; ``are_there``: something else stands in the place of some of that."""
+    if are_there and (members := _members(text)):
+        return msgspec.json.encode({**members, **missing})
     if not missing:
         return text.encode()
     rest = text[1:].lstrip().encode()
     return msgspec.json.encode(missing)[:-1] + (b"" if rest.startswith(b"}") else b",") + rest
 
 
-def _plain_message(shown: str, role: str, content: str) -> msgspec.Raw:
+def _members(text: str) -> dict[str, Any]:
+    """The members of the object as they stand; none where a name holds half of a surrogate pair."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return {}
+
+
+def _plain_message(sent: Mapping[str, Any], shown: str, role: str, content: str) -> msgspec.Raw:
+    """What was sent with a text as its content, as a message with a list of contents."""
     try:
         text = msgspec.Raw(msgspec.json.encode(content))
     except UnicodeEncodeError:  # half of a surrogate pair, which stays the escape that it came as
@@ -195,8 +221,8 @@ def _plain_message(shown: str, role: str, content: str) -> msgspec.Raw:
     part: dict[str, Any] = {"type": "input_text", "text": text}
     if role == "assistant":
         part = {"type": "output_text", "text": text, "annotations": []}
-    whole = {"id": shown, "type": "message", "role": role, "status": "completed", "content": [part]}
-    return msgspec.Raw(msgspec.json.encode(whole))
+    fixed = {"id": shown, "type": "message", "role": role}
+    return msgspec.Raw(msgspec.json.encode({**fixed, "status": "completed", **sent, **fixed, "content": [part]}))
 
 
 def item_list(items: Sequence[tuple[str, msgspec.Raw]], limit: int, *, goes_on: bool = False) -> ItemList:

@@ -9,6 +9,7 @@ stands in ``scope["state"]``:
 - ``trace``: what the client sent, or the request's own span, where there is either
 - ``escape``: strings are to be answered HTML-escaped
 - ``held_body``: what counts a long body until the request's end
+- ``is_part``: what is answered becomes part of another answer, as a tool's does, which is made harmless as a whole
 - ``at_once``: the answer has to wait for its turn when so many of its kind have gone out in a moment: see `Refusals`
 """
 

@@ -112,7 +112,9 @@ def answer(request: Request, content: Any, status: int) -> Answer:
             return Answer(304, [(b"etag", etag)])
     value = cast("Versioned[Any]", content).value if isinstance(content, Versioned) else content
     body = _encode(value)
-    body = html_escaped(body) if "escape" in scope["state"] else html_safe(body)
+    state = scope["state"]
+    if "is_part" not in state:
+        body = html_escaped(body) if "escape" in state else html_safe(body)
     headers.append((b"content-length", b"%d" % len(body)))
     if isinstance(content, Page):
         cursor = cast("Page[Any]", content).next_cursor

@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 
 from service.mcp import REVISIONS, WITH_HANDSHAKE
-from service.mcp_calls import _told
+from service.mcp_calls import TEXT_BYTES, _told
 from service.mcp_tools import TOOLS
 from service.problems import Problem, unknown_outcome
 from tests.conftest import PLAIN_HTTP, Server, User
@@ -46,7 +46,7 @@ def modern(client: httpx.Client, method: str, params: Any = None, **headers: str
 
 
 def call(client: httpx.Client, tool: str, **arguments: Any) -> Any:
-    """The tool's result; its text is the structured one, which holds to the schema that was told."""
+    """The tool's result; its text is the structured one, unless that is long, and holds to the schema that was told."""
     answer = rpc(client, "tools/call", {"name": tool, "arguments": arguments})
     assert answer.status_code == 200, answer.text
     result = answer.json()["result"]
@@ -54,7 +54,8 @@ def call(client: httpx.Client, tool: str, **arguments: Any) -> Any:
     if result.get("isError"):
         assert "structuredContent" not in result
         return json.loads(text["text"])
-    assert json.loads(text["text"]) == result["structuredContent"]
+    if len(json.dumps(result["structuredContent"])) <= TEXT_BYTES:
+        assert json.loads(text["text"]) == result["structuredContent"]
     jsonschema_rs.validate(TOOLS[tool].described["outputSchema"], result["structuredContent"])
     return result["structuredContent"]
 
@@ -137,6 +138,12 @@ def test_an_unknown_revision_is_told_those_that_are_known(user: User, revision: 
             {"_meta": {**META, "io.modelcontextprotocol/protocolVersion": revision}},
             MCP_Protocol_Version=revision,
             Mcp_Method="tools/list",
+        ),
+        rpc(
+            user.client,
+            "tools/list",
+            {"_meta": {"io.modelcontextprotocol/protocolVersion": revision}},
+            MCP_Protocol_Version=revision,
         ),
     ):
         assert answer.status_code == 400
@@ -315,6 +322,10 @@ def test_each_item_of_a_turn_may_have_1_mib(user: User):
     assert call(user.client, "append_turn", conversation_id=conversation, messages=said)["position"] == 2
     context = call(user.client, "get_context", conversation_id=conversation, format="items")["context"]
     assert context == [large, large]
+    asked = {"name": "get_context", "arguments": {"conversation_id": conversation, "format": "items"}}
+    answer = rpc(user.client, "tools/call", asked)
+    assert len(answer.content) < 1300 * 1024, "not twice"
+    assert "Ask for less" in answer.json()["result"]["content"][0]["text"]
     said[1]["item"] = {"output": "x" * 1024 * 1024}
     told = call(user.client, "append_turn", conversation_id=conversation, messages=said)
     assert told["code"] == "validation_failed"
@@ -357,6 +368,65 @@ def test_a_search_finds_what_holds_all_words_wherever_it_is(user: User):
     assert [item["id"] for item in found["conversations"]] == [conversation]
     assert [(item["position"], item["snippet"]) for item in found["messages"]] == [(1, "How many litres of Milk?")]
     assert call(user.client, "search", q=" ")["code"] == "validation_failed"
+
+
+def test_what_was_added_is_not_undone_and_the_answer_says_what_to_do(user: User):
+    call(user.client, "add_task", title="Buy milk")
+    told = call(user.client, "undo_change", change_id=user.client.get("/v1/audit?limit=1").json()["items"][0]["id"])
+    assert told["errors"][0]["field"] == "change_id"
+    assert "delete that instead" in told["message"]
+    assert "what the message says" in told["advice"]
+
+
+def test_tasks_that_others_assigned_are_listed_apart(user: User, new_user: Callable[..., User]):
+    helper = new_user()
+    task = call(user.client, "add_task", title="Buy milk")
+    user.client.patch(f"/v1/todos/{task['id']}", json={"assigned_to": str(helper.id)}).raise_for_status()
+    call(helper.client, "add_task", title="Her own")
+    assert [item["title"] for item in call(helper.client, "list_tasks")["items"]] == ["Her own"]
+    (assigned,) = call(helper.client, "list_tasks", scope="assigned")["items"]
+    assert assigned["id"] == task["id"]
+    assert call(helper.client, "complete_task", task_id=assigned["id"])["status"] == "completed"
+    assert call(helper.client, "list_tasks", scope="assigned", status="pending")["items"] == []
+
+
+@pytest.mark.parametrize("key", [None, "once"])
+def test_the_text_is_as_it_was_sent(user: User, key: str | None):
+    arguments = {"title": "Q&A <draft>", **({"idempotency_key": key} if key else {})}
+    for _ in range(2):
+        answer = rpc(user.client, "tools/call", {"name": "add_task", "arguments": arguments})
+        assert not any(character in answer.content for character in b"<>&"), "harmless in a page"
+        assert '"Q&A <draft>"' in answer.json()["result"]["content"][0]["text"]
+
+
+def test_a_repeated_call_may_be_spelled_otherwise(user: User):
+    first = call(user.client, "add_task", title="Buy milk", priority="low", idempotency_key="once")
+    spellings = (
+        '{"idempotency_key": "once", "priority": "low", "title": "Buy milk"}',
+        '{"title":"Buy \\u006dilk","priority":"low","due_date":null,"idempotency_key":"once"}',
+    )
+    for spelling in spellings:
+        body = f'{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"add_task","arguments":{spelling}}}}}'
+        answer = user.client.post("/mcp", content=body, headers={"Content-Type": "application/json"})
+        assert answer.json()["result"]["structuredContent"] == first
+    told = call(user.client, "add_task", title="Buy beer", idempotency_key="once")
+    assert (told["code"], told["errors"][0]["field"]) == ("idempotency_key_reused", "idempotency_key")
+    assert len(call(user.client, "list_tasks")["items"]) == 1
+
+
+def test_an_item_of_null_beside_a_content_is_none(user: User):
+    conversation = call(user.client, "start_conversation")["id"]
+    said = [{"sender_type": "user", "content": "Hello", "item": None}]
+    call(user.client, "append_turn", conversation_id=conversation, messages=said)
+    context = call(user.client, "get_context", conversation_id=conversation, format="items")["context"]
+    assert context == [{"role": "user", "content": "Hello"}]
+
+
+def test_arguments_that_are_no_object_are_called_so(user: User):
+    for arguments in (None, [], "x"):
+        answer = rpc(user.client, "tools/call", {"name": "list_tasks", "arguments": arguments})
+        told = json.loads(answer.json()["result"]["content"][0]["text"])
+        assert told["errors"] == [{"field": "arguments", "message": "must be an object"}]
 
 
 def test_a_repeated_undo_with_its_key_is_done_once(user: User):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import pytest
@@ -261,6 +262,49 @@ def test_null_stands_for_what_is_left_out(sdk: "OpenAI", user: User):
     assert not sdk.conversations.items.list(conversation).data
 
 
+def test_what_is_sent_beside_a_text_comes_back_too(sdk: "OpenAI", user: User):
+    conversation = sdk.conversations.create().id
+    post_items(
+        user,
+        conversation,
+        b'{"role":"assistant","content":"x","phase":"commentary","status":"incomplete","more":[1e400]},'
+        b'{"role":"user","content":"y","status":null,"id":null}',
+    )
+    answer = user.client.get(f"/openai/v1/conversations/{conversation}/items?order=asc")
+    assert b'"more":[1e400]' in answer.content
+    said, asked = answer.json()["data"]
+    assert (said["phase"], said["status"], said["type"]) == ("commentary", "incomplete", "message")
+    assert said["content"] == [{"type": "output_text", "text": "x", "annotations": []}]
+    assert (asked["status"], asked["id"][:4]) == ("completed", "msg_")
+
+
+@pytest.mark.parametrize("own", ["msg_own", "a/b", "..", "x" * 256, "Ümläut?#%"])
+def test_whatever_id_is_shown_can_be_read_and_deleted(sdk: "OpenAI", user: User, own: str):
+    item = {"type": "reasoning", "id": own, "summary": []}
+    conversation = sdk.conversations.create(items=[item, {**HELLO, "id": own}]).id  # pyright: ignore[reportArgumentType]
+    path = f"/v1/conversations/{UUID(hex=conversation.removeprefix('conv_'))}/messages"
+    user.client.post(path, json={"sender_type": "ai", "item": item}).raise_for_status()
+    user.client.post(path, json={"sender_type": "user", "item": {"role": "user", "content": "y", "id": own}})
+    first = user.client.get(path).json()["items"][0]["id"]
+    user.client.patch(f"{path}/{first}", json={"metadata": {"label": "x"}}).raise_for_status()
+    shown = [item.id or "" for item in sdk.conversations.items.list(conversation)]
+    assert len(shown) == 4
+    for item_id in shown:
+        place = f"/openai/v1/conversations/{conversation}/items/{quote(item_id, safe='')}"
+        assert user.client.get(place).json()["id"] == item_id
+        assert user.client.delete(place).status_code == 200
+    assert not sdk.conversations.items.list(conversation).data
+
+
+def test_a_conversation_has_its_version(sdk: "OpenAI", user: User):
+    path = f"/openai/v1/conversations/{sdk.conversations.create().id}"
+    etag = user.client.get(path).headers["etag"]
+    assert user.client.get(path, headers={"If-None-Match": etag}).status_code == 304
+    changed = user.client.post(path, json={"metadata": {"a": "b"}}, headers={"If-Match": etag})
+    assert (changed.status_code, changed.headers["etag"]) == (200, '"2"')
+    assert user.client.post(path, json={"metadata": {}}, headers={"If-Match": etag}).status_code == 412
+
+
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_pages_lead_on_though_ids_are_given_twice_or_were_written_elsewhere(sdk: "OpenAI", user: User, order: Any):
     conversation = sdk.conversations.create(items=[CALL, HELLO, CALL, {**CALL, "id": "__fake_id__"}]).id
@@ -488,6 +532,18 @@ def test_pop_and_clear(async_sdk: "AsyncOpenAI", kit: Any):
         assert len(await session.get_items()) == 46
         await session.clear_session()
         assert await session.get_items() == []
+
+    finish(async_sdk, use)
+
+
+def test_what_is_added_once_more_is_another_item(async_sdk: "AsyncOpenAI", kit: Any):
+    async def use() -> None:
+        session = kit.OpenAIConversationsSession(openai_client=async_sdk)
+        await session.add_items([HELLO, {**HELLO, "role": "assistant"}])
+        first, second = await session.get_items()
+        await session.add_items([first])
+        assert (await session.pop_item())["role"] == "user"
+        assert await session.get_items() == [first, second]
 
     finish(async_sdk, use)
 
