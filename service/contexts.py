@@ -10,9 +10,11 @@ from msgspec import Meta
 from service.db.caller import Caller
 from service.db.queries import Many, Statement
 from service.http.fields import MessageType
+from service.http.paging import ANSWER_BYTES
 from service.http.request import read_aside
 from service.http.strict_json import SHORT
 from service.items import UNNAMED, ItemText, read_calls, size_of, whole
+from service.problems import may_add
 
 Role = Annotated[Literal["user", "assistant", "system"], Meta(title="Role")]
 
@@ -80,9 +82,14 @@ async def context_of(caller: Caller, rows: Sequence[ContextRow], size: ContextSi
 
 
 def _context_of(rows: Sequence[ContextRow], size: ContextSize) -> Context:
+    is_cut = len(rows) == size.messages
     if size.max_characters is not None:
-        rows = _fitting(rows, size.max_characters)
-    if size.format == "items" or {row.message_type for row in rows} - {"text"}:
+        fitting = _fitting(rows, size.max_characters)
+        is_cut, rows = is_cut or len(fitting) < len(rows), fitting
+    if size.format == "items":
+        rows = _sendable(cast("Sequence[ContextItemRow]", rows))
+    # An output at the very beginning of its conversation was parted from no call; an item needs one all the same.
+    if size.format == "items" or (is_cut and {row.message_type for row in rows} - {"text"}):
         rows = [rows[index] for index in whole(map(_calls, rows))]
     if size.format == "messages":
         return [ContextMessage(row.role, row.content) for row in rows]
@@ -99,6 +106,17 @@ def _fitting(rows: Sequence[ContextRow], characters: int) -> Sequence[ContextRow
         item = row.item if isinstance(row, ContextItemRow) else None
         characters -= len(row.content) if item is None else len(bytes(item).decode())
         if characters < 0:
+            return rows[index + 1 :]
+    return rows
+
+
+def _sendable(rows: Sequence[ContextItemRow]) -> Sequence[ContextItemRow]:
+    """The newest that fit into an answer when they are escaped, one at least: the query counts them as they are."""
+    size = 0
+    for index in range(len(rows) - 1, -1, -1):
+        item = rows[index].item or rows[index].content.encode()
+        size += len(item) + may_add(bytes(item))
+        if size > ANSWER_BYTES and index < len(rows) - 1:
             return rows[index + 1 :]
     return rows
 

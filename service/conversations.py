@@ -1,6 +1,6 @@
 """Conversations: threads of messages between a user and an assistant."""
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 from uuid import UUID
 
 import msgspec
@@ -102,6 +102,11 @@ class ConversationFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check_search(self.q)
         check_contained(self.metadata)
+
+    @property
+    def question(self) -> Self:
+        """Without ``messages``, which neither filters nor orders."""
+        return msgspec.structs.replace(super().question, messages=0)
 
 
 DELETE_SECONDS = 60.0

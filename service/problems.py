@@ -248,7 +248,7 @@ _BY_CONSTRAINT: dict[str, tuple[str, str, str]] = {
     "todos_completed_at_check": (
         "validation_failed",
         "completed_at",
-        "can't be in the future, and needs status completed",
+        "must be a time that has come while status is completed, and can't be changed while it isn't",
     ),
     "metadata_check": ("validation_failed", "metadata", "must have at most 16384 bytes as the database writes it"),
     "todo_conversation_links_todo_id_fkey": ("not_found", "", ""),

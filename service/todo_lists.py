@@ -2,9 +2,10 @@
 
 import heapq
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
+import msgspec
 from litestar import get
 from litestar.params import FromPath
 from msgspec import Meta
@@ -65,6 +66,13 @@ class TodoFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
         check_time("due_after", self.due_after)
         check_search(self.q)
         check_contained(self.metadata)
+
+    @property
+    def question(self) -> Self:
+        """Whatever the order of its statuses and priorities, and however often they are repeated."""
+        status = self.status and sorted(set(self.status))
+        priority = self.priority and sorted(set(self.priority))
+        return msgspec.structs.replace(super().question, status=status, priority=priority)
 
 
 _find_conversation = Maybe("find_conversation", UUID)

@@ -32,11 +32,14 @@ from service.http.fields import (
 )
 from service.http.idempotency import idempotent
 from service.http.missing import found
+from service.http.paging import ESCAPED
 from service.http.request import Request
-from service.problems import Problem
+from service.problems import Problem, may_add
 
 BATCH_OPERATIONS = 500
 BATCH_BYTES = 12 * 1024 * 1024
+BATCH_ANSWER_BYTES = 16 * 1024 * 1024
+"""A batch that changes more than this, when it is escaped, is refused: half of what one address may leave unread."""
 
 
 class Todo(msgspec.Struct, frozen=True, gc=False):
@@ -183,7 +186,7 @@ async def batch_todos(request: Request, data: JSONBody[TodoBatch]) -> TodoBatchR
     operations += [("delete", index, [_removal(todo_id, None)]) for index, todo_id in enumerate(data.delete)]
     statements = [statement for _, _, parts in operations for statement in parts]
     places = [(list_name, index) for list_name, index, parts in operations for _ in parts]
-    accept = _accept(request.user, len(statements)) if data.update or data.delete else None
+    accept = _accept(request.user, len(statements))
     try:
         results = await request.user.run_all([*statements, HOLD_ASSIGNEES()], accept)
     except _NoRow as missing:
@@ -239,15 +242,22 @@ class _NoRow(Exception):
 
 
 def _accept(caller: Caller, count: int) -> Callable[[list[Any]], None]:
-    """A check that each of so many changes found its todo, and that whoever links one owns it."""
+    """A check that each of so many changes found its todo, that whoever links one owns it, and of their size."""
 
     def check(results: list[Any]) -> None:
+        size = 0
         for index, result in enumerate(results[:count]):
             if result is None:
                 raise _NoRow(index)
             # A number is the count of links made for the todo before it.
             if isinstance(result, int) and results[index - 1].user_id != caller.user_id:
                 raise _NoRow(index - 1)
+            if isinstance(result, Todo):
+                metadata = bytes(result.metadata)
+                size += len(metadata) + may_add(metadata) + ESCAPED * len(result.description or "")
+        if size > BATCH_ANSWER_BYTES:
+            reason = f"The answer would have more than {BATCH_ANSWER_BYTES} bytes: send fewer operations at a time."
+            raise Problem("payload_too_large", reason)
 
     return check
 

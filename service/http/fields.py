@@ -26,7 +26,8 @@ _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 # White space, control characters, and characters without a glyph: a title needs one character that is none of them.
 _INVISIBLE = (
-    r"\s\u0000-\u001f\u007f-\u00a0\u00ad\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2800\u3164\ufeff"
+    r"\s\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
 )
 
 _TODO_REF = r"^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[1-9][0-9]{0,17})$(?!\n)"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -104,14 +104,24 @@ def read_query(kind: type[msgspec.Struct], values: Mapping[str, list[str]]) -> A
 _NUMBER = re.compile("[1-9][0-9]{0,17}", re.ASCII)
 
 
-def path_reader(kind: Any) -> Callable[[str], Any]:
-    """What reads a parameter of the path: a UUID, or a whole number where the route takes one.
+def _read_text(name: str, kind: Any, text: str) -> str:
+    if "\0" in text:
+        raise invalid(name, "holds a NUL character")
+    try:
+        return msgspec.convert(text, kind)
+    except msgspec.ValidationError as error:
+        raise invalid(name, field_and_message(error, kind)[1]) from None
 
-    What names nothing is ``not_found``, whatever its form.
+
+def path_reader(name: str, kind: Any) -> Callable[[str], Any]:
+    """What reads a parameter of the path: a UUID, a whole number where the route takes one, or a text.
+
+    What names nothing is ``not_found``, whatever its form; of a text that has bounds, ``validation_failed`` says them.
     """
     kinds = _flatten(kind)
     if str in kinds:
-        return str
+        has_bounds = any(isinstance(note, msgspec.Meta) for note in kind.__metadata__)
+        return partial(_read_text, name, kind) if has_bounds else str
     takes_number, takes_uuid = int in kinds, UUID in kinds
 
     def read(text: str) -> Any:

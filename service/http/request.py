@@ -219,7 +219,7 @@ def path_names(handler: Any) -> list[str]:
 def _path_readers(handler: Any) -> list[tuple[str, Any]]:
     """For each parameter of the path, what reads it: by the type that the handler declares."""
     fields = handler.parsed_fn_signature.parameters
-    return [(name, path_reader(fields[name].raw)) for name in path_names(handler)]
+    return [(name, path_reader(name, fields[name].raw)) for name in path_names(handler)]
 
 
 @cache

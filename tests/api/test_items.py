@@ -240,6 +240,27 @@ def test_an_output_never_comes_without_its_call(user: User, conversation: str, f
     assert lengths == [0, 1, 1, 3, 3, 5, 6]
 
 
+def test_at_the_beginning_of_a_conversation_nothing_was_parted(user: User, conversation: str):
+    response = {"sender_type": "ai", "content": "Hello Ada!", "message_type": "response"}
+    assert turn(user, conversation, response, messages=20)["context"] == [
+        {"role": "assistant", "content": "Hello Ada!"}
+    ]
+    turn(user, conversation, {"sender_type": "user", "content": "Hi"})
+    assert [len(context(user, conversation, f"messages={number}")) for number in (1, 2, 3)] == [1, 1, 2]
+    assert len(context(user, conversation, "messages=3&max_characters=2")) == 1
+
+
+def test_a_context_of_items_has_4_mib_when_they_are_escaped_too(user: User, conversation: str):
+    for number in range(6):
+        turn(user, conversation, {"output": f"{number}{'<' * 300_000}"})
+    answer = user.client.get(f"/v1/conversations/{conversation}/context?format=items&messages=6")
+    assert [item["output"][0] for item in answer.json()] == ["4", "5"]
+    assert len(answer.content) < 4 * 1024 * 1024
+    turn(user, conversation, {"output": "<" * 1_000_000})
+    newest = user.client.get(f"/v1/conversations/{conversation}/context?format=items&messages=6").json()
+    assert [len(item["output"]) for item in newest] == [1_000_000], "one comes however large it is"
+
+
 def test_of_parallel_calls_none_is_parted_from_its_output(user: User, conversation: str):
     calls = [{**CALL, "call_id": name} for name in ("a", "b")]
     outputs = [{**OUTPUT, "call_id": name, "output": name} for name in ("a", "b")]

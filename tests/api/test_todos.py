@@ -583,6 +583,16 @@ def test_a_cursor_holds_for_its_own_filters_and_order_only(new_user: NewUser) ->
         problem(client.get("/v1/todos", params=other), 422, "invalid_cursor")
 
 
+def test_a_cursor_holds_whatever_the_order_of_the_statuses(new_user: NewUser) -> None:
+    client = new_user().client
+    for n in range(3):
+        create(client, f"{n}")
+    several = {"status": ["pending", "completed"], "priority": ["low", "medium"], "limit": 1}
+    cursor = client.get("/v1/todos", params=several).json()["next_cursor"]
+    same = {"status": ["completed", "pending", "completed"], "priority": ["medium", "low"], "cursor": cursor}
+    assert titles(client, **same) == ["1", "0"]
+
+
 @pytest.mark.parametrize("order", ["-created_at", "due_date", "-priority", "number"])
 @pytest.mark.parametrize("scope", ["owned", "all"])
 def test_a_cursor_that_is_not_ours_is_refused(client: httpx.Client, order: str, scope: str) -> None:
@@ -958,6 +968,20 @@ def test_a_batch_holds_1_to_500_operations(new_user: NewUser, operations: int, a
     else:
         problem(answer, 422, "validation_failed", field="body")
         assert titles(client) == []
+
+
+def test_a_batch_whose_answer_would_be_too_large_leaves_nothing_behind(new_user: NewUser) -> None:
+    client = new_user().client
+    todos = [{"title": "x", "metadata": {"a": "<" * 16_000}} for _ in range(180)]
+    problem(client.post("/v1/todos/batch", json={"create": todos}), 413, "payload_too_large")
+    assert titles(client) == []
+    made = client.post("/v1/todos/batch", json={"create": todos[:170]}).json()["create"]
+    assert len(made) == 170
+    more = client.post("/v1/todos/batch", json={"create": todos[:10]}).json()["create"]
+    changes = [{"id": todo["id"], "status": "completed"} for todo in [*made, *more]]
+    problem(client.post("/v1/todos/batch", json={"update": changes}), 413, "payload_too_large")
+    assert client.get("/v1/todos?completed=true").json()["items"] == []
+    assert client.post("/v1/todos/batch", json={"update": changes[:170]}).status_code == 200
 
 
 def test_the_limit_of_a_batch_counts_all_its_lists(new_user: NewUser) -> None:

@@ -139,7 +139,7 @@ def test_a_setting_is_quoted_as_the_driver_quotes_it(value: str):
 
 
 def test_an_id_in_a_path_is_read_in_any_case_and_in_no_other_form():
-    read = path_reader(UUID)
+    read = path_reader("todo_id", UUID)
     assert read(NOBODY) == read(NOBODY.upper()) == UUID(NOBODY)
     for text in (
         "",
