@@ -284,6 +284,10 @@ async def revert(caller: Caller, change_id: int | None, table: str = "") -> Entr
 
     That is looked for among the newest ``LOOKED_AT`` entries.
     """
+    return await caller.repeat(lambda: _revert(caller, change_id, table))
+
+
+async def _revert(caller: Caller, change_id: int | None, table: str) -> Entry:
     async with caller.transaction():
         change_id = change_id or await caller.run(_find_last(table=table, looked_at=LOOKED_AT))
         if change_id is None:

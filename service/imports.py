@@ -107,6 +107,7 @@ async def import_file(
 
     Raises ``validation_failed`` about the first line that is wrong, or about none where an assignee has left meanwhile.
     """
+    file.seek(0)
     header = await check_file(file)
     file.seek(0)
     async with caller.transaction():

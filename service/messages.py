@@ -242,7 +242,7 @@ async def delete_message(request: Request, conversation_id: FromPath[UUID], mess
     deletion = _delete(**place, version=request.if_match)
     _, deleted = await request.user.run(_lock(id=conversation_id), deletion)
     if deleted is None:
-        raise await why_unchanged(request.user, GET(**place), "message")
+        raise await why_unchanged(request.user, deletion, GET(**place), "message")
 
 
 @delete("/v1/conversations/{conversation_id:str}/messages", status_code=200, query=Rewind, scope="write")

@@ -121,6 +121,8 @@ class Problem(Exception):
         self.members = members
         self.headers = dict(headers or {})
         self.statement: int | None = None
+        self.collided = False
+        """Whether another transaction was in the way and all of this one was undone: it would succeed now."""
         self.may_have_happened = False
         """Whether what was asked for may have been done all the same: see `unknown_outcome`."""
         if self.status == 401:

@@ -11,7 +11,7 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from service.db.caller import Caller
-from service.db.queries import HOLD_ASSIGNEES, Count, Maybe, One, Statement
+from service.db.queries import HOLD_ASSIGNEES, Count, Many, Maybe, One, Statement
 from service.http.fields import (
     Description,
     Metadata,
@@ -131,6 +131,7 @@ _get_by_number = Maybe("get_todo_by_number", Todo)
 _create = One("create_todo", Todo)
 _update = Maybe("update_todo", Todo)
 _delete = Maybe("delete_todo", UUID)
+_lock = Many("lock_todos", UUID)
 _link = Count("link_todo")
 
 
@@ -182,6 +183,10 @@ async def delete_todo(request: Request, todo_id: FromPath[TodoRef]) -> None:
 async def batch_todos(request: Request, data: JSONBody[TodoBatch]) -> TodoBatchResult:
     """Create, update and delete todos, all or nothing. A failure names the list and the index of its operation."""
     operations = [("create", index, _creation(todo)) for index, todo in enumerate(data.create)]
+    if named := [todo_ref(todo_id) for todo_id in (*(change.id for change in data.update), *data.delete)]:
+        ids = [todo_id for todo_id in named if isinstance(todo_id, UUID)]
+        numbers = [number for number in named if isinstance(number, int)]
+        operations.append(("lock", 0, [_lock(ids=ids, numbers=numbers)]))
     operations += [("update", index, _change(change.id, change, None)) for index, change in enumerate(data.update)]
     operations += [("delete", index, [_removal(todo_id, None)]) for index, todo_id in enumerate(data.delete)]
     statements = [statement for _, _, parts in operations for statement in parts]
@@ -199,11 +204,12 @@ async def batch_todos(request: Request, data: JSONBody[TodoBatch]) -> TodoBatchR
         list_name, index = places[failure.statement]
         problem = failure
     else:
-        answer = TodoBatchResult([], [], [])
+        made: dict[str, list[Any]] = {"create": [], "lock": [], "update": [], "delete": []}
         for place, before, result in zip(places, [None, *places], results, strict=False):
             if place != before:  # else it is the operation's link
-                getattr(answer, place[0]).append(result)
-        return answer
+                made[place[0]].append(result)
+        del made["lock"]
+        return TodoBatchResult(**made)
     raise problem.place(list_name, index)
 
 

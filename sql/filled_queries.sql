@@ -2288,6 +2288,17 @@ WHERE (user_id = $1 OR assigned_to = $1)
 RETURNING id, number, user_id, title, description, status, completed, priority, due_date, assigned_to,
     completed_at, metadata, version, created_at, updated_at;
 
+-- lock_todos(user_id uuid, ids uuid[], numbers bigint[]) -> many UUID
+-- todos.sql, index todos_pkey
+SELECT /* lock_todos */ id
+FROM todos
+WHERE (user_id = $1 OR assigned_to = $1)
+  AND id = ANY ($2 || ARRAY(
+      SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = ANY ($3::bigint[])
+  ))
+ORDER BY user_id, id
+FOR NO KEY UPDATE;
+
 -- delete_todo(user_id uuid, version integer, id uuid, number bigint) -> maybe UUID
 -- todos.sql, index todos_pkey
 DELETE /* delete_todo */ FROM todos

@@ -614,7 +614,7 @@ CREATE INDEX todos_user_id_created_at_idx ON public.todos USING btree (user_id, 
 COMMENT ON INDEX public.todos_user_id_created_at_idx IS 'Serves own todos by created_at, the default order, both ways.';
 
 CREATE INDEX todos_user_id_due_date_idx ON public.todos USING btree (user_id, due_date, id);
-COMMENT ON INDEX public.todos_user_id_due_date_idx IS 'Serves the list of one''s own todos by due_date, both ways, and the filters due_before, due_after and overdue.';
+COMMENT ON INDEX public.todos_user_id_due_date_idx IS 'Serves own todos by due_date, both ways, from due_after or due_before on.';
 
 CREATE INDEX todos_user_id_priority_rank_idx ON public.todos USING btree (user_id, (
 CASE priority
@@ -623,10 +623,10 @@ CASE priority
     WHEN 'high'::text THEN 3
     ELSE 4
 END), id);
-COMMENT ON INDEX public.todos_user_id_priority_rank_idx IS 'Serves own todos by priority, both ways, and of some.';
+COMMENT ON INDEX public.todos_user_id_priority_rank_idx IS 'Serves own todos by priority, both ways.';
 
 CREATE INDEX todos_user_id_status_created_at_idx ON public.todos USING btree (user_id, status, created_at, id);
-COMMENT ON INDEX public.todos_user_id_status_created_at_idx IS 'Serves the list of one''s own todos of one status or some, by created_at, and the filter by completed.';
+COMMENT ON INDEX public.todos_user_id_status_created_at_idx IS 'Serves own todos of one status, newest first; with other filters, the index of the order serves.';
 
 CREATE INDEX todos_user_id_updated_hour_idx ON public.todos USING btree (user_id, updated_hour);
 COMMENT ON INDEX public.todos_user_id_updated_hour_idx IS 'Serves the list of one''s own todos by updated_at, both ways: what was changed within an hour is sorted.';

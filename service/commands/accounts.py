@@ -1,9 +1,9 @@
 """`todochat users …`: accounts as an operator sees them, reached as the role that owns the tables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString, TypeVar, cast
 from uuid import UUID
 
 import click
@@ -15,7 +15,10 @@ from service.commands.shared import account_argument, confirm_loss, owner_url, y
 from service.db.queries import Count, Many, Maybe, One, Query
 from service.settings import OperatorError
 
+R = TypeVar("R")
+
 PAGE = 500
+ATTEMPTS = 3
 # Through all rows of a user, however many; behind a request that holds one of them, but not for ever.
 _PATIENT = {"lock_timeout": "10s"}
 
@@ -79,9 +82,18 @@ def deactivate(account: str, *, unassign: bool) -> None:
     Its tokens stop working at once. While open todos are assigned to it, --unassign is needed: nobody could act on
     them. `todochat users activate` takes the deactivation back, but assigns nothing again.
     """
-    with owner_url() as url, as_owner(url) as connection, connection.transaction():
+    with owner_url() as url, as_owner(url) as connection:
         user_id = find_account(connection, account)
         configure(connection, **_PATIENT)
+        assigned = _repeat(lambda: _deactivate(connection, user_id, account, unassign=unassign))
+    print(f"{account} is inactive")
+    if assigned:
+        print(f"{assigned:,} open todo{'s have' if assigned > 1 else ' has'} no assignee any more")
+
+
+def _deactivate(connection: psycopg.Connection, user_id: UUID, account: str, *, unassign: bool) -> int:
+    """Deactivate the account; how many todos lost their assignee."""
+    with connection.transaction():
         connection.execute(text(_lock_account), {"user_id": user_id})
         assigned = number(connection, _count_assigned, {"user_id": user_id})
         if assigned and not unassign:
@@ -91,9 +103,15 @@ def deactivate(account: str, *, unassign: bool) -> None:
                 "account is deactivated"
             )
         connection.execute(text(_update_account), {"user_id": user_id, "is_active": False})
-    print(f"{account} is inactive")
-    if assigned:
-        print(f"{assigned:,} open todo{'s have' if assigned > 1 else ' has'} no assignee any more")
+    return assigned
+
+
+def _repeat(work: Callable[[], R]) -> R:
+    """Do ``work``, one transaction, again where requests were in its way, and it was in theirs."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(psycopg.errors.DeadlockDetected):
+            return work()
+    return work()
 
 
 @users.command()
@@ -109,7 +127,7 @@ def erase(account: str, *, yes: bool) -> None:
         user_id = find_account(connection, account)
         confirm_loss([loss], yes=yes)
         configure(connection, **_PATIENT)
-        connection.execute(text(_erase_account), {"user_id": user_id})
+        _repeat(lambda: connection.execute(text(_erase_account), {"user_id": user_id}))
     print(f"{account} is erased")
 
 

@@ -1,17 +1,18 @@
 """Who asks, and their transactions."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
-from service.db.database import TRANSACTION_SECONDS, Database, Held
+from service.db.database import ATTEMPTS, TRANSACTION_SECONDS, Database, Held
 from service.db.queries import Nothing, Statement
 from service.db.results import Result
 from service.db.statements import Context, Step
+from service.problems import Problem
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -174,6 +175,20 @@ class Caller:
                     self._note(self.key)
             finally:
                 self._held = None
+
+    async def repeat(self, work: Callable[[], Awaitable[R]]) -> R:
+        """Do ``work``, which is one transaction, again where it collided with another one: nothing of it was kept.
+
+        What took long isn't, and inside another transaction it is that one which has to be done again.
+        """
+        until = time.monotonic() + TRANSACTION_SECONDS
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return await work()
+            except Problem as problem:
+                if self._held is not None or not problem.collided or time.monotonic() > until:
+                    raise
+        return await work()
 
     async def commit(self, *last: Statement[Any]) -> None:
         """Keep what the transaction did; ``last`` are statements that leave together with the COMMIT."""

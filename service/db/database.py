@@ -346,4 +346,5 @@ def _problem(refused: StepRefused, request: Sequence[Step], before: int, context
             },
         )
     problem.statement = refused.index - before
+    problem.collided = refused.error.sqlstate in _COLLISION
     return problem

@@ -82,6 +82,7 @@ TYPES: dict[str, tuple[int, Callable[[Any], bytes]]] = {
     "text": (25, str.encode),
     "text[]": (1009, _array(25, str.encode)),
     "uuid[]": (2951, _array(2950, lambda value: value.bytes)),
+    "bigint[]": (1016, _array(20, struct.Struct("!q").pack)),
     "smallint": (21, struct.Struct("!h").pack),
     "integer": (23, struct.Struct("!i").pack),
     "bigint": (20, struct.Struct("!q").pack),

@@ -64,7 +64,8 @@ async def answer_once(request: Request, request_hash: bytes, make: Callable[[], 
     key = _read_key(request.sent[b"idempotency-key"])
     operation = f"{request.scope['method']} {request.scope['path']}"
     claim = _claim(key=key, operation=operation, request_hash=request_hash)
-    try:
+
+    async def first() -> Answer:
         async with caller.transaction(_forget(key=key), claim):
             content = await make()
             status = request.route_handler.status_code
@@ -77,6 +78,9 @@ async def answer_once(request: Request, request_hash: bytes, make: Callable[[], 
             kept = _keep(key=key, status=made.status, headers=msgspec.json.encode(headers), body=kept_answer.body)
             await caller.commit(kept)
         return made
+
+    try:
+        return await caller.repeat(first)
     except Problem as problem:
         # Of what goes ahead the claim is the last.
         if problem.statement != -1 or problem.code not in ("idempotency_in_progress", "timeout"):

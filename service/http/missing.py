@@ -31,13 +31,13 @@ async def changed(
     """
     row = (await caller.run_all([change, *behind], seconds=seconds))[0]
     if row is None:
-        raise await why_unchanged(caller, get, noun)
+        raise await why_unchanged(caller, change, get, noun)
     return row
 
 
-async def why_unchanged(caller: Caller, get: Statement[Any], noun: str) -> Problem:
+async def why_unchanged(caller: Caller, change: Statement[Any], get: Statement[Any], noun: str) -> Problem:
     """Why a change found no row: there is none to be seen, or it has moved on from the version asked for."""
     row = await caller.run(get)
-    if row is None:
+    if row is None or change.values["version"] is None:  # then it has come back since, by an undo
         return Problem("not_found")
     return Problem("version_mismatch", f"The {noun} is at version {row.version}.")

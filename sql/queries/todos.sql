@@ -142,6 +142,23 @@ WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
   AND (%(version)s IS NULL OR version = %(version)s)
 RETURNING {todo_columns};
 
+-- name: lock_todos
+-- Those that a batch names, in one order for all batches: otherwise two could wait for each other.
+-- param user_id: uuid
+-- param ids: uuid[]
+-- param numbers: bigint[]
+-- returns: many UUID
+-- writes: yes
+-- index: todos_pkey
+SELECT id
+FROM todos
+WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
+  AND id = ANY (%(ids)s || ARRAY(
+      SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = ANY (%(numbers)s::bigint[])
+  ))
+ORDER BY user_id, id
+FOR NO KEY UPDATE;
+
 -- name: delete_todo
 -- By id, or by number where id is null; its links go with it.
 -- param user_id: uuid

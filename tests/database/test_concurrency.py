@@ -1,12 +1,23 @@
 """Many at once: what must be decided once is decided once, and rules across rows hold whoever comes first."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from uuid import UUID, uuid4
 
+import httpx
 import psycopg
+import pytest
 
-from tests.conftest import Server, User
-from tests.support.load import Ask, at_once
+from service import conversations
+from service.db.caller import Caller
+from service.http.missing import changed
+from service.problems import Problem
+from tests.conftest import Server, TestDatabase, User
+from tests.support.asking import in_process
+from tests.support.commands import as_migrator, run
+from tests.support.load import Ask, at_once, wait_for
 
 
 def test_of_50_changes_with_if_match_exactly_one_is_made(server: Server, new_user: Callable[..., User]) -> None:
@@ -109,3 +120,115 @@ def test_a_deactivated_user_has_no_open_todos_however_assigning_and_deactivating
                 todos = owner.client.get("/v1/todos", params={"status": "pending", "limit": 200}).json()["items"]
                 assert {todo["assigned_to"] for todo in todos} <= {None}
     assert outcomes.keys() == {"before", "after"}
+
+
+Session = psycopg.Connection[tuple[object, ...]]
+WAITING = """
+SELECT pg_blocking_pids(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+@contextmanager
+def holding(database: TestDatabase, *statement: object) -> Iterator[tuple[Session, Callable[[], list[list[int]]]]]:
+    """A session that holds what the statement locks, and what tells by whom each of those who wait is kept waiting.
+
+    It waits longer than others until it looks for a deadlock, so that it is always the other one who finds it.
+    """
+    with (
+        psycopg.connect(database.superuser_url) as session,
+        psycopg.connect(database.superuser_url, autocommit=True) as watching,
+    ):
+        session.execute("SET deadlock_timeout = '1min'")
+        session.execute(*statement)  # pyright: ignore[reportArgumentType]
+        yield session, lambda: [pids for (pids,) in watching.execute(WAITING)]
+        session.rollback()
+
+
+def todo_of(user: User, **fields: str) -> str:
+    return user.client.post("/v1/todos", json={"title": "x", **fields}).json()["id"]
+
+
+def test_batches_lock_their_todos_in_one_order_whatever_theirs_is(
+    server: Server, new_user: Callable[..., User]
+) -> None:
+    user = new_user()
+    first, second, third, last = (todo_of(user) for _ in range(4))
+    number = user.client.get(f"/v1/todos/{second}").json()["number"]
+
+    def batch(*names: str | int) -> httpx.Response:
+        changes = [{"id": name, "title": f"{names}"} for name in names[:-1]]
+        return user.client.post("/v1/todos/batch", json={"update": changes, "delete": names[-1:]})
+
+    gate = "SELECT FROM todos WHERE user_id = %s AND id = ANY (%s) FOR UPDATE"
+    with holding(server.database, gate, (user.id, [third, last])) as (session, waiting), ThreadPoolExecutor() as pool:
+        one = pool.submit(batch, first, third, number)
+        wait_for(lambda: len(waiting()) == 1)
+        other = pool.submit(batch, number, last, first)
+        wait_for(lambda: len(waiting()) == 2)
+        kept_by_the_gate = [pids for pids in waiting() if session.info.backend_pid in pids]
+        session.rollback()
+    assert len(kept_by_the_gate) == 1, "the other waits for the one, and has locked nothing that it will need"
+    assert one.result().status_code == 200
+    assert other.result().status_code == 404, "the one deleted what the other changes"
+
+
+@pytest.mark.parametrize("way", ["a batch with a key", "an undo"])
+def test_what_collides_in_several_round_trips_is_done_again(
+    server: Server, new_user: Callable[..., User], way: str
+) -> None:
+    """Each waits for the trail, with the todo locked, which whoever has the trail wants next."""
+    user = new_user()
+    todo = todo_of(user)
+    user.client.patch(f"/v1/todos/{todo}", json={"title": "y"}).raise_for_status()
+    change = user.client.get("/v1/audit?limit=1").json()["items"][0]["id"]
+
+    def act() -> httpx.Response:
+        if way == "an undo":
+            return user.client.post(f"/v1/changes/{change}/revert")
+        body = {"update": [{"id": todo, "title": "x"}]}
+        return user.client.post("/v1/todos/batch", json=body, headers={"Idempotency-Key": "once"})
+
+    trail = "SELECT pg_advisory_xact_lock(uuid_hash_extended(%s, 0))"
+    with holding(server.database, trail, (user.id,)) as (session, waiting), ThreadPoolExecutor() as pool:
+        done = pool.submit(act)
+        wait_for(lambda: len(waiting()) == 1)
+        session.execute("SELECT FROM todos WHERE user_id = %s AND id = %s FOR UPDATE", (user.id, todo))
+        session.rollback()
+        assert done.result().status_code == 200, done.result().text
+    assert user.client.get(f"/v1/todos/{todo}").json()["title"] == "x"
+    assert len(user.client.get("/v1/audit?table=todos").json()["items"]) == 3
+
+
+@pytest.mark.parametrize("command", ["erase", "deactivate"])
+def test_a_command_that_collides_with_requests_is_done_again(
+    server: Server, new_user: Callable[..., User], command: str
+) -> None:
+    user, owner = new_user(), new_user()
+    todo = todo_of(owner, assigned_to=str(user.id))
+    with (
+        holding(server.database, "SELECT FROM todos WHERE id = %s FOR UPDATE", (todo,)) as (session, waiting),
+        ThreadPoolExecutor() as pool,
+    ):
+        option = "--yes" if command == "erase" else "--unassign"
+        done = pool.submit(run, "users", command, user.email, option, **as_migrator(server.database))
+        wait_for(lambda: len(waiting()) == 1)
+        session.execute("SELECT FROM users WHERE id = %s FOR UPDATE", (user.id,))
+        session.rollback()
+        assert (done.result().returncode, done.result().stderr) == (0, "")
+    assert owner.client.get(f"/v1/todos/{todo}").json()["assigned_to"] is None
+
+
+def test_what_comes_back_behind_a_change_of_any_version_was_not_there_for_it(
+    server: Server, new_user: Callable[..., User]
+) -> None:
+    user = new_user()
+    there = user.client.post("/v1/conversations", json={}).json()["id"]
+
+    async def change(make: Callable[..., Caller]) -> str:
+        version = conversations.ConversationPatch(title="x")
+        update = conversations._update(id=uuid4(), **conversations.changes(version), version=None)
+        with pytest.raises(Problem) as raised:
+            await changed(make(user.id), update, conversations.GET(id=UUID(there)), "conversation")
+        return raised.value.code
+
+    assert in_process(server.database.service_url, change) == "not_found"

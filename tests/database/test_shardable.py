@@ -42,6 +42,7 @@ TRANSITION_TABLES = {
 ASSIGNEES = {
     "get_todo",
     "update_todo",
+    "lock_todos",
     *(name for name in TEXTS if name.startswith("list_assigned_todos_by_")),
 }
 """Queries that look at other people's todos: they ask all shards."""

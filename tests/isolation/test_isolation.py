@@ -206,6 +206,7 @@ QUERY_CASES = {
         lambda world: {**nothing_set("update_todo"), "id": world.target, "status": "in_progress"}
     ),
     "delete_todo": QueryCase(lambda world: {"id": world.target, "number": None, "version": None}),
+    "lock_todos": QueryCase(lambda world: {"ids": [world.target], "numbers": [1]}),
     "list_todos_by_status": QueryCase(
         lambda _: {"status": "pending", "after": LAST_TIME, "after_id": LAST_ID, "row_limit": ROW_LIMIT}
     ),
