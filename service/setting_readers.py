@@ -57,7 +57,7 @@ def secret(text: str) -> Secret:
 def _number(what: str, kind: Callable[[str], float], low: int, high: int) -> Callable[[str], Any]:
     def read(text: str) -> float:
         try:
-            value = kind(text) if text.isascii() else low - 1
+            value = kind(text) if text.isascii() and "_" not in text else low - 1
         except ValueError:
             value = low - 1
         if not low <= value <= high:
@@ -72,9 +72,10 @@ whole = partial(_number, "whole number", int)
 
 def _one_of(form: str, values: Mapping[str, Any]) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        if text.lower() not in values:
+        word = text.strip().lower()
+        if word not in values:
             _fail(f"must be {form}, not {text!r}")
-        return values[text.lower()]
+        return values[word]
 
     return read
 
@@ -112,23 +113,28 @@ def proxies(text: str) -> str:
     return ",".join([*items, *mapped])
 
 
+def _origin(text: str) -> str | None:
+    """In lower case and without the scheme's own port, as the header ``Origin`` has it; None for what is none."""
+    origin = text.strip().lower()
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin):
+        return None
+    return re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", origin)
+
+
 def origins(text: str) -> tuple[str, ...]:
-    """In lower case and without the scheme's own port, as the header ``Origin`` has it."""
-    found: dict[str, None] = {}
-    for name in text.split(","):
-        origin = name.strip().lower()
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin):
-            _fail(f"must be origins such as https://app.example.com, with commas between them, not {name.strip()!r}")
-        found[re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", origin)] = None
-    return tuple(found)
+    """Some, each once."""
+    found = [_origin(name) for name in text.split(",")]
+    if None in found:
+        _fail("must be origins such as https://app.example.com, with nothing behind and with commas between them")
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def web_origin(text: str) -> str:
     """One of them, of HTTP."""
-    found = origins(text)
-    if len(found) != 1 or not found[0].startswith(("https://", "http://")):
-        _fail("must be one origin such as https://todos.example.com")
-    return found[0]
+    found = _origin(text)
+    if found is None or not found.startswith(("https://", "http://")):
+        _fail("must be one origin such as https://todos.example.com, with nothing behind it")
+    return found
 
 
 seconds = _number("number of seconds", float, 0, 300)

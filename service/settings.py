@@ -251,9 +251,13 @@ def _issuers(environ: Mapping[str, str], mistakes: list[str]) -> tuple[IssuerSet
             mistakes.append(f"{variable} is the name of another issuer too: a token is judged by one")
         if "iss" in issuer.absent_claims and any("iss" in other.absent_claims for other in found.values()):
             mistakes.append(f"{variable}_ABSENT_CLAIMS has iss, as another issuer's: a token is judged by one")
-        own = {environ.get(name) for name in ("JWT_SECRET", "JWT_SECRET_PREVIOUS")}
-        if any(secret and secret.value in own for secret in (issuer.secret, issuer.secret_previous)):
-            mistakes.append(f"{variable}_SECRET is JWT_SECRET too: who signs for the issuer could sign in as anybody")
+        secrets = {f"{variable}_SECRET": issuer.secret, f"{variable}_SECRET_PREVIOUS": issuer.secret_previous}
+        mistakes += [
+            f"{its} is {own} too: who signs for the issuer could sign in as anybody"
+            for its, secret in secrets.items()
+            for own in ("JWT_SECRET", "JWT_SECRET_PREVIOUS")
+            if secret and secret.value == environ.get(own)
+        ]
         found[issuer.name] = issuer
     return tuple(found.values())
 

@@ -269,9 +269,10 @@ def _fill(url: str, file: Path, contents: Contents) -> str:
         if found := connection.execute(_OBJECTS).fetchone():
             raise OperatorError(f"the database is not empty (there is {found[0]}): make a new one to restore into")
         if server <= _LAST_WITHOUT < contents.pg_dump:
+            older = f", or make a backup with a pg_dump from {contents.server} to {_LAST_WITHOUT}"
             raise OperatorError(
-                f"pg_dump {contents.pg_dump} wrote {file}, for servers from {_LAST_WITHOUT + 1} on: restore it there, "
-                f"or make a backup with a pg_dump from {contents.server} to {_LAST_WITHOUT}"
+                f"pg_dump {contents.pg_dump} wrote {file}, for servers from {_LAST_WITHOUT + 1} on: restore it there"
+                + (older if contents.server <= _LAST_WITHOUT else "")
             )
         newest = _LAST_WITHOUT if server <= _LAST_WITHOUT else 99
         tool = find_tool(

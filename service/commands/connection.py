@@ -75,8 +75,18 @@ def refuse_pooler(url: str) -> None:
 def as_owner(url: str) -> Generator[psycopg.Connection]:
     """A connection as the role that owns the tables. What PostgreSQL refuses on it becomes a DatabaseError."""
     with connect(url) as connection, one_line_errors():
+        if (backend := backend_of(connection)) != connection.info.backend_pid:  # as behind a pooler, or Neon's proxy
+            with connect(url) as other:
+                if backend_of(other) == backend:
+                    raise DatabaseError(f"this is a pooler in transaction mode: this needs {DIRECT_ADDRESS}")
         connection.execute(f"SET ROLE {OWNER_ROLE}".encode())
         yield connection
+
+
+def backend_of(connection: psycopg.Connection) -> int:
+    """The process of the server that answers; a pooler says another one when it is connected to."""
+    ((pid,),) = connection.execute("SELECT pg_backend_pid()")
+    return pid
 
 
 @contextmanager

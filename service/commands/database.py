@@ -28,8 +28,8 @@ def status(ctx: click.Context) -> None:
     """Say which migrations are applied.
 
     Each is applied, pending, changed (its file was edited after it was applied), missing (its file is gone) or newer (a
-    later release applied it, and this one can serve). Where something stands in the way of applying the pending ones,
-    it says so, and the exit status is 1.
+    later release applied it, and this one can serve). Where what is applied doesn't fit the files, so that the pending
+    ones can't follow, it says so, and the exit status is 1.
     """
     with owner_url() as url:
         found = runner.status(url)

@@ -46,7 +46,7 @@ SELECT array_remove(ARRAY[
     CASE WHEN r.rolreplication THEN 'may replicate' END,
     CASE WHEN EXISTS (SELECT FROM pg_shdepend AS d WHERE d.deptype = 'o'
         AND d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid) THEN 'owns database objects' END,
-    (SELECT 'is a member of ' || string_agg(g.rolname, ', ' ORDER BY g.rolname)
+    (SELECT 'is a member of ' || string_agg(DISTINCT g.rolname, ', ' ORDER BY g.rolname)
      FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid
      WHERE m.member = r.oid AND g.rolname <> %(app_role)s)
 ], NULL)
@@ -94,14 +94,17 @@ def create_service_login(
     it; Neon refuses verifiers, and gets the password itself if the connection is encrypted.
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) or name.startswith("pg_"):
-        raise OperatorError(f"{name!r} is no good name for a login: use a to z, 0 to 9 and _, at most 63 in all")
-    if not password or "\0" in password:
-        raise OperatorError("the login needs a password, without NUL characters")
+        raise OperatorError(
+            f"{name!r} is no good name for a login: use a to z, 0 to 9 and _, at most 63 in all, not beginning with pg_"
+        )
+    if not password or not {"\0", "\r", "\n"}.isdisjoint(password):
+        raise OperatorError("the login needs a password, on one line and without NUL characters")
     try:
         with connect(url) as conn:
             if sessions := _sessions(conn, name):
                 loss = "whoever uses it is refused at the next connection; another NAME makes another login"
-                confirm([f"gives {name}, with {sessions} open connections, another password: {loss}"])
+                connections = f"{sessions} open connection{'s' if sessions > 1 else ''}"
+                confirm([f"gives {name}, with {connections}, another password: {loss}"])
             verifier = conn.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
             try:
                 _store_login(conn, name, verifier)
@@ -135,7 +138,8 @@ def _sessions(conn: psycopg.Connection, name: str) -> int:
     found = conn.execute(_UNSAFE, {"name": name, "app_role": APP_ROLE}).fetchone()
     if found and found[0]:
         raise OperatorError(f"{name} exists and {', '.join(found[0])}: choose another name for the service")
-    (sessions,) = conn.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = %s", [name]).fetchone() or (0,)
+    others = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND pid <> pg_backend_pid()"
+    (sessions,) = conn.execute(others, [name]).fetchone() or (0,)
     return sessions
 
 

@@ -6,6 +6,8 @@ A command's module is imported when the command is used, so that `todochat --hel
 import gc
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -75,29 +77,44 @@ class CommandLine(click.Group):
         _mend_standard_streams()
         return super().main(*args, **kwargs)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _mistakes_in_one_line():  # `todochat --help` is all done here
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _mistakes_in_one_line():
             result = super().invoke(ctx)
             print(end="", flush=True)
             return result
-        except click.exceptions.NoArgsIsHelpError:  # `todochat users` shows the help of users
-            raise
-        except click.UsageError as error:
-            say(f"{error.format_message().rstrip('.')} (see `{(error.ctx or ctx).command_path} --help`)")
-            ctx.exit(2)
-        except SettingsError as error:
-            for mistake in error.mistakes:
-                say(mistake)
-        except OperatorError as error:
-            say(str(error))
-        except (KeyboardInterrupt, click.Abort):
-            ctx.exit(130)
-        except OSError as error:  # standard output is on a full disk, or its reader has gone: `todochat queries | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if isinstance(error, BrokenPipeError):
-                ctx.exit(141)
+
+
+@contextmanager
+def _mistakes_in_one_line() -> Generator[None]:
+    """End with the line and the exit status that a mistake has."""
+    status = 1
+    try:
+        yield
+        return
+    except click.exceptions.NoArgsIsHelpError:  # `todochat users` shows the help of users
+        raise
+    except click.UsageError as error:
+        see = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        say(f"{error.format_message().rstrip('.')}{see}")
+        status = 2
+    except SettingsError as error:
+        for mistake in error.mistakes:
+            say(mistake)
+    except OperatorError as error:
+        say(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        status = 130
+    except OSError as error:  # standard output is on a full disk, or its reader has gone: `todochat queries | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            status = 141
+        else:
             say(f"{error.filename}: {error.strerror}" if error.filename else f"can't go on: {error.strerror or error}")
-        return ctx.exit(1)
+    raise click.exceptions.Exit(status)
 
 
 def _mend_standard_streams() -> None:

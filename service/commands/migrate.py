@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.errors import DeadlockDetected, LockNotAvailable
+from psycopg.errors import DeadlockDetected, InsufficientPrivilege, LockNotAvailable
 from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Identifier
 
 from service.commands import history
-from service.commands.connection import DIRECT_ADDRESS, OWNER_ROLE, configure, connect, reason, refuse_pooler
+from service.commands.connection import DIRECT_ADDRESS, OWNER_ROLE, configure, connect, one_line, reason, refuse_pooler
 from service.commands.owners import mend_owners
 from service.db.migration_files import (
     DEFAULT_DIRECTORY,
@@ -283,7 +283,10 @@ def _one_line_errors(name: str | None = None, text: str = "") -> Generator[None]
     except psycopg.Error as error:
         if name and isinstance(error, (LockNotAvailable, DeadlockDetected)):
             raise
+        hint = error.diag.message_hint if name else None
+        if isinstance(error, InsufficientPrivilege) and not hint:
+            hint = f"set MIGRATION_DATABASE_URL to the login that migrates, which can act as {OWNER_ROLE}"
         position = error.diag.statement_position
         line = f" line {text.count(chr(10), 0, int(position) - 1) + 1}" if name and position else ""
         where = f"{name}{line}" if name else "the database refused or went away"
-        raise MigrationError(f"{where}: {reason(error)}") from error
+        raise MigrationError(f"{where}: {reason(error)}" + (f": {one_line(hint)}" if hint else "")) from error

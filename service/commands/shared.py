@@ -114,10 +114,10 @@ def _handlers(handler: Callable[[int, FrameType | None], Any], *numbers: signal.
 @contextmanager
 def written_whole(path: Path) -> Generator[BinaryIO]:
     """A file that only its owner can read; it is at ``path`` when the block has ended well, at its ``.name`` before."""
+    if path.exists() and not path.is_file():
+        raise OperatorError(f"can't write {path}: it is no regular file")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if path.exists() and not path.is_file():
-            raise OperatorError(f"can't write {path}: it is no regular file")
         with open(draft, "x+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             yield file
             file.flush()

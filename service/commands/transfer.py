@@ -72,7 +72,8 @@ def import_account(account: str, file: Path) -> None:
     """Bring a file that an export wrote into an account.
 
     As a whole or not at all; what is there already is left as it is, so nothing is lost. ACCOUNT is an e-mail address
-    or an id, and FILE may be - for standard input.
+    or an id, and FILE may be - for standard input. Whoever an open todo in it is assigned to must have an account here:
+    otherwise put null in the place of that id.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -16,10 +16,10 @@ from types import coroutine
 from typing import Any, cast
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from service.database_url import parse_database_url
 from service.db.connection import Connection, ConnectionExpired, ConnectionLost, StepRefused
 from service.db.statements import SESSION, Prepared, Step, set_setting
 from service.problems import Problem
@@ -94,7 +94,7 @@ class Pool:
             "connect_timeout": CONNECT_SECONDS,
             "keepalives_idle": 30,
             "tcp_user_timeout": STALLED_SECONDS * 1000,
-            **conninfo_to_dict(settings.database_url.value),
+            **parse_database_url(settings.database_url.value),
             "client_encoding": "UTF8",
         }
         self._parameters = {**parameters, "autocommit": True, "prepare_threshold": None}

@@ -36,6 +36,8 @@ PORT = 5432  # only part of the socket's name: .s.PGSQL.5432
 SOCKET_PARENT = Path("/tmp")  # noqa: S108 - the owner of what is found there is checked
 NOBODY = (65534, 65534)  # the user and group nobody of every Linux
 LOG_BYTES = 5_000_000
+FULL_BYTES = 1024 * 1024
+"""A disk with less room than this is full."""
 START_SECONDS = 120.0
 STOP_SECONDS = 90.0  # longer than the keeper takes at most
 POLL_SECONDS = 0.005
@@ -255,7 +257,8 @@ class EmbeddedPostgres:
         self.log_path.touch()  # a server started by hand writes elsewhere
         lines = self.log_path.read_bytes()[start_of_log:].decode(errors="replace").strip().splitlines()
         reasons = [line for line in lines if re.search(r"FATAL|PANIC|[Ee]rror", line)]
-        why = (reasons[:1] or lines[-1:] or ["its log is empty"])[0].strip()
+        is_full = shutil.disk_usage(self.data_dir).free < FULL_BYTES
+        why = (reasons[:1] or lines[-1:] or ["no space is left there" if is_full else "its log is empty"])[0].strip()
         return EmbeddedPostgresError(f"the embedded PostgreSQL {what}: {why} (see {self.log_path})")
 
 

@@ -827,6 +827,7 @@ def test_what_is_no_regular_file_is_not_replaced(source: Source, tmp_path: Path)
         assert f"can't write {path}: it is no regular file" in complaint(
             run("backup", str(path), *more, **source.env())
         )
+    assert "can't write .: it is no regular file" in complaint(run("backup", "", **source.env())), "an unset variable"
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 

@@ -182,6 +182,7 @@ def test_every_command_has_help_that_says_what_it_does() -> None:
         (["users", "lst"], "No such command 'lst'"),
         (["export"], "Missing argument 'ACCOUNT'"),
         (["status", "--fast"], "No such option '--fast'"),
+        (["--fast"], "No such option '--fast'"),
         (["rollback", "--count", "0"], "Invalid value for '--count': 0 is not in the range x>=1"),
         (["create-login", "--password-file", "nowhere"], "'nowhere': No such file or directory"),
     ],
@@ -317,8 +318,9 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(filled: TestDatabase) -> 
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_full_disk_behind_standard_output_is_said_in_one_line() -> None:
-    command = [sys.executable, "-m", "service", "queries"]
+@pytest.mark.parametrize("what", ["queries", "--help"])
+def test_a_full_disk_behind_standard_output_is_said_in_one_line(what: str) -> None:
+    command = [sys.executable, "-m", "service", what]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "todochat: can't go on: No space left on device\n")
@@ -423,7 +425,7 @@ def test_create_login_gives_a_login_that_is_in_use_another_password_only_after_a
             assert before != first, "nobody uses it, so nobody is asked"
             with psycopg.connect(done.stdout.strip().removeprefix("DATABASE_URL=")):
                 line = complaint(run(*command, **env))
-                assert f"gives {name}, with 1 open connections, another password" in line
+                assert f"gives {name}, with 1 open connection, another password" in line
                 assert line.endswith("; go on with --yes")
                 status, shown = on_a_terminal("n\n", *command, **env)
             assert status == 1
@@ -495,7 +497,7 @@ def test_an_unknown_user_is_said_in_one_line(session_database: TestDatabase) -> 
 
 
 def test_a_login_that_does_not_own_the_tables_is_told_which_one_to_use(session_database: TestDatabase) -> None:
-    for command in (["users", "list"], ["prune", "--yes"], ["demo"]):
+    for command in (["users", "list"], ["prune", "--yes"], ["demo"], ["rollback", "--yes"]):
         line = complaint(run(*command, DATABASE_URL=session_database.service_url))
         assert "set MIGRATION_DATABASE_URL to the login that migrates" in line
 

@@ -418,6 +418,15 @@ HISTORIES = {
 }
 
 
+def test_what_a_file_advises_is_said(database: Database, folder: Folder) -> None:
+    folder.add(
+        "0003_ask_somebody",
+        "DO $$ BEGIN RAISE EXCEPTION 'not so' USING ERRCODE = '42501', HINT = 'Ask the other one'; END $$;",
+    )
+    with pytest.raises(MigrationError, match=r"^0003_ask_somebody\.sql: not so: Ask the other one$"):
+        upgrade(database.url, folder.path)
+
+
 @pytest.mark.parametrize("case", HISTORIES)
 def test_a_database_that_does_not_match_the_files_is_refused(database: Database, folder: Folder, case: str) -> None:
     change, message, states = HISTORIES[case]
@@ -1030,6 +1039,7 @@ def test_an_existing_login_that_can_do_more_is_refused(migrated: Database, login
         ("x" * 64, "a good password", "no good name"),
         ("service", "", "needs a password"),
         ("service", "a\0b", "needs a password"),
+        ("service", "a\nb", "needs a password"),
         ("service", "a\ud800b", "must be text"),
     ],
 )

@@ -219,6 +219,7 @@ EXAMPLES: dict[str, list[Any]] = {
     "text": ["", "a", "Ünïcödé 🎉 \x01\n\\'\"", "x" * 100_000, None],
     "text[]": [[], [""], ["a", 'ä,{}"\\', "NULL"], None],
     "uuid[]": [[], [UUID(int=5)], [UUID(int=1), UUID(int=2)], None],
+    "bigint[]": [[], [-(2**63), 0, 2**63 - 1]],
     "smallint": [-(2**15), 0, 2**15 - 1, None],
     "integer": [-(2**31), 0, 2**31 - 1, None],
     "bigint": [-(2**63), 0, 2**63 - 1, None],
@@ -485,6 +486,21 @@ def test_who_waits_too_long_or_finds_too_many_waiting_is_refused(
         await whole(found, 1)
 
     run(shared.service_url, use)
+
+
+def test_a_url_that_names_a_driver_is_connected_to(shared: TestDatabase) -> None:
+    """As frameworks write it; psycopg itself refuses it, and repeats it with the password."""
+    url = shared.service_url.replace("postgresql://", "postgresql+psycopg://", 1)
+    database = Database(Settings(database_url=Secret(url)), lambda *_: None)
+
+    async def use() -> None:
+        await database.open()
+        try:
+            await database.ping()
+        finally:
+            await database.close()
+
+    asyncio.run(use())
 
 
 def test_the_connection_that_came_back_last_is_lent_next(shared: TestDatabase) -> None:

@@ -17,6 +17,7 @@ from service.embedded import EmbeddedPostgres
 from service.embedded.server import as_account
 from service.identity.tokens import Tokens
 from tests.conftest import Server, TestDatabase, reachable_folder, user_factory
+from tests.support.commands import complaint, run
 from tests.support.load import Ask, at_once, wait_for
 from tests.support.operations import section
 from tests.support.ports import free_port
@@ -110,6 +111,16 @@ def test_2000_requests_of_alternating_users_on_one_connection_see_their_own_rows
             items = answer.body.get("items", [answer.body])
             assert [(item["user_id"], item["title"]) for item in items] == [(ids[ask.token], ids[ask.token])]
     assert "prepared" not in server.log()
+
+
+def test_a_command_refuses_to_take_a_role_in_a_session_that_others_get(
+    session_database: TestDatabase, pgbouncer_port: int
+) -> None:
+    there = url(session_database, pgbouncer_port)
+    said = complaint(run("users", "list", MIGRATION_DATABASE_URL=there))
+    assert "this is a pooler in transaction mode: this needs the database's own address" in said
+    with psycopg.connect(there) as connection:
+        assert connection.execute("SELECT current_user").fetchone() == ("todochat_service",)
 
 
 def test_with_prepared_statements_the_log_says_which_setting_helps(
