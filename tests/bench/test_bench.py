@@ -277,7 +277,7 @@ def test_without_its_database_each_question_is_the_databases_once(monkeypatch: p
 
     monkeypatch.setattr(Database, "transact", transact)
     database = RememberedDatabase(
-        Settings(database_url=Secret("postgresql://")),
+        Settings(database_url=Secret("postgresql://localhost")),
         lambda steps, *_: observed.extend(prepared.name.decode() for prepared, _ in steps),
     )
     get, turn = (
