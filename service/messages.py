@@ -229,7 +229,10 @@ async def get_message(
 async def update_message(
     request: Request, conversation_id: FromPath[UUID], message_id: FromPath[UUID], data: JSONBody[MessagePatch]
 ) -> Versioned[FullMessage]:
-    """Change a message's content, type or metadata; its position and times of others stay."""
+    """Change a message's content, type or metadata; its position and times of others stay.
+
+    Its item, if there is one, stays as it was sent, and is what a model gets: to be rid of its words, delete the message.
+    """
     place = {"conversation_id": conversation_id, "id": message_id}
     change = _update(**place, **changes(data), version=request.if_match)
     return await changed(request.user, change, GET(**place), "message")
