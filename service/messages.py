@@ -231,7 +231,7 @@ async def update_message(
 ) -> Versioned[FullMessage]:
     """Change a message's content, type or metadata; its position and times of others stay.
 
-    Its item, if there is one, stays as it was sent, and is what a model gets: to be rid of its words, delete the message.
+    Its item, if any, stays as it was sent, and is what a model gets: to be rid of its words, delete the message.
     """
     place = {"conversation_id": conversation_id, "id": message_id}
     change = _update(**place, **changes(data), version=request.if_match)
