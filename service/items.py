@@ -162,7 +162,7 @@ def whole(rows: Iterable[tuple[frozenset[str], frozenset[str]]]) -> list[int]:
     for index, (calls, answers) in enumerate(rows):
         if not calls and not answers:
             is_beginning = False
-        if answers <= called | calls or (answers == UNNAMED and not is_beginning):
+        if answers - calls <= called or (answers == UNNAMED and not is_beginning):
             called |= calls
             kept += [index]
         elif is_beginning:

@@ -9,8 +9,7 @@ from litestar import delete, get, patch
 from litestar.params import JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.database import TRANSACTION_SECONDS
-from service.db.queries import Many, Maybe, One
+from service.db.queries import Many, Maybe, Nothing, One
 from service.http.fields import Time, changes
 from service.http.paging import Page, PageQuery
 from service.http.request import Request
@@ -99,6 +98,7 @@ GET = One("get_me", User)
 _update = Maybe("update_me", User)
 _erase = One("erase_me", bool)
 _unassign = One("unassign_todos", int)
+_wait_longer = Nothing("wait_longer")
 _search = Many("list_users", PublicUser)
 
 
@@ -117,12 +117,13 @@ async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
     """
     if data.is_active is not UNSET and request.user.key is not None:
         raise Problem("forbidden", "A key can't deactivate the account.")
-    seconds = TRANSACTION_SECONDS
+    update = _update(**changes(data), version=request.if_match)
     if data.is_active is False:
-        seconds = ERASE_SECONDS
         if data == UserPatch(is_active=False):  # a name that is taken refuses all of it
             await _unassign_many(request, only_open=True)
-    changed = await request.user.run(_update(**changes(data), version=request.if_match), seconds=seconds)
+        _, changed = await request.user.run(_wait_longer(), update, seconds=ERASE_SECONDS)
+    else:
+        changed = await request.user.run(update)
     if changed is None:
         raise _why_none(request.if_match)
     return changed
@@ -138,7 +139,9 @@ async def delete_me(request: Request) -> None:
     query = request.filters(Deletion)
     if query.erase:
         await _unassign_many(request, only_open=False)
-    if not await request.user.run(_erase(version=request.if_match, records=query.erase), seconds=ERASE_SECONDS):
+    erase = _erase(version=request.if_match, records=query.erase)
+    _, is_gone = await request.user.run(_wait_longer(), erase, seconds=ERASE_SECONDS)
+    if not is_gone:
         raise _why_none(request.if_match)
 
 
@@ -152,7 +155,8 @@ async def _unassign_many(request: Request, *, only_open: bool) -> None:
     while taken:
         if monotonic() > until:
             raise Problem("timeout", "Others have assigned very many todos to the user. Ask again for the rest.")
-        taken = await request.user.run(_unassign(version=request.if_match, most=UNASSIGNED, only_open=only_open))
+        unassign = _unassign(version=request.if_match, most=UNASSIGNED, only_open=only_open)
+        _, taken = await request.user.run(_wait_longer(), unassign, seconds=ERASE_SECONDS)
 
 
 def _why_none(if_match: int | None) -> Problem:

@@ -3188,6 +3188,10 @@ FROM users
 WHERE id = $1
 FOR NO KEY UPDATE;
 
+-- wait_longer() -> none
+-- users.sql, index none
+SET /* wait_longer */ LOCAL lock_timeout = '30s';
+
 -- erase_me(user_id uuid, version integer, records boolean) -> one bool
 -- users.sql, index users_pkey
 SELECT /* erase_me */ erase_user($1, $2, $3);

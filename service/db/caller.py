@@ -96,10 +96,12 @@ class Caller:
         issued_at: int | None = None,
         subject: str | None = None,
         key: ApiKey | None = None,
+        network: str | None = None,
     ) -> None:
         """What the token is checked by is its version, the time of issue (seconds since 1970), or the key that it is.
 
-        ``subject`` is the user's name at an outside issuer, where the token is of one.
+        ``subject`` is the user's name at an outside issuer, where the token is of one. Of whom nobody knows yet who it
+        is, ``network`` says where the request comes from.
         """
         self.database = database
         self.request_id = request_id
@@ -108,6 +110,7 @@ class Caller:
         self.issued_at = issued_at
         self.subject = subject
         self.key = key
+        self.network = network
         self.seconds = TRANSACTION_SECONDS
         """How long a transaction of several round trips may take."""
         self.proven_id = user_id if key is None or key.was_proven else None
@@ -214,7 +217,7 @@ class Caller:
             ahead = _authentication(self.user_id.int, self.token_version, self.issued_at)
         if first:
             ahead += tuple(statement.step(self.user_id) for statement in first)
-        network = self.key.network if self.key is not None and self.proven_id is None else None
+        network = self.key.network if self.key is not None and self.proven_id is None else self.network
         return Context(self.user_id, self.request_id, ahead, network)
 
 

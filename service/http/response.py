@@ -3,9 +3,10 @@
 Litestar's own Response and ASGIResponse cost a third of a small request (32 of 100 µs), so the answer is made here.
 """
 
+import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from functools import lru_cache
 from hashlib import sha256
@@ -66,7 +67,12 @@ class Pieces:
             await send({"type": "http.response.start", "status": 200, "headers": self.headers})
             try:
                 while piece is not None and not state.get("head"):
-                    await self._send(unbroken(write(piece)), state.get("connection"), send)
+                    for lines in _parts(piece):
+                        # Escaping a MiB takes up to 60 ms, in several passes.
+                        is_long = len(lines) > 4 * PIECE_BYTES
+                        made = await asyncio.to_thread(_made, write, lines) if is_long else _made(write, lines)
+                        await self._send(made, state.get("connection"), send)
+                        await asyncio.sleep(0)
                     piece = await anext(pieces, None)
             except Problem as problem:
                 log.warning("answer_cut_off", extra={"request_id": state["request_id"], "code": problem.code})
@@ -79,6 +85,19 @@ class Pieces:
                 raise Problem("timeout", "The client left, or did not read on.")
             part = body[start : start + PIECE_BYTES]
             await send({"type": "http.response.body", "body": part, "more_body": True})
+
+
+def _made(write: Callable[[bytes], bytes], lines: bytes) -> bytes:
+    return unbroken(write(lines))
+
+
+def _parts(piece: bytes) -> Iterator[bytes]:
+    """The piece in whole lines, of PIECE_BYTES or a little more together where they are short."""
+    start = 0
+    while start < len(piece):
+        end = piece.find(b"\n", start + PIECE_BYTES) + 1 or len(piece)
+        yield piece[start:end]
+        start = end
 
 
 class Response(litestar.Response[Any]):

@@ -7,6 +7,7 @@ or the algorithm that it asks for. Good tokens are remembered, because proving a
 import logging
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 REMEMBERED = 4096
 """Good tokens are remembered: as many as were used last, or up to twice that."""
 REMEMBERED_BYTES = 2048
-"""A longer header isn't."""
+"""A longer header is remembered by its digest."""
 OUTSIDE_SECONDS = 60.0
 """How long a token of an outside issuer is remembered before its key is looked at again."""
 REFUSALS_A_MINUTE = 10
@@ -68,7 +69,7 @@ class Authenticator:
             return self._caller_of_key(bearer_token(authorization), request_id, scope, address)
         bearer = self._recent.get(authorization)
         if bearer is None or bearer.until <= time.time():
-            bearer = await self._find(authorization, request_id)
+            bearer = await self._find(authorization, request_id, address)
         return Caller(self._database, request_id, bearer.user_id, bearer.version, bearer.issued_at, bearer.subject)
 
     def _caller_of_key(self, text: bytes, request_id: str, scope: str, address: str) -> Caller:
@@ -81,17 +82,19 @@ class Authenticator:
         api_key = ApiKey(key.digest, scope, self._noted_keys, network(address))
         return Caller(self._database, request_id, key.user_id, key=api_key)
 
-    async def _find(self, authorization: bytes | None, request_id: str) -> Bearer:
-        bearer = self._older.get(authorization)
+    async def _find(self, authorization: bytes | None, request_id: str, address: str) -> Bearer:
+        name = authorization
+        if name is not None and len(name) > REMEMBERED_BYTES:
+            name = sha256(name).digest()
+        bearer = self._recent.get(name) or self._older.get(name)
         if bearer is None or bearer.until <= time.time():
-            bearer = await self._judge(bearer_token(authorization), request_id)
-        if authorization is not None and len(authorization) <= REMEMBERED_BYTES:
-            if len(self._recent) >= REMEMBERED:
-                self._older, self._recent = self._recent, {}
-            self._recent[authorization] = bearer
+            bearer = await self._judge(bearer_token(authorization), request_id, address)
+        if len(self._recent) >= REMEMBERED and name not in self._recent:
+            self._older, self._recent = self._recent, {}
+        self._recent[name] = bearer
         return bearer
 
-    async def _judge(self, text: bytes, request_id: str) -> Bearer:
+    async def _judge(self, text: bytes, request_id: str, address: str) -> Bearer:
         """By exactly one issuer: the one that the token names."""
         name: str | None = None
         try:
@@ -103,7 +106,7 @@ class Authenticator:
                 return Bearer(claims.user_id, claims.version, claims.issued_at, None, claims.expires_at)
             name = issuer.settings.name
             subject = await issuer.judge(token)
-            user_id = await self._resolve(subject, request_id)
+            user_id = await self._resolve(subject, request_id, address)
         except TokenRefused as refused:
             self._refusals.log(name, refused.reason, request_id)
             raise
@@ -119,10 +122,10 @@ class Authenticator:
             raise TokenRefused("unknown_issuer", "The token's issuer is not known here.")
         return issuer
 
-    async def _resolve(self, subject: Subject, request_id: str) -> UUID:
+    async def _resolve(self, subject: Subject, request_id: str, address: str) -> UUID:
         # In the name of the user who is perhaps created: row security lets nobody else write the row, and the audit
-        # says that they did.
-        maker = Caller(self._database, request_id, new_id())
+        # says that they did. Until then the connection that it takes is of the network's share.
+        maker = Caller(self._database, request_id, new_id(), network=network(address))
         found = await maker.run(
             _resolve(
                 issuer=subject.issuer,

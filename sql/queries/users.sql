@@ -36,6 +36,13 @@ FROM users
 WHERE id = %(user_id)s
 FOR NO KEY UPDATE;
 
+-- name: wait_longer
+-- To end an account, entries are written into the trails of all whose todos it was assigned: an import holds one of these
+-- for as long as it writes its own.
+-- returns: none
+-- index: none
+SET LOCAL lock_timeout = '30s';
+
 -- name: erase_me
 -- Removes the user, their audit trail, and everything they own; with records false, whoever owns a todo or conversation
 -- is refused by its foreign key. False when the version asked for has passed. erase_user() is the only way to the trail,

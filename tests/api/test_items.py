@@ -2,12 +2,14 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
+from service.items import whole
 from tests.conftest import User
 from tests.support.problems import problem
 
@@ -307,6 +309,22 @@ def test_what_names_its_call_in_another_way_is_not_parted_from_it_either(
     turn(user, conversation, call, output, {"sender_type": "user", "content": "Hi"})
     lengths = [len(context(user, conversation, f"format=items&messages={number}")) for number in range(4)]
     assert lengths == [0, 1, 1, 3]
+
+
+def test_a_context_of_many_outputs_costs_no_more_for_the_calls_before_them():
+    """As CPU time, the least of three; it took 100 times as long."""
+    calls = (frozenset(map(str, range(100_000))), frozenset[str]())
+    output = (frozenset[str](), frozenset("7"))
+
+    def seconds(outputs: int) -> float:
+        times: list[float] = []
+        for _ in range(3):
+            started = time.process_time()
+            assert len(whole([calls] + [output] * outputs)) == 1 + outputs
+            times.append(time.process_time() - started)
+        return min(times)
+
+    assert seconds(200) < 20 * seconds(2)
 
 
 def test_the_newest_that_fit_into_so_many_characters(user: User, conversation: str):

@@ -159,6 +159,16 @@ def test_a_context_and_a_list_of_long_items_keep_nobody_waiting(watched: Watched
     assert stood_still(watched, lambda: ada.client.post(f"{path}/turns", json=turn), 201) < STILL
 
 
+@pytest.mark.parametrize("escape", ["", "?escape=html"])
+def test_an_export_of_long_items_keeps_nobody_waiting(watched: Watched, ada: User, escape: str) -> None:
+    path = f"/v1/conversations/{ada.client.post('/v1/conversations', json={}).json()['id']}"
+    headers = {"Content-Type": "application/json"}
+    for character in (b"'", "\u2039".encode(), b"\\\\", b"'"):
+        content = b'{"sender_type":"ai","item":"%b"}' % (character * (1_000_000 // len(character)))
+        ada.client.post(f"{path}/messages", content=content, headers=headers).raise_for_status()
+    assert stood_still(watched, lambda: ada.client.get(f"/v1/export{escape}"), 200) < STILL
+
+
 def many_todos(ada: User, many: int, metadata: bytes) -> bytes:
     """A file to import, whose todos have this metadata."""
     ada.client.post("/v1/todos", json={"title": "x"})

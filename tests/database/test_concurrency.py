@@ -218,6 +218,32 @@ def test_a_command_that_collides_with_requests_is_done_again(
     assert owner.client.get(f"/v1/todos/{todo}").json()["assigned_to"] is None
 
 
+@pytest.mark.parametrize("end", ["deactivation", "erasure"])
+def test_the_end_of_an_account_waits_for_a_trail_longer_than_other_requests(
+    server: Server, new_user: Callable[..., User], end: str
+) -> None:
+    """Such as of somebody who assigned it a todo, and now imports many others."""
+    user, owner = new_user(), new_user()
+    todo_of(owner, assigned_to=str(user.id))
+
+    def act() -> httpx.Response:
+        if end == "erasure":
+            return user.client.delete("/v1/users/me?erase=true")
+        return user.client.patch("/v1/users/me", json={"is_active": False})
+
+    trail = "SELECT pg_advisory_xact_lock(uuid_hash_extended(%s, 0))"
+    long_since = "SELECT count(*) FROM pg_locks WHERE NOT granted AND waitstart < now() - interval '2.2 s'"
+    with (
+        holding(server.database, trail, (owner.id,)) as (session, _),
+        psycopg.connect(server.database.superuser_url, autocommit=True) as watching,
+        ThreadPoolExecutor() as pool,
+    ):
+        done = pool.submit(act)
+        wait_for(lambda: watching.execute(long_since).fetchone() == (1,) or done.done())
+        session.rollback()
+        assert done.result().status_code in {200, 204}, done.result().text
+
+
 def test_what_comes_back_behind_a_change_of_any_version_was_not_there_for_it(
     server: Server, new_user: Callable[..., User]
 ) -> None:

@@ -373,8 +373,8 @@ class NoDatabase:
 
 
 class Remembering(Authenticator):
-    async def _resolve(self, subject: Any, request_id: str) -> UUID:
-        del subject, request_id
+    async def _resolve(self, subject: Any, request_id: str, address: str) -> UUID:
+        del subject, request_id, address
         return uuid4()
 
 
@@ -433,4 +433,21 @@ def test_what_is_remembered_is_bounded_and_what_is_used_stays(
     for number in range(50):
         callers(known, used, token(f"user {number}"), long)
         assert len(known._recent) + len(known._older) <= 20
-    assert counting.judged == 1 + 50 + 50  # the long one is judged each time
+    assert counting.judged == 1 + 50 + 1, "the long one, too, is judged once"
+    assert max(len(name or b"") for name in known._recent) <= authentication.REMEMBERED_BYTES
+
+
+def test_a_subject_that_nobody_knows_yet_takes_its_network_s_share(counting: Counting) -> None:
+    asked: list[Any] = []
+
+    class Database:
+        async def transact(self, context: Any, *_: Any, **__: Any) -> Any:
+            asked.append(context)
+            raise Problem("overloaded")
+
+    known = Authenticator(cast("Any", Database()), None, [counting])
+    for name in ("ada", "bob"):
+        with pytest.raises(Problem, match="overloaded"):
+            asyncio.run(known.caller(f"Bearer {token(name)}".encode(), "test", "read", "192.0.2.7"))
+    assert len({context.user_id for context in asked}) == 2
+    assert {context.borrower for context in asked} == {"192.0.2.7"}

@@ -31,8 +31,8 @@ KEY, RSA = Key("EdDSA"), Key("RS256")
 class Strangers(Authenticator):
     """Its database knows nobody."""
 
-    async def _resolve(self, subject: Any, request_id: str) -> Any:
-        del subject, request_id
+    async def _resolve(self, subject: Any, request_id: str, address: str) -> Any:
+        del subject, request_id, address
         raise TokenRefused("unknown_subject", "The token's subject is not known here.")
 
 

@@ -411,6 +411,7 @@ QUERY_CASES = {
     # restoring.sql
     "begin_restoring": QueryCase(reaches=False),
     "end_restoring": QueryCase(reaches=False),
+    "wait_longer": QueryCase(reaches=False),
     "hold_assignees": QueryCase(reaches=False),
     "write_entries": QueryCase(reaches=False),
     # export.sql
