@@ -291,7 +291,7 @@ async def _revert(caller: Caller, change_id: int | None, table: str) -> Entry:
     async with caller.transaction():
         change_id = change_id or await caller.run(_find_last(table=table, looked_at=LOOKED_AT))
         if change_id is None:
-            raise Problem("not_found", "Nothing has been changed yet.")
+            raise Problem("not_found", f"None of the newest {LOOKED_AT} changes is the user's own.")
         change = found(await caller.run(_get_change(id=change_id)))
         undo = _undo(change, change_id)
         if not change.is_last:

@@ -32,6 +32,7 @@ class ContextRow(msgspec.Struct, frozen=True, gc=False):
     role: Role
     content: str
     message_type: MessageType
+    position: int
 
 
 class ContextItemRow(ContextRow, frozen=True, gc=False):
@@ -82,13 +83,12 @@ async def context_of(caller: Caller, rows: Sequence[ContextRow], size: ContextSi
 
 
 def _context_of(rows: Sequence[ContextRow], size: ContextSize) -> Context:
-    is_cut = len(rows) == size.messages
     if size.max_characters is not None:
-        fitting = _fitting(rows, size.max_characters)
-        is_cut, rows = is_cut or len(fitting) < len(rows), fitting
+        rows = _fitting(rows, size.max_characters)
     if size.format == "items":
         rows = _sendable(cast("Sequence[ContextItemRow]", rows))
-    # An output at the very beginning of its conversation was parted from no call; an item needs one all the same.
+    # An output that begins its conversation was parted from no call; as an item it needs one all the same.
+    is_cut = bool(rows) and rows[0].position > 1
     if size.format == "items" or (is_cut and {row.message_type for row in rows} - {"text"}):
         rows = [rows[index] for index in whole(map(_calls, rows))]
     if size.format == "messages":
@@ -114,8 +114,9 @@ def _sendable(rows: Sequence[ContextItemRow]) -> Sequence[ContextItemRow]:
     """The newest that fit into an answer when they are escaped, one at least: the query counts them as they are."""
     size = 0
     for index in range(len(rows) - 1, -1, -1):
-        item = rows[index].item or rows[index].content.encode()
-        size += len(item) + may_add(bytes(item))
+        item = rows[index].item
+        text = msgspec.json.encode(rows[index].content) if item is None else bytes(item)
+        size += len(text) + may_add(text)
         if size > ANSWER_BYTES and index < len(rows) - 1:
             return rows[index + 1 :]
     return rows

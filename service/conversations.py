@@ -106,7 +106,7 @@ class ConversationFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
     @property
     def question(self) -> Self:
         """Without ``messages``, which neither filters nor orders."""
-        return msgspec.structs.replace(super().question, messages=0)
+        return msgspec.structs.replace(self, cursor=None, limit=1, messages=0)
 
 
 DELETE_SECONDS = 60.0

@@ -97,7 +97,7 @@ async def create_import(request: Request) -> ImportResult:
         file, digest = await spool_body(request, *BODY_TYPES)
     with file, bulk.running.hold(caller.user_id):
         if b"idempotency-key" not in request.sent:
-            return await import_file(caller, file)
+            return await caller.repeat(lambda: import_file(caller, file))
         return await answer_once(request, digest, lambda: import_file(caller, file))
 
 

@@ -203,6 +203,8 @@ def _check_revision(request: Request, data: Message, params: Params) -> None:
     asked = meta.get(f"{_META}protocolVersion", revision)
     if revision != asked:
         raise _Refused(_HEADER_MISMATCH, "MCP-Protocol-Version is not the protocolVersion in params._meta.")
+    if asked in WITH_HANDSHAKE:
+        return
     if asked != NEWEST:
         raise _unsupported(asked)
     missing = [name for name in ("protocolVersion", "clientCapabilities") if f"{_META}{name}" not in meta]

@@ -20,7 +20,7 @@ from service.http.strict_json import is_quick
 from service.problems import Problem
 
 TEXT_BYTES = 1024 * 1024
-"""The longest result that is answered as text, too: there its quotes are escaped, which can double it."""
+"""The longest result that is answered as text, too: there its quotes and backslashes are escaped once more."""
 _TOO_LONG = (
     "The result is too long for a text: it is in structuredContent alone. Ask for less: a smaller limit, fewer "
     "messages, max_characters."
@@ -174,7 +174,8 @@ _ADVICE = {
     "invalid_transition": "Set the status to one that can follow; an archived task can only become pending.",
     "version_mismatch": "It has changed since: look at it anew.",
     "link_exists": "Nothing is left to do: they are linked.",
-    "idempotency_key_reused": "To repeat that call, give exactly its arguments; for another one, another key.",
+    "idempotency_key_reused": "To repeat that call, give exactly its arguments; if you can't, look whether it is done. "
+    "For another call, use another key.",
 }
 
 
@@ -187,10 +188,13 @@ def _told(problem: Problem) -> str:
     errors = [
         msgspec.structs.replace(error, field=_ARGUMENTS.get(error.field, error.field)) for error in problem.errors
     ]
+    message = problem.detail
+    if errors and message.startswith(f"{problem.errors[0].field}: "):
+        message = f"{errors[0].field}: {errors[0].message}"
     usual = _LOOK_FIRST if problem.may_have_happened else _AGAIN if problem.status == 503 else _OTHERWISE
     told: dict[str, Any] = {
         "code": problem.code,
-        "message": problem.detail,
+        "message": message,
         **({"errors": errors} if errors else {}),
         **problem.members,
         "advice": _ADVICE.get(problem.code, usual),

@@ -26,6 +26,7 @@ from service.http.fields import (
 )
 from service.http.idempotency import idempotent
 from service.http.paging import Page, PageQuery
+from service.items import CONTENT_LENGTH
 from service.links import Link
 from service.mcp_calls import Asked, tool
 from service.search import FoundMessage, MessageSearch
@@ -128,6 +129,8 @@ class NewTurn(Turn, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         for message in self.messages:
             if message.item == "null" and message.content:
+                if len(message.content) > CONTENT_LENGTH:
+                    raise ValueError(f"messages: content must have at most {CONTENT_LENGTH} characters without an item")
                 msgspec.structs.force_setattr(message, "item", UNSET)
 
 
@@ -246,8 +249,8 @@ async def undo_change(asked: Any, data: Undo) -> Any:
     """Undo a change of a task, or a deletion, when the user says that it was a mistake.
 
     It is the user's last one, or the one named by change_id; refused where something else has happened to the task
-    since. Called once more, it takes back the undo. A task that was added is deleted instead, and one that somebody
-    else assigned to the user is set right by update_task.
+    since. Called once more, it takes back the undo of a change. A task that was added, or brought back, is deleted
+    instead, and one that somebody else assigned to the user is set right by update_task.
     """
     return await audit.revert(asked.user, data.change_id, "todos")
 

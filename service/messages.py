@@ -1,6 +1,6 @@
 """Messages: what was said, in order, in a conversation of its user."""
 
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 from uuid import UUID
 
 import msgspec
@@ -125,6 +125,11 @@ class MessageFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
     items: Annotated[bool, Meta(description="Adds each message's item; pages end early where items are large.")] = False
     order: Annotated[Literal["position", "-position"], Meta(title="MessageOrder")] = "position"
 
+    @property
+    def question(self) -> Self:
+        """Without ``items``, which neither filters nor orders."""
+        return msgspec.structs.replace(self, cursor=None, limit=1, items=False)
+
 
 class Rewind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a rewind begins: required, so that nobody empties a conversation by leaving it out."""
@@ -196,7 +201,7 @@ async def list_messages(request: Request, conversation_id: FromPath[UUID]) -> Pa
 async def get_context(request: Request, conversation_id: FromPath[UUID]) -> Context:
     """A conversation's last messages as a language model takes them, oldest first.
 
-    A tool's output never comes without its call: what would begin with such an output begins behind it.
+    A tool's output is not parted from its call: what would begin with such an output begins behind it.
     """
     query = request.filters(ContextSize)
     rows = await read(request.user, conversation_id, ask_context(conversation_id, query))

@@ -176,13 +176,13 @@ async def get_openai_item(request: Request, conversation_id: FromPath[str], item
 )
 async def delete_openai_item(
     request: Request, conversation_id: FromPath[str], item_id: FromPath[str]
-) -> Versioned[OpenAIConversation]:
+) -> OpenAIConversation:
     """Delete one item; the answer is its conversation."""
     place = conversation_uuid(conversation_id)
     async with request.user.transaction():
         message = await _find(request.user, place, item_id)
         await messages.delete_message.fn(request, place, message.id)
-        return conversation_of(found(await request.user.run(conversations.GET(id=place))))
+        return conversation_of(found(await request.user.run(conversations.GET(id=place)))).value
 
 
 async def _aside(request: Request, text: msgspec.Raw, read: Callable[..., Found], *arguments: Any) -> Found:

@@ -72,7 +72,7 @@ class TodoFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
         """Whatever the order of its statuses and priorities, and however often they are repeated."""
         status = self.status and sorted(set(self.status))
         priority = self.priority and sorted(set(self.priority))
-        return msgspec.structs.replace(super().question, status=status, priority=priority)
+        return msgspec.structs.replace(self, cursor=None, limit=1, status=status, priority=priority)
 
 
 _find_conversation = Maybe("find_conversation", UUID)

@@ -155,7 +155,7 @@ async def update_todo(request: Request, todo_id: FromPath[TodoRef], data: JSONBo
     What changes nothing moves neither version nor updated_at.
     """
     statements = _change(todo_id, data, request.if_match)
-    accept = _accept(request.user, len(statements)) if len(statements) > 1 else None  # costs a second round trip
+    accept = _accept(request.user, 0, len(statements)) if len(statements) > 1 else None  # costs a second round trip
     try:
         todo = (await request.user.run_all(statements, accept))[0]
     except _NoRow:
@@ -181,35 +181,39 @@ async def delete_todo(request: Request, todo_id: FromPath[TodoRef]) -> None:
 )
 @idempotent
 async def batch_todos(request: Request, data: JSONBody[TodoBatch]) -> TodoBatchResult:
-    """Create, update and delete todos, all or nothing. A failure names the list and the index of its operation."""
+    """Create, update and delete todos, all or nothing. A failure names the list and the index of its operation.
+
+    What would make an answer of more than 16 MiB is refused with 413: send fewer operations at a time.
+    """
     operations = [("create", index, _creation(todo)) for index, todo in enumerate(data.create)]
-    if named := [todo_ref(todo_id) for todo_id in (*(change.id for change in data.update), *data.delete)]:
-        ids = [todo_id for todo_id in named if isinstance(todo_id, UUID)]
-        numbers = [number for number in named if isinstance(number, int)]
-        operations.append(("lock", 0, [_lock(ids=ids, numbers=numbers)]))
     operations += [("update", index, _change(change.id, change, None)) for index, change in enumerate(data.update)]
     operations += [("delete", index, [_removal(todo_id, None)]) for index, todo_id in enumerate(data.delete)]
     statements = [statement for _, _, parts in operations for statement in parts]
     places = [(list_name, index) for list_name, index, parts in operations for _ in parts]
-    accept = _accept(request.user, len(statements))
+    ahead: list[Statement[Any]] = []
+    if named := [todo_ref(todo_id) for todo_id in (*(change.id for change in data.update), *data.delete)]:
+        ids = [todo_id for todo_id in named if isinstance(todo_id, UUID)]
+        numbers = [number for number in named if isinstance(number, int)]
+        ahead.append(_lock(ids=ids, numbers=numbers))
+    may_be_large = len(await request.body()) * ESCAPED > BATCH_ANSWER_BYTES
+    accept = _accept(request.user, len(ahead), len(statements)) if named or may_be_large else None
     try:
-        results = await request.user.run_all([*statements, HOLD_ASSIGNEES()], accept)
+        results = (await request.user.run_all([*ahead, *statements, HOLD_ASSIGNEES()], accept))[len(ahead) :]
     except _NoRow as missing:
         list_name, index = places[missing.index]
         todo_id = data.update[index].id if list_name == "update" else data.delete[index]
         problem = await _why_none(request.user, todo_id, None)
     except Problem as failure:
-        if failure.statement is None or not 0 <= failure.statement < len(places):
+        if failure.statement is None or not 0 <= failure.statement - len(ahead) < len(places):
             raise
-        list_name, index = places[failure.statement]
+        list_name, index = places[failure.statement - len(ahead)]
         problem = failure
     else:
-        made: dict[str, list[Any]] = {"create": [], "lock": [], "update": [], "delete": []}
+        answer = TodoBatchResult([], [], [])
         for place, before, result in zip(places, [None, *places], results, strict=False):
             if place != before:  # else it is the operation's link
-                made[place[0]].append(result)
-        del made["lock"]
-        return TodoBatchResult(**made)
+                getattr(answer, place[0]).append(result)
+        return answer
     raise problem.place(list_name, index)
 
 
@@ -247,12 +251,16 @@ class _NoRow(Exception):
         self.index = index
 
 
-def _accept(caller: Caller, count: int) -> Callable[[list[Any]], None]:
-    """A check that each of so many changes found its todo, that whoever links one owns it, and of their size."""
+def _accept(caller: Caller, ahead: int, count: int) -> Callable[[list[Any]], None]:
+    """What looks at so many results, behind those of what ran ahead.
 
-    def check(results: list[Any]) -> None:
+    Each change must have found its todo, whoever links one must own it, and all of them must fit into an answer.
+    """
+
+    def check(all_results: list[Any]) -> None:
         size = 0
-        for index, result in enumerate(results[:count]):
+        results = all_results[ahead : ahead + count]
+        for index, result in enumerate(results):
             if result is None:
                 raise _NoRow(index)
             # A number is the count of links made for the todo before it.
@@ -260,7 +268,8 @@ def _accept(caller: Caller, count: int) -> Callable[[list[Any]], None]:
                 raise _NoRow(index - 1)
             if isinstance(result, Todo):
                 metadata = bytes(result.metadata)
-                size += len(metadata) + may_add(metadata) + ESCAPED * len(result.description or "")
+                size += len(metadata) + may_add(metadata)
+                size += ESCAPED * (len(result.title) + len(result.description or ""))
         if size > BATCH_ANSWER_BYTES:
             reason = f"The answer would have more than {BATCH_ANSWER_BYTES} bytes: send fewer operations at a time."
             raise Problem("payload_too_large", reason)

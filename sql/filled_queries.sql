@@ -1973,7 +1973,7 @@ ORDER BY l.position DESC;
 
 -- list_context(user_id uuid, conversation_id uuid, messages integer) -> many ContextRow
 -- messages.sql, index messages_pkey
-SELECT /* list_context */ l.role, l.content, l.message_type
+SELECT /* list_context */ l.role, l.content, l.message_type, l.position
 FROM (
     SELECT role, content, message_type, position
     FROM messages
@@ -1986,7 +1986,7 @@ ORDER BY l.position;
 
 -- list_context_items(user_id uuid, conversation_id uuid, messages integer) -> many ContextItemRow
 -- messages.sql, index messages_pkey
-SELECT /* list_context_items */ l.role, l.content, l.message_type, l.item::json AS item
+SELECT /* list_context_items */ l.role, l.content, l.message_type, l.position, l.item::json AS item
 FROM (
     SELECT p.role, p.content, p.message_type, p.item, p.position,
         sum(octet_length(coalesce(p.item, p.content))) OVER (ORDER BY p.position DESC) AS bytes

@@ -107,7 +107,7 @@ def _deactivate(connection: psycopg.Connection, user_id: UUID, account: str, *, 
 
 
 def _repeat(work: Callable[[], R]) -> R:
-    """Do ``work``, one transaction, again where requests were in its way, and it was in theirs."""
+    """Do ``work``, which is one transaction, again after a deadlock with requests."""
     for _ in range(ATTEMPTS - 1):
         with suppress(psycopg.errors.DeadlockDetected):
             return work()

@@ -77,7 +77,7 @@ def as_owner(url: str) -> Generator[psycopg.Connection]:
     with connect(url) as connection, one_line_errors():
         if (backend := backend_of(connection)) != connection.info.backend_pid:  # as behind a pooler, or Neon's proxy
             with connect(url) as other:
-                if backend_of(other) == backend:
+                if backend_of(other) == backend or backend_of(connection) != backend:
                     raise DatabaseError(f"this is a pooler in transaction mode: this needs {DIRECT_ADDRESS}")
         connection.execute(f"SET ROLE {OWNER_ROLE}".encode())
         yield connection

@@ -182,7 +182,8 @@ class Caller:
     async def repeat(self, work: Callable[[], Awaitable[R]]) -> R:
         """Do ``work``, which is one transaction, again where it collided with another one: nothing of it was kept.
 
-        What took long isn't, and inside another transaction it is that one which has to be done again.
+        No attempt begins later than TRANSACTION_SECONDS after the first one. Inside another transaction there is none:
+        all of that one has to be done again.
         """
         until = time.monotonic() + TRANSACTION_SECONDS
         for _ in range(ATTEMPTS - 1):

@@ -38,6 +38,7 @@ async def changed(
 async def why_unchanged(caller: Caller, change: Statement[Any], get: Statement[Any], noun: str) -> Problem:
     """Why a change found no row: there is none to be seen, or it has moved on from the version asked for."""
     row = await caller.run(get)
-    if row is None or change.values["version"] is None:  # then it has come back since, by an undo
+    # Where no version was asked for, there was no row at that moment: an undo has brought it back since.
+    if row is None or change.values["version"] is None:
         return Problem("not_found")
     return Problem("version_mismatch", f"The {noun} is at version {row.version}.")

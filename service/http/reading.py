@@ -120,7 +120,7 @@ def path_reader(name: str, kind: Any) -> Callable[[str], Any]:
     """
     kinds = _flatten(kind)
     if str in kinds:
-        has_bounds = any(isinstance(note, msgspec.Meta) for note in kind.__metadata__)
+        has_bounds = any(isinstance(note, msgspec.Meta) for note in getattr(kind, "__metadata__", ()))
         return partial(_read_text, name, kind) if has_bounds else str
     takes_number, takes_uuid = int in kinds, UUID in kinds
 

@@ -244,7 +244,7 @@ ORDER BY l.position {direction};
 -- param messages: integer
 -- returns: many ContextRow
 -- index: messages_pkey
-SELECT l.role, l.content, l.message_type
+SELECT l.role, l.content, l.message_type, l.position
 FROM (
     SELECT role, content, message_type, position
     FROM messages
@@ -262,7 +262,7 @@ ORDER BY l.position;
 -- param messages: integer
 -- returns: many ContextItemRow
 -- index: messages_pkey
-SELECT l.role, l.content, l.message_type, l.item::json AS item
+SELECT l.role, l.content, l.message_type, l.position, l.item::json AS item
 FROM (
     SELECT p.role, p.content, p.message_type, p.item, p.position,
         sum(octet_length(coalesce(p.item, p.content))) OVER (ORDER BY p.position DESC) AS bytes

@@ -248,7 +248,7 @@ def test_at_the_beginning_of_a_conversation_nothing_was_parted(user: User, conve
         {"role": "assistant", "content": "Hello Ada!"}
     ]
     turn(user, conversation, {"sender_type": "user", "content": "Hi"})
-    assert [len(context(user, conversation, f"messages={number}")) for number in (1, 2, 3)] == [1, 1, 2]
+    assert [len(context(user, conversation, f"messages={number}")) for number in (1, 2, 3)] == [1, 2, 2]
     assert len(context(user, conversation, "messages=3&max_characters=2")) == 1
 
 

@@ -374,7 +374,10 @@ def test_what_was_added_is_not_undone_and_the_answer_says_what_to_do(user: User)
     call(user.client, "add_task", title="Buy milk")
     told = call(user.client, "undo_change", change_id=user.client.get("/v1/audit?limit=1").json()["items"][0]["id"])
     assert told["errors"][0]["field"] == "change_id"
-    assert "delete that instead" in told["message"]
+    assert told["message"] == "change_id: is of something that was made: delete that instead"
+    call(user.client, "delete_task", task_id=1)
+    assert call(user.client, "undo_change")["action"] == "insert"
+    assert call(user.client, "undo_change")["code"] == "validation_failed", "what came back was made, too"
     assert "what the message says" in told["advice"]
 
 
@@ -420,6 +423,11 @@ def test_an_item_of_null_beside_a_content_is_none(user: User):
     call(user.client, "append_turn", conversation_id=conversation, messages=said)
     context = call(user.client, "get_context", conversation_id=conversation, format="items")["context"]
     assert context == [{"role": "user", "content": "Hello"}]
+    said = [{"sender_type": "user", "content": "x" * 10_001, "item": None}]
+    told = call(user.client, "append_turn", conversation_id=conversation, messages=said)
+    assert told["errors"] == [
+        {"field": "messages", "message": "content must have at most 10000 characters without an item"}
+    ]
 
 
 def test_arguments_that_are_no_object_are_called_so(user: User):

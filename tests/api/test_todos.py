@@ -982,6 +982,10 @@ def test_a_batch_whose_answer_would_be_too_large_leaves_nothing_behind(new_user:
     problem(client.post("/v1/todos/batch", json={"update": changes}), 413, "payload_too_large")
     assert client.get("/v1/todos?completed=true").json()["items"] == []
     assert client.post("/v1/todos/batch", json={"update": changes[:170]}).status_code == 200
+    wide = [{"title": "<" * 200, "description": "<" * 1000, "metadata": {"a": "<" * 5000}} for _ in range(500)]
+    problem(client.post("/v1/todos/batch", json={"create": wide}), 413, "payload_too_large")
+    answer = client.post("/v1/todos/batch", json={"create": wide[:400]})
+    assert len(answer.content) < 16 * 1024 * 1024
 
 
 def test_the_limit_of_a_batch_counts_all_its_lists(new_user: NewUser) -> None:

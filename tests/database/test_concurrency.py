@@ -172,6 +172,17 @@ def test_batches_lock_their_todos_in_one_order_whatever_theirs_is(
     assert other.result().status_code == 404, "the one deleted what the other changes"
 
 
+def test_a_batch_that_waits_too_long_for_its_todos_blames_none_of_its_lists(
+    server: Server, new_user: Callable[..., User]
+) -> None:
+    user = new_user()
+    todo = todo_of(user)
+    with holding(server.database, "SELECT FROM todos WHERE id = %s FOR UPDATE", (todo,)):
+        answer = user.client.post("/v1/todos/batch", json={"update": [{"id": todo, "title": "y"}]})
+    assert (answer.status_code, answer.json()["code"]) == (503, "timeout")
+    assert not {"list", "index"} & answer.json().keys()
+
+
 @pytest.mark.parametrize("way", ["a batch with a key", "an undo"])
 def test_what_collides_in_several_round_trips_is_done_again(
     server: Server, new_user: Callable[..., User], way: str
@@ -251,8 +262,8 @@ def test_what_comes_back_behind_a_change_of_any_version_was_not_there_for_it(
     there = user.client.post("/v1/conversations", json={}).json()["id"]
 
     async def change(make: Callable[..., Caller]) -> str:
-        version = conversations.ConversationPatch(title="x")
-        update = conversations._update(id=uuid4(), **conversations.changes(version), version=None)
+        patch = conversations.ConversationPatch(title="x")
+        update = conversations._update(id=uuid4(), **conversations.changes(patch), version=None)
         with pytest.raises(Problem) as raised:
             await changed(make(user.id), update, conversations.GET(id=UUID(there)), "conversation")
         return raised.value.code

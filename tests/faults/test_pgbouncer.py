@@ -119,8 +119,6 @@ def test_a_command_refuses_to_take_a_role_in_a_session_that_others_get(
     there = url(session_database, pgbouncer_port)
     said = complaint(run("users", "list", MIGRATION_DATABASE_URL=there))
     assert "this is a pooler in transaction mode: this needs the database's own address" in said
-    with psycopg.connect(there) as connection:
-        assert connection.execute("SELECT current_user").fetchone() == ("todochat_service",)
 
 
 def test_with_prepared_statements_the_log_says_which_setting_helps(
