@@ -108,7 +108,7 @@ async def import_file(
 
     Raises ``validation_failed`` about the first line that is wrong, or about none where an assignee has left meanwhile.
     """
-    file.seek(0)
+    file.seek(0)  # a collision may have it begin anew
     header = await check_file(file)
     file.seek(0)
     async with caller.transaction():

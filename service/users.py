@@ -1,7 +1,7 @@
 """Users as they see themselves, and as others find them to assign a todo."""
 
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -9,11 +9,14 @@ from litestar import delete, get, patch
 from litestar.params import JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
-from service.db.queries import Many, Maybe, Nothing, One
+from service.db.caller import Caller
+from service.db.queries import Many, Maybe, Nothing, One, Statement
 from service.http.fields import Time, changes
 from service.http.paging import Page, PageQuery
 from service.http.request import Request
 from service.problems import Problem
+
+R = TypeVar("R")
 
 ERASE_SECONDS = 60.0
 """How long an erasure, or a deactivation, may take: it goes through every row of the user's in one transaction. And how
@@ -121,7 +124,7 @@ async def update_me(request: Request, data: JSONBody[UserPatch]) -> User:
     if data.is_active is False:
         if data == UserPatch(is_active=False):  # a name that is taken refuses all of it
             await _unassign_many(request, only_open=True)
-        _, changed = await request.user.run(_wait_longer(), update, seconds=ERASE_SECONDS)
+        changed = await _patiently(request.user, update)
     else:
         changed = await request.user.run(update)
     if changed is None:
@@ -139,9 +142,7 @@ async def delete_me(request: Request) -> None:
     query = request.filters(Deletion)
     if query.erase:
         await _unassign_many(request, only_open=False)
-    erase = _erase(version=request.if_match, records=query.erase)
-    _, is_gone = await request.user.run(_wait_longer(), erase, seconds=ERASE_SECONDS)
-    if not is_gone:
+    if not await _patiently(request.user, _erase(version=request.if_match, records=query.erase)):
         raise _why_none(request.if_match)
 
 
@@ -156,7 +157,13 @@ async def _unassign_many(request: Request, *, only_open: bool) -> None:
         if monotonic() > until:
             raise Problem("timeout", "Others have assigned very many todos to the user. Ask again for the rest.")
         unassign = _unassign(version=request.if_match, most=UNASSIGNED, only_open=only_open)
-        _, taken = await request.user.run(_wait_longer(), unassign, seconds=ERASE_SECONDS)
+        taken = await _patiently(request.user, unassign)
+
+
+async def _patiently(caller: Caller, statement: Statement[R]) -> R:
+    """What the statement returns, which helps to end the account, however long its locks and its rows take."""
+    _, result = await caller.run(_wait_longer(), statement, seconds=ERASE_SECONDS)
+    return result
 
 
 def _why_none(if_match: int | None) -> Problem:

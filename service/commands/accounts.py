@@ -12,13 +12,13 @@ import psycopg
 
 from service.commands.connection import as_owner, configure
 from service.commands.shared import account_argument, confirm_loss, owner_url, yes_option
+from service.db.database import ATTEMPTS
 from service.db.queries import Count, Many, Maybe, One, Query
 from service.settings import OperatorError
 
 R = TypeVar("R")
 
 PAGE = 500
-ATTEMPTS = 3
 # Through all rows of a user, however many; behind a request that holds one of them, but not for ever.
 _PATIENT = {"lock_timeout": "10s"}
 

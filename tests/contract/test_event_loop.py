@@ -122,6 +122,13 @@ LONG_ITEMS = {
         20,
         200,
     ),
+    "a turn of quotation marks, with a key": (
+        "/mcp",
+        CALL % b'{"conversation_id":"ID","idempotency_key":"once","messages":[%b]}',
+        b'{"sender_type":"ai","item":"%b"}' % (b'\\"' * 490_000),
+        7,
+        200,
+    ),
     "a call with 8 MiB of quotation marks": ("/mcp", CALL, b'"' + b'\\"' * (FULL // 2) + b'"', 1, 200),
 }
 """Where they are sent, the body around them, one of them, how many, and the answer."""
