@@ -2234,7 +2234,7 @@ UNION ALL
     WHERE assigned_to = $1
       AND user_id <> $1
       AND id = $2
-    ORDER BY user_id
+    ORDER BY uuid_send(user_id)
     LIMIT 1
 )
 LIMIT 1;
@@ -2290,14 +2290,21 @@ RETURNING id, number, user_id, title, description, status, completed, priority, 
 
 -- lock_todos(user_id uuid, ids uuid[], numbers bigint[]) -> many UUID
 -- todos.sql, index todos_pkey
-SELECT /* lock_todos */ id
-FROM todos
-WHERE (user_id = $1 OR assigned_to = $1)
-  AND id = ANY ($2 || ARRAY(
-      SELECT n.id FROM todos AS n WHERE n.user_id = $1 AND n.number = ANY ($3::bigint[])
-  ))
-ORDER BY user_id, id
-FOR NO KEY UPDATE;
+SELECT /* lock_todos */ t.id
+FROM (
+    SELECT i.id FROM unnest($2::uuid[]) AS i (id)
+    UNION
+    SELECT o.id FROM todos AS o WHERE o.user_id = $1 AND o.number = ANY ($3::bigint[])
+    ORDER BY id
+) AS n
+CROSS JOIN LATERAL (
+    SELECT o.id
+    FROM todos AS o
+    WHERE (o.user_id = $1 OR o.assigned_to = $1)
+      AND o.id = n.id
+    ORDER BY uuid_send(o.user_id)
+    FOR NO KEY UPDATE
+) AS t;
 
 -- delete_todo(user_id uuid, version integer, id uuid, number bigint) -> maybe UUID
 -- todos.sql, index todos_pkey

@@ -45,7 +45,8 @@ CASE
 
 -- name: get_todo
 -- One of the caller's own todos, or one assigned to them. The second half runs only when the first finds nothing. (An
--- import keeps ids, so todos of several owners may have one id: then that of the smallest owner's id is meant.)
+-- import keeps ids, so todos of several owners may have one id: then that of the smallest owner's id is meant. By user_id
+-- itself, the planner would find that order in todos_pkey, and read all users' part of it for the id.)
 -- param user_id: uuid
 -- param id: uuid
 -- returns: maybe Todo
@@ -61,7 +62,7 @@ UNION ALL
     WHERE assigned_to = %(user_id)s
       AND user_id <> %(user_id)s
       AND id = %(id)s
-    ORDER BY user_id
+    ORDER BY uuid_send(user_id)
     LIMIT 1
 )
 LIMIT 1;
@@ -143,21 +144,29 @@ WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
 RETURNING {todo_columns};
 
 -- name: lock_todos
--- Those that a batch names, in one order for all batches: otherwise two could wait for each other.
+-- Those that a batch names, one after the other and in one order for all batches: otherwise two could wait for each
+-- other. (Each is looked for by itself: for an array of any length, the planner may read all that the user has.)
 -- param user_id: uuid
 -- param ids: uuid[]
 -- param numbers: bigint[]
 -- returns: many UUID
 -- writes: yes
 -- index: todos_pkey
-SELECT id
-FROM todos
-WHERE (user_id = %(user_id)s OR assigned_to = %(user_id)s)
-  AND id = ANY (%(ids)s || ARRAY(
-      SELECT n.id FROM todos AS n WHERE n.user_id = %(user_id)s AND n.number = ANY (%(numbers)s::bigint[])
-  ))
-ORDER BY user_id, id
-FOR NO KEY UPDATE;
+SELECT t.id
+FROM (
+    SELECT i.id FROM unnest(%(ids)s::uuid[]) AS i (id)
+    UNION
+    SELECT o.id FROM todos AS o WHERE o.user_id = %(user_id)s AND o.number = ANY (%(numbers)s::bigint[])
+    ORDER BY id
+) AS n
+CROSS JOIN LATERAL (
+    SELECT o.id
+    FROM todos AS o
+    WHERE (o.user_id = %(user_id)s OR o.assigned_to = %(user_id)s)
+      AND o.id = n.id
+    ORDER BY uuid_send(o.user_id)
+    FOR NO KEY UPDATE
+) AS t;
 
 -- name: delete_todo
 -- By id, or by number where id is null; its links go with it.
