@@ -1,5 +1,6 @@
 """What one process takes from its clients, and how it is shared among them."""
 
+import logging
 from collections import Counter
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -9,13 +10,16 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.http.envelope import Envelope
+from service.http.metrics import OTHER_METHOD, UNMATCHED
 from service.http.networks import network
 from service.http.origins import Headers
 from service.problems import Problem
-from service.serving.refusals import Refusals
+from service.serving.refusals import ReadyAnswer, Refusals, id_for
 
 if TYPE_CHECKING:
     from service.serving.protocol import HttpProtocol
+
+log = logging.getLogger(__name__)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +34,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that may wait on a connection for the one before them; the next one ends it, when those are answered."""
     pipelined_headers: int = 256
     """How many headers these may have together: each takes 130 bytes of memory, however short it is."""
+    small_chunks: int = 1000
+    """How many chunks a body may have beyond one for each CHUNK_BYTES, or once its request has been answered."""
     idle_seconds: float = 75.0
     """Between the requests of a connection."""
     linger_seconds: float = 2.0
@@ -78,6 +84,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STALL_BYTES = 64 * 1024
+CHUNK_BYTES = 64
+"""What a chunk of a body should hold at least: it takes 5 µs, however small it is."""
 
 
 class Connections(ServerState):
@@ -127,6 +135,14 @@ class Connections(ServerState):
     def refusal_headers(self, sent: Headers | None) -> list[tuple[bytes, bytes]]:
         """What a refusal says besides: the time, and to a page of another origin that it may read it."""
         return [*self.default_headers, *self.envelope.origins.headers(sent or ())]
+
+    def refusal(self, problem: Problem, sent: Headers, client: str | None) -> bytes:
+        """The answer to what isn't a request that the application could have; it is counted, and logged."""
+        request_id = id_for(sent)
+        self.envelope.metrics.observe_request(OTHER_METHOD, UNMATCHED, problem.status, 0.0)
+        fields = {"request_id": request_id, "status": problem.status, "code": problem.code, "remote": client}
+        log.warning("request_refused", extra=fields)
+        return ReadyAnswer(problem).make(request_id, self.refusal_headers(sent), close=True, has_body=True)
 
     def look_at_unread(self, connection: "HttpProtocol", unread: int, now: float) -> None:
         """Cut a connection off whose client has not read STALL_BYTES since it was looked at last."""

@@ -8,7 +8,6 @@ uvicorn's own cycle carries a request to the application and back: one of our ow
 """
 
 import asyncio
-import logging
 from math import inf
 from typing import Any, NoReturn, cast
 
@@ -16,13 +15,11 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.metrics import OTHER_METHOD, UNMATCHED
+from service.http.metrics import UNMATCHED
 from service.problems import Problem
-from service.serving.limits import Connections
-from service.serving.refusals import Owed, ReadyAnswer, id_for, overloaded, with_close
+from service.serving.limits import CHUNK_BYTES, Connections
+from service.serving.refusals import Owed, overloaded, with_close
 from service.serving.transport import AnswerTransport, has_arrived
-
-log = logging.getLogger(__name__)
 
 # Where the parser is: between two requests, in the headers of one, or in its body.
 _BETWEEN, _HEADERS, _BODY = "between", "headers", "body"
@@ -38,12 +35,12 @@ class HttpProtocol(HttpToolsProtocol):
         "_deaf",
         "_has_progress",
         "_is_ended",
-        "_is_used",
         "_opened",
         "_owed",
         "_phase",
         "_raw",
         "_refusal",
+        "_wasted",
         "_without_progress",
         "address",
         "deadline",
@@ -67,14 +64,14 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser: Any
         self._raw: asyncio.Transport = self.transport
         self._phase = _BETWEEN
-        self._opened = 0.0
+        self._opened = 0.0  # -inf once it has been used
         self._deaf = False
         self._is_ended = False
         self._without_progress = 0
         self._has_progress = False
+        self._wasted = 0
         self._refusal: Problem | None = None
         self._owed: Owed | None = None
-        self._is_used = False
 
     # What the edge asks
 
@@ -118,7 +115,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether closing the connection now loses nothing: no request is running, arriving or about to arrive."""
         if self._is_busy() or self._phase is not _BETWEEN or has_arrived(self._raw):
             return False
-        return self._deaf or self._is_used or now - self._opened > 1
+        return self._deaf or now - self._opened > 1
 
     def abort(self) -> None:
         """Close the connection now, and let go of what the client didn't take."""
@@ -209,9 +206,10 @@ class HttpProtocol(HttpToolsProtocol):
         self.scope["state"]["connection"] = self  # type: ignore[typeddict-item]
         self._phase = _HEADERS
         self._has_progress = True
-        if self._is_used and not self._is_busy():
+        self._wasted = 0
+        if self._opened == -inf and not self._is_busy():
             self.deadline = self.loop.time() + self.limits.header_seconds
-        self._is_used = True
+        self._opened = -inf
 
     def on_headers_complete(self) -> None:
         parser, headers = self.parser, self.headers
@@ -224,6 +222,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _BODY
         self._has_progress = True
         self.deadline = inf
+        self.expect_100_continue = self.expect_100_continue and parser.get_http_version() != "1.0"
         refusals = self.server_state.refusals
         if self._is_busy() or refusals.has_place(self):
             super().on_headers_complete()
@@ -234,9 +233,15 @@ class HttpProtocol(HttpToolsProtocol):
         self.scope, self.headers = cast("Any", {}), []
         refusals.answer_soon(self.loop, self.answer_owed)
 
+    def on_chunk_header(self) -> None:
+        self._wasted += CHUNK_BYTES
+        if self._wasted > self.limits.small_chunks * CHUNK_BYTES:
+            self._fail(Problem("malformed_request", "The body comes in too many small chunks."))
+
     def on_body(self, body: bytes) -> None:
         self._has_progress = True
-        if not self._owed:
+        if not self._owed and not self.cycle.response_complete:
+            self._wasted = max(0, self._wasted - len(body))
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -246,6 +251,10 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._owed:
             super().on_message_complete()
         self._phase = _BETWEEN
+        if not self.parser.should_keep_alive() and self.cycle:  # which a trailer may say, too: the parser has ended
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self._end()
         if not self._is_busy():
             self.deadline = self.loop.time() + self.limits.idle_seconds
 
@@ -258,11 +267,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
             return
         self.flow.resume_reading()
-        if self._phase is _BETWEEN:
-            self.deadline = self.loop.time() + self.limits.idle_seconds
-        else:
-            seconds = self.limits.header_seconds if self._phase is _HEADERS else self.limits.linger_seconds
-            self.deadline = self.loop.time() + seconds
+        limits, phase = self.limits, self._phase
+        seconds = limits.header_seconds if phase is _HEADERS else limits.linger_seconds
+        self.deadline = self.loop.time() + (limits.idle_seconds if phase is _BETWEEN else seconds)
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Parse. A wish for another protocol is ignored (RFC 9110, section 7.8).
@@ -325,7 +332,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what isn't a request, and close; requests before it on the connection get their answers first."""
-        self.answer_owed()
+        self.answer_owed(close=self._phase is _BODY)
+        if self._phase is _BODY and not self._is_busy() and not self._is_ended:
+            self._end()  # what came is the rest of what has its answer
         if self._is_ended:
             return
         self._deaf = True
@@ -335,13 +344,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id = id_for(self.headers or ())
-        headers = self.server_state.refusal_headers(self.headers)
+        self._raw.write(self.server_state.refusal(problem, self.headers or (), self.client and self.client[0]))
         self.scope, self.headers = cast("Any", {}), []  # nobody reads them any more
-        self._raw.write(ReadyAnswer(problem).make(request_id, headers, close=True, has_body=True))
-        if self._raw.can_write_eof():
-            self._raw.write_eof()
+        self._raw.write_eof()
         self.deadline = self.loop.time() + self.limits.linger_seconds
-        self.server_state.envelope.metrics.observe_request(OTHER_METHOD, UNMATCHED, problem.status, 0.0)
-        fields = {"status": problem.status, "code": problem.code, "remote": self.client and self.client[0]}
-        log.warning("request_refused", extra={"request_id": request_id, **fields})

@@ -378,6 +378,52 @@ def test_a_trailer_does_not_become_a_header(small: SmallServer) -> None:
     assert b"forged" not in answer
 
 
+def test_a_trailer_that_ends_the_connection_ends_it(small: SmallServer) -> None:
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    trailer = b"5\r\nhello\r\n0\r\nConnection: close\r\n\r\n"
+    answer = exchange(small, head + trailer + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close\r\n" in answer
+    assert answer.endswith(b"hello")
+
+
+SMALL_CHUNKS = b"1\r\n \r\n" * 1100
+CHUNKED = b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_body_in_very_many_small_chunks_is_refused(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\n" + CHUNKED + SMALL_CHUNKS)
+        assert status_and_code(read_all(connection)) == (400, "malformed_request")
+
+
+def test_many_chunks_of_a_body_that_has_its_answer_end_the_connection_with_no_other(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n" + CHUNKED + b"1\r\n \r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        began = time.monotonic()
+        connection.sendall((b"80\r\n%b\r\n" % (b"y" * 128)) * 1100)
+        assert b"HTTP/1.1" not in read_all(connection)
+        assert time.monotonic() - began < Limits().linger_seconds / 2
+
+
+def test_a_body_may_come_in_many_chunks_and_some_of_them_small(small: SmallServer) -> None:
+    with small.connect() as connection:
+        for _ in range(2):  # each request begins to count anew
+            chunks = b"1\r\nx\r\n" * 990 + b"80\r\n%b\r\n" % (b"y" * 128) * 2000
+            connection.sendall(b"POST /echo HTTP/1.1\r\n" + CHUNKED + chunks + b"0\r\n\r\n")
+            answer = b""
+            while answer.count(b"y") < 128 * 2000:
+                answer += connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_who_speaks_http_1_0_is_not_told_to_continue(small: SmallServer) -> None:
+    with small.connect() as connection:
+        connection.sendall(b"POST /echo HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello")
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+
+
 UPGRADES = {
     "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
     "websocket": b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
