@@ -1,8 +1,8 @@
-"""Export: everything a user owns as lines of JSON (NDJSON), from one snapshot, made while it is sent.
+"""Export: a user's todos, conversations, messages and links as lines of JSON, from one snapshot, made while it is sent.
 
 A header, the todos by number, each conversation followed by its messages by position, the links by id, and an end that
-counts them. No line names the user: the file fits an account made anew. Every field is always there. No number is above
-LARGEST, and no row was made or changed later than the clock says, give or take CLOCK_DIFFERENCE.
+counts them. No line but the header names the user: the file fits an account made anew. Every field is always there. No
+number is above LARGEST, and no row was made or changed later than the clock says, give or take CLOCK_DIFFERENCE.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Iterator
@@ -19,6 +19,7 @@ from service.db.caller import Caller
 from service.db.queries import Many, Maybe
 from service.http.bulk import Bulk
 from service.http.fields import (
+    CONTENT_LENGTH,
     Description,
     ExternalId,
     MessageType,
@@ -32,7 +33,6 @@ from service.http.fields import (
 )
 from service.http.request import Request
 from service.http.response import LINES, Pieces
-from service.items import CONTENT_LENGTH
 from service.problems import html_safe, unbroken
 
 FORMAT = 1
@@ -159,7 +159,7 @@ _links = Many("export_links", LinkLine)
 
 @get("/v1/export", media_type=LINES, seconds=EXPORT_SECONDS, scope="read")
 async def get_export(request: Request) -> Pieces:
-    """Everything the user owns, as lines of JSON, each an object with a `type`.
+    """All todos, conversations, messages and links of the user, as lines of JSON, each an object with a `type`.
 
     The first is of type `export`; then come all `todo`s by number, every `conversation` with its `message`s behind it,
     all `link`s, and an `end` that counts them: a file without it was cut off. `POST /v1/import` takes it back.

@@ -88,8 +88,9 @@ async def create_import(request: Request) -> ImportResult:
 
     What is there already is left as it is, so a second import of the same file changes nothing. A todo whose number
     another todo has gets the next one. All of the file goes in, or, with a 422 that names the line, nothing. Numbers,
-    positions, counts and versions go up to 1,000,000,000, and no row may be from the future. Whoever an open todo is
-    assigned to must have an account here: otherwise put `null` in the place of that id, or have them come first.
+    positions, counts and versions go up to 1,000,000,000, and no row may be from the future. Whoever a todo is
+    assigned to must have an account here, an active one where the todo is open: otherwise put `null` in the place of
+    that id, or have them come first. The address in the first line must be nobody else's here.
     """
     caller = request.user
     bulk: Bulk = request.app.state.bulk

@@ -15,7 +15,6 @@ from service.http.fields import ANY_JSON, MessageType
 from service.http.strict_json import MalformedJSON, check_grammar
 
 ITEM_BYTES = kept_json.KEPT
-CONTENT_LENGTH = 10_000
 
 Item = Annotated[
     str,
@@ -99,11 +98,12 @@ def _list_of(value: Any, name: str) -> list[dict[str, Any]]:
     return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []  # pyright: ignore[reportUnknownVariableType]
 
 
-_ANSWERS = ("tool", "tool_result")
+_ANSWERS = ("_output", "tool-return", "retry-prompt", "_response", "tool_result", "tool-result", "tool-error")
+"""How the types of outputs end."""
 _CALL_NAMES = ("call_id", "tool_call_id", "tool_use_id", "toolCallId", "approval_request_id")
 _MAY_NAME_CALLS = re.compile(rb'_id"|Id"|"id"|\\u')
 """The ends of the names in `_calls` as they stand in JSON, or a character that is written as its number."""
-_NAMED_BY_ID = ("function", "tool_call", "tool_use", "local_shell_call_output", "mcp_approval_request")
+_NAMED_BY_ID = ("function", "tool_call", "local_shell_call_output", "mcp_approval_request")
 
 
 def _calls(value: Any) -> tuple[frozenset[str], frozenset[str]]:
@@ -111,16 +111,17 @@ def _calls(value: Any) -> tuple[frozenset[str], frozenset[str]]:
     answers: set[str] = set()
     for part in _objects(value):
         kind = str(part.get("type") or part.get("part_kind") or part.get("role") or "")
-        answering = kind.endswith(("_output", "tool-return", "retry-prompt", "_response")) or kind in _ANSWERS
+        answering = kind == "tool" or kind.endswith(_ANSWERS)
         named = next((part[name] for name in _CALL_NAMES if part.get(name)), None)
-        if named is None and (kind in _NAMED_BY_ID or ("name" in part and "args" in part)):
+        if named is None and (kind in _NAMED_BY_ID or kind.endswith("tool_use") or ("name" in part and "args" in part)):
             named = part.get("id")
         if not isinstance(named, str):
             continue
-        # Vercel's parts hold a call together with its output, once there is one.
-        if answering or "toolCallId" in part:
+        # Of Vercel's messages, those for pages hold a call and its output in one part, whose type names the tool.
+        is_both = "toolCallId" in part and not answering and kind != "tool-call"
+        if answering or is_both:
             answers.add(named)
-        if not answering or "toolCallId" in part:
+        if not answering:
             calls.add(named)
     return frozenset(calls), frozenset(answers)
 

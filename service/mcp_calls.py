@@ -82,13 +82,19 @@ class Asked(SimpleNamespace):
         return self
 
 
-def _spelled(given: msgspec.Struct) -> bytes:
+def _spelled(given: Any) -> bytes:
     """The arguments' names and values, in order; a message at a time, since all at once held every thread for 50 ms."""
     parts: list[Any] = []
     for name, value in msgspec.structs.asdict(given).items():
         if value is not UNSET:
             parts += [name, *value] if isinstance(value, list) else [name, value]
-    return b"\n".join([msgspec.json.encode(part) for part in parts])
+    return b"{%b}" % b"\n".join(map(_spelled_part, parts))
+
+
+def _spelled_part(part: Any) -> bytes:
+    if isinstance(part, msgspec.Struct):
+        return _spelled(part)
+    return msgspec.json.encode(msgspec.json.decode(part) if isinstance(part, msgspec.Raw) else part, order="sorted")
 
 
 class Tool(msgspec.Struct, frozen=True):

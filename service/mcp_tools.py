@@ -16,6 +16,7 @@ from service.audit import Entry
 from service.contexts import ContextSize
 from service.conversations import Conversation, ConversationCreate, ConversationFilters, NamedConversation
 from service.http.fields import (
+    CONTENT_LENGTH,
     Number,
     RelationshipType,
     Search,
@@ -26,7 +27,6 @@ from service.http.fields import (
 )
 from service.http.idempotency import idempotent
 from service.http.paging import Page, PageQuery
-from service.items import CONTENT_LENGTH
 from service.links import Link
 from service.mcp_calls import Asked, tool
 from service.search import FoundMessage, MessageSearch

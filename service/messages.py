@@ -12,6 +12,7 @@ from service.contexts import Context, ContextSize, Role, ask_context, context_of
 from service.db.caller import Caller
 from service.db.queries import WRITE_ENTRIES, Count, Many, Maybe, One, Statement, Versioned
 from service.http.fields import (
+    CONTENT_LENGTH,
     Content,
     ContentOfItem,
     MessageType,
@@ -27,7 +28,7 @@ from service.http.kept_json import Paths
 from service.http.missing import changed, found, why_unchanged
 from service.http.paging import ANSWER_BYTES, LOOKED_AT, Page, PageQuery, decode_cursor, encode_cursor, page_of
 from service.http.request import Request
-from service.items import CONTENT_LENGTH, Item, ItemText, check_item, read_item
+from service.items import Item, ItemText, check_item, read_item
 from service.problems import invalid
 
 MESSAGE_BYTES = 2 * 1024 * 1024

@@ -194,8 +194,8 @@ def item_shape(message: Message, metadata: msgspec.Raw, text: str | None) -> tup
 
 def _completed(text: str, missing: dict[str, str], *, are_there: bool) -> bytes:
     """The object with what is missing of it; ``are_there``: something else stands in the place of some of that."""
-    if are_there and (members := _members(text)):
-        return msgspec.json.encode({**members, **missing})
+    if are_there:
+        return _object({**_members(text), **missing})
     if not missing:
         return text.encode()
     rest = text[1:].lstrip().encode()
@@ -203,11 +203,21 @@ def _completed(text: str, missing: dict[str, str], *, are_there: bool) -> bytes:
 
 
 def _members(text: str) -> dict[str, Any]:
-    """The members of the object as they stand; none where a name holds half of a surrogate pair."""
+    """The members of the object as they stand."""
     try:
         return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
-        return {}
+    except msgspec.DecodeError:  # half of a surrogate pair
+        return kept_json.members(text)
+
+
+def _object(members: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(members)
+    except UnicodeEncodeError:  # half of a surrogate pair in a name, which stays the escape that it came as
+        import json
+
+        parts = [json.dumps(name).encode() + b":" + msgspec.json.encode(value) for name, value in members.items()]
+        return b"{%b}" % b",".join(parts)
 
 
 def _plain_message(sent: Mapping[str, Any], shown: str, role: str, content: str) -> msgspec.Raw:
@@ -222,7 +232,7 @@ def _plain_message(sent: Mapping[str, Any], shown: str, role: str, content: str)
     if role == "assistant":
         part = {"type": "output_text", "text": text, "annotations": []}
     fixed = {"id": shown, "type": "message", "role": role}
-    return msgspec.Raw(msgspec.json.encode({**fixed, "status": "completed", **sent, **fixed, "content": [part]}))
+    return msgspec.Raw(_object({**fixed, "status": "completed", **sent, **fixed, "content": [part]}))
 
 
 def item_list(items: Sequence[tuple[str, msgspec.Raw]], limit: int, *, goes_on: bool = False) -> ItemList:

@@ -78,7 +78,10 @@ class TodoCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check_title(self.title)
         check_metadata(self.metadata)
-        _check_times(self.status, self.due_date, self.completed_at)
+        check_time("due_date", self.due_date)
+        _check_completion(self.status, self.completed_at)
+        if self.status == "completed" and self.due_date is not None and self.due_date < datetime.now(UTC):
+            raise ValueError("due_date: can't be in the past on a completed todo")
 
 
 class TodoPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,7 +100,8 @@ class TodoPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check_title(self.title)
         check_metadata(self.metadata)
-        _check_times(self.status, self.due_date, self.completed_at)
+        check_time("due_date", self.due_date)  # it may be the one that the todo has
+        _check_completion(self.status, self.completed_at)
 
 
 class TodoChange(TodoPatch, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -291,17 +295,11 @@ async def _why_none(caller: Caller, todo_id: TodoRef | str, version: int | None)
 # Rules
 
 
-def _check_times(
-    status: Status | UnsetType, due_date: datetime | UnsetType | None, completed_at: datetime | UnsetType | None
-) -> None:
+def _check_completion(status: Status | UnsetType, completed_at: datetime | UnsetType | None) -> None:
     """What can be told without the row; the table's triggers hold the whole of it."""
-    check_time("due_date", due_date)
     check_time("completed_at", completed_at)
-    now = datetime.now(UTC)
     if isinstance(completed_at, datetime):
         if status != "completed":
             raise ValueError("completed_at: goes with status completed only")
-        if completed_at > now:
+        if completed_at > datetime.now(UTC):
             raise ValueError("completed_at: can't be in the future")
-    if status == "completed" and isinstance(due_date, datetime) and due_date < now:
-        raise ValueError("due_date: can't be in the past on a completed todo")

@@ -72,8 +72,9 @@ def import_account(account: str, file: Path) -> None:
     """Bring a file that an export wrote into an account.
 
     As a whole or not at all; what is there already is left as it is, so nothing is lost. ACCOUNT is an e-mail address
-    or an id, and FILE may be - for standard input. Whoever an open todo in it is assigned to must have an account here:
-    otherwise put null in the place of that id.
+    or an id, and FILE may be - for standard input. Whoever a todo in it is assigned to must have an account here, an
+    active one where the todo is open: otherwise put null in the place of that id. The address in the first line must
+    be nobody else's here.
     """
     with contextlib.ExitStack() as stack:
         try:

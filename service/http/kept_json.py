@@ -195,3 +195,21 @@ def split(text: str) -> list[str]:
             continue
         position = _end_of_value(text, start)
         found.append(text[start:position])
+
+
+def members(text: str) -> dict[str, msgspec.Raw]:
+    """The texts of the values in an object, whose grammar is right; names may hold half of a surrogate pair."""
+    position = _end_of_space(text, 0) + 1
+    found: dict[str, msgspec.Raw] = {}
+    while True:
+        start = _end_of_space(text, position)
+        if text[start] == "}":
+            return found
+        if text[start] == ",":
+            position = start + 1
+            continue
+        position = _end_of_value(text, start)
+        name = json.loads(text[start:position])
+        start = _end_of_space(text, text.index(":", position) + 1)
+        position = _end_of_value(text, start)
+        found[name] = msgspec.Raw(text[start:position].encode())

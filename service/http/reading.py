@@ -157,10 +157,11 @@ _HINTS = {
 }
 _EXPECTED = re.compile("Expected `(.+?)`(?:, got `.+?`| of length ([<>]=) ([0-9]+)| ([<>]=) (-?[0-9]+))?", re.ASCII)
 _PATTERN_HINTS = (
+    ("^(me|", "must be a UUID in small letters, or me"),
     ("{8}(-", "must be a UUID or a whole number"),
     ("@", "must be a valid e-mail address"),
     ("[^", "must hold a character that can be seen"),
-    ("", "may hold A-Z a-z 0-9 _ - and nothing else"),
+    ("[A-Za-z0-9_-]", "may hold A-Z a-z 0-9 _ - and nothing else"),
 )
 """By what the regular expression holds, the first that fits."""
 _MESSAGE_LENGTH = 200

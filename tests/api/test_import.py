@@ -451,7 +451,7 @@ WRONG: dict[str, tuple[int, dict[str, Any], str]] = {
     "a conversation from the future": (3, {"created_at": SOON, "updated_at": SOON}, "updated_at: can't be in the"),
     "a message from the future": (4, {"created_at": SOON, "updated_at": SOON}, "updated_at: can't be in the future"),
     "a link from the future": (7, {"created_at": SOON, "updated_at": SOON}, "updated_at: can't be in the future"),
-    "an assignee that is none": (1, {"assigned_to": "you"}, "assigned_to"),
+    "an assignee that is none": (1, {"assigned_to": "5"}, "assigned_to: must be a UUID in small letters, or me"),
     "metadata that is a list": (1, {"metadata": []}, "metadata"),
     "a todo's metadata of null": (1, {"metadata": None}, "metadata: must be an object"),
     "a conversation's metadata of null": (3, {"metadata": None}, "metadata: must be an object"),

@@ -129,6 +129,18 @@ def test_beside_an_item_the_rest_of_the_body_is_as_strict_as_ever(user: User, co
         ({"type": "reasoning", "summary": [{"type": "summary_text", "text": "Thinking"}]}, "Thinking", "text"),
         ({"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function"}]}, "", "command"),
         ({"role": "tool", "tool_call_id": "c", "content": "done"}, "done", "response"),
+        (
+            {"role": "assistant", "content": [{"type": "tool-call", "toolCallId": "c", "toolName": "f", "input": {}}]},
+            "",
+            "command",
+        ),
+        (
+            {"role": "tool", "content": [{"type": "tool-result", "toolCallId": "c", "output": {"value": "x"}}]},
+            "",
+            "response",
+        ),
+        ({"type": "mcp_tool_use", "id": "c", "name": "f", "input": {}}, "", "command"),
+        ({"type": "mcp_tool_result", "tool_use_id": "c", "content": [{"type": "text", "text": "x"}]}, "x", "response"),
         ({"type": "image_generation_call", "id": "ig_1", "result": "aGk="}, "", "text"),
         ({"id": "m", "role": "assistant", "parts": [{"type": "text", "text": "Hello"}]}, "Hello", "text"),
         ([1, {"a": 2}], "", "text"),
@@ -300,8 +312,12 @@ def test_what_stands_alone_further_on_takes_nothing_with_it(user: User, conversa
             {"type": "mcp_approval_request", "id": "m", "name": "x", "arguments": "{}"},
             {"type": "mcp_approval_response", "approval_request_id": "m", "approve": True},
         ),
+        (
+            {"role": "assistant", "content": [{"type": "tool-call", "toolCallId": "c", "toolName": "f", "input": {}}]},
+            {"role": "tool", "content": [{"type": "tool-result", "toolCallId": "c", "output": {"value": "x"}}]},
+        ),
     ],
-    ids=["a local shell", "an approval"],
+    ids=["a local shell", "an approval", "Vercel's messages for models"],
 )
 def test_what_names_its_call_in_another_way_is_not_parted_from_it_either(
     user: User, conversation: str, call: Any, output: Any

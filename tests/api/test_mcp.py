@@ -408,13 +408,19 @@ def test_a_repeated_call_may_be_spelled_otherwise(user: User):
         '{"idempotency_key": "once", "priority": "low", "title": "Buy milk"}',
         '{"title":"Buy \\u006dilk","priority":"low","due_date":null,"idempotency_key":"once"}',
     )
+    texts = ('{"x":1,"y":[2.0,"é"]}', '{ "y": [2.0, "\\u00e9"], "x": 1 }')
+    made = [
+        call(user.client, "add_task", title="Noted", metadata=json.loads(text), idempotency_key="noted")
+        for text in texts
+    ]
+    assert made[0] == made[1]
     for spelling in spellings:
         body = f'{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"add_task","arguments":{spelling}}}}}'
         answer = user.client.post("/mcp", content=body, headers={"Content-Type": "application/json"})
         assert answer.json()["result"]["structuredContent"] == first
     told = call(user.client, "add_task", title="Buy beer", idempotency_key="once")
     assert (told["code"], told["errors"][0]["field"]) == ("idempotency_key_reused", "idempotency_key")
-    assert len(call(user.client, "list_tasks")["items"]) == 1
+    assert len(call(user.client, "list_tasks")["items"]) == 2
 
 
 def test_an_item_of_null_beside_a_content_is_none(user: User):

@@ -2,7 +2,9 @@
 
 import asyncio
 import copy
+import importlib
 import json
+import pkgutil
 import re
 import secrets
 import socket
@@ -17,9 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
 
+import service
 from service import health
-from service.app import create_app
+from service.app import HANDLERS, LOCAL_HANDLERS, PROTOCOL_HANDLERS, create_app
 from service.http.fields import TITLE_LENGTH
 from service.http.request import BODY_BYTES
 from service.messages import MESSAGE_BYTES
@@ -448,6 +452,7 @@ GOOD_METADATA: dict[str, str] = {
     "32 levels of lists": json.dumps({"a": nested(31, lists=True)}),
     "16 KiB": json.dumps({"k": "x" * (16384 - 9)}),
     "16 KiB of é": json.dumps({"k": "é" * 8187 + "x"}, ensure_ascii=False),
+    "16 KiB of escapes": json.dumps({"k": "é" * 8000, "n": [10**40, 1.5]}),
     "16 KiB and much white space": json.dumps({"k": "x" * 16000}, indent=2000),
     "the largest double": '{"n": [1.7976931348623157e308, -1.7976931348623157e308]}',
     "a tiny number": '{"n": [5e-324, -1e-300, 0.1, 1.10, 100, -0.0]}',
@@ -1021,3 +1026,14 @@ def test_without_litestar_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -
 
     asyncio.run(ask())
     assert reached == [f"{method} {path}" for method, path in asked]
+
+
+def test_every_handler_is_in_the_list_of_those_that_are_served() -> None:
+    defined = {
+        handler.fn.__qualname__
+        for module in pkgutil.walk_packages(service.__path__, "service.")
+        if module.name != "service.__main__"
+        for handler in vars(importlib.import_module(module.name)).values()
+        if isinstance(handler, HTTPRouteHandler)
+    }
+    assert defined == {handler.fn.__qualname__ for handler in (*HANDLERS, *PROTOCOL_HANDLERS, *LOCAL_HANDLERS)}

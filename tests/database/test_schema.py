@@ -1,6 +1,7 @@
 """The tables hold the rules of the model for whoever writes: each rule is tried in SQL, by the service and by hand."""
 
 import functools
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ import pytest
 from psycopg import errors, sql
 from psycopg.types.json import Json, Jsonb
 
+from service.audit import _UNDO_UPDATE
 from service.db.loading import TEXTS
 from service.db.migration_files import known_objects
+from service.http.fields import CONTENT_LENGTH, DESCRIPTION_LENGTH, TITLE_LENGTH
 from tests.conftest import TestDatabase
 
 Connection = psycopg.Connection[Any]
@@ -1594,6 +1597,78 @@ def test_every_column_that_the_service_may_change_counts_as_a_change(dba: Connec
     by_hand = {("users", "email"), ("identities", "issuer"), ("identities", "subject")}
     elsewhere = {("todos", "assigned_to"), ("todos", "completed_at")} | {("conversations", name) for name in DERIVED}
     assert set(rows) | by_hand == {(t, c) for t, columns in AUDITED.items() for c in columns} | elsewhere
+
+
+WRITTEN_BY = {
+    "todos": ("undo_todo_delete", "import_todos", "export_todos"),
+    "conversations": ("undo_conversation_delete", "import_conversations", "export_conversations"),
+    "messages": ("undo_message_delete", "restore_messages", "import_messages", "export_messages"),
+    "todo_conversation_links": (
+        *("undo_link_delete", "restore_todo_links", "restore_conversation_links"),
+        *("import_links", "export_links"),
+    ),
+}
+"""What brings rows of a table back, in, and out."""
+UNDONE_BY = {
+    "todos": ("undo_todo_update", {"todos_validate"}),
+    "conversations": ("undo_conversation_update", set[str]()),
+    "messages": ("undo_message_update", set[str]()),
+    "todo_conversation_links": ("undo_link_update", set[str]()),
+}
+"""What undoes an update, and the functions that compare what an assignee may not change."""
+COUNTED = {"last_position", "message_count", "updated_at"}
+"""What a conversation's messages change."""
+
+
+def may(dba: Connection, table: str, privilege: str) -> set[str]:
+    """The columns of which the service may do this."""
+    rows = dba.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
+        " AND has_column_privilege('todochat_app', attrelid, attnum, %s)",
+        (f"public.{table}", privilege),
+    )
+    return {name for (name,) in rows}
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z_]+", text))
+
+
+@pytest.mark.parametrize(("table", "query"), [(table, name) for table, names in WRITTEN_BY.items() for name in names])
+def test_every_column_that_the_service_may_insert_comes_back_and_in_and_out(
+    dba: Connection, table: str, query: str
+) -> None:
+    text = TEXTS[query].prepared.text.decode()
+    least = 1 if query.startswith("export_") else 2  # what is inserted is selected, too
+    named = {name for name in words(text) if len(re.findall(rf"\b{name}\b", text)) >= least}
+    assert may(dba, table, "INSERT") - {"user_id"} - named == set()
+
+
+@pytest.mark.parametrize("table", UNDONE_BY)
+def test_every_column_that_the_service_may_update_is_undone_and_not_an_assignees_to_change(
+    dba: Connection, table: str
+) -> None:
+    query, functions = UNDONE_BY[table]
+    columns = may(dba, table, "UPDATE") - (COUNTED if table == "conversations" else set())
+    assert columns == _UNDO_UPDATE[table][1]
+    assignments, _, _ = TEXTS[query].prepared.text.decode().partition("FROM")
+    assert columns == set(re.findall(r"\b([a-z_]+) = r\.\1\b", assignments))
+    for name in functions:
+        row = dba.execute("SELECT prosrc FROM pg_proc WHERE proname = %s", (name,)).fetchone()
+        assert row
+        for side in ("NEW", "OLD"):
+            compared = max(re.findall(rf"\({side}\.[a-z_]+(?:, {side}\.[a-z_]+)+\)", row[0]), key=len)
+            assert set(re.findall(r"\.([a-z_]+)", compared)) == columns - {"status"}
+
+
+@pytest.mark.parametrize(
+    ("domain", "length"), [("title", TITLE_LENGTH), ("content", CONTENT_LENGTH), ("description", DESCRIPTION_LENGTH)]
+)
+def test_a_text_may_be_as_long_in_a_table_as_in_a_body(dba: Connection, domain: str, length: int) -> None:
+    cast = sql.SQL("SELECT repeat('x', %s)::public.{}").format(sql.Identifier(domain))
+    dba.execute(cast, (length,))
+    with pytest.raises(errors.CheckViolation), dba.transaction():
+        dba.execute(cast, (length + 1,))
 
 
 def test_an_entry_says_who_did_it_in_which_request(dba: Connection, service: Connection, base: Base) -> None:
