@@ -173,8 +173,8 @@ _UNDO_DELETE = {
 async def list_audit(request: Request) -> Page[Entry]:
     """The caller's audit trail, newest first.
 
-    Each page looks at so many entries at most, so a page of a filtered list may be short, or empty, while
-    `next_cursor` leads on.
+    Each page looks at 5,000 entries at most, so a page of a filtered list may be short, or empty, while `next_cursor`
+    leads on.
     """
     query = request.filters(AuditFilters)
     question = query.question

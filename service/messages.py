@@ -141,7 +141,6 @@ class Rewind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 REWIND_SECONDS = 60.0
 """How long a rewind may take: as long as the deletion of a conversation."""
 
-_exists = Maybe("find_conversation", UUID)
 _lock = Maybe("lock_conversation", UUID)
 _find_last_position = Maybe("find_last_position", int)
 _create = One("create_message", Versioned[FullMessage])
@@ -267,7 +266,7 @@ async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> 
 
 async def read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:
     """Run a statement about a conversation's messages; ``not_found`` when there is no such conversation."""
-    conversation, result = await caller.run(_exists(id=conversation_id), statement)
+    conversation, result = await caller.run(_find_last_position(id=conversation_id), statement)
     found(conversation)
     return result
 

@@ -133,6 +133,8 @@ class Problem(Exception):
     def place(self, list_name: str, index: int) -> Self:
         """The same problem, of one object in a list of the body: ``list``, ``index`` and the fields say which."""
         self.members.update(list_name=list_name, index=index)
+        if self.errors and self.detail == f"{self.errors[0].field}: {self.errors[0].message}":
+            self.detail = f"{list_name}[{index}].{self.detail}"
         self.errors = [FieldError(f"{list_name}[{index}].{error.field}", error.message) for error in self.errors]
         return self
 

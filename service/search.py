@@ -48,7 +48,7 @@ _search = Some("search_messages", FoundMessage)
 async def search_messages(request: Request) -> Page[FoundMessage]:
     """The caller's messages that hold all the words, in all conversations, newest first.
 
-    Each page looks at so many messages at most, so it may be short, or empty, while `next_cursor` leads on.
+    Each page looks at 2,000 messages at most, so it may be short, or empty, while `next_cursor` leads on.
     """
     query = request.filters(MessageSearch)
     question = query.question

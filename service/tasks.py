@@ -81,7 +81,7 @@ _get = Maybe("get_task", Versioned[Task])
 _create = One("create_task", Versioned[Task])
 _update = Maybe("update_task", Versioned[Task])
 _complete = Maybe("complete_task", Versioned[Task])
-_delete = Maybe("delete_task", int)
+_delete = Maybe("delete_todo", UUID)
 _list = Many("list_tasks", Task)
 _list_ids = {order: One(f"list_task_ids_by_{order}", str) for order in ("created", "title", "due_date")}
 
@@ -137,7 +137,7 @@ async def update_task(
 async def delete_task(request: Request, user_id: FromPath[str], task_id: FromPath[Number]) -> None:
     """Delete a task, and with it its links."""
     _check_user(request.user, user_id)
-    deletion = _delete(number=task_id, version=request.if_match)
+    deletion = _delete(id=None, number=task_id, version=request.if_match)
     await changed(request.user, deletion, _get(number=task_id), "task")
 
 

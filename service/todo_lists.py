@@ -75,7 +75,7 @@ class TodoFilters(PageQuery, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, cursor=None, limit=1, status=status, priority=priority)
 
 
-_find_conversation = Maybe("find_conversation", UUID)
+_find_last_position = Maybe("find_last_position", int)
 _list_of_conversation = Many("list_conversation_todos", Todo)
 _list_by_status = Many("list_todos_by_status", Todo)
 _list_owned, _list_assigned = (
@@ -96,7 +96,7 @@ async def list_conversation_todos(request: Request, conversation_id: FromPath[UU
     question = ("conversation", str(conversation_id))
     (after_id,) = (FIRST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
     owned, rows = await request.user.run(
-        _find_conversation(id=conversation_id),
+        _find_last_position(id=conversation_id),
         _list_of_conversation(conversation_id=conversation_id, after_id=after_id, row_limit=query.limit + 1),
     )
     found(owned)

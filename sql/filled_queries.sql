@@ -84,10 +84,11 @@ DELETE /* prune_audit_log */ FROM audit_log AS a
 WHERE a.user_id = $1
   AND a.seq IN (
     SELECT o.seq
-    FROM audit_log AS o
-    WHERE o.user_id = $1
-      AND o.at < $2
-      AND o.seq < coalesce(
+    FROM (
+        SELECT e.seq, e.at
+        FROM audit_log AS e
+        WHERE e.user_id = $1
+          AND e.seq < coalesce(
       (
           SELECT l.seq
           FROM audit_log AS l
@@ -98,8 +99,10 @@ WHERE a.user_id = $1
       ),
       9223372036854775807
   )
-    ORDER BY o.seq
-    LIMIT $3
+        ORDER BY e.seq
+        LIMIT $3
+    ) AS o
+    WHERE o.at < $2
   );
 
 -- blank_last_entry(user_id uuid, older_than timestamptz) -> count
@@ -1786,13 +1789,6 @@ FROM (
 ORDER BY id DESC
 LIMIT $6;
 
--- find_conversation(user_id uuid, id uuid) -> maybe UUID
--- messages.sql, index conversations_pkey
-SELECT /* find_conversation */ id
-FROM conversations
-WHERE user_id = $1
-  AND id = $2;
-
 -- lock_conversation(user_id uuid, id uuid) -> maybe UUID
 -- messages.sql, index conversations_pkey
 SELECT /* lock_conversation */ id
@@ -2160,14 +2156,6 @@ WHERE user_id = $1
   AND number = $2
   AND ($4 IS NULL OR version = $4)
 RETURNING number AS id, user_id, title, description, completed, created_at, updated_at, version;
-
--- delete_task(user_id uuid, number bigint, version integer) -> maybe int
--- tasks.sql, index todos_user_id_number_key
-DELETE /* delete_task */ FROM todos
-WHERE user_id = $1
-  AND number = $2
-  AND ($3 IS NULL OR version = $3)
-RETURNING number;
 
 -- list_task_ids_by_created(user_id uuid, completed boolean) -> one str
 -- tasks.sql, index todos_user_id_created_at_idx

@@ -1,1 +1,1 @@
-"""What all handlers share, each piece at one of Litestar's extension points."""
+"""What all handlers share, most pieces at one of Litestar's extension points."""

@@ -73,7 +73,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusal: Problem | None = None
         self._owed: Owed | None = None
 
-    # What the edge asks
+    # What the envelope asks
 
     def is_lost(self) -> bool:
         """Whether the client has gone."""

@@ -111,7 +111,7 @@ class Server(uvicorn.Server):
             forwarded_allow_ips=settings.forwarded_allow_ips,
         )
         config.load()
-        # The edge has logged why an answer is not complete.
+        # The envelope has logged why an answer is not complete.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not record.msg.startswith("ASGI callable returned"))
         super().__init__(config)
         outer: Any = cast("Any", config).loaded_app

@@ -114,7 +114,7 @@ WHERE a.user_id = %(user_id)s
   AND a.seq < {last_kept};
 
 -- name: prune_audit_log
--- Removes at most a batch of the user's audit entries, oldest first, and says how many.
+-- Removes at most a batch of the user's audit entries, oldest first, and says how many. No more than a batch is looked at.
 -- param user_id: uuid
 -- param older_than: timestamptz
 -- param batch: integer
@@ -124,12 +124,15 @@ DELETE FROM audit_log AS a
 WHERE a.user_id = %(user_id)s
   AND a.seq IN (
     SELECT o.seq
-    FROM audit_log AS o
-    WHERE o.user_id = %(user_id)s
-      AND o.at < %(older_than)s
-      AND o.seq < {last_kept}
-    ORDER BY o.seq
-    LIMIT %(batch)s
+    FROM (
+        SELECT e.seq, e.at
+        FROM audit_log AS e
+        WHERE e.user_id = %(user_id)s
+          AND e.seq < {last_kept}
+        ORDER BY e.seq
+        LIMIT %(batch)s
+    ) AS o
+    WHERE o.at < %(older_than)s
   );
 
 -- name: blank_last_entry

@@ -8,17 +8,6 @@ id, conversation_id, user_id, position, sender_type, role, sender_id, content, m
 -- slot: written_columns
 user_id, conversation_id, sender_type, content, message_type, metadata, item, content_truncated;
 
--- name: find_conversation
--- Tells an empty conversation from none, beside a query of its messages.
--- param user_id: uuid
--- param id: uuid
--- returns: maybe UUID
--- index: conversations_pkey
-SELECT id
-FROM conversations
-WHERE user_id = %(user_id)s
-  AND id = %(id)s;
-
 -- name: lock_conversation
 -- Keeps other writers away, ahead of a statement that deletes messages. That one then sees what the writer before has
 -- committed; and since every writer locks the conversation first, none of them wait for each other in a circle.
@@ -34,7 +23,7 @@ WHERE user_id = %(user_id)s
 FOR NO KEY UPDATE;
 
 -- name: find_last_position
--- The highest position that a conversation's messages ever had.
+-- The highest position that a conversation's messages ever had; beside a query of them, tells an empty one from none.
 -- param user_id: uuid
 -- param id: uuid
 -- returns: maybe int

@@ -72,18 +72,6 @@ WHERE user_id = %(user_id)s
   AND (%(version)s IS NULL OR version = %(version)s)
 RETURNING {task_columns}, version;
 
--- name: delete_task
--- param user_id: uuid
--- param number: bigint
--- param version: integer
--- returns: maybe int
--- index: todos_user_id_number_key
-DELETE FROM todos
-WHERE user_id = %(user_id)s
-  AND number = %(number)s
-  AND (%(version)s IS NULL OR version = %(version)s)
-RETURNING number;
-
 -- name: list_task_ids_by_{order}
 -- Of all of them, for specification A has no pages: with commas between them, as one text, which takes little memory. The
 -- order inside has them found by an index of lists. By title they are sorted, since an index by title would serve nothing

@@ -292,16 +292,32 @@ def test_finding_the_next_user_costs_a_step_for_each_and_not_for_each_entry(supe
         plant(superuser, [120 - n / 10 for n in range(200)])
     wanted = plant(superuser, [400])
     superuser.execute("VACUUM ANALYZE audit_log")
-    query = (
-        TEXTS["find_prunable_user"]
-        .text.replace("%(user_id)s", f"'{UUID(int=0)}'::uuid")
-        .replace("%(older_than)s", "now() - interval '365 days'")
-    )
+    found, pages = as_owner(superuser, "find_prunable_user", UUID(int=0))
+    assert found == [(wanted,)]
+    assert pages <= 21 * 6
+
+
+def test_a_batch_looks_at_no_more_than_a_batch(superuser: Connection) -> None:
+    user = plant(superuser, [400, *(300 - n / 100 for n in range(20_000))])
+    superuser.execute("VACUUM ANALYZE audit_log")
+    _, pages = as_owner(superuser, "prune_audit_log", user)
+    assert pages <= 40
+
+
+def as_owner(superuser: Connection, query: str, user: UUID) -> tuple[list[Any], int]:
+    """What a query of the retention's finds, from the user on, and how many pages it touches."""
+    values = {"user_id": f"'{user}'::uuid", "older_than": "now() - interval '365 days'", "batch": "100"}
+    text = TEXTS[query].text
+    for name, value in values.items():
+        text = text.replace(f"%({name})s", value)
     with superuser.transaction(force_rollback=True):
         superuser.execute("SET LOCAL ROLE todochat_owner")
-        assert superuser.execute(query).fetchall() == [(wanted,)]
-        (plan,) = superuser.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query).fetchone()
-    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] <= 21 * 6
+        cursor = superuser.execute(text)
+        found = cursor.fetchall() if cursor.description else []
+    with superuser.transaction(force_rollback=True):
+        superuser.execute("SET LOCAL ROLE todochat_owner")
+        (plan,) = superuser.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + text).fetchone()
+    return found, plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
 
 
 # Who may

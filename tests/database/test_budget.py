@@ -135,7 +135,7 @@ ROUND_TRIPS: dict[str, tuple[str, str, dict[str, Any], list[list[str]]]] = {
         "GET",
         "/v1/conversations/{conversation}/messages?order=-position&limit=50",
         {},
-        [[*READS, "find_conversation", "list_messages_desc", "commit"]],
+        [[*READS, "find_last_position", "list_messages_desc", "commit"]],
     ),
     "a turn of two messages and the context": (
         "POST",

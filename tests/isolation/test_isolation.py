@@ -271,7 +271,6 @@ QUERY_CASES = {
         lambda world: {"id": world.target, "number": None, "after_id": FIRST_ID, "row_limit": ROW_LIMIT}
     ),
     # messages.sql
-    "find_conversation": QueryCase(lambda world: {"id": world.conversation}),
     "lock_conversation": QueryCase(lambda world: {"id": world.conversation}),
     "find_last_position": QueryCase(lambda world: {"id": world.conversation}, reaches=False),  # a number
     "open_conversation": QueryCase(lambda _: {"id": uuid4(), "title": "Planted"}),
@@ -395,7 +394,6 @@ QUERY_CASES = {
         caught="forbidden",  # by the trigger that keeps assignees from the title
     ),
     "complete_task": QueryCase(lambda world: {"number": world.target_number, "completed": None, "version": None}),
-    "delete_task": QueryCase(lambda world: {"number": world.target_number, "version": None}),
     "list_task_ids_by_created": QueryCase(lambda _: {"completed": None}),
     "list_task_ids_by_title": QueryCase(lambda _: {"completed": None}),
     "list_task_ids_by_due_date": QueryCase(lambda _: {"completed": None}),
