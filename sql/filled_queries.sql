@@ -896,7 +896,9 @@ RETURNING id;
 SELECT /* list_conversations_by_updated_at_desc */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($6::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($7 IS NULL OR metadata @> $7) AS matches,
         row_number() OVER (ORDER BY updated_hour DESC, updated_at DESC, id DESC) = $5 AS is_last
@@ -918,7 +920,9 @@ LIMIT $4;
 SELECT /* list_conversations_by_updated_at */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($6::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($7 IS NULL OR metadata @> $7) AS matches,
         row_number() OVER (ORDER BY updated_hour, updated_at, id) = $5 AS is_last
@@ -940,7 +944,9 @@ LIMIT $4;
 SELECT /* list_conversations_by_created_at_desc */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($6::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($7 IS NULL OR metadata @> $7) AS matches,
         row_number() OVER (ORDER BY created_at DESC, id DESC) = $5 AS is_last
@@ -962,7 +968,9 @@ LIMIT $4;
 SELECT /* list_conversations_by_created_at */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($6::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($7 IS NULL OR metadata @> $7) AS matches,
         row_number() OVER (ORDER BY created_at, id) = $5 AS is_last
@@ -984,7 +992,9 @@ LIMIT $4;
 SELECT /* list_conversations_by_external_id */ id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, matches, is_last
 FROM (
     SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, ($6 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($6::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($6::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($7 IS NULL OR metadata @> $7) AS matches,
         row_number() OVER (ORDER BY external_id) = $5 AS is_last
@@ -1035,7 +1045,9 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($8::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
             FROM (
@@ -1101,7 +1113,9 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($8::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
             FROM (
@@ -1167,7 +1181,9 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($8::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
             FROM (
@@ -1233,7 +1249,9 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($8::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
             FROM (
@@ -1299,7 +1317,9 @@ FROM (
         SELECT id, user_id, external_id, title, metadata, message_count, version + 2 * last_position::bigint - message_count AS version, created_at, updated_at, place, matches, is_last
         FROM (
             SELECT id, user_id, external_id, title, metadata, message_count, last_position, version, created_at, updated_at, updated_hour, place, ($8 IS NULL OR NOT EXISTS (
-        SELECT FROM unnest($8::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest($8::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($9 IS NULL OR metadata @> $9) AS matches, place = $7 AS is_last
             FROM (
@@ -2012,7 +2032,9 @@ FROM (
         ) AS matches,
         row_number() OVER (ORDER BY l.id DESC) = $4 AS is_last
     FROM (
-        SELECT id, conversation_id, position, role, message_type, content, lower(content) AS lowered, created_at
+        SELECT
+            id, conversation_id, position, role, message_type, content, created_at,
+            replace(lower(content), U&'\03C2', U&'\03C3') AS lowered
         FROM messages
         WHERE user_id = $1
           AND id < $3
@@ -2331,7 +2353,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2365,7 +2388,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2399,7 +2423,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2433,7 +2458,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2467,7 +2493,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2501,7 +2528,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2535,7 +2563,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13) AS matches,
@@ -2569,7 +2598,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13) AS matches,
@@ -2603,7 +2633,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2637,7 +2668,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2671,7 +2703,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2705,7 +2738,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2739,7 +2773,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2773,7 +2808,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2807,7 +2843,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2841,7 +2878,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2875,7 +2913,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2909,7 +2948,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -2943,7 +2983,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13) AS matches,
@@ -2977,7 +3018,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($13 IS NULL OR metadata @> $13) AS matches,
@@ -3011,7 +3053,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -3045,7 +3088,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -3079,7 +3123,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,
@@ -3113,7 +3158,8 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND ($14 IS NULL OR metadata @> $14) AS matches,

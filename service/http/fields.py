@@ -190,8 +190,8 @@ def check_search(q: str | None) -> None:
 
 
 def words_of(q: str | None) -> list[str] | None:
-    """The words to be looked for, each once."""
-    return None if q is None else list(dict.fromkeys(q.split()))
+    """The words to be looked for, each once. Greek's sigma has another small letter at the end of a word."""
+    return None if q is None else list(dict.fromkeys(re.sub("[Σς]", "σ", q).split()))
 
 
 def check_contained(metadata: str | None) -> None:

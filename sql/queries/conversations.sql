@@ -11,7 +11,9 @@ id, user_id, external_id, title, metadata, message_count, {conversation_version}
 -- param words: text[]
 -- param contains: jsonb
 (%(words)s IS NULL OR NOT EXISTS (
-        SELECT FROM unnest(%(words)s::text[]) AS w (word) WHERE strpos(lower(coalesce(title, '')), lower(w.word)) = 0
+        SELECT
+        FROM (SELECT replace(lower(coalesce(title, '')), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
+        JOIN unnest(%(words)s::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND (%(contains)s IS NULL OR metadata @> %(contains)s);
 

@@ -288,7 +288,9 @@ FROM (
         ) AS matches,
         row_number() OVER (ORDER BY l.id DESC) = %(looked_at)s AS is_last
     FROM (
-        SELECT id, conversation_id, position, role, message_type, content, lower(content) AS lowered, created_at
+        SELECT
+            id, conversation_id, position, role, message_type, content, created_at,
+            replace(lower(content), U&'\03C2', U&'\03C3') AS lowered
         FROM messages
         WHERE user_id = %(user_id)s
           AND id < %(before_id)s

@@ -38,7 +38,8 @@ CASE
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
     AND (%(words)s IS NULL OR NOT EXISTS (
         SELECT
-        FROM (SELECT lower(concat_ws(' ', title, description)) AS text OFFSET 0) AS t  -- OFFSET: once for all words
+        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest(%(words)s::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
     AND (%(contains)s IS NULL OR metadata @> %(contains)s);
