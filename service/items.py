@@ -99,11 +99,12 @@ def _list_of(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 _ANSWERS = ("_output", "tool-return", "retry-prompt", "_response", "tool_result", "tool-result", "tool-error")
+_ANSWERING = ("tool", "function_result", "function.result")
 """How the types of outputs end."""
 _CALL_NAMES = ("call_id", "tool_call_id", "tool_use_id", "toolCallId", "approval_request_id")
 _MAY_NAME_CALLS = re.compile(rb'_id"|Id"|"id"|\\u')
 """The ends of the names in `_calls` as they stand in JSON, or a character that is written as its number."""
-_NAMED_BY_ID = ("function", "tool_call", "local_shell_call_output", "mcp_approval_request")
+_NAMED_BY_ID = ("function", "custom", "tool_call", "local_shell_call_output", "mcp_approval_request")
 
 
 def _calls(value: Any) -> tuple[frozenset[str], frozenset[str]]:
@@ -111,14 +112,14 @@ def _calls(value: Any) -> tuple[frozenset[str], frozenset[str]]:
     answers: set[str] = set()
     for part in _objects(value):
         kind = str(part.get("type") or part.get("part_kind") or part.get("role") or "")
-        answering = kind == "tool" or kind.endswith(_ANSWERS)
+        # Of Vercel's messages, those for pages hold a call and its output in one part, whose type names the tool.
+        is_both = "toolCallId" in part and "state" in part
+        answering = not is_both and (kind in _ANSWERING or kind.endswith(_ANSWERS))
         named = next((part[name] for name in _CALL_NAMES if part.get(name)), None)
         if named is None and (kind in _NAMED_BY_ID or kind.endswith("tool_use") or ("name" in part and "args" in part)):
             named = part.get("id")
         if not isinstance(named, str):
             continue
-        # Of Vercel's messages, those for pages hold a call and its output in one part, whose type names the tool.
-        is_both = "toolCallId" in part and not answering and kind != "tool-call"
         if answering or is_both:
             answers.add(named)
         if not answering:

@@ -5,6 +5,7 @@ Errors are answers with ``isError``, the problem's ``code``, and what to do abou
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
@@ -82,6 +83,10 @@ class Asked(SimpleNamespace):
         return self
 
 
+_decoder = msgspec.json.Decoder(float_hook=Decimal)  # every number as the database keeps it
+_encoder = msgspec.json.Encoder(decimal_format="number", order="sorted")
+
+
 def _spelled(given: Any) -> bytes:
     """The arguments' names and values, in order; a message at a time, since all at once held every thread for 50 ms."""
     parts: list[Any] = []
@@ -94,7 +99,7 @@ def _spelled(given: Any) -> bytes:
 def _spelled_part(part: Any) -> bytes:
     if isinstance(part, msgspec.Struct):
         return _spelled(part)
-    return msgspec.json.encode(msgspec.json.decode(part) if isinstance(part, msgspec.Raw) else part, order="sorted")
+    return _encoder.encode(_decoder.decode(part) if isinstance(part, msgspec.Raw) else part)
 
 
 class Tool(msgspec.Struct, frozen=True):

@@ -266,8 +266,8 @@ async def rewind_messages(request: Request, conversation_id: FromPath[UUID]) -> 
 
 async def read(caller: Caller, conversation_id: UUID, statement: Statement[Any]) -> Any:
     """Run a statement about a conversation's messages; ``not_found`` when there is no such conversation."""
-    conversation, result = await caller.run(_find_last_position(id=conversation_id), statement)
-    found(conversation)
+    last_position, result = await caller.run(_find_last_position(id=conversation_id), statement)
+    found(last_position)
     return result
 
 

@@ -95,11 +95,11 @@ async def list_conversation_todos(request: Request, conversation_id: FromPath[UU
     query = request.filters(PageQuery)
     question = ("conversation", str(conversation_id))
     (after_id,) = (FIRST_ID,) if query.cursor is None else decode_cursor(query.cursor, question, tuple[UUID])
-    owned, rows = await request.user.run(
+    last_position, rows = await request.user.run(
         _find_last_position(id=conversation_id),
         _list_of_conversation(conversation_id=conversation_id, after_id=after_id, row_limit=query.limit + 1),
     )
-    found(owned)
+    found(last_position)
     return page_of(rows, query.limit, question, lambda todo: (todo.id,))
 
 

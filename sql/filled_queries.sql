@@ -2353,7 +2353,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2388,7 +2388,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2423,7 +2423,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2458,7 +2458,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2493,7 +2493,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2528,7 +2528,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2563,7 +2563,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2598,7 +2598,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2633,7 +2633,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2668,7 +2668,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2703,7 +2703,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2738,7 +2738,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2773,7 +2773,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2808,7 +2808,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2843,7 +2843,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2878,7 +2878,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2913,7 +2913,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2948,7 +2948,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -2983,7 +2983,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -3018,7 +3018,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $11)
     AND ($12 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($12::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -3053,7 +3053,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -3088,7 +3088,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -3123,7 +3123,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -3158,7 +3158,7 @@ FROM (
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = $12)
     AND ($13 IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest($13::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))

@@ -32,7 +32,7 @@ _INVISIBLE = (
     r"\s\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
     r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
 )
-# Those beyond 16 bits aren't in the pattern that the document tells: not every reader of it can say them.
+# The document's pattern leaves out those beyond U+FFFF: not every engine of regular expressions can say them.
 _VISIBLE = re.compile(f"[^{_INVISIBLE}\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]")
 
 _TODO_REF = r"^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[1-9][0-9]{0,17})$(?!\n)"
@@ -226,14 +226,16 @@ def check_metadata(metadata: msgspec.Raw | UnsetType) -> None:
     text = bytes(metadata)
     if not text.startswith(b"{"):
         raise ValueError("metadata: must be an object")
-    if len(text) > METADATA_BYTES and _size(text) > METADATA_BYTES:
+    if len(text) > METADATA_BYTES and _size(msgspec.json.format(text, indent=-1)) > METADATA_BYTES:
         raise ValueError(f"metadata: must have at most {METADATA_BYTES} bytes as text")
     if text.count(b"{") + text.count(b"[") > METADATA_DEPTH and _depth(json.loads(text)) > METADATA_DEPTH:
         raise ValueError(f"metadata: must be nested at most {METADATA_DEPTH} levels deep")
 
 
 def _size(text: bytes) -> int:
-    """How many bytes it has without white space, and with each character that needs no escape as itself."""
+    """How many bytes it has where each character that needs no escape stands as itself."""
+    if len(text) > 6 * METADATA_BYTES:
+        return len(text)  # no escape is six times as long as what it stands for
     numbers: list[str] = []  # each of which becomes a null
     value = json.loads(text, parse_int=numbers.append, parse_float=numbers.append)
     size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())

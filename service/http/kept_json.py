@@ -197,6 +197,9 @@ def split(text: str) -> list[str]:
         found.append(text[start:position])
 
 
+_values = json.JSONDecoder(parse_int=len, parse_float=len)  # of numbers of any length; only where they end is asked
+
+
 def members(text: str) -> dict[str, msgspec.Raw]:
     """The texts of the values in an object, whose grammar is right; names may hold half of a surrogate pair."""
     position = _end_of_space(text, 0) + 1
@@ -208,8 +211,7 @@ def members(text: str) -> dict[str, msgspec.Raw]:
         if text[start] == ",":
             position = start + 1
             continue
-        position = _end_of_value(text, start)
-        name = json.loads(text[start:position])
+        name, position = _values.raw_decode(text, start)
         start = _end_of_space(text, text.index(":", position) + 1)
-        position = _end_of_value(text, start)
+        _, position = _values.raw_decode(text, start)
         found[name] = msgspec.Raw(text[start:position].encode())

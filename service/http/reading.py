@@ -184,7 +184,7 @@ def field_and_message(error: msgspec.ValidationError, kind: Any, *, may_be_null:
         name = shown(own if name is None else name)
         return (field or "body" if own == "body" else f"{field}.{name}" if field else name), message
     if "matching regex" in message:
-        message = next(hint for part, hint in _PATTERN_HINTS if part in message)
+        message = next((hint for part, hint in _PATTERN_HINTS if part in message), "has a form that is not allowed")
     if message.startswith("Invalid enum value") and (choices := ", ".join(_choices(kind, field.split(".")))):
         message = f"must be one of: {choices}"
     if expected := _EXPECTED.fullmatch(message):

@@ -35,7 +35,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     pipelined_headers: int = 256
     """How many headers these may have together: each takes 130 bytes of memory, however short it is."""
     small_chunks: int = 1000
-    """How many chunks a body may have beyond one for each CHUNK_BYTES, or once its request has been answered."""
+    """How many chunks with next to nothing a body may bring in a row, or chunks of any size once it has its answer.
+
+    More than CHUNK_BYTES in a chunk makes up for less in those before it.
+    """
     idle_seconds: float = 75.0
     """Between the requests of a connection."""
     linger_seconds: float = 2.0

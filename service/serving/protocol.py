@@ -143,12 +143,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.deadline = self._opened + self.limits.header_seconds
         state = self.server_state
         self.address = state.address(self.client[0]) if self.client else ""
-        if state.take_in(self):
-            return
-        if len(state.refused) > self.limits.refusals:
-            transport.abort()
-        else:
-            self._refuse(Problem("overloaded", "Too many connections are open."))
+        if not state.take_in(self):
+            if len(state.refused) > self.limits.refusals:
+                transport.abort()
+            else:
+                self._refuse(Problem("overloaded", "Too many connections are open."))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -160,12 +159,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._answers.close = self._raw.close
 
     def data_received(self, data: bytes) -> None:
-        size = self.limits.header_bytes
-        if len(data) <= size:
-            self._take(data)
-            return
         # A read has up to 256 KiB: what is in its headers must not pile up before anybody counts them.
-        view = memoryview(data)
+        size = self.limits.header_bytes
+        view = data if len(data) <= size else memoryview(data)
         for start in range(0, len(data), size):
             self._take(view[start : start + size])
 
@@ -219,19 +215,19 @@ class HttpProtocol(HttpToolsProtocol):
             return  # see _feed
         if self._owed or (self.pipeline and self.limits.pipelines_too_much(self.pipeline, len(headers))):
             self._fail(Problem("overloaded"))
-        self._phase = _BODY
         self._has_progress = True
-        self.deadline = inf
         self.expect_100_continue = self.expect_100_continue and parser.get_http_version() != "1.0"
         refusals = self.server_state.refusals
         if self._is_busy() or refusals.has_place(self):
             super().on_headers_complete()
             self.headers = [*headers]  # a trailer is read and ignored: it must not become one of the request's headers
-            return
-        self._owed = overloaded(parser, headers, self.server_state.refusal_headers(headers))
-        # What the request left lies cold when its turn comes: let go of now, a refusal costs a tenth less.
-        self.scope, self.headers = cast("Any", {}), []
-        refusals.answer_soon(self.loop, self.answer_owed)
+        else:
+            self._owed = overloaded(parser, headers, self.server_state.refusal_headers(headers))
+            # What the request left lies cold when its turn comes: let go of now, a refusal costs a tenth less.
+            self.scope, self.headers = cast("Any", {}), []
+            refusals.answer_soon(self.loop, self.answer_owed)
+        self._phase = _BODY
+        self.deadline = inf
 
     def on_chunk_header(self) -> None:
         self._wasted += CHUNK_BYTES
@@ -248,14 +244,16 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._has_progress = True
-        if not self._owed:
-            super().on_message_complete()
         self._phase = _BETWEEN
-        if not self.parser.should_keep_alive() and self.cycle:  # which a trailer may say, too: the parser has ended
-            self.cycle.keep_alive = False
-            if self.cycle.response_complete:
+        goes_on = self.parser.should_keep_alive()  # a trailer, too, may end the connection, and with it the parser
+        if self._owed and not (goes_on or self._owed.is_last):
+            self.answer_owed(close=True)
+        elif not self._owed:
+            super().on_message_complete()
+            self.cycle.keep_alive = self.cycle.keep_alive and goes_on
+            if self.cycle.response_complete and not goes_on:
                 self._end()
-        if not self._is_busy():
+        if not self._is_busy() and not self._is_ended:
             self.deadline = self.loop.time() + self.limits.idle_seconds
 
     def on_response_complete(self) -> None:
@@ -340,10 +338,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._deaf = True
         if self._is_busy():
             self.cycle.keep_alive = False
-            if self._phase is not _BODY or self.cycle.response_started or self.pipeline:
+            if self._phase is not _BODY or self.cycle.response_started:
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+            if self.pipeline:
+                return
         self._raw.write(self.server_state.refusal(problem, self.headers or (), self.client and self.client[0]))
         self.scope, self.headers = cast("Any", {}), []  # nobody reads them any more
         self._raw.write_eof()

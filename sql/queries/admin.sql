@@ -114,7 +114,8 @@ WHERE a.user_id = %(user_id)s
   AND a.seq < {last_kept};
 
 -- name: prune_audit_log
--- Removes at most a batch of the user's audit entries, oldest first, and says how many. No more than a batch is looked at.
+-- Removes at most a batch of the user's audit entries, oldest first, and says how many. No more than a batch is looked at:
+-- times never go back.
 -- param user_id: uuid
 -- param older_than: timestamptz
 -- param batch: integer

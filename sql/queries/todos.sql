@@ -38,7 +38,7 @@ CASE
         OR (due_date IS NOT NULL AND due_date < now() AND status IN ('pending', 'in_progress')) = %(overdue)s)
     AND (%(words)s IS NULL OR NOT EXISTS (
         SELECT
-        -- OFFSET: once for all words. The small sigma at the end of a word is any other: see words_of().
+        -- OFFSET: once for all words. A final sigma counts as any other: see words_of().
         FROM (SELECT replace(lower(concat_ws(' ', title, description)), U&'\03C2', U&'\03C3') AS text OFFSET 0) AS t
         JOIN unnest(%(words)s::text[]) AS w (word) ON strpos(t.text, lower(w.word)) = 0
     ))
@@ -146,7 +146,7 @@ RETURNING {todo_columns};
 
 -- name: lock_todos
 -- Those that a batch names, one after the other and in one order for all batches: otherwise two could wait for each
--- other. (Each is looked for by itself: for an array of any length, the planner may read all that the user has.)
+-- other. (Each id is looked for by itself: for an array of any length, the planner may read all that the user has.)
 -- param user_id: uuid
 -- param ids: uuid[]
 -- param numbers: bigint[]

@@ -408,16 +408,25 @@ def test_a_repeated_call_may_be_spelled_otherwise(user: User):
         '{"idempotency_key": "once", "priority": "low", "title": "Buy milk"}',
         '{"title":"Buy \\u006dilk","priority":"low","due_date":null,"idempotency_key":"once"}',
     )
-    texts = ('{"x":1,"y":[2.0,"é"]}', '{ "y": [2.0, "\\u00e9"], "x": 1 }')
-    made = [
-        call(user.client, "add_task", title="Noted", metadata=json.loads(text), idempotency_key="noted")
-        for text in texts
-    ]
-    assert made[0] == made[1]
     for spelling in spellings:
         body = f'{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"add_task","arguments":{spelling}}}}}'
         answer = user.client.post("/mcp", content=body, headers={"Content-Type": "application/json"})
         assert answer.json()["result"]["structuredContent"] == first
+    metadata = (
+        '{"x":1,"y":[0.1,"\\u00e9"]}',
+        '{ "y": [0.1, "é"], "x": 1 }',
+        '{"x":1,"y":[0.10000000000000000001,"é"]}',
+    )
+    made = []
+    for text in metadata:
+        arguments = f'{{"title":"Noted","metadata":{text},"idempotency_key":"noted"}}'
+        body = (
+            f'{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"add_task","arguments":{arguments}}}}}'
+        )
+        answer = user.client.post("/mcp", content=body.encode(), headers={"Content-Type": "application/json"})
+        made.append(json.loads(answer.json()["result"]["content"][0]["text"]))
+    assert made[0] == made[1]
+    assert made[2]["code"] == "idempotency_key_reused", "the database would keep another number"
     told = call(user.client, "add_task", title="Buy beer", idempotency_key="once")
     assert (told["code"], told["errors"][0]["field"]) == ("idempotency_key_reused", "idempotency_key")
     assert len(call(user.client, "list_tasks")["items"]) == 2

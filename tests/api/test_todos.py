@@ -848,6 +848,9 @@ def test_a_past_due_date_is_fine_on_an_open_todo_and_refused_when_written_on_a_c
     problem(
         patch(client, create(client), status="completed", due_date=PAST), 422, "validation_failed", field="due_date"
     )
+    late = {"id": create(client)["id"], "status": "completed", "due_date": PAST}
+    refused = client.post("/v1/todos/batch", json={"update": [late]})
+    problem(refused, 422, "validation_failed", field="update[0].due_date", list="update", index=0)
     # Reopening it by the same call makes it an open one.
     completed = create(client, status="completed")
     assert patch(client, completed, status="pending", due_date=PAST).status_code == 200

@@ -1030,10 +1030,11 @@ def test_without_litestar_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_handler_is_in_the_list_of_those_that_are_served() -> None:
     defined = {
-        handler.fn.__qualname__
+        (handler.fn.__module__, handler.fn.__qualname__)
         for module in pkgutil.walk_packages(service.__path__, "service.")
         if module.name != "service.__main__"
         for handler in vars(importlib.import_module(module.name)).values()
         if isinstance(handler, HTTPRouteHandler)
     }
-    assert defined == {handler.fn.__qualname__ for handler in (*HANDLERS, *PROTOCOL_HANDLERS, *LOCAL_HANDLERS)}
+    served = (*HANDLERS, *PROTOCOL_HANDLERS, *LOCAL_HANDLERS)
+    assert defined == {(handler.fn.__module__, handler.fn.__qualname__) for handler in served}

@@ -336,6 +336,8 @@ def test_an_idle_connection_is_closed_without_a_word(small: SmallServer) -> None
         b"GET / HTTP/1.1\r\nHost: a\r\nHeader name: x\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a:99999/x HTTP/1.1\r\nHost: a\r\n\r\n",
     ],
 )
 def test_what_is_not_http_is_a_malformed_request(small: SmallServer, data: bytes) -> None:
@@ -343,7 +345,13 @@ def test_what_is_not_http_is_a_malformed_request(small: SmallServer, data: bytes
 
 
 @pytest.mark.parametrize(
-    "bad", [b"GARBAGE\r\n\r\n", b"GET http:/ HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n"]
+    "bad",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET http:/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\n\r\n",
+    ],
 )
 def test_requests_before_a_malformed_one_are_answered(small: SmallServer, bad: bytes) -> None:
     answer = exchange(small, b"GET /slow?0.1 HTTP/1.1\r\nHost: a\r\n\r\n" + bad)

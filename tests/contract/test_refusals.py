@@ -127,10 +127,25 @@ def test_a_body_that_is_there_is_thrown_away_and_one_that_is_to_come_is_not_awai
 
 
 @pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("is_used", [False, True])
 @pytest.mark.parametrize("data", [GET.replace(b"1.1", b"1.0") % b"", GET % b"Connection: close\r\n"])
-def test_a_connection_that_ends_with_its_request_ends_with_the_refusal(small: SmallServer, data: bytes) -> None:
+def test_a_connection_that_ends_with_its_request_ends_with_the_refusal(
+    small: SmallServer, data: bytes, is_used: bool
+) -> None:
     with small.connect() as connection:
+        if is_used:
+            connection.sendall(GET.replace(b"anything", b"health/live") % b"")
+            assert split(connection.recv(65536))[0] == 200
         connection.sendall(data)
+        status, headers, _ = split(read_all(connection))
+        assert (status, headers["connection"]) == (503, "close")
+
+
+@pytest.mark.usefixtures("full")
+def test_a_trailer_that_ends_the_connection_ends_it_with_the_refusal_too(small: SmallServer) -> None:
+    head = GET.replace(b"GET", b"POST") % b"Transfer-Encoding: chunked\r\n"
+    with small.connect() as connection:
+        connection.sendall(head + b"1\r\nx\r\n0\r\nConnection: close\r\n\r\n")
         status, headers, _ = split(read_all(connection))
         assert (status, headers["connection"]) == (503, "close")
 
