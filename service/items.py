@@ -99,8 +99,8 @@ def _list_of(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 _ANSWERS = ("_output", "tool-return", "retry-prompt", "_response", "tool_result", "tool-result", "tool-error")
-_ANSWERING = ("tool", "function_result", "function.result")
 """How the types of outputs end."""
+_ANSWERING = ("tool", "function_result", "function.result")
 _CALL_NAMES = ("call_id", "tool_call_id", "tool_use_id", "toolCallId", "approval_request_id")
 _MAY_NAME_CALLS = re.compile(rb'_id"|Id"|"id"|\\u')
 """The ends of the names in `_calls` as they stand in JSON, or a character that is written as its number."""

@@ -235,7 +235,7 @@ def check_metadata(metadata: msgspec.Raw | UnsetType) -> None:
 def _size(text: bytes) -> int:
     """How many bytes it has where each character that needs no escape stands as itself."""
     if len(text) > 6 * METADATA_BYTES:
-        return len(text)  # no escape is six times as long as what it stands for
+        return len(text)  # no escape is more than six times as long as what it stands for
     numbers: list[str] = []  # each of which becomes a null
     value = json.loads(text, parse_int=numbers.append, parse_float=numbers.append)
     size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -94,7 +95,9 @@ class KeySet:
                 self._wanted_ids.add(key_id)
             await asyncio.shield(loading)  # it goes on for the others when this caller leaves
         if self._loaded_at is None:
-            raise Problem("timeout", "The keys of the token's issuer can't be had at the moment.")
+            again = max(1, math.ceil(self._not_before - self._clock()))
+            detail = "The keys of the token's issuer can't be had at the moment."
+            raise Problem("timeout", detail, headers={"Retry-After": str(again)})
         if key_id is not None:
             return self._keys.get(key_id, {}).get(algorithm)
         fitting = [keys[algorithm] for keys in self._keys.values() if algorithm in keys]

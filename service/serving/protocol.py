@@ -338,12 +338,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._deaf = True
         if self._is_busy():
             self.cycle.keep_alive = False
-            if self._phase is not _BODY or self.cycle.response_started:
+            if self._phase is not _BODY or self.cycle.response_started or self.pipeline:
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            if self.pipeline:
-                return
         self._raw.write(self.server_state.refusal(problem, self.headers or (), self.client and self.client[0]))
         self.scope, self.headers = cast("Any", {}), []  # nobody reads them any more
         self._raw.write_eof()

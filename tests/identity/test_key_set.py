@@ -153,6 +153,7 @@ def test_without_any_set_nothing_can_be_said_of_a_token_and_the_cooldown_is_shor
             with pytest.raises(Problem) as refused:
                 await keys.find("first", "EdDSA")
             assert (refused.value.code, refused.value.status) == ("timeout", 503)
+            assert refused.value.headers["Retry-After"] == f"{FIRST_COOLDOWN_SECONDS:.0f}"
         assert issuer.fetches == 1
         issuer.answer()
         clock.now += FIRST_COOLDOWN_SECONDS
