@@ -179,6 +179,14 @@ def check_depth(text: str) -> None:
         _end_of_value(text, _end_of_space(text, 0))
 
 
+def _next_start(text: str, position: int) -> int | None:
+    """Where the next value of a list begins, or the next name of an object; None at the end."""
+    start = _end_of_space(text, position)
+    if text[start] == ",":
+        start = _end_of_space(text, start + 1)
+    return None if text[start] in "]}" else start
+
+
 def split(text: str) -> list[str]:
     """The texts of the values in a list, whose grammar is right; raises ValueError for what is no list."""
     position = _end_of_space(text, 0)
@@ -186,15 +194,10 @@ def split(text: str) -> list[str]:
         raise ValueError("must be a list")
     found: list[str] = []
     position += 1
-    while True:
-        start = _end_of_space(text, position)
-        if text[start] == "]":
-            return found
-        if text[start] == ",":
-            position = start + 1
-            continue
+    while (start := _next_start(text, position)) is not None:
         position = _end_of_value(text, start)
         found.append(text[start:position])
+    return found
 
 
 _values = json.JSONDecoder(parse_int=len, parse_float=len)  # of numbers of any length; only where they end is asked
@@ -204,14 +207,9 @@ def members(text: str) -> dict[str, msgspec.Raw]:
     """The texts of the values in an object, whose grammar is right; names may hold half of a surrogate pair."""
     position = _end_of_space(text, 0) + 1
     found: dict[str, msgspec.Raw] = {}
-    while True:
-        start = _end_of_space(text, position)
-        if text[start] == "}":
-            return found
-        if text[start] == ",":
-            position = start + 1
-            continue
+    while (start := _next_start(text, position)) is not None:
         name, position = _values.raw_decode(text, start)
         start = _end_of_space(text, text.index(":", position) + 1)
         _, position = _values.raw_decode(text, start)
         found[name] = msgspec.Raw(text[start:position].encode())
+    return found
