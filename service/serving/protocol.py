@@ -69,7 +69,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_ended = False
         self._without_progress = 0
         self._has_progress = False
-        self._wasted = 0
+        self._wasted = 0  # bytes that small chunks owe: see Limits.small_chunks
         self._refusal: Problem | None = None
         self._owed: Owed | None = None
 
